@@ -1,0 +1,136 @@
+//! The effective config: everything one gateway runs on, and nothing it must look up.
+//!
+//! Compiling turns documents into this one immutable value; it is the only input of
+//! `tillgate::build`. Live objects are made from it and can be compared with it. It holds no
+//! text of the policy, but knows where every value came from ([`Effective::origins`]).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillgate_core::backend::{BackendId, BackendSpec};
+use tillgate_core::class::ClassTable;
+use tillgate_core::link::LinkSpec;
+use tillgate_core::matching::{EgressTable, RouteTable};
+
+/// Everything one gateway runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Name of the `Store` document.
+    pub store: Arc<str>,
+    /// IANA name of the store's time zone.
+    pub time_zone: Arc<str>,
+    /// The process: workers, drain.
+    pub process: ProcessSpec,
+    /// What is listened on, in the order HTTP, forward proxy, admin, then others by name.
+    pub listeners: Vec<ListenerSpec>,
+    /// WAN lines in the order of the store's document; never empty.
+    pub links: Vec<LinkSpec>,
+    /// Traffic classes; built-in ones included.
+    pub classes: ClassTable,
+    /// Backends by [`BackendId`].
+    pub backends: Vec<BackendSpec>,
+    /// Rules of the HTTP entry.
+    pub routes: RouteTable,
+    /// Rules of the forward proxy. `None` = no `EgressPolicy` document: allowed on loopback
+    /// listeners, a start error on any other.
+    pub egress: Option<EgressTable>,
+    /// Where each value came from, by path in the effective document
+    /// (`classes.payment.guarantee.up` -> `store.yaml:12:5` or `built-in` or `default`).
+    pub origins: BTreeMap<String, Origin>,
+    /// Fields that are accepted but have no effect yet, each with its place.
+    pub not_in_effect: Vec<NotInEffect>,
+    /// `sha256:` + 64 hex digits over the canonical JSON form without origins.
+    pub digest: Arc<str>,
+}
+
+impl Effective {
+    /// The backend with this id.
+    ///
+    /// # Panics
+    /// If the id is of another config: ids are handed out by the compiler alone.
+    pub fn backend(&self, id: BackendId) -> &BackendSpec {
+        &self.backends[usize::from(id.0)]
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A document: file, line and column (1-based).
+    File {
+        /// As the user named it.
+        file: Arc<str>,
+        /// 1-based.
+        line: u32,
+        /// 1-based.
+        column: u32,
+    },
+    /// A built-in document (the traffic classes).
+    BuiltIn,
+    /// A default of the language.
+    Default,
+    /// A command-line flag.
+    Flag(Arc<str>),
+}
+
+/// A field that parses but is not built yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotInEffect {
+    /// Path of the field, as `LinkPolicy/standard-fibre spec.links[0].autorate`.
+    pub field: Arc<str>,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerProtocol {
+    /// The HTTP entry: HTTP/1.1 and h2c on one port, routed by `ServiceRoute`s.
+    Http,
+    /// The forward proxy: CONNECT and absolute-form, classed by `EgressPolicy`.
+    ForwardProxy,
+    /// Metrics, probes, status.
+    Admin,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Name in policy, metrics and logs: `http`, `forward-proxy`, `admin` are built in.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it speaks.
+    pub protocol: ListenerProtocol,
+    /// What clients may ask of it.
+    pub limits: ListenerLimits,
+}
+
+/// Bounds on the clients of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// Open client connections; the next one is closed at once and counted.
+    pub connections_max: u32,
+    /// A request's head must be complete this long after its first byte (or the connection).
+    pub header_timeout: Duration,
+    /// A kept-alive connection without a request is closed after this.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's head.
+    pub header_bytes_max: u32,
+    /// Header fields of a request.
+    pub headers_max: u32,
+    /// Streams of one HTTP/2 connection.
+    pub streams_max: u32,
+}
+
+/// The process as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessSpec {
+    /// Worker threads of the data plane; `None` = one per CPU of the process's affinity.
+    pub workers: Option<u16>,
+    /// After SIGTERM: how long connections may take to finish; critical classes get all of it,
+    /// the others half.
+    pub drain_timeout: Duration,
+}

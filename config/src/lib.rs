@@ -1,0 +1,3 @@
+//! The policy language of Tillgate. Pure functions, no IO.
+
+pub mod effective;

@@ -1,0 +1,15 @@
+//! Tillgate decides here.
+//!
+//! Every decision of the proxy (who may send on the line, how large a window a flow gets, which
+//! route and class a request has) is a plain value or state machine that is *given* the time and
+//! the facts and *returns* what should happen. Nothing in this crate opens a socket, reads a
+//! clock, draws a random number or logs, so that a whole bad day is a test of ten lines.
+
+pub mod backend;
+pub mod class;
+pub mod link;
+pub mod matching;
+pub mod schedule;
+pub mod share;
+pub mod units;
+pub mod window;

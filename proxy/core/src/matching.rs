@@ -1,0 +1,216 @@
+//! Matching: which rule a request meets, which class a destination has.
+//!
+//! The tables here are compiled from policy once and read on every request. Precedence is the
+//! one of Gateway API's HTTPRoute: exact host before wildcard (longest first), exact path before
+//! prefix (longest first), then method, then the number of headers. What that leaves tied is
+//! refused when the policy is compiled, so order in the file never decides.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+
+use crate::backend::{BackendId, Location, Timeouts};
+use crate::class::ClassId;
+
+/// A hostname pattern of a route or an egress rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// This name (lower case, no trailing dot) or IP literal, exactly.
+    Exact(Arc<str>),
+    /// `*.suffix`: any name that ends with `.suffix` and has at least one label before it.
+    /// Holds the suffix without the leading `*.`.
+    Suffix(Arc<str>),
+    /// `*`: every host.
+    Any,
+}
+
+/// A path condition.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(Arc<str>),
+    /// Whole segments of the path: `/v1` matches `/v1` and `/v1/x`, not `/v10`.
+    Prefix(Arc<str>),
+}
+
+/// A header that must be present with exactly this value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Name, compared case-insensitively.
+    pub name: HeaderName,
+    /// Value of any one field of that name, compared byte for byte.
+    pub value: HeaderValue,
+}
+
+/// One alternative of a rule: all present conditions must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestMatch {
+    /// Condition on the path. A match without one has `Prefix("/")`.
+    pub path: PathMatch,
+    /// Condition on the method.
+    pub method: Option<Method>,
+    /// Conditions on headers.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A weighted reference to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendRef {
+    /// Which backend.
+    pub backend: BackendId,
+    /// Share against the others of its tier; 0 takes no traffic.
+    pub weight: u32,
+}
+
+/// Index of a rule in the [`RouteTable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(pub u16);
+
+/// One rule of a route, ready to be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Name of the route that holds it (the `route` label of metrics).
+    pub route: Arc<str>,
+    /// Name of the rule inside its route.
+    pub name: Arc<str>,
+    /// Hosts of its route.
+    pub hosts: Vec<HostPattern>,
+    /// Alternatives; one that holds is enough. Never empty.
+    pub matches: Vec<RequestMatch>,
+    /// Class named by the rule or its route; `None` = the traffic's natural class, else `default`.
+    pub class: Option<ClassId>,
+    /// Backends in tiers of failover: the refs without `fallback` first, then each fallback.
+    /// Never empty, no tier empty.
+    pub tiers: Vec<Vec<BackendRef>>,
+    /// How long its steps may take.
+    pub timeouts: Timeouts,
+}
+
+/// One rule of the forward proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRule {
+    /// Name in policy, logs and `explain`.
+    pub name: Arc<str>,
+    /// What it applies to; any one is enough. Never empty.
+    pub destinations: Vec<EgressDestination>,
+    /// Class named by the rule; `None` = natural, else `default`.
+    pub class: Option<ClassId>,
+    /// Across the line or inside the store.
+    pub location: Location,
+}
+
+/// A set of destinations: one of the hosts or networks, on one of the ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressDestination {
+    /// Matched before resolution. Empty when `networks` is not.
+    pub hosts: Vec<HostPattern>,
+    /// Matched after resolution, on the address that is then dialled.
+    pub networks: Vec<IpNet>,
+    /// Empty = every port.
+    pub ports: Vec<u16>,
+}
+
+/// What happens to destinations that no rule names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// They pass, in their natural class or `default`, across the line.
+    Allow,
+    /// They are refused (403).
+    Deny,
+}
+
+/// Where a rule of the egress table matched, or that none did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EgressVerdict {
+    /// This rule (its index) names the destination.
+    Rule(usize),
+    /// No rule by name; addresses must be asked next (some rule has networks).
+    AskAddress,
+    /// No rule names it and the policy lets it pass.
+    Allowed,
+    /// No rule names it and the policy refuses it.
+    Denied,
+}
+
+/// The facts of a request that matching may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// Host without port, lower case, without a trailing dot.
+    pub host: &'a str,
+    /// Path without query, as sent.
+    pub path: &'a str,
+    /// Method.
+    pub method: &'a Method,
+    /// All headers.
+    pub headers: &'a http::HeaderMap,
+}
+
+/// Why a request met no rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRule {
+    /// No route has this host.
+    UnknownHost,
+    /// A route has the host, but none of its rules matches.
+    NoMatch,
+}
+
+/// What traffic is recognised as by its shape, where no rule names a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Natural {
+    /// OCI distribution: `/v2/` and below.
+    ImagePull,
+    /// Prometheus remote write, OTLP.
+    Metrics,
+}
+
+/// All rules of a store, in order of precedence per host.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RouteTable {
+    /// Every rule; [`RuleId`] is its index.
+    pub rules: Vec<Rule>,
+}
+
+/// The forward proxy's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressTable {
+    /// For what no rule names.
+    pub traffic_policy: TrafficPolicy,
+    /// In order of precedence.
+    pub rules: Vec<EgressRule>,
+}
+
+impl EgressTable {
+    /// The verdict on a destination by its name (lower case, or an IP literal) and port,
+    /// before anything was resolved.
+    pub fn by_host(&self, _host: &str, _port: u16) -> EgressVerdict {
+        EgressVerdict::Denied
+    }
+
+    /// The verdict on a resolved address: the answer to [`EgressVerdict::AskAddress`].
+    /// Never returns `AskAddress`.
+    pub fn by_address(&self, _address: IpAddr, _port: u16) -> EgressVerdict {
+        EgressVerdict::Denied
+    }
+}
+
+impl RouteTable {
+    /// The rule that `facts` meet, by the precedence of the module's first paragraph.
+    ///
+    /// # Errors
+    /// [`NoRule`] says whether the host or only the rest of the request is unknown.
+    pub fn find(&self, _facts: RequestFacts<'_>) -> Result<RuleId, NoRule> {
+        Err(NoRule::UnknownHost)
+    }
+
+    /// The rule with this id.
+    pub fn rule(&self, id: RuleId) -> &Rule {
+        &self.rules[usize::from(id.0)]
+    }
+}
+
+/// Recognises traffic by its shape: see [`Natural`].
+pub fn natural_class(_facts: RequestFacts<'_>) -> Option<Natural> {
+    None
+}
