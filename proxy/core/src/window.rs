@@ -1,1 +1,226 @@
-//! placeholder
+//! The receive-window allocator: how much each bulk flow may have on its way to us.
+//!
+//! Pacing reads alone does not keep the provider's queue empty: a sender fills whatever window it
+//! was given. So every bulk flow gets a window for the rate it is about to have, the sum of all
+//! windows is bounded by the line's delay-bandwidth product plus a small queue, and flows that do
+//! not fit take turns of a second or more. In go the line and the active flows; out come a window
+//! and a turn for each. The shell applies them (`SO_RCVBUF`) and withholds reads out of turn.
+//!
+//! It does not decide when a read may happen (the scheduler does) and never shrinks a window
+//! below what is already promised: a window can only close as data drains.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::schedule::quantum;
+use crate::units::{BitRate, MSS, SEGMENT_OVERHEAD, wire_bytes};
+
+/// The least useful window: below four segments, acknowledgements and record assembly stall.
+pub const WINDOW_MIN: u64 = 4 * MSS;
+/// Round-trip time of a line that has not been measured yet.
+pub const RTT_UNKNOWN: Duration = Duration::from_millis(50);
+/// Queue at the provider that the sum of all windows may add, at least three segments.
+const QUEUE_ADDED: Duration = Duration::from_millis(10);
+/// A flow keeps its turn at least this long, and waits at least as long for the next.
+pub const TURN: Duration = Duration::from_secs(1);
+
+/// The line as the allocator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowLine {
+    /// Downlink rate that bulk may have now: capacity less headroom.
+    pub rate: BitRate,
+    /// Least round-trip time seen across the line.
+    pub rtt: Duration,
+}
+
+/// One bulk flow with traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowFlow {
+    /// The caller's name for it; stable while the flow lives.
+    pub key: u64,
+    /// Index of its class.
+    pub class: usize,
+    /// Least round-trip time of its own, where known.
+    pub rtt: Option<Duration>,
+}
+
+/// What one flow may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowPlan {
+    /// The caller's name for the flow.
+    pub key: u64,
+    /// Payload bytes that may be under way or unread.
+    pub window: u64,
+    /// Out of turn: its reads are withheld.
+    pub parked: bool,
+}
+
+/// Sizes windows and keeps turns. See the module.
+#[derive(Clone, Debug, Default)]
+pub struct WindowAllocator {
+    turns: BTreeMap<u64, Turn>,
+    /// Sum of the windows of the flows whose turn it is.
+    sum: u64,
+}
+
+/// Whether it is a flow's turn, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    parked: bool,
+    since: Instant,
+}
+
+impl WindowAllocator {
+    /// Plans for `flows` at `now`, in their order. `class_rates` says what each class (by index)
+    /// has of the line; a flow's rate is an equal part of its class's.
+    ///
+    /// The windows of flows in turn sum to at most [`window_sum_max`], unless one flow of
+    /// [`WINDOW_MIN`] per class alone exceeds it.
+    pub fn plan(
+        &mut self,
+        line: WindowLine,
+        class_rates: &[BitRate],
+        flows: &[WindowFlow],
+        now: Instant,
+    ) -> Vec<WindowPlan> {
+        self.take_turns(line, class_rates, flows, now);
+        let mut in_turn: BTreeMap<usize, u64> = BTreeMap::new();
+        for flow in flows.iter().filter(|flow| !self.is_parked(flow.key)) {
+            *in_turn.entry(flow.class).or_default() += 1;
+        }
+        let mut plans: Vec<WindowPlan> = flows
+            .iter()
+            .map(|flow| {
+                if self.is_parked(flow.key) {
+                    return WindowPlan { key: flow.key, window: WINDOW_MIN, parked: true };
+                }
+                let peers = in_turn.get(&flow.class).copied().unwrap_or(1);
+                let class = class_rates.get(flow.class).copied().unwrap_or_default();
+                let rtt = flow.rtt.unwrap_or(line.rtt);
+                let window = window_for(class.scale(1, peers), rtt, line.rate);
+                WindowPlan { key: flow.key, window, parked: false }
+            })
+            .collect();
+        self.sum = fit(&mut plans, window_sum_max(line));
+        plans
+    }
+
+    /// Sum of the windows of the flows whose turn it is, in bytes.
+    pub fn window_sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// How many flows wait for their turn.
+    pub fn parked(&self) -> usize {
+        self.turns.values().filter(|turn| turn.parked).count()
+    }
+
+    fn is_parked(&self, key: u64) -> bool {
+        self.turns.get(&key).is_some_and(|turn| turn.parked)
+    }
+
+    /// Brings the turns up to date: flows that left are forgotten, new ones start or wait as room
+    /// allows, and where flows wait, turns that lasted [`TURN`] end.
+    fn take_turns(
+        &mut self,
+        line: WindowLine,
+        class_rates: &[BitRate],
+        flows: &[WindowFlow],
+        now: Instant,
+    ) {
+        let mut by_class: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+        for flow in flows {
+            by_class.entry(flow.class).or_default().insert(flow.key);
+        }
+        self.turns.retain(|key, _| by_class.values().any(|keys| keys.contains(key)));
+        let newcomer = Turn { parked: true, since: now.checked_sub(TURN).unwrap_or(now) };
+        for flow in flows {
+            self.turns.entry(flow.key).or_insert(newcomer);
+        }
+        let total: u64 =
+            by_class.keys().map(|class| rate_of(class_rates, *class)).fold(0, u64::saturating_add);
+        for (class, keys) in by_class {
+            let bytes = BitRate::from_bits_per_second(window_sum_max(line))
+                .scale(rate_of(class_rates, class), total)
+                .bits_per_second();
+            let room = usize::try_from(bytes / WINDOW_MIN).unwrap_or(usize::MAX).max(1);
+            self.rotate(&keys, room, now);
+        }
+    }
+
+    /// Gives `room` turns to `keys`: free room first, then the places of flows whose turn is
+    /// over. Those that waited longest come first; nobody's state changes twice within [`TURN`].
+    fn rotate(&mut self, keys: &BTreeSet<u64>, room: usize, now: Instant) {
+        let of_class = |parked: bool| -> Vec<(Instant, u64)> {
+            let mut list: Vec<(Instant, u64)> = keys
+                .iter()
+                .filter_map(|key| self.turns.get(key).map(|turn| (key, turn)))
+                .filter(|(_, turn)| turn.parked == parked)
+                .map(|(key, turn)| (turn.since, *key))
+                .collect();
+            list.sort_unstable();
+            list
+        };
+        let done = |entry: &(Instant, u64)| now.saturating_duration_since(entry.0) >= TURN;
+        let serving = of_class(false);
+        let free = room.saturating_sub(serving.len());
+        let over = serving.len().saturating_sub(room);
+        let mut waiting = of_class(true).into_iter().filter(done);
+        let mut ended = serving.into_iter().filter(done);
+        let mut changes: Vec<(u64, bool)> = Vec::new();
+        changes.extend(waiting.by_ref().take(free).map(|(_, key)| (key, false)));
+        changes.extend(ended.by_ref().take(over).map(|(_, key)| (key, true)));
+        for ((_, next), (_, last)) in waiting.zip(ended) {
+            changes.push((next, false));
+            changes.push((last, true));
+        }
+        for (key, parked) in changes {
+            self.turns.insert(key, Turn { parked, since: now });
+        }
+    }
+}
+
+fn rate_of(class_rates: &[BitRate], class: usize) -> u64 {
+    class_rates.get(class).copied().unwrap_or_default().bits_per_second().max(1)
+}
+
+/// The window a flow of `rate` needs: what is under way in one round trip, plus a quantum at each
+/// end and two segments, at least [`WINDOW_MIN`].
+pub fn window_for(rate: BitRate, rtt: Duration, line_rate: BitRate) -> u64 {
+    let quantum_time = line_rate.time_for(wire_bytes(quantum(line_rate), 0));
+    let payload = payload_rate(rate);
+    (payload.bytes_in(rtt + 2 * quantum_time) + 2 * MSS).max(WINDOW_MIN)
+}
+
+/// Bound of the sum of all windows: the line's delay-bandwidth product plus a queue of 10 ms, or
+/// of three segments where those take longer.
+pub fn window_sum_max(line: WindowLine) -> u64 {
+    let three = 3 * line.rate.time_for(wire_bytes(MSS, 0));
+    line.rate.bytes_in(line.rtt + QUEUE_ADDED.max(three)).max(WINDOW_MIN)
+}
+
+/// The payload part of a wire rate.
+fn payload_rate(rate: BitRate) -> BitRate {
+    rate.scale(MSS, MSS + SEGMENT_OVERHEAD)
+}
+
+/// Scales the open windows down together until their sum fits; none goes below
+/// [`WINDOW_MIN`]. Returns the sum.
+fn fit(plans: &mut [WindowPlan], most: u64) -> u64 {
+    let sum = |plans: &[WindowPlan]| -> u64 {
+        plans.iter().filter(|plan| !plan.parked).map(|plan| plan.window).sum()
+    };
+    let before = sum(plans);
+    if before > most {
+        let open = plans.iter().filter(|plan| !plan.parked).count();
+        let least = WINDOW_MIN * u64::try_from(open).unwrap_or(u64::MAX);
+        let spare = most.saturating_sub(least);
+        let wanted = before.saturating_sub(least).max(1);
+        for plan in plans.iter_mut().filter(|plan| !plan.parked) {
+            let above = u128::from(plan.window - WINDOW_MIN) * u128::from(spare);
+            let above = u64::try_from(above / u128::from(wanted)).unwrap_or(u64::MAX);
+            plan.window = WINDOW_MIN + above;
+        }
+    }
+    sum(plans)
+}

@@ -1,0 +1,311 @@
+//! The failure table: everything that can end a request or a tunnel before its time.
+//!
+//! One row per [`Failure`]: the status the client sees (if an answer is still possible), the
+//! `reason` label of metrics, logs and problem bodies, who is to blame, and whether the request
+//! may be sent again. [`TABLE`] is the whole of it; the README's table is rendered from it.
+//! Nothing here decides what to do about a failure.
+
+use std::io;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Who has to change something for the failure to go away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The client sent something we cannot take, or left.
+    Client,
+    /// The policy says no, or does not know this traffic.
+    Policy,
+    /// The server behind us.
+    Backend,
+    /// The WAN line has no room in time.
+    Line,
+    /// This process: a limit of its own, or a bug.
+    Gateway,
+}
+
+impl Blame {
+    /// As printed in tables and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Policy => "policy",
+            Self::Backend => "backend",
+            Self::Line => "line",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// Whether the same request may be sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It would fail again, or it has left and nobody allowed a second execution.
+    Never,
+    /// Nothing of it was sent, so sending it elsewhere is no second execution.
+    NothingSent,
+    /// It may have been executed: only idempotent or keyed calls, if the policy says so.
+    IfIdempotent,
+}
+
+impl Retry {
+    /// As printed in tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Never => "no",
+            Self::NothingSent => "yes, nothing was sent",
+            Self::IfIdempotent => "only if idempotent",
+        }
+    }
+}
+
+/// What went wrong with one request or tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Failure {
+    /// The request cannot be understood as one request for one host.
+    InvalidRequest,
+    /// `Upgrade` (WebSocket and the like) is not carried.
+    UpgradeUnsupported,
+    /// The method has no meaning on this listener (CONNECT on the HTTP entry).
+    MethodUnsupported,
+    /// No route has this host.
+    UnknownHost,
+    /// A route has the host, none of its rules matches the rest.
+    NoMatch,
+    /// The egress policy refuses the destination.
+    EgressDenied,
+    /// The destination's name did not resolve.
+    ResolveFailed,
+    /// The server's kernel refused the connection.
+    ConnectRefused,
+    /// There is no way to the address.
+    ConnectUnreachable,
+    /// No connection within `timeouts.connect`.
+    ConnectTimeout,
+    /// The connection ended before a response's head.
+    BackendClosed,
+    /// The server's answer is not HTTP.
+    BackendProtocol,
+    /// No response's head within `timeouts.backendRequest`.
+    BackendTimeout,
+    /// No response's head within `timeouts.request`.
+    RequestTimeout,
+    /// Waited the class's `queue.maxWait` for a connection or the line.
+    QueueTimeout,
+    /// The pool's waiting room is full.
+    QueueFull,
+    /// The response's body ended before its announced end.
+    BackendBodyCut,
+    /// The request's body ended before its announced end.
+    ClientBodyCut,
+    /// The client left before the end.
+    ClientGone,
+    /// Nothing moved for `timeouts.idle`.
+    IdleTimeout,
+    /// The drain deadline passed.
+    Drained,
+    /// A bug here.
+    Internal,
+}
+
+/// One row of the failure table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What happened.
+    pub failure: Failure,
+    /// The label in metrics, logs and problem bodies.
+    pub reason: &'static str,
+    /// The answer, where one is still possible.
+    pub status: Option<StatusCode>,
+    /// Who has to change something.
+    pub blame: Blame,
+    /// Whether the request may be sent again.
+    pub retry: Retry,
+    /// One sentence for people: what it means and what to do.
+    pub meaning: &'static str,
+}
+
+const fn row(
+    failure: Failure,
+    reason: &'static str,
+    status: Option<StatusCode>,
+    blame: Blame,
+    retry: Retry,
+    meaning: &'static str,
+) -> Row {
+    Row { failure, reason, status, blame, retry, meaning }
+}
+
+/// Every failure, in the order of [`Failure`].
+#[rustfmt::skip]
+pub const TABLE: [Row; 22] = [
+    row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
+        "the request is malformed or names no host, or two"),
+    row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,
+        "protocol upgrades are not carried; speak HTTP, or use CONNECT on the forward proxy"),
+    row(Failure::MethodUnsupported, "method_unsupported", Some(StatusCode::METHOD_NOT_ALLOWED), Blame::Client, Retry::Never,
+        "the method has no meaning on this listener; CONNECT belongs to the forward proxy"),
+    row(Failure::UnknownHost, "unknown_host", Some(StatusCode::NOT_FOUND), Blame::Policy, Retry::Never,
+        "no ServiceRoute has this host; add it to a route's hostnames"),
+    row(Failure::NoMatch, "no_match", Some(StatusCode::NOT_FOUND), Blame::Policy, Retry::Never,
+        "a route has the host, but no rule matches path, method and headers"),
+    row(Failure::EgressDenied, "egress_denied", Some(StatusCode::FORBIDDEN), Blame::Policy, Retry::Never,
+        "the EgressPolicy refuses this destination"),
+    row(Failure::ResolveFailed, "resolve_failed", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "the destination's name has no address"),
+    row(Failure::ConnectRefused, "connect_refused", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "nothing listens at the destination"),
+    row(Failure::ConnectUnreachable, "connect_unreachable", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "there is no way to the destination"),
+    row(Failure::ConnectTimeout, "connect_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::NothingSent,
+        "no connection within timeouts.connect"),
+    row(Failure::BackendClosed, "backend_closed", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
+        "the server closed the connection without an answer"),
+    row(Failure::BackendProtocol, "backend_protocol", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
+        "the server's answer is not valid HTTP"),
+    row(Failure::BackendTimeout, "backend_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::IfIdempotent,
+        "no answer within timeouts.backendRequest"),
+    row(Failure::RequestTimeout, "request_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::Never,
+        "no answer within timeouts.request"),
+    row(Failure::QueueTimeout, "queue_timeout", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Line, Retry::NothingSent,
+        "waited the class's queue.maxWait for a connection"),
+    row(Failure::QueueFull, "queue_full", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::NothingSent,
+        "the backend's pool and its waiting room are full"),
+    row(Failure::BackendBodyCut, "backend_body_cut", None, Blame::Backend, Retry::Never,
+        "the response ended early; the client's connection or stream is broken, never completed"),
+    row(Failure::ClientBodyCut, "client_body_cut", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
+        "the request's body ended early; the server's connection is broken, never completed"),
+    row(Failure::ClientGone, "client_gone", None, Blame::Client, Retry::Never,
+        "the client left before the end"),
+    row(Failure::IdleTimeout, "idle_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::Never,
+        "nothing moved in either direction for timeouts.idle"),
+    row(Failure::Drained, "drained", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::Never,
+        "the gateway is stopping and the drain deadline passed"),
+    row(Failure::Internal, "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Blame::Gateway, Retry::Never,
+        "a bug in Tillgate; the log has the panic"),
+];
+
+impl Failure {
+    /// Its row in the table.
+    pub const fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// Its `reason` label.
+    pub const fn reason(self) -> &'static str {
+        self.row().reason
+    }
+
+    /// The answer, where one is still possible.
+    pub const fn status(self) -> Option<StatusCode> {
+        self.row().status
+    }
+}
+
+/// Why no connection came about, with the cause.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("{name} does not resolve")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// The other side said no.
+    #[error("{to} refuses connections")]
+    Refused {
+        /// Where to.
+        to: String,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// No way there, or another error of the socket.
+    #[error("{to} cannot be reached")]
+    Unreachable {
+        /// Where to.
+        to: String,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// No connection in time.
+    #[error("{to} did not accept a connection within {after:?}")]
+    TimedOut {
+        /// Where to.
+        to: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// The line had no slot for a new connection in time.
+    #[error("waited {after:?} for a connection to {to}")]
+    QueueTimeout {
+        /// Where to.
+        to: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// Too many wait already.
+    #[error("{waiting} requests wait for a connection to {to} already")]
+    QueueFull {
+        /// Where to.
+        to: String,
+        /// How many.
+        waiting: usize,
+    },
+    /// HTTP could not be started on the connection.
+    #[error("no HTTP with {to}")]
+    Handshake {
+        /// Where to.
+        to: String,
+        /// hyper's word.
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+impl DialError {
+    /// Its row's name in the failure table.
+    pub const fn failure(&self) -> Failure {
+        match self {
+            Self::Resolve { .. } => Failure::ResolveFailed,
+            Self::Refused { .. } => Failure::ConnectRefused,
+            Self::Unreachable { .. } => Failure::ConnectUnreachable,
+            Self::TimedOut { .. } => Failure::ConnectTimeout,
+            Self::QueueTimeout { .. } => Failure::QueueTimeout,
+            Self::QueueFull { .. } => Failure::QueueFull,
+            Self::Handshake { .. } => Failure::BackendProtocol,
+        }
+    }
+
+    /// Names the kernel's refusal to connect `to`.
+    pub fn from_io(to: impl ToString, source: io::Error) -> Self {
+        let to = to.to_string();
+        if source.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused { to, source }
+        } else {
+            Self::Unreachable { to, source }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_own_row_at_its_own_place() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.failure as usize, index, "{}", row.reason);
+        }
+        let mut reasons: Vec<_> = TABLE.iter().map(|row| row.reason).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), TABLE.len());
+    }
+}

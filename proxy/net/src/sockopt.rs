@@ -1,0 +1,105 @@
+//! Socket options that no safe crate offers: the one file with `unsafe`.
+//!
+//! Each function is one system call on a borrowed, open descriptor with a buffer of the size the
+//! kernel is told. Failures are returned, never hidden: an option that a kernel lacks is the
+//! caller's to live without.
+
+#![allow(unsafe_code, reason = "setsockopt, getsockopt and ioctl without a safe wrapper")]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// `SO_MAX_PACING_RATE` (asm-generic/socket.h); the libc crate does not name it.
+const SO_MAX_PACING_RATE: libc::c_int = 47;
+/// Bytes of `struct tcp_info` (uapi/linux/tcp.h) that are read here: up to and including
+/// `tcpi_rcv_wnd`, which is the last field needed.
+const TCP_INFO_BYTES: usize = 236;
+
+/// What the kernel knows of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Least round-trip time of the last five minutes; zero before the first sample.
+    pub(crate) min_rtt: Duration,
+    /// The receive window the peer was last told, in bytes. `None` before Linux 6.2.
+    pub(crate) receive_window: Option<u32>,
+    /// Segments sent without payload: acknowledgements and window updates.
+    pub(crate) bare_acks: u64,
+}
+
+/// Reads `TCP_INFO`.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    let mut buffer = [0u8; TCP_INFO_BYTES];
+    let mut length = TCP_INFO_BYTES as libc::socklen_t;
+    // SAFETY: `buffer` outlives the call and `length` is its size; the kernel writes at most that
+    // many bytes and stores how many it wrote.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            buffer.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    check(result)?;
+    let read = |at: usize| -> u32 {
+        let mut word = [0u8; 4];
+        word.copy_from_slice(&buffer[at..at + 4]);
+        u32::from_ne_bytes(word)
+    };
+    // Offsets of struct tcp_info: segs_out 136, min_rtt 148, data_segs_out 156, rcv_wnd 232.
+    let segments = read(136).wrapping_sub(read(156));
+    Ok(TcpInfo {
+        min_rtt: match read(148) {
+            u32::MAX => Duration::ZERO,
+            micros => Duration::from_micros(u64::from(micros)),
+        },
+        receive_window: (length as usize >= TCP_INFO_BYTES).then(|| read(232)),
+        bare_acks: u64::from(segments),
+    })
+}
+
+/// Caps the rate at which the kernel sends, in bytes per second (header bytes not counted).
+pub(crate) fn set_max_pacing_rate(socket: BorrowedFd<'_>, rate: u64) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, SO_MAX_PACING_RATE, &rate)
+}
+
+/// Bounds the receive window below what the buffer allows.
+pub(crate) fn set_window_clamp(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set(socket, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, &bytes)
+}
+
+/// Bytes that can be read at once.
+pub(crate) fn readable_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD stores one int at the given address, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) };
+    check(result)?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+fn set<T: Copy>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: `value` points to an initialised plain integer of exactly the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            mem::size_of::<T>() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
