@@ -1,1 +1,25 @@
-//! placeholder
+//! The lab: what Tillgate and its rivals do on a store's line, measured.
+//!
+//! A WAN line emulated packet by packet between network namespaces ([`emulator`], [`testbed`]),
+//! services at its far end ([`origin`]), a store's devices at its near end ([`load`]), and runs
+//! that put a proxy between them ([`system`], [`experiment`]). Real kernel TCP everywhere.
+//! The product never depends on this crate.
+
+pub mod calibrate;
+pub mod cli;
+pub mod emulator;
+pub mod experiment;
+pub mod line;
+pub mod load;
+pub mod netlink;
+pub mod origin;
+pub mod out;
+pub mod policy;
+pub mod preset;
+pub mod process;
+pub mod report;
+pub mod stats;
+pub mod sys;
+pub mod system;
+pub mod testbed;
+pub mod truth;

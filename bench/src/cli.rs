@@ -1,0 +1,212 @@
+//! Arguments of the `lab` program, and the way into namespaces before anything else happens.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::experiment::{self, Outcome, Plan};
+use crate::load::Way;
+use crate::preset::LineSpec;
+use crate::say;
+use crate::system::{self, System, TILLGATE_ROLE};
+use crate::{report, sys, testbed};
+
+/// Exit code where the machine refuses namespaces, so that scripts can tell it from a failure.
+pub const REFUSED: u8 = 77;
+/// Above the builds and daemons of the machine; best effort.
+const NICE: i32 = -10;
+
+#[derive(Parser)]
+#[command(name = "lab", about = "Puts Tillgate and others on an emulated store line and measures")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure one system on one line.
+    Run(RunArgs),
+    /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
+    Calibrate(LineArgs),
+}
+
+#[derive(Args)]
+struct LineArgs {
+    /// Down/up in Mbit/s, such as 2/1, 20/5, 50/10.
+    #[arg(long, default_value = "20/5")]
+    line: LineSpec,
+    #[arg(long, default_value_t = 40.0)]
+    rtt_ms: f64,
+    /// Drop-tail buffer of each direction, as time at its rate.
+    #[arg(long, default_value_t = 250)]
+    buffer_ms: u64,
+    /// Random loss in each direction, packets in a million.
+    #[arg(long, default_value_t = 0)]
+    loss_ppm: u64,
+    /// Congestion control of both ends instead of the kernel's default.
+    #[arg(long, value_name = "NAME")]
+    cc: Option<String>,
+}
+
+impl LineArgs {
+    fn spec(&self) -> LineSpec {
+        LineSpec {
+            rtt_ms: self.rtt_ms,
+            buffer_ms: self.buffer_ms,
+            loss_ppm: self.loss_ppm,
+            ..self.line
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PathName {
+    /// Straight to the origins.
+    Direct,
+    /// Through the HTTP entry, by Host header.
+    Entry,
+    /// Through the forward proxy, with CONNECT.
+    Connect,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// direct, tillgate, or cmd:'program args'.
+    #[arg(long, default_value = "tillgate")]
+    system: System,
+    #[command(flatten)]
+    line: LineArgs,
+    /// How the load reaches the cloud; for `direct` there is only one way.
+    #[arg(long, default_value = "entry")]
+    path: PathName,
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Length of the measured phase.
+    #[arg(long, default_value_t = 20.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 3.0)]
+    warm_up_seconds: f64,
+    #[arg(long, default_value_t = 5.0)]
+    idle_seconds: f64,
+    #[arg(long, default_value_t = 4)]
+    pulls: usize,
+    #[arg(long, default_value_t = 2)]
+    pushes: usize,
+    #[arg(long)]
+    no_pull: bool,
+    #[arg(long)]
+    no_push: bool,
+    /// Payments a second.
+    #[arg(long, default_value_t = 25.0)]
+    pos_rate: f64,
+    /// Kept-alive connections that payments take turns on.
+    #[arg(long, default_value_t = 64)]
+    pos_connections: usize,
+    /// A policy file instead of the generated one (Tillgate only).
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Address of the proxy's HTTP entry.
+    #[arg(long, default_value_t = system::ENTRY)]
+    entry: SocketAddr,
+    /// Address of the forward proxy.
+    #[arg(long, default_value_t = system::FORWARD_PROXY)]
+    forward: SocketAddr,
+    /// Write all figures of all runs here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the emulator's log by 100 ms here.
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// Datagram socket on which the emulator takes commands (JSON) while it runs.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+/// The program. It must be called before the process has a second thread.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|role| role == TILLGATE_ROLE) {
+        return system::be_tillgate(args.into_iter().skip(2));
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if let Err(refused) = testbed::enter() {
+        eprintln!("lab: {refused}");
+        return ExitCode::from(REFUSED);
+    }
+    sys::renice(NICE);
+    let result = match &cli.command {
+        Command::Run(args) => run(args),
+        Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl RunArgs {
+    fn plan(&self) -> Result<Plan> {
+        ensure!(self.pulls + self.pushes <= 200, "more than 200 flows");
+        ensure!((0.0..=1_000.0).contains(&self.pos_rate), "--pos-rate is not in 0 to 1000");
+        let way = match (&self.system, self.path) {
+            (System::Direct, _) | (_, PathName::Direct) => Way::Direct,
+            (_, PathName::Entry) => Way::Entry(self.entry),
+            (_, PathName::Connect) => Way::Connect(self.forward),
+        };
+        Ok(Plan {
+            line: self.line.spec(),
+            way,
+            pulls: if self.no_pull { 0 } else { self.pulls },
+            pushes: if self.no_push { 0 } else { self.pushes },
+            payments_per_second: self.pos_rate,
+            tills: self.pos_connections,
+            idle_seconds: self.idle_seconds,
+            warm_up_seconds: self.warm_up_seconds,
+            seconds: self.seconds,
+            policy: self.policy.clone(),
+            congestion_control: self.line.cc.clone(),
+            truth_log: self.truth.clone(),
+            control: self.control.clone(),
+        })
+    }
+}
+
+fn run(args: &RunArgs) -> Result<()> {
+    let plan = args.plan()?;
+    let path = match plan.way {
+        Way::Direct => "direct",
+        Way::Entry(_) => "entry",
+        Way::Connect(_) => "connect",
+    };
+    let name = format!("{} {} {path}", args.system, plan.line);
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for number in 1..=args.runs {
+        let outcome = experiment::run(&args.system, &plan)
+            .with_context(|| format!("run {number} of {name}"))?;
+        say!("{name:<20} {}", report::line(&outcome));
+        outcomes.push(outcome);
+    }
+    if args.runs > 1 {
+        say!("{:<20} {}", format!("{name} MEDIAN"), report::median_line(&outcomes));
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&serde_json::json!({
+            "system": args.system.to_string(),
+            "line": plan.line,
+            "runs": outcomes,
+        }))?;
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The policy file of a store on the line under test, as an operator would write it.
+//!
+//! Text only: the lab knows the language from the outside and compiles nothing.
+
+use std::fmt::Write;
+
+use crate::origin::Service;
+use crate::preset::LineSpec;
+use crate::testbed::CLOUD;
+
+/// One store, its line, and a backend with a route for each service; the forward proxy classes
+/// the same services by port.
+pub fn for_line(line: LineSpec) -> String {
+    let mut text = format!(
+        "apiVersion: tillgate.dev/v1alpha1\n\
+         kind: Store\n\
+         metadata: {{name: store-0412}}\n\
+         spec:\n  timeZone: Europe/Oslo\n  links:\n    \
+         - {{name: primary, capacity: {{up: {}Mbit/s, down: {}Mbit/s}}}}\n",
+        line.up_mbit, line.down_mbit
+    );
+    for service in Service::ALL {
+        let (name, class) = names(service);
+        let (host, port) = (service.host(), service.port());
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "---\napiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\n\
+             spec:\n  location: Cloud\n  protocol: HTTP\n  endpoints:\n    \
+             - ip: {{address: {CLOUD}, port: {port}}}\n\
+             ---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\n\
+             metadata: {{name: {name}}}\nspec:\n  hostnames: [{host}]\n  \
+             trafficClass: {class}\n  rules:\n    - name: all\n      \
+             backendRefs: [{{name: {name}}}]\n"
+        );
+    }
+    text.push_str(
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: EgressPolicy\n\
+         metadata: {name: egress}\nspec:\n  trafficPolicy: Allow\n  rules:\n",
+    );
+    for service in Service::ALL {
+        let (name, class) = names(service);
+        let port = service.port();
+        let _ = writeln!(
+            text,
+            "    - name: {name}\n      destinations:\n        \
+             - {{cidrs: [{CLOUD}/32], ports: [{port}]}}\n      trafficClass: {class}"
+        );
+    }
+    text
+}
+
+fn names(service: Service) -> (&'static str, &'static str) {
+    match service {
+        Service::Payments => ("payments", "payment"),
+        Service::Registry => ("registry", "image-pull"),
+        Service::Metrics => ("metrics", "metrics"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_names_the_line_and_all_services() {
+        let text = for_line(LineSpec::of_mbit(20.0, 5.0));
+        assert!(text.contains("capacity: {up: 5Mbit/s, down: 20Mbit/s}"), "{text}");
+        assert_eq!(text.matches("kind: Backend").count(), 3);
+        assert_eq!(text.matches("kind: ServiceRoute").count(), 3);
+        assert!(text.contains("hostnames: [registry.example]\n  trafficClass: image-pull"));
+        assert!(text.contains("{cidrs: [10.9.0.1/32], ports: [9002]}\n      trafficClass: metrics"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The systems that the lab can put between a store and its line, and how each is started.
+//!
+//! Tillgate is this very program started again in another role, so the lab needs no path to a
+//! build and measures exactly the code it was built with.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+use crate::load::Way;
+use crate::policy;
+use crate::preset::LineSpec;
+use crate::process::{Process, Ready, Scratch};
+use crate::testbed::Testbed;
+
+/// The argument that makes this program Tillgate.
+pub const TILLGATE_ROLE: &str = "tillgate-role";
+
+pub const ENTRY: SocketAddr = loopback(8_080);
+pub const FORWARD_PROXY: SocketAddr = loopback(3_128);
+pub const ADMIN: SocketAddr = loopback(9_900);
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
+
+/// What stands between the store and the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum System {
+    /// Nothing.
+    Direct,
+    Tillgate,
+    /// Any program, as a shell would start it.
+    Command(String),
+}
+
+impl FromStr for System {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match (text, text.strip_prefix("cmd:")) {
+            ("direct", _) => Ok(Self::Direct),
+            ("tillgate", _) => Ok(Self::Tillgate),
+            (_, Some(command)) => Ok(Self::Command(command.to_owned())),
+            _ => bail!("{text:?} is none of direct, tillgate, cmd:'program args'"),
+        }
+    }
+}
+
+impl std::fmt::Display for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Direct => f.pad("direct"),
+            Self::Tillgate => f.pad("tillgate"),
+            Self::Command(_) => f.pad("command"),
+        }
+    }
+}
+
+impl System {
+    /// Starts the system in the store and waits until it takes connections.
+    pub fn start(
+        &self,
+        bed: &Testbed,
+        line: LineSpec,
+        way: Way,
+        own_policy: Option<&PathBuf>,
+    ) -> Result<Option<Running>> {
+        let command = match self {
+            Self::Direct => return Ok(None),
+            Self::Tillgate => None,
+            Self::Command(text) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("exec {text}"));
+                Some(shell)
+            }
+        };
+        let scratch = Scratch::new()?;
+        let (command, ready) = match command {
+            Some(command) => (command, Ready::Accepts(proxy_address(way)?)),
+            None => (tillgate(&scratch, line, own_policy)?, Ready::Says(ADMIN)),
+        };
+        let mut process = Process::start(command, bed.store_ns(), &scratch)?;
+        process.wait_ready(ready)?;
+        Ok(Some(Running { process, _scratch: scratch }))
+    }
+}
+
+/// A proxy that runs, with its files.
+pub struct Running {
+    pub process: Process,
+    _scratch: Scratch,
+}
+
+fn proxy_address(way: Way) -> Result<SocketAddr> {
+    match way {
+        Way::Entry(address) | Way::Connect(address) => Ok(address),
+        Way::Direct => bail!("a proxy needs --path entry or --path connect"),
+    }
+}
+
+fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> Result<Command> {
+    let text = match own_policy {
+        Some(path) => {
+            fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?
+        }
+        None => policy::for_line(line),
+    };
+    let policy = scratch.write("policy.yaml", &text)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
+    command.arg("--http").arg(ENTRY.to_string());
+    command.arg("--forward-proxy").arg(FORWARD_PROXY.to_string());
+    command.arg("--admin").arg(ADMIN.to_string());
+    Ok(command)
+}
+
+/// This program as Tillgate.
+pub fn be_tillgate(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::say!("this build of the lab does not contain Tillgate yet");
+    ExitCode::FAILURE
+}
