@@ -3,8 +3,10 @@
 //! The tables here are compiled from policy once and read on every request. Precedence is the
 //! one of Gateway API's HTTPRoute: exact host before wildcard (longest first), exact path before
 //! prefix (longest first), then method, then the number of headers. What that leaves tied is
-//! refused when the policy is compiled, so order in the file never decides.
+//! refused when the policy is compiled, so order in the file never decides. A more precise host
+//! whose rules do not match leaves the request to the next less precise one.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +15,14 @@ use ipnet::IpNet;
 
 use crate::backend::{BackendId, Location, Timeouts};
 use crate::class::ClassId;
+
+mod egress;
+mod natural;
+mod routes;
+
+pub use egress::EgressTable;
+pub use natural::natural_class;
+pub use routes::RouteTable;
 
 /// A hostname pattern of a route or an egress rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,52 +175,73 @@ pub enum Natural {
     Metrics,
 }
 
-/// All rules of a store, in order of precedence per host.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct RouteTable {
-    /// Every rule; [`RuleId`] is its index.
-    pub rules: Vec<Rule>,
+/// A host as the tables here know it: lower case, without a trailing dot, without the brackets
+/// of an IPv6 literal, and addresses in their shortest form. The port is not looked at; cut it
+/// off first. Borrows when nothing changes.
+pub fn canonical_host(host: &str) -> Cow<'_, str> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if bare.contains(':') {
+        return match bare.parse::<IpAddr>() {
+            Ok(address) => Cow::Owned(address.to_string()),
+            Err(_) => Cow::Borrowed(bare),
+        };
+    }
+    let name = bare.strip_suffix('.').unwrap_or(bare);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase());
+    }
+    Cow::Borrowed(name)
 }
 
-/// The forward proxy's rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EgressTable {
-    /// For what no rule names.
-    pub traffic_policy: TrafficPolicy,
-    /// In order of precedence.
-    pub rules: Vec<EgressRule>,
-}
-
-impl EgressTable {
-    /// The verdict on a destination by its name (lower case, or an IP literal) and port,
-    /// before anything was resolved.
-    pub fn by_host(&self, _host: &str, _port: u16) -> EgressVerdict {
-        EgressVerdict::Denied
-    }
-
-    /// The verdict on a resolved address: the answer to [`EgressVerdict::AskAddress`].
-    /// Never returns `AskAddress`.
-    pub fn by_address(&self, _address: IpAddr, _port: u16) -> EgressVerdict {
-        EgressVerdict::Denied
-    }
-}
-
-impl RouteTable {
-    /// The rule that `facts` meet, by the precedence of the module's first paragraph.
-    ///
-    /// # Errors
-    /// [`NoRule`] says whether the host or only the rest of the request is unknown.
-    pub fn find(&self, _facts: RequestFacts<'_>) -> Result<RuleId, NoRule> {
-        Err(NoRule::UnknownHost)
-    }
-
-    /// The rule with this id.
-    pub fn rule(&self, id: RuleId) -> &Rule {
-        &self.rules[usize::from(id.0)]
+impl HostPattern {
+    /// Whether `host` (canonical, see [`canonical_host`]) is one of this pattern's.
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => **name == *host,
+            Self::Suffix(suffix) => host
+                .strip_suffix(&**suffix)
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|labels| !labels.is_empty() && host.parse::<IpAddr>().is_err()),
+            Self::Any => true,
+        }
     }
 }
 
-/// Recognises traffic by its shape: see [`Natural`].
-pub fn natural_class(_facts: RequestFacts<'_>) -> Option<Natural> {
-    None
+impl PathMatch {
+    /// The path of a prefix without the slashes at its end: `/v1/` says the same as `/v1`, and
+    /// `/` says nothing (the empty text).
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Exact(path) => path,
+            Self::Prefix(path) => path.trim_end_matches('/'),
+        }
+    }
+
+    /// Whether `path` (without query) meets the condition.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *path,
+            Self::Prefix(_) => path.strip_prefix(self.key()).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') || self.key().is_empty()
+            }),
+        }
+    }
 }
+
+impl RequestMatch {
+    /// Whether method and headers meet the conditions; the path is looked at elsewhere.
+    fn rest_matches(&self, facts: RequestFacts<'_>) -> bool {
+        self.method.as_ref().is_none_or(|method| method == facts.method)
+            && self.headers.iter().all(|wanted| {
+                facts.headers.get_all(&wanted.name).iter().any(|value| *value == wanted.value)
+            })
+    }
+
+    /// Whether all conditions hold.
+    pub fn matches(&self, facts: RequestFacts<'_>) -> bool {
+        self.path.matches(facts.path) && self.rest_matches(facts)
+    }
+}
+
+#[cfg(test)]
+mod tests;
