@@ -258,6 +258,21 @@ pub enum DialError {
         /// How many.
         waiting: usize,
     },
+    /// Too many connections of the class wait for the line.
+    #[error("too many connections wait for the line to {to}")]
+    LineFull {
+        /// Where to.
+        to: String,
+    },
+    /// The socket could not be set up.
+    #[error("no socket for a connection to {to}; check the link's `device` and `source`")]
+    Socket {
+        /// Where to.
+        to: String,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
     /// HTTP could not be started on the connection.
     #[error("no HTTP with {to}")]
     Handshake {
@@ -278,7 +293,8 @@ impl DialError {
             Self::Unreachable { .. } => Failure::ConnectUnreachable,
             Self::TimedOut { .. } => Failure::ConnectTimeout,
             Self::QueueTimeout { .. } => Failure::QueueTimeout,
-            Self::QueueFull { .. } => Failure::QueueFull,
+            Self::QueueFull { .. } | Self::LineFull { .. } => Failure::QueueFull,
+            Self::Socket { .. } => Failure::ConnectUnreachable,
             Self::Handshake { .. } => Failure::BackendProtocol,
         }
     }

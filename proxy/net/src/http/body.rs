@@ -1,0 +1,249 @@
+//! Bodies on their way through: counted, possibly broken, never completed early.
+//!
+//! [`RequestBody`] carries a client's body to a server, [`ResponseBody`] a server's body to a
+//! client. Both pass hyper's own chunks on without copying, and back-pressure is hyper's: a
+//! chunk is read when the other side has room. A body that ends before its announced end is an
+//! error here and breaks the connection (HTTP/1) or resets the stream (HTTP/2) on the far side.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::client::Lease;
+use super::flow::{Flow, Gate, Passage};
+use crate::error::Failure;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The side that sends it failed.
+    #[error("the body ended early")]
+    Cut(#[source] hyper::Error),
+    /// We were told to end it.
+    #[error("ended: {}", .0.reason())]
+    Ended(Failure),
+    /// The server answered without asking for it.
+    #[error("the server did not ask for the body")]
+    Unwanted,
+}
+
+/// A client's body on its way to a server.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Incoming,
+    flow: Arc<Flow>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl RequestBody {
+    /// `incoming`, counted on `flow`, held back by `gate` if there is one.
+    pub const fn new(incoming: Incoming, flow: Arc<Flow>, gate: Option<Arc<Gate>>) -> Self {
+        Self { incoming, flow, gate }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(gate) = &this.gate {
+            match ready!(gate.poll(cx)) {
+                Passage::Free => this.gate = None,
+                Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+            }
+        }
+        match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                this.flow.moved_up(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.flow.cut_by_client();
+                Poll::Ready(Some(Err(BodyError::Cut(error))))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Is told once how a response ended.
+pub trait Observer: Send + Unpin {
+    /// The response's last byte was handed over, or it broke off.
+    fn end(self, result: Result<(), Failure>);
+}
+
+/// A response's body on its way to a client.
+#[derive(Debug)]
+pub struct ResponseBody<O: Observer> {
+    kind: Kind,
+    observer: Option<O>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Whole(Option<Bytes>),
+    Relay(Box<Relay>),
+}
+
+#[derive(Debug)]
+struct Relay {
+    incoming: Incoming,
+    flow: Arc<Flow>,
+    lease: Option<Lease>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl<O: Observer> ResponseBody<O> {
+    /// A body of ours.
+    pub fn whole(bytes: Bytes, observer: O) -> Self {
+        let bytes = (!bytes.is_empty()).then_some(bytes);
+        Self { kind: Kind::Whole(bytes), observer: Some(observer) }
+    }
+
+    /// A server's body; `lease` goes back to its pool with the last byte.
+    pub fn relay(
+        incoming: Incoming,
+        flow: Arc<Flow>,
+        lease: Lease,
+        gate: Option<Arc<Gate>>,
+        observer: O,
+    ) -> Self {
+        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate });
+        if relay.incoming.is_end_stream() {
+            relay.complete();
+        }
+        Self { kind: Kind::Relay(relay), observer: Some(observer) }
+    }
+
+    fn tell(&mut self, result: Result<(), Failure>) {
+        if let Some(observer) = self.observer.take() {
+            observer.end(result);
+        }
+    }
+}
+
+impl Relay {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, (Failure, BodyError)>>> {
+        if let Some(failure) = self.flow.ended() {
+            return Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.flow.moved_down(frame.data_ref().map_or(0, Bytes::len));
+                if self.incoming.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err((Failure::BackendBodyCut, BodyError::Cut(error)))))
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.flow.poll_ended(cx) {
+                Poll::Ready(failure) => {
+                    Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        self.give_up_request();
+    }
+
+    /// A request body that the server has not asked for until now never will be.
+    fn give_up_request(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.give_up();
+        }
+    }
+
+    const fn is_complete(&self) -> bool {
+        self.lease.is_none()
+    }
+}
+
+impl<O: Observer> Body for ResponseBody<O> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.kind {
+            Kind::Whole(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Kind::Relay(relay) => ready!(relay.poll_frame(cx)),
+        };
+        match polled {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err((failure, error))) => {
+                this.tell(Err(failure));
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.tell(Ok(()));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Relay(relay) => relay.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Relay(relay) => relay.incoming.size_hint(),
+        }
+    }
+}
+
+impl<O: Observer> Drop for ResponseBody<O> {
+    fn drop(&mut self) {
+        let result = match &mut self.kind {
+            Kind::Whole(_) => Ok(()),
+            Kind::Relay(relay) => {
+                relay.give_up_request();
+                if relay.is_complete() {
+                    Ok(())
+                } else {
+                    Err(relay.flow.ended().unwrap_or(Failure::ClientGone))
+                }
+            }
+        };
+        self.tell(result);
+    }
+}

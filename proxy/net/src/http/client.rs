@@ -1,0 +1,382 @@
+//! Connections to servers: a bounded pool that keeps destinations, classes and lines apart.
+//!
+//! One [`Shelf`] per (endpoint, class, link, protocol). A request takes an idle connection, or
+//! dials its own and takes whichever comes first: the dialled one or one that is given back.
+//! Beyond `connections_max` requests wait in order of arrival, timed by their class; beyond
+//! `waiting_max` they are refused. A request of which nothing was sent goes to the next
+//! connection by itself. Everything here may be shared by all workers: a connection's task stays
+//! on the worker that dialled it, the handle to send on it travels.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tillgate_core::backend::{Endpoint, PoolLimit};
+use tillgate_core::class::ClassId;
+use tillgate_core::link::LinkId;
+
+use super::body::RequestBody;
+use super::flow::Flow;
+use crate::clock;
+use crate::error::{DialError, Failure};
+use crate::metrics::{Held, UpstreamMeter};
+use crate::upstream::{self, Lane, Resolver};
+
+mod shelf;
+
+use shelf::{Shelf, StreamSlot};
+
+/// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
+const BUFFER_BYTES: u16 = u16::MAX;
+
+/// What one HTTP/2 stream may have on its way to us: twice the largest receive window that a
+/// flow is granted on a 50 Mbit/s line of 80 ms. It also bounds what a slow reader can make us
+/// keep.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Of all streams of one connection together. Larger than a few stream windows, so that slow
+/// readers of some streams do not stop the others.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// A request that finds only connections which close under it gives up after this many; each
+/// try costs nothing, but a server that closes every connection at once must not loop us.
+const TRIES_MAX: usize = 8;
+
+/// How long a connection may take to be ready again after its response has ended (the rest of a
+/// request's body may still be on its way).
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// What a server speaks on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// HTTP/1.1: one request at a time on a connection.
+    Http1,
+    /// HTTP/2 with prior knowledge: many.
+    Http2,
+}
+
+/// Where a request goes, and how: all that a pool needs to know.
+pub struct Target {
+    /// The server. An address here is dialled as it is.
+    pub endpoint: Endpoint,
+    /// The class; a connection never changes it.
+    pub class: ClassId,
+    /// The line, `None` inside the store.
+    pub link: Option<LinkId>,
+    /// The same as a thing that moves bytes. Present exactly if `link` is.
+    pub lane: Option<Lane>,
+    /// What the server speaks.
+    pub wire: Wire,
+    /// Bounds of the pool.
+    pub limit: PoolLimit,
+    /// Idle connections to open ahead of need when the last one is taken.
+    pub spares: usize,
+    /// How long a request may wait for a connection.
+    pub max_wait: Duration,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// Where to count.
+    pub meter: Arc<UpstreamMeter>,
+}
+
+/// Why a request got no response's head.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// There was no connection; nothing was sent.
+    #[error("no connection")]
+    Dial(#[from] DialError),
+    /// It was sent, at least in part.
+    #[error("no answer")]
+    Exchange(#[source] hyper::Error),
+    /// The last of several connections closed before anything was sent.
+    #[error("every connection closes before a request is sent")]
+    NeverSent,
+}
+
+impl SendError {
+    /// Its row's name in the failure table.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Dial(error) => error.failure(),
+            Self::Exchange(error) if error.is_parse() => Failure::BackendProtocol,
+            Self::Exchange(_) | Self::NeverSent => Failure::BackendClosed,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    endpoint: Endpoint,
+    class: ClassId,
+    link: Option<LinkId>,
+    wire: Wire,
+}
+
+/// All connections to servers that one worker, or all of them together, keep.
+pub struct Pool {
+    shelves: Mutex<HashMap<Key, Arc<Shelf>>>,
+    resolver: Arc<Resolver>,
+}
+
+/// What a pool holds, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShelfSnapshot {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// The class.
+    pub class: ClassId,
+    /// The line.
+    pub link: Option<LinkId>,
+    /// Open connections, those being dialled included.
+    pub open: usize,
+    /// Of these, idle.
+    pub idle: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(resolver: Arc<Resolver>) -> Self {
+        Self { shelves: Mutex::default(), resolver }
+    }
+
+    /// The names-to-addresses seam this pool uses.
+    pub const fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
+    /// Sends `request` to `target` and waits for the response's head. The lease must be kept
+    /// with the response's body. Nothing here is timed but the wait for a connection.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether anything of the request was sent.
+    pub async fn exchange(
+        &self,
+        target: &Arc<Target>,
+        mut request: Request<RequestBody>,
+        flow: &Flow,
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        let shelf = self.shelf(target);
+        for _ in 0..TRIES_MAX {
+            let mut connection = shelf.checkout(target, &self.resolver).await?;
+            flow.mark_sent();
+            match connection.send(request).await {
+                Ok(response) => return Ok((response, Lease { connection: Some(connection) })),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(SendError::Exchange(error.into_error())),
+                },
+            }
+        }
+        Err(SendError::NeverSent)
+    }
+
+    /// Closes connections that have been idle or open for too long, and forgets destinations
+    /// without any. To be called every second or so.
+    pub fn sweep(&self, now: Instant) {
+        let shelves: Vec<_> = self.lock().values().cloned().collect();
+        for shelf in &shelves {
+            shelf.sweep(now);
+        }
+        drop(shelves);
+        self.lock().retain(|_, shelf| Arc::strong_count(shelf) > 1 || !shelf.is_empty());
+    }
+
+    /// Closes every idle connection to `endpoint`; busy ones take no further request.
+    pub fn evict(&self, endpoint: &Endpoint) {
+        let found: Vec<_> = self
+            .lock()
+            .iter()
+            .filter(|(key, _)| key.endpoint == *endpoint)
+            .map(|(_, shelf)| Arc::clone(shelf))
+            .collect();
+        for shelf in found {
+            shelf.evict(clock::now());
+        }
+    }
+
+    /// What there is, in no particular order.
+    pub fn snapshot(&self) -> Vec<ShelfSnapshot> {
+        let shelves = self.lock();
+        shelves
+            .iter()
+            .map(|(key, shelf)| {
+                let (open, idle, waiting) = shelf.counts();
+                let (class, link) = (key.class, key.link);
+                ShelfSnapshot { endpoint: key.endpoint.clone(), class, link, open, idle, waiting }
+            })
+            .collect()
+    }
+
+    fn shelf(&self, target: &Target) -> Arc<Shelf> {
+        let key = Key {
+            endpoint: target.endpoint.clone(),
+            class: target.class,
+            link: target.link,
+            wire: target.wire,
+        };
+        Arc::clone(self.lock().entry(key).or_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Shelf>>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection in use by one request, until the response's body has ended.
+#[derive(Debug)]
+pub struct Lease {
+    connection: Option<Connection>,
+}
+
+impl Lease {
+    /// The response has ended: the connection serves the next request, as soon as it can.
+    /// Dropping a lease instead closes an HTTP/1 connection, whose rest nobody reads.
+    pub fn give_back(mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let Connection { sender: Sender::Http1(mut sender), shelf, born, .. } = connection else {
+            return;
+        };
+        if sender.is_ready() {
+            shelf.offer(Connection::http1(sender, &shelf, born));
+        } else if !sender.is_closed() {
+            tokio::spawn(async move {
+                if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
+                    shelf.offer(Connection::http1(sender, &shelf, born));
+                }
+            });
+        }
+    }
+}
+
+/// The sending half of one connection.
+struct Connection {
+    sender: Sender,
+    /// One of its streams, counted until the response has ended.
+    _stream: Option<StreamSlot>,
+    shelf: Arc<Shelf>,
+    born: Instant,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("born", &self.born).finish_non_exhaustive()
+    }
+}
+
+type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
+
+impl Connection {
+    fn http1(
+        sender: http1::SendRequest<RequestBody>,
+        shelf: &Arc<Shelf>,
+        born: Instant,
+    ) -> Self {
+        Self { sender: Sender::Http1(sender), _stream: None, shelf: Arc::clone(shelf), born }
+    }
+
+    async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Unsent> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    fn is_usable(&self, now: Instant, limit: &PoolLimit) -> bool {
+        let Sender::Http1(sender) = &self.sender else { return false };
+        sender.is_ready() && now.saturating_duration_since(self.born) < limit.age_max
+    }
+}
+
+/// What a dial ends with.
+enum Fresh {
+    Http1(http1::SendRequest<RequestBody>),
+    /// With how many streams the server allows, as it last said.
+    Http2(http2::SendRequest<RequestBody>, Arc<AtomicUsize>),
+}
+
+/// Dials `target` and starts HTTP on it; the connection's task runs on this worker and holds
+/// `counted` until it ends.
+async fn open(
+    target: &Target,
+    resolver: &Resolver,
+    counted: impl Send + 'static,
+) -> Result<Fresh, DialError> {
+    let endpoint = &target.endpoint;
+    target.meter.dials.inc();
+    let addresses =
+        resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
+    let mut last = None;
+    for address in addresses.iter() {
+        match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
+            Ok(stream) => return start(target, TokioIo::new(stream), counted).await,
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| DialError::QueueFull { to: endpoint.to_string(), waiting: 0 }))
+}
+
+async fn start(
+    target: &Target,
+    io: TokioIo<upstream::Upstream>,
+    counted: impl Send + 'static,
+) -> Result<Fresh, DialError> {
+    let failed = |source| DialError::Handshake { to: target.endpoint.to_string(), source };
+    let held = Held::new(&target.meter.open);
+    match target.wire {
+        Wire::Http1 => {
+            let (sender, connection) = http1::Builder::new()
+                .max_buf_size(usize::from(BUFFER_BYTES))
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            tokio::spawn(async move {
+                let _guards = (held, counted);
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection to a server ended");
+                }
+            });
+            Ok(Fresh::Http1(sender))
+        }
+        Wire::Http2 => {
+            let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(u32::from(BUFFER_BYTES))
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+            let published = Arc::clone(&allowed);
+            tokio::spawn(async move {
+                let _guards = (held, counted);
+                let ended = poll_fn(|cx| {
+                    let polled = Pin::new(&mut connection).poll(cx);
+                    published.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                    polled
+                });
+                if let Err(error) = ended.await {
+                    tracing::debug!(%error, "connection to a server ended");
+                }
+            });
+            Ok(Fresh::Http2(sender, allowed))
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The connections of one destination and class: idle ones, those being dialled, who waits.
+//!
+//! All bookkeeping happens under one short lock; dialling and waiting happen outside it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use hyper::client::conn::http2;
+use tillgate_core::backend::PoolLimit;
+use tokio::sync::oneshot;
+
+use super::{Connection, Fresh, RequestBody, Sender, Target, Wire, open};
+use crate::clock;
+use crate::error::DialError;
+use crate::upstream::Resolver;
+
+/// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
+/// what RFC 9113 section 6.5.2 recommends as the least a server should allow.
+const STREAMS_MAX: usize = 100;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Shelf {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// From the last request that came by.
+    limit: Option<PoolLimit>,
+    /// Connections, those being dialled included.
+    open: usize,
+    /// Of these, being dialled.
+    dialing: usize,
+    /// HTTP/1, the last used one last: the others may grow old and go.
+    idle: Vec<Idle>,
+    /// HTTP/2.
+    shared: Vec<Multiplexed>,
+    waiting: VecDeque<Waiter>,
+    next_waiter: u64,
+    /// Connections born until then take no further request.
+    evicted_at: Option<Instant>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+struct Multiplexed {
+    sender: http2::SendRequest<RequestBody>,
+    /// By the server.
+    allowed: Arc<AtomicUsize>,
+    streams: Arc<AtomicUsize>,
+    born: Instant,
+    since: Instant,
+}
+
+struct Waiter {
+    id: u64,
+    dials: bool,
+    tell: oneshot::Sender<Result<Connection, DialError>>,
+}
+
+/// One stream of an HTTP/2 connection, counted while it lives.
+pub(super) struct StreamSlot(Arc<AtomicUsize>);
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How a checkout goes on after the lock.
+enum Next {
+    Take(Connection),
+    Wait { id: u64, dials: bool, told: oneshot::Receiver<Result<Connection, DialError>> },
+    Full(usize),
+}
+
+impl Shelf {
+    /// A connection for one request: idle, given back, or dialled; whichever comes first.
+    pub(super) async fn checkout(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        resolver: &Arc<Resolver>,
+    ) -> Result<Connection, DialError> {
+        let (next, spares) = self.reserve(target, clock::now());
+        for _ in 0..spares {
+            self.spawn_dial(target, resolver, None);
+        }
+        match next {
+            Next::Take(connection) => {
+                target.meter.reuses.inc();
+                Ok(connection)
+            }
+            Next::Full(waiting) => {
+                Err(DialError::QueueFull { to: target.endpoint.to_string(), waiting })
+            }
+            Next::Wait { id, dials, told } => {
+                if dials {
+                    self.spawn_dial(target, resolver, Some(id));
+                }
+                // Its own dial may be waiting for the line's permission first.
+                let patience =
+                    if dials { target.max_wait + target.connect_timeout } else { target.max_wait };
+                match tokio::time::timeout(patience, told).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) | Err(_) => Err(DialError::QueueTimeout {
+                        to: target.endpoint.to_string(),
+                        after: patience,
+                    }),
+                }
+            }
+        }
+    }
+
+    fn reserve(self: &Arc<Self>, target: &Target, now: Instant) -> (Next, usize) {
+        let mut state = self.lock();
+        state.limit = Some(target.limit);
+        let connections_max = target.limit.connections_max as usize;
+        let taken = match target.wire {
+            Wire::Http1 => state.take_idle(now, &target.limit),
+            Wire::Http2 => state.take_stream(self, now, &target.limit),
+        };
+        if let Some(connection) = taken {
+            let spares = state.reserve_spares(target, connections_max);
+            return (Next::Take(connection), spares);
+        }
+        state.waiting.retain(|waiter| !waiter.tell.is_closed());
+        // Streams of one connection: whoever waits takes one of the dial that is under way.
+        let shares_a_dial = target.wire == Wire::Http2
+            && state.dialing > 0
+            && state.waiting.len() < state.dialing * STREAMS_MAX;
+        let dials = state.open < connections_max && !shares_a_dial;
+        let queued = state.waiting.iter().filter(|waiter| !waiter.dials).count();
+        if !dials && queued >= target.limit.waiting_max as usize {
+            return (Next::Full(queued), 0);
+        }
+        let (tell, told) = oneshot::channel();
+        let id = state.next_waiter;
+        state.next_waiter += 1;
+        state.waiting.push_back(Waiter { id, dials, tell });
+        if dials {
+            state.open += 1;
+            state.dialing += 1;
+        }
+        let spares = if dials { state.reserve_spares(target, connections_max) } else { 0 };
+        (Next::Wait { id, dials, told }, spares)
+    }
+
+    /// A connection that can carry a request: for whoever waits longest, else it idles.
+    pub(super) fn offer(&self, connection: Connection) {
+        self.lock().offer(connection);
+    }
+
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut state = self.lock();
+        let Some(limit) = state.limit else { return };
+        let mut gone = Vec::new();
+        let kept = std::mem::take(&mut state.idle);
+        for idle in kept {
+            let fresh = now.saturating_duration_since(idle.since) < limit.idle_timeout;
+            if fresh && idle.connection.is_usable(now, &limit) {
+                state.idle.push(idle);
+            } else {
+                gone.push(idle);
+            }
+        }
+        state.shared.retain_mut(|shared| shared.is_kept(now, &limit));
+        drop(state);
+        drop(gone);
+    }
+
+    pub(super) fn evict(&self, now: Instant) {
+        let mut state = self.lock();
+        state.evicted_at = Some(now);
+        let idle = std::mem::take(&mut state.idle);
+        let shared = std::mem::take(&mut state.shared);
+        drop(state);
+        tracing::debug!(idle = idle.len(), shared = shared.len(), "evicted connections");
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.open == 0 && state.waiting.is_empty()
+    }
+
+    /// Open, idle, waiting.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        (state.open, state.idle.len(), state.waiting.len())
+    }
+
+    fn spawn_dial(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        resolver: &Arc<Resolver>,
+        waiter: Option<u64>,
+    ) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let shelf = Arc::clone(self);
+        let (target, resolver) = (Arc::clone(target), Arc::clone(resolver));
+        runtime.spawn(async move {
+            let opened = Opened {
+                shelf: Arc::clone(&shelf),
+                target: Arc::clone(&target),
+                resolver: Arc::clone(&resolver),
+            };
+            // `opened` leaves the count right whether the dial fails or the connection ends.
+            match open(&target, &resolver, opened).await {
+                Ok(fresh) => shelf.dialled(fresh, clock::now()),
+                Err(error) => {
+                    target.meter.dial_failed(error.failure());
+                    shelf.dial_failed(waiter, error);
+                }
+            }
+        });
+    }
+
+    fn dialled(self: &Arc<Self>, fresh: Fresh, now: Instant) {
+        let mut state = self.lock();
+        match fresh {
+            Fresh::Http1(sender) => {
+                state.offer(Connection::http1(sender, self, now));
+            }
+            Fresh::Http2(sender, allowed) => {
+                let streams = Arc::new(AtomicUsize::new(0));
+                let mut shared = Multiplexed { sender, allowed, streams, born: now, since: now };
+                while state.waiting.front().is_some() {
+                    let Some(connection) = shared.take(self) else { break };
+                    if let Err(Connection { .. }) = state.hand_out(connection) {
+                        break;
+                    }
+                }
+                state.shared.push(shared);
+            }
+        }
+        state.dial_ended();
+    }
+
+    fn dial_failed(&self, waiter: Option<u64>, error: DialError) {
+        let mut state = self.lock();
+        let place = state.waiting.iter().position(|waiting| Some(waiting.id) == waiter);
+        let told = place.and_then(|place| state.waiting.remove(place));
+        state.dial_ended();
+        drop(state);
+        if let Some(waiter) = told {
+            // It may have left meanwhile.
+            let _ = waiter.tell.send(Err(error));
+        } else {
+            tracing::debug!(%error, "a connection opened ahead of need did not come about");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_idle(&mut self, now: Instant, limit: &PoolLimit) -> Option<Connection> {
+        while let Some(idle) = self.idle.pop() {
+            let fresh = now.saturating_duration_since(idle.since) < limit.idle_timeout;
+            if fresh && idle.connection.is_usable(now, limit) {
+                return Some(idle.connection);
+            }
+        }
+        None
+    }
+
+    fn take_stream(
+        &mut self,
+        shelf: &Arc<Shelf>,
+        now: Instant,
+        limit: &PoolLimit,
+    ) -> Option<Connection> {
+        self.shared.retain_mut(|shared| shared.is_kept(now, limit));
+        self.shared.iter_mut().find_map(|shared| shared.take(shelf))
+    }
+
+    /// How many connections to open ahead of need, already counted as open.
+    fn reserve_spares(&mut self, target: &Target, connections_max: usize) -> usize {
+        if target.wire == Wire::Http2 || !self.idle.is_empty() {
+            return 0;
+        }
+        let waiting = self.waiting.iter().filter(|waiter| waiter.dials).count();
+        let ahead = self.dialing.saturating_sub(waiting);
+        let room = connections_max.saturating_sub(self.open);
+        let spares = target.spares.saturating_sub(ahead).min(room);
+        self.open += spares;
+        self.dialing += spares;
+        spares
+    }
+
+    fn offer(&mut self, connection: Connection) {
+        if self.evicted_at.is_some_and(|evicted| connection.born <= evicted) {
+            return;
+        }
+        if let Err(connection) = self.hand_out(connection) {
+            self.idle.push(Idle { connection, since: clock::now() });
+        }
+    }
+
+    /// A dial has ended. Whoever began it may still wait, because its connection went to one who
+    /// waited longer: then nothing is under way for him, and he is next when a place is free.
+    fn dial_ended(&mut self) {
+        self.dialing = self.dialing.saturating_sub(1);
+        let mut under_way = self.dialing;
+        for waiter in self.waiting.iter_mut().filter(|waiter| waiter.dials) {
+            if under_way == 0 {
+                waiter.dials = false;
+            } else {
+                under_way -= 1;
+            }
+        }
+    }
+
+    fn hand_out(&mut self, mut connection: Connection) -> Result<(), Connection> {
+        while let Some(waiter) = self.waiting.pop_front() {
+            match waiter.tell.send(Ok(connection)) {
+                Ok(()) => return Ok(()),
+                Err(Ok(unwanted)) => connection = unwanted,
+                Err(Err(_)) => return Ok(()),
+            }
+        }
+        Err(connection)
+    }
+}
+
+impl Multiplexed {
+    fn take(&mut self, shelf: &Arc<Shelf>) -> Option<Connection> {
+        let allowed = self.allowed.load(Ordering::Relaxed).min(STREAMS_MAX);
+        if self.sender.is_closed() || self.streams.load(Ordering::Acquire) >= allowed.max(1) {
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        self.since = clock::now();
+        let stream = Some(StreamSlot(Arc::clone(&self.streams)));
+        let sender = Sender::Http2(self.sender.clone());
+        Some(Connection { sender, _stream: stream, shelf: Arc::clone(shelf), born: self.born })
+    }
+
+    fn is_kept(&mut self, now: Instant, limit: &PoolLimit) -> bool {
+        let busy = self.streams.load(Ordering::Acquire) > 0;
+        if busy {
+            self.since = now;
+        }
+        !self.sender.is_closed()
+            && now.saturating_duration_since(self.born) < limit.age_max
+            && now.saturating_duration_since(self.since) < limit.idle_timeout
+    }
+}
+
+/// Counts one connection of a shelf, from before its dial until its task has ended.
+struct Opened {
+    shelf: Arc<Shelf>,
+    target: Arc<Target>,
+    resolver: Arc<Resolver>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let mut state = self.shelf.lock();
+        state.open = state.open.saturating_sub(1);
+        // The place goes to the first who waits without a dial of his own.
+        let limit = self.target.limit.connections_max as usize;
+        let next = if state.open < limit {
+            state.waiting.iter_mut().find(|waiter| !waiter.dials && !waiter.tell.is_closed())
+        } else {
+            None
+        };
+        let Some(next) = next else { return };
+        next.dials = true;
+        let id = next.id;
+        state.open += 1;
+        state.dialing += 1;
+        drop(state);
+        self.shelf.spawn_dial(&self.target, &self.resolver, Some(id));
+    }
+}

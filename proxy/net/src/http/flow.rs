@@ -1,0 +1,240 @@
+//! One request or tunnel in flight, as seen from all sides that move its bytes.
+//!
+//! The client's connection, the story of the request and its two bodies share a [`Flow`]: it
+//! counts bytes, remembers when something moved last, and carries the one order to end early.
+//! [`Gate`] holds a request's body back until the server has asked for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::error::Failure;
+
+/// One request or tunnel in flight.
+#[derive(Debug)]
+pub struct Flow {
+    born: Instant,
+    /// Milliseconds after `born`, plus one; zero = not yet.
+    sent: AtomicU64,
+    /// Milliseconds after `born`.
+    moved: AtomicU64,
+    idle: AtomicU64,
+    critical: AtomicBool,
+    up: AtomicU64,
+    down: AtomicU64,
+    client_cut: AtomicBool,
+    /// A [`Failure`] plus one; zero = goes on.
+    ended: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// Before a rule is known: nothing may stand still for longer than this.
+const IDLE_UNTIL_KNOWN: Duration = Duration::from_secs(60);
+
+impl Flow {
+    /// A flow that begins now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            born: now,
+            sent: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            idle: AtomicU64::new(millis(IDLE_UNTIL_KNOWN)),
+            critical: AtomicBool::new(false),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            client_cut: AtomicBool::new(false),
+            ended: AtomicU8::new(0),
+            waker: Mutex::new(None),
+        }
+    }
+
+    /// When it began.
+    pub const fn born(&self) -> Instant {
+        self.born
+    }
+
+    /// What the rule says: how long nothing may move, and whether its class is critical.
+    pub fn bind(&self, idle: Duration, critical: Critical) {
+        self.idle.store(millis(idle), Ordering::Relaxed);
+        self.critical.store(critical == Critical::Yes, Ordering::Relaxed);
+    }
+
+    /// Whether drains give it all the time there is.
+    pub fn is_critical(&self) -> bool {
+        self.critical.load(Ordering::Relaxed)
+    }
+
+    /// How long nothing may move.
+    pub fn idle_limit(&self) -> Duration {
+        Duration::from_millis(self.idle.load(Ordering::Relaxed))
+    }
+
+    /// `bytes` left for the server.
+    pub fn moved_up(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// `bytes` came from the server.
+    pub fn moved_down(&self, bytes: usize) {
+        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Bytes that left for the server.
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came from the server.
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Something moved now.
+    pub fn touch(&self) {
+        self.moved.store(self.age(clock::now()), Ordering::Relaxed);
+    }
+
+    /// When something moved last.
+    pub fn moved_at(&self) -> Instant {
+        self.born + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// A try was handed to a connection now: from here on the server's time runs.
+    pub fn mark_sent(&self) {
+        let now = clock::now();
+        self.sent.store(self.age(now) + 1, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Since when the server has been owing an answer: since the try was sent, or since the last
+    /// piece of the request's body left (a piece that waits for the line does not count against
+    /// the server). `None` before that.
+    pub fn owed_since(&self) -> Option<Instant> {
+        let sent = self.sent.load(Ordering::Relaxed).checked_sub(1)?;
+        Some((self.born + Duration::from_millis(sent)).max(self.moved_at()))
+    }
+
+    /// The client's side of the request's body broke.
+    pub fn cut_by_client(&self) {
+        self.client_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client's side of the request's body broke.
+    pub fn is_cut_by_client(&self) -> bool {
+        self.client_cut.load(Ordering::Relaxed)
+    }
+
+    /// Orders the flow to end with `failure`, once; the first order stands.
+    pub fn end(&self, failure: Failure) {
+        let code = failure as u8 + 1;
+        let _ = self.ended.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        if let Some(waker) = self.waker().take() {
+            waker.wake();
+        }
+    }
+
+    /// The order to end, if there is one.
+    pub fn ended(&self) -> Option<Failure> {
+        let code = self.ended.load(Ordering::Acquire).checked_sub(1)?;
+        crate::error::TABLE.get(usize::from(code)).map(|row| row.failure)
+    }
+
+    /// Ready with the order to end; else whoever polled last is woken when it comes.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Failure> {
+        if let Some(failure) = self.ended() {
+            return Poll::Ready(failure);
+        }
+        let mut waker = self.waker();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        match self.ended() {
+            Some(failure) => Poll::Ready(failure),
+            None => Poll::Pending,
+        }
+    }
+
+    fn age(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.born))
+    }
+
+    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a class is critical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Critical {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+const CLOSED: u8 = 0;
+const OPEN: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// Holds a request's body back until the server has said `100 Continue`.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What a gate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// The body may pass.
+    Free,
+    /// The server has answered without wanting it.
+    Unwanted,
+}
+
+impl Gate {
+    /// Lets the body pass.
+    pub fn open(&self) {
+        self.settle(OPEN);
+    }
+
+    /// The body is not wanted any more. Nothing happens if it passes already.
+    pub fn give_up(&self) {
+        self.settle(GIVEN_UP);
+    }
+
+    /// Whether the body still waits.
+    pub fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// Ready once the gate has been opened or given up.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Passage> {
+        let verdict = || match self.state.load(Ordering::Acquire) {
+            CLOSED => Poll::Pending,
+            OPEN => Poll::Ready(Passage::Free),
+            _ => Poll::Ready(Passage::Unwanted),
+        };
+        if verdict().is_ready() {
+            return verdict();
+        }
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        *waker = Some(cx.waker().clone());
+        verdict()
+    }
+
+    fn settle(&self, state: u8) {
+        let _ = self.state.compare_exchange(CLOSED, state, Ordering::AcqRel, Ordering::Acquire);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+}

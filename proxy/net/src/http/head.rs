@@ -1,0 +1,99 @@
+//! Waiting for a response's head, with every limit that can end the wait.
+//!
+//! In: the exchange under way, the limits of its rule, the request's flow. Out: what the exchange
+//! ends with, or why it was not waited for any longer. Time that the request's body waits for the
+//! line does not count against the server: its limit starts again with every piece that left.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::flow::{Flow, Gate};
+use crate::clock;
+use crate::error::Failure;
+
+/// A server that knows nothing of `100 Continue` says nothing; after this the body goes anyway
+/// (RFC 9110 section 10.1.1 forbids waiting for ever, and clients such as curl wait one second).
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a response's head may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// From the end of the request's head, all included.
+    pub request: Option<Duration>,
+    /// From the last that was sent of one try.
+    pub backend_request: Option<Duration>,
+}
+
+/// Waits for `exchange`, within `limits`, until `flow` is told to end. Opens `gate` if the server
+/// stays silent.
+///
+/// # Errors
+/// The limit that ran out, or the order to end.
+pub async fn until_head<F: Future>(
+    exchange: F,
+    limits: HeadLimits,
+    flow: &Flow,
+    gate: Option<&Arc<Gate>>,
+) -> Result<F::Output, Failure> {
+    let mut exchange = pin!(exchange);
+    let mut timer = pin!(None::<tokio::time::Sleep>);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if let Poll::Ready(failure) = flow.poll_ended(cx) {
+            return Poll::Ready(Err(failure));
+        }
+        loop {
+            if let Some(armed) = timer.as_mut().as_pin_mut()
+                && armed.poll(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
+            let now = clock::now();
+            match next_limit(limits, flow, gate, now) {
+                Next::Expired(failure) => return Poll::Ready(Err(failure)),
+                Next::At(at) => {
+                    timer.set(Some(tokio::time::sleep(at.saturating_duration_since(now))));
+                }
+                Next::Never => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+enum Next {
+    Expired(Failure),
+    At(Instant),
+    Never,
+}
+
+fn next_limit(limits: HeadLimits, flow: &Flow, gate: Option<&Arc<Gate>>, now: Instant) -> Next {
+    let request = limits.request.map(|limit| flow.born() + limit);
+    if request.is_some_and(|at| at <= now) {
+        return Next::Expired(Failure::RequestTimeout);
+    }
+    let mut next = request;
+    let mut sooner = |at: Instant| next = Some(next.map_or(at, |known| known.min(at)));
+    let owed = flow.owed_since();
+    if let Some(gate) = gate.filter(|gate| gate.is_closed()) {
+        let patience = owed.unwrap_or(now) + CONTINUE_PATIENCE;
+        if patience <= now {
+            gate.open();
+        } else {
+            sooner(patience);
+        }
+    }
+    if let Some(limit) = limits.backend_request {
+        // Not sent yet: look again when it could have run out at the earliest.
+        let at = owed.unwrap_or(now) + limit;
+        if at <= now {
+            return Next::Expired(Failure::BackendTimeout);
+        }
+        sooner(at);
+    }
+    next.map_or(Next::Never, Next::At)
+}

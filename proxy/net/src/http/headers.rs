@@ -1,0 +1,252 @@
+//! What of a message's head passes through a proxy.
+//!
+//! Hop-by-hop fields are taken out (RFC 9110 section 7.6.1, with those that `Connection` names),
+//! `X-Forwarded-For` is appended and `X-Request-Id` added if absent; nothing more, because every
+//! field costs line. `Host` stays. Messages that could be read in two ways are refused.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+use tillgate_core::matching::canonical_host;
+
+use super::client::Wire;
+use crate::error::Failure;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Fields that `Connection` may not take away, because we frame and route by them.
+const KEPT: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+
+/// Takes out what is meant for this hop alone. `TE: trailers` survives, because we pass trailers.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+            .filter(|name| !KEPT.contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, TRAILERS);
+    }
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|value| {
+        value.split(',').any(|part| {
+            part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(token))
+        })
+    })
+}
+
+/// Whether the request asks for another protocol on this connection.
+pub fn wants_upgrade(request: &Parts) -> bool {
+    request.headers.contains_key(UPGRADE)
+        && request.headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"))
+}
+
+/// Whether the client waits for `100 Continue` before it sends the body.
+pub fn expects_continue(request: &Parts) -> bool {
+    request.version == Version::HTTP_11
+        && request
+            .headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The host a request is for: lower case, without port, brackets and trailing dot.
+///
+/// # Errors
+/// [`Failure::InvalidRequest`] if it names no host, or more than one.
+pub fn host_of(request: &Parts) -> Result<Cow<'_, str>, Failure> {
+    let mut fields = request.headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Failure::InvalidRequest);
+    }
+    let text = match (request.uri.authority(), field) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(field)) => field.to_str().map_err(|_| Failure::InvalidRequest)?,
+        (None, None) => return Err(Failure::InvalidRequest),
+    };
+    host_name(text).ok_or(Failure::InvalidRequest)
+}
+
+/// The host in `authority`: lower case, without port, brackets and trailing dot.
+pub fn host_name(authority: &str) -> Option<Cow<'_, str>> {
+    if authority.contains('@') {
+        return None;
+    }
+    let host = if authority.starts_with('[') {
+        let end = authority.find(']')? + 1;
+        let (host, after) = authority.split_at(end);
+        if !after.is_empty() && !is_port(after.strip_prefix(':')?) {
+            return None;
+        }
+        host
+    } else {
+        match authority.split_once(':') {
+            Some((host, port)) if is_port(port) => host,
+            Some(_) => return None,
+            None => authority,
+        }
+    };
+    let odd = |byte: u8| byte.is_ascii_whitespace() || b"/?#\\".contains(&byte);
+    let host = canonical_host(host);
+    if host.is_empty() || host.bytes().any(odd) { None } else { Some(host) }
+}
+
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.parse::<u16>().is_ok()
+}
+
+/// Makes a client's head one for a server that speaks `wire`: hop-by-hop fields out, forwarding
+/// fields in, the target in the form the wire wants. Returns the request's id.
+///
+/// # Errors
+/// [`Failure::InvalidRequest`] if no valid head can be made of it.
+pub fn prepare_request(
+    request: &mut Parts,
+    client: IpAddr,
+    wire: Wire,
+    has_body: HasBody,
+) -> Result<HeaderValue, Failure> {
+    let expects = expects_continue(request);
+    strip_hop_by_hop(&mut request.headers);
+    request.headers.remove(PROXY_AUTHORIZATION);
+    if !expects || wire == Wire::Http2 {
+        request.headers.remove(EXPECT);
+    }
+    append_client(&mut request.headers, client);
+    let id = request_id(&mut request.headers);
+    request.extensions.clear();
+    match wire {
+        Wire::Http1 => target_for_http1(request, has_body)?,
+        Wire::Http2 => target_for_http2(request)?,
+    }
+    Ok(id)
+}
+
+/// Makes a server's head one for the client.
+pub fn prepare_response(head: &mut http::response::Parts) {
+    strip_hop_by_hop(&mut head.headers);
+    head.extensions.clear();
+    // hyper writes the version of the client's connection.
+    head.version = Version::HTTP_11;
+}
+
+/// Whether a request's body is not empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HasBody {
+    /// Something follows the head.
+    Yes,
+    /// Nothing does.
+    No,
+}
+
+fn target_for_http1(request: &mut Parts, has_body: HasBody) -> Result<(), Failure> {
+    if let Some(authority) = request.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str());
+        request.headers.insert(HOST, host.map_err(|_| Failure::InvalidRequest)?);
+    }
+    let path = request.uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    request.uri = Uri::from(path);
+    join_cookies(&mut request.headers);
+    request.version = Version::HTTP_11;
+    if has_body == HasBody::Yes && !request.headers.contains_key(CONTENT_LENGTH) {
+        // hyper would send a GET of unknown length without its body.
+        request.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    Ok(())
+}
+
+fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
+    let authority = match (request.uri.authority(), request.headers.get(HOST)) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => {
+            Authority::try_from(host.as_bytes()).map_err(|_| Failure::InvalidRequest)?
+        }
+        (None, None) => return Err(Failure::InvalidRequest),
+    };
+    request.headers.remove(HOST);
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    uri.path_and_query = request.uri.path_and_query().cloned();
+    if request.method == Method::OPTIONS && request.uri.path() == "*" || uri.path_and_query.is_none()
+    {
+        uri.path_and_query = Some(PathAndQuery::from_static("/"));
+    }
+    request.uri = Uri::from_parts(uri).map_err(|_| Failure::InvalidRequest)?;
+    request.version = Version::HTTP_2;
+    Ok(())
+}
+
+/// HTTP/2 may split cookies over several fields; HTTP/1 wants one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+fn append_client(headers: &mut HeaderMap, client: IpAddr) {
+    let client = client.to_canonical();
+    let mut chain = String::with_capacity(40);
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        if let Ok(value) = value.to_str() {
+            chain.push_str(value);
+            chain.push_str(", ");
+        }
+    }
+    // Writing into a string cannot fail.
+    let _ = write!(chain, "{client}");
+    if let Ok(value) = HeaderValue::from_str(&chain) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    if let Some(id) = headers.get(X_REQUEST_ID) {
+        return id.clone();
+    }
+    let id = format!("{:016x}", fastrand::u64(..));
+    match HeaderValue::from_str(&id) {
+        Ok(id) => {
+            headers.insert(X_REQUEST_ID, id.clone());
+            id
+        }
+        Err(_) => HeaderValue::from_static("0"),
+    }
+}

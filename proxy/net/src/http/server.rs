@@ -1,0 +1,245 @@
+//! Serving clients: HTTP/1.1 and HTTP/2 with prior knowledge on one port, within limits.
+//!
+//! [`serve`] takes connections from one socket and runs each as its own task. hyper frames the
+//! messages; the time limits are ours, because they need to tell a connection that idles from
+//! one that sends half a head or never reads: a [`Watch`] per connection knows, and is asked a
+//! few times a second at most. A connection that overstays is closed; nothing else notices.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+
+use self::watch::{Verdict, Watch};
+use super::body::BodyError;
+use crate::clock;
+use crate::drain::{Drain, Phase, Ticket};
+use crate::error::Failure;
+use crate::metrics::{Held, ListenerMeter};
+
+mod watch;
+
+pub use self::watch::{ClientStream, InFlight};
+
+/// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
+/// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// Of all streams of one client connection together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What a slow reader can make us keep of one HTTP/2 stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// hyper's own lower bound of a connection's buffer.
+const BUFFER_MIN: usize = 8 * 1024;
+
+/// No head may make a connection keep more than this.
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// After an accept that failed because this process has too many files open.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds on the clients of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections, of all workers together.
+    pub connections_max: usize,
+    /// A head must be complete this long after its first byte.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this.
+    pub idle_timeout: Duration,
+    /// Bytes of a head.
+    pub header_bytes_max: u32,
+    /// Fields of a head.
+    pub headers_max: usize,
+    /// Streams of one HTTP/2 connection.
+    pub streams_max: u32,
+}
+
+/// One listener, as all of its workers share it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Bounds on its clients.
+    pub limits: Limits,
+    /// Where to count.
+    pub meter: ListenerMeter,
+    /// When to stop.
+    pub drain: Drain,
+    open: AtomicUsize,
+}
+
+/// Who sent a request, and its life.
+#[derive(Debug)]
+pub struct Caller {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The request's life; keep it until the response has ended.
+    pub flow: InFlight,
+    /// A ticket for what outlives the connection.
+    pub ticket: Arc<Ticket>,
+}
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Bodies of its answers.
+    type Body: Body<Data = Bytes, Error = BodyError> + Send + 'static;
+
+    /// The answer to one request. There always is one.
+    fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        caller: Caller,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+impl Entry {
+    /// A listener without connections.
+    pub fn new(limits: Limits, meter: ListenerMeter, drain: Drain) -> Arc<Self> {
+        Arc::new(Self { limits, meter, drain, open: AtomicUsize::new(0) })
+    }
+
+    fn admit(self: &Arc<Self>) -> Option<Place> {
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits.connections_max {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            self.meter.refused.inc();
+            return None;
+        }
+        self.meter.accepted.inc();
+        Some(Place { entry: Arc::clone(self), _held: Held::new(&self.meter.connections) })
+    }
+}
+
+/// One client connection of a listener, counted while it lives.
+struct Place {
+    entry: Arc<Entry>,
+    _held: Held,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.entry.open.fetch_sub(1, Ordering::AcqRel);
+        if std::thread::panicking() {
+            self.entry.meter.panics.inc();
+        }
+    }
+}
+
+/// Takes connections from `listener` until the drain begins.
+///
+/// # Errors
+/// Only if the runtime cannot watch the socket.
+pub async fn serve<H: Handler>(
+    listener: TcpListener,
+    entry: Arc<Entry>,
+    handler: Arc<H>,
+) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let mut draining = pin!(entry.drain.reached(Phase::Draining));
+    loop {
+        let accepted = tokio::select! {
+            () = &mut draining => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(place) = entry.admit() else { continue };
+                let ticket = entry.drain.ticket();
+                let handler = Arc::clone(&handler);
+                tokio::spawn(serve_connection(stream, peer, place, ticket, handler));
+            }
+            Err(error) => {
+                // A client that left between SYN and accept, or we have no file left: not fatal.
+                tracing::debug!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    mut ticket: Ticket,
+    handler: Arc<H>,
+) {
+    // Answers must not wait for acknowledgements of earlier ones.
+    let _ = stream.set_nodelay(true);
+    let limits = place.entry.limits;
+    let watch = Arc::new(Watch::new(clock::now()));
+    let shared_ticket = Arc::new(ticket.split());
+    let service = service_fn(|request: Request<Incoming>| {
+        let flow = Watch::begin(&watch, clock::now());
+        let caller = Caller { peer, flow, ticket: Arc::clone(&shared_ticket) };
+        let answer = Arc::clone(&handler).handle(request, caller);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let builder = builder(&limits);
+    let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
+    let tick = tick(&limits);
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%peer, %error, "client connection ended");
+                }
+                return;
+            }
+            phase = ticket.changed() => match phase {
+                Phase::Open => {}
+                Phase::Draining => connection.as_mut().graceful_shutdown(),
+                Phase::CutBulk if watch.has_critical() => {}
+                Phase::CutBulk | Phase::CutAll => {
+                    watch.end_all(Failure::Drained);
+                    return;
+                }
+            },
+            () = tokio::time::sleep(tick) => {
+                if watch.judge(clock::now(), &limits) == Verdict::Close {
+                    place.entry.meter.timeouts.inc();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How often a connection is judged: a quarter of its shortest limit, so that a limit is
+/// overstayed by a quarter at most.
+fn tick(limits: &Limits) -> Duration {
+    let shortest = limits.header_timeout.min(limits.idle_timeout) / 4;
+    shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX))
+        .max_headers(limits.headers_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(limits.header_bytes_max)
+        .max_concurrent_streams(limits.streams_max);
+    builder
+}

@@ -1,0 +1,258 @@
+//! What a client connection does with its time: idle, half a head, a reader that does not read.
+//!
+//! The socket reports reads and writes, the requests in flight report their bytes; [`Watch::judge`]
+//! says whether somebody has overstayed. It keeps times, it sets no timer.
+
+use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::super::flow::Flow;
+use super::Limits;
+use crate::clock;
+use crate::error::Failure;
+
+/// How a client connection spends its time. All times are milliseconds after `born`, plus one;
+/// zero = not.
+#[derive(Debug)]
+pub(super) struct Watch {
+    born: Instant,
+    /// First byte since the last request ended.
+    head_since: AtomicU64,
+    idle_since: AtomicU64,
+    /// The client has not taken what we wrote since then.
+    stalled_since: AtomicU64,
+    /// How long the last request let its client stand still.
+    stall_limit: AtomicU64,
+    speaks_http2: AtomicBool,
+    begun: AtomicBool,
+    flows: Mutex<Vec<Arc<Flow>>>,
+}
+
+/// What to do about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Keep,
+    Close,
+}
+
+impl Watch {
+    pub(super) const fn new(born: Instant) -> Self {
+        Self {
+            born,
+            head_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(1),
+            stalled_since: AtomicU64::new(0),
+            stall_limit: AtomicU64::new(0),
+            speaks_http2: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            flows: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin(watch: &Arc<Self>, now: Instant) -> InFlight {
+        let flow = Arc::new(Flow::new(now));
+        watch.begun.store(true, Ordering::Relaxed);
+        watch.head_since.store(0, Ordering::Relaxed);
+        watch.flows().push(Arc::clone(&flow));
+        InFlight { flow, watch: Arc::clone(watch) }
+    }
+
+    /// Orders everything in flight to end.
+    pub(super) fn end_all(&self, failure: Failure) {
+        for flow in self.flows().iter() {
+            flow.end(failure);
+        }
+    }
+
+    pub(super) fn has_critical(&self) -> bool {
+        self.flows().iter().any(|flow| flow.is_critical())
+    }
+
+    /// Whether somebody has overstayed. Requests that stand still are told to end at their limit;
+    /// the connection is closed if one does not (its reader does not read).
+    pub(super) fn judge(&self, now: Instant, limits: &Limits) -> Verdict {
+        let since = |time: &AtomicU64| {
+            let time = time.load(Ordering::Relaxed).checked_sub(1)?;
+            Some(now.saturating_duration_since(self.born + Duration::from_millis(time)))
+        };
+        let stall_limit = Duration::from_millis(self.stall_limit.load(Ordering::Relaxed));
+        if since(&self.stalled_since).is_some_and(|stalled| stalled > stall_limit.max(limits.header_timeout)) {
+            return Verdict::Close;
+        }
+        let flows = self.flows();
+        for flow in flows.iter() {
+            if now.saturating_duration_since(flow.moved_at()) > flow.idle_limit() {
+                if flow.ended().is_some() {
+                    return Verdict::Close;
+                }
+                flow.end(Failure::IdleTimeout);
+            }
+        }
+        if !flows.is_empty() {
+            return Verdict::Keep;
+        }
+        let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
+        let first = !self.begun.load(Ordering::Relaxed);
+        let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
+        let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
+        let idle_late = since(&self.idle_since).is_some_and(|idle| idle > limits.idle_timeout);
+        if head_late || idle_late { Verdict::Close } else { Verdict::Keep }
+    }
+
+    fn finish(&self, flow: &Arc<Flow>, now: Instant) {
+        let mut flows = self.flows();
+        if let Some(place) = flows.iter().position(|known| Arc::ptr_eq(known, flow)) {
+            flows.swap_remove(place);
+        }
+        let limit = u64::try_from(flow.idle_limit().as_millis()).unwrap_or(u64::MAX);
+        self.stall_limit.store(limit, Ordering::Relaxed);
+        if flows.is_empty() {
+            self.head_since.store(0, Ordering::Relaxed);
+            self.idle_since.store(self.stamp(now), Ordering::Relaxed);
+        }
+    }
+
+    fn has_read(&self, bytes: &[u8], now: Instant) {
+        let stamp = self.stamp(now);
+        if !self.begun.load(Ordering::Relaxed) && bytes.starts_with(b"PRI") {
+            self.speaks_http2.store(true, Ordering::Relaxed);
+        }
+        let _ =
+            self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn has_written(&self) {
+        if self.stalled_since.load(Ordering::Relaxed) != 0 {
+            self.stalled_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn is_stalled(&self) {
+        if self.stalled_since.load(Ordering::Relaxed) == 0 {
+            self.stalled_since.store(self.stamp(clock::now()), Ordering::Relaxed);
+        }
+    }
+
+    fn stamp(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.born).as_millis();
+        u64::try_from(age).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Vec<Arc<Flow>>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request's [`Flow`], known to its client's connection while this lives.
+#[derive(Debug)]
+pub struct InFlight {
+    flow: Arc<Flow>,
+    watch: Arc<Watch>,
+}
+
+impl InFlight {
+    /// The flow, to share with what moves its bytes.
+    pub const fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.watch.finish(&self.flow, clock::now());
+    }
+}
+
+/// A client's connection that reports what it does.
+#[derive(Debug)]
+pub struct ClientStream {
+    stream: TcpStream,
+    watch: Arc<Watch>,
+}
+
+impl ClientStream {
+    pub(super) const fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+
+    /// The bare connection, for a tunnel.
+    pub fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if polled.is_pending() {
+            self.watch.is_stalled();
+        } else {
+            self.watch.has_written();
+        }
+        polled
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if polled.is_ready() && buf.filled().len() > before {
+            this.watch.has_read(&buf.filled()[before..], clock::now());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,212 @@
+//! The way out: names become addresses, addresses become connections.
+//!
+//! [`Resolver`] is the one seam for names. [`dial`] opens a plain TCP connection for what stays
+//! in the store, and a shaped one of exactly one class for what crosses a WAN line. Which of the
+//! two, and which class, is decided by the caller; the address given is the one dialled.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tillgate_core::backend::Host;
+use tillgate_core::class::ClassSpec;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::clock;
+use crate::error::DialError;
+use crate::link::Link;
+use crate::shaped::{ConnectError, ShapedStream};
+
+/// How long an answer is used before the system is asked again. The system's resolver tells no
+/// lifetime; half a minute is what internal zones commonly use.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Names remembered at most; further ones are asked for each time.
+const NAMES_MAX: usize = 1024;
+
+/// Turns names into addresses with the system's resolver, and remembers the last good answer:
+/// a till that calls once in ten minutes must not meet an empty list because DNS is away.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    known: Mutex<HashMap<Arc<str>, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    addresses: Arc<[SocketAddr]>,
+    at: Instant,
+}
+
+impl Resolver {
+    /// The addresses of `host` with `port`, never empty.
+    ///
+    /// # Errors
+    /// [`DialError::Resolve`], if the name has no address now and had none before;
+    /// [`DialError::TimedOut`] after `within`.
+    pub async fn resolve(
+        &self,
+        host: &Host,
+        port: u16,
+        within: Duration,
+    ) -> Result<Arc<[SocketAddr]>, DialError> {
+        let name = match host {
+            Host::Ip(address) => return Ok(Arc::new([SocketAddr::new(*address, port)])),
+            Host::Name(name) => name,
+        };
+        let known = self.known(name);
+        if let Some(known) = &known
+            && clock::now().saturating_duration_since(known.at) < FRESH
+        {
+            return Ok(with_port(&known.addresses, port));
+        }
+        let answer = tokio::time::timeout(within, tokio::net::lookup_host((&**name, port))).await;
+        let found: io::Result<Arc<[SocketAddr]>> = match answer {
+            Ok(answer) => answer.map(Iterator::collect),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                self.remember(name, &addresses);
+                Ok(addresses)
+            }
+            Ok(_) => Err(io::Error::other("the answer is empty")),
+            Err(source) => Err(source),
+        }
+        .or_else(|source| match known {
+            Some(known) => Ok(with_port(&known.addresses, port)),
+            None => Err(DialError::Resolve { name: name.to_string(), source }),
+        })
+    }
+
+    fn known(&self, name: &str) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn remember(&self, name: &Arc<str>, addresses: &Arc<[SocketAddr]>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < NAMES_MAX || known.contains_key(name) {
+            let entry = Known { addresses: Arc::clone(addresses), at: clock::now() };
+            known.insert(Arc::clone(name), entry);
+        }
+    }
+}
+
+fn with_port(addresses: &Arc<[SocketAddr]>, port: u16) -> Arc<[SocketAddr]> {
+    if addresses.iter().all(|address| address.port() == port) {
+        return Arc::clone(addresses);
+    }
+    addresses.iter().map(|address| SocketAddr::new(address.ip(), port)).collect()
+}
+
+/// The line a connection takes, and as what.
+#[derive(Clone)]
+pub struct Lane {
+    /// The line.
+    pub link: Arc<Link>,
+    /// The one class of the connection.
+    pub class: Arc<ClassSpec>,
+}
+
+/// A connection to a server: plain inside the store, shaped across a line.
+pub enum Upstream {
+    /// Never shaped.
+    Local(TcpStream),
+    /// Asks its line before it moves bytes.
+    Wan(ShapedStream),
+}
+
+/// Connects to `address`, on `lane` if it is across a line, within `connect_timeout`. Waiting
+/// for a slot on the line is not counted against that.
+///
+/// # Errors
+/// [`DialError`] names the address and the cause.
+pub async fn dial(
+    address: SocketAddr,
+    lane: Option<&Lane>,
+    connect_timeout: Duration,
+) -> Result<Upstream, DialError> {
+    let Some(lane) = lane else {
+        return match tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Small calls must not wait for an acknowledgement of the one before.
+                stream.set_nodelay(true).map_err(|source| DialError::from_io(address, source))?;
+                Ok(Upstream::Local(stream))
+            }
+            Ok(Err(source)) => Err(DialError::from_io(address, source)),
+            Err(_) => Err(DialError::TimedOut { to: address.to_string(), after: connect_timeout }),
+        };
+    };
+    let to = || address.to_string();
+    match ShapedStream::connect(&lane.link, &lane.class, address, connect_timeout).await {
+        Ok(stream) => Ok(Upstream::Wan(stream)),
+        Err(ConnectError::Refused(source)) => Err(DialError::Refused { to: to(), source }),
+        Err(ConnectError::Unreachable(source)) => Err(DialError::Unreachable { to: to(), source }),
+        Err(ConnectError::TimedOut(after)) => Err(DialError::TimedOut { to: to(), after }),
+        Err(ConnectError::QueueTimeout(after)) => Err(DialError::QueueTimeout { to: to(), after }),
+        Err(ConnectError::QueueFull) => Err(DialError::LineFull { to: to() }),
+        Err(ConnectError::Socket(source)) => Err(DialError::Socket { to: to(), source }),
+    }
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Wan(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Wan(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Wan(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Local(stream) => stream.is_write_vectored(),
+            Self::Wan(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Wan(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Wan(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
