@@ -12,7 +12,7 @@ use crate::origin::Service;
 use crate::preset::LineSpec;
 use crate::say;
 use crate::stats::{Quantiles, real};
-use crate::sys::{self, NANOS_PER_SEC};
+use crate::sys::{self, NANOS_PER_SEC, Nanos};
 use crate::testbed::{CLOUD, Testbed};
 
 const ROUND_TRIPS: usize = 200;
@@ -23,6 +23,7 @@ const GOODPUT: f64 = 0.93;
 /// Payload of a full packet, as a share of its IP length.
 const PAYLOAD: f64 = 1_448.0 / 1_500.0;
 const RTT_ERROR_MS: f64 = 0.5;
+const PAUSE: Nanos = NANOS_PER_SEC / 50;
 const FLOW_SECONDS: u64 = 10;
 /// Start-up of the flow that is not judged.
 const RAMP_SECONDS: u64 = 3;
@@ -76,6 +77,8 @@ fn round_trips() -> Result<Quantiles> {
         let started = sys::now();
         drop(TcpStream::connect(address)?);
         times.push((sys::now() - started) / 1_000);
+        // The packets that end this connection must not stand in front of the next one.
+        sys::sleep_until(sys::now() + PAUSE);
     }
     Ok(Quantiles::of_micros(times))
 }
