@@ -1,1 +1,21 @@
-//! placeholder
+//! Tillgate wires here: arguments, the effective config, the gateway process.
+//!
+//! [`build`] takes an effective config and nothing else, and returns a [`Bound`]: every socket is
+//! bound and its address known, nothing is served yet. [`Bound::run`] serves until it is told to
+//! stop and everything has drained.
+
+mod admin;
+mod bound;
+pub mod cli;
+mod forward;
+mod gateway;
+mod lines;
+mod outcome;
+mod pick;
+mod problem;
+pub mod reload;
+mod running;
+mod serve;
+mod telemetry;
+
+pub use bound::{Bound, BuildError, Control, build};

@@ -230,12 +230,12 @@ impl Metrics {
             "attempts to load a config, by result",
             self.reloads.clone(),
         );
+        registry.register("config", "1 for the digest of the running config", self.config.clone());
         registry.register(
-            "config",
-            "1 for the digest of the running config",
-            self.config.clone(),
+            "panics",
+            "panics, each of which ended one connection",
+            self.panics.clone(),
         );
-        registry.register("panics", "panics, each of which ended one connection", self.panics.clone());
     }
 
     fn register_requests(&self, registry: &mut Registry) {

@@ -19,16 +19,22 @@ use crate::http::flow::Flow;
 /// tunnels whose readers all stand still stay within 32 MiB.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Copies until both sides have ended. `client` is the store's side, `server` the far one.
+/// Copies until both sides have ended. `client` is the store's side, `server` the far one;
+/// `early` is what the client sent before the tunnel stood.
 ///
 /// # Errors
 /// Why it ended before its time.
-pub async fn run<C, S>(client: &mut C, server: &mut S, flow: &Flow) -> Result<(), Failure>
+pub async fn run<C, S>(
+    client: &mut C,
+    server: &mut S,
+    early: Vec<u8>,
+    flow: &Flow,
+) -> Result<(), Failure>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut up = Half::default();
+    let mut up = Half { buffer: early, ..Half::default() };
     let mut down = Half::default();
     let mut idle = pin!(tokio::time::sleep(flow.idle_limit()));
     poll_fn(|cx| {

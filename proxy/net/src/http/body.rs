@@ -117,6 +117,11 @@ impl<O: Observer> ResponseBody<O> {
         Self { kind: Kind::Whole(bytes), observer: Some(observer) }
     }
 
+    /// Nothing, and nobody to tell.
+    pub const fn empty() -> Self {
+        Self { kind: Kind::Whole(None), observer: None }
+    }
+
     /// A server's body; `lease` goes back to its pool with the last byte.
     pub fn relay(
         incoming: Incoming,
@@ -225,7 +230,9 @@ impl<O: Observer> Body for ResponseBody<O> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
             Kind::Relay(relay) => relay.incoming.size_hint(),
         }
     }

@@ -86,6 +86,20 @@ pub struct Target {
     pub meter: Arc<UpstreamMeter>,
 }
 
+impl Target {
+    /// The same with another patience for connecting.
+    #[must_use]
+    pub fn with_connect_timeout(&self, connect_timeout: Duration) -> Self {
+        Self {
+            endpoint: self.endpoint.clone(),
+            lane: self.lane.clone(),
+            meter: Arc::clone(&self.meter),
+            connect_timeout,
+            ..*self
+        }
+    }
+}
+
 /// Why a request got no response's head.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -280,18 +294,11 @@ impl std::fmt::Debug for Connection {
 type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
 
 impl Connection {
-    fn http1(
-        sender: http1::SendRequest<RequestBody>,
-        shelf: &Arc<Shelf>,
-        born: Instant,
-    ) -> Self {
+    fn http1(sender: http1::SendRequest<RequestBody>, shelf: &Arc<Shelf>, born: Instant) -> Self {
         Self { sender: Sender::Http1(sender), _stream: None, shelf: Arc::clone(shelf), born }
     }
 
-    async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Unsent> {
+    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unsent> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
@@ -320,8 +327,7 @@ async fn open(
 ) -> Result<Fresh, DialError> {
     let endpoint = &target.endpoint;
     target.meter.dials.inc();
-    let addresses =
-        resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
+    let addresses = resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
     let mut last = None;
     for address in addresses.iter() {
         match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
@@ -14,11 +15,12 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use tillgate_core::matching::canonical_host;
 
 use super::client::Wire;
+use super::flow::Gate;
 use crate::error::Failure;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -76,6 +78,22 @@ pub fn expects_continue(request: &Parts) -> bool {
             .headers
             .get(EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether the body has to wait for the server's `100 Continue`. Asked after
+/// [`prepare_request`], which leaves the field only where the server's wire can say it.
+pub fn awaits_continue(request: &Parts, has_body: HasBody) -> bool {
+    has_body == HasBody::Yes && request.headers.contains_key(EXPECT)
+}
+
+/// Opens `gate` when the server says `100 Continue`.
+pub fn open_on_continue<B>(request: &mut http::Request<B>, gate: &Arc<Gate>) {
+    let gate = Arc::clone(gate);
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            gate.open();
+        }
+    });
 }
 
 /// The host a request is for: lower case, without port, brackets and trailing dot.
@@ -198,7 +216,8 @@ fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(authority);
     uri.path_and_query = request.uri.path_and_query().cloned();
-    if request.method == Method::OPTIONS && request.uri.path() == "*" || uri.path_and_query.is_none()
+    if request.method == Method::OPTIONS && request.uri.path() == "*"
+        || uri.path_and_query.is_none()
     {
         uri.path_and_query = Some(PathAndQuery::from_static("/"));
     }

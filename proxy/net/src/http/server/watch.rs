@@ -85,7 +85,9 @@ impl Watch {
             Some(now.saturating_duration_since(self.born + Duration::from_millis(time)))
         };
         let stall_limit = Duration::from_millis(self.stall_limit.load(Ordering::Relaxed));
-        if since(&self.stalled_since).is_some_and(|stalled| stalled > stall_limit.max(limits.header_timeout)) {
+        if since(&self.stalled_since)
+            .is_some_and(|stalled| stalled > stall_limit.max(limits.header_timeout))
+        {
             return Verdict::Close;
         }
         let flows = self.flows();
@@ -126,8 +128,7 @@ impl Watch {
         if !self.begun.load(Ordering::Relaxed) && bytes.starts_with(b"PRI") {
             self.speaks_http2.store(true, Ordering::Relaxed);
         }
-        let _ =
-            self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn has_written(&self) {

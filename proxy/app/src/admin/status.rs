@@ -1,0 +1,99 @@
+//! `/v1/status`: what the gateway does right now, for people and scripts.
+
+use serde_json::{Value, json};
+use tillgate_core::units::Direction;
+use tillgate_net::http::client::ShelfSnapshot;
+use tillgate_net::link::snapshot::{ClassSnapshot, LinkSnapshot};
+
+use crate::gateway::Gateway;
+
+/// The status document.
+pub(crate) fn of(gateway: &Gateway) -> Value {
+    let running = gateway.running();
+    let effective = &running.effective;
+    let links: Vec<Value> =
+        running.lines().iter().map(|link| show_link(&link.snapshot())).collect();
+    let listeners: Vec<Value> = gateway
+        .listeners
+        .iter()
+        .map(|listening| {
+            json!({ "name": &*listening.name, "address": listening.address.to_string() })
+        })
+        .collect();
+    let backends: Vec<Value> = effective
+        .backends
+        .iter()
+        .map(|backend| {
+            json!({
+                "name": &*backend.name,
+                "location": format!("{:?}", backend.location),
+                "endpoints": backend.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let connections: Vec<Value> =
+        gateway.wan().snapshot().iter().map(|shelf| show_shelf(gateway, shelf)).collect();
+    let not_in_effect: Vec<&str> =
+        effective.not_in_effect.iter().map(|field| &*field.field).collect();
+    json!({
+        "store": &*effective.store,
+        "version": env!("CARGO_PKG_VERSION"),
+        "digest": &*effective.digest,
+        "ready": gateway.not_ready().is_none(),
+        "notReady": gateway.not_ready(),
+        "links": links,
+        "listeners": listeners,
+        "backends": backends,
+        "wanConnections": connections,
+        "notInEffect": not_in_effect,
+    })
+}
+
+fn show_link(link: &LinkSnapshot) -> Value {
+    let direction = |direction: Direction| {
+        let shown = link.directions.get(direction);
+        json!({
+            "capacity": shown.capacity.to_string(),
+            "shaped": shown.shaped.to_string(),
+            "classes": shown.classes.iter().filter(|class| class.present)
+                .map(|class| show_class(class, shown.shaped.bits_per_second()))
+                .collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "name": &*link.name,
+        "up": direction(Direction::Up),
+        "down": direction(Direction::Down),
+        "baseRttMs": link.base_rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "connections": link.connections,
+        "dialsWaiting": link.dials_waiting,
+        "windowSumBytes": link.window_sum_bytes,
+        "windowSumMaxBytes": link.window_sum_max_bytes,
+    })
+}
+
+fn show_class(class: &ClassSnapshot, line: u64) -> Value {
+    let counters = &class.counters;
+    let rate = class.rate.bits_per_second();
+    let mean = counters.waits.sum.as_secs_f64() * 1000.0 / counters.waits.count.max(1) as f64;
+    json!({
+        "name": &*class.name,
+        "rateBitsPerSecond": rate,
+        "sharePercent": rate as f64 * 100.0 / line.max(1) as f64,
+        "bytes": counters.bytes,
+        "grants": counters.grants,
+        "flows": counters.flows,
+        "parked": counters.parked,
+        "meanWaitMs": mean,
+    })
+}
+
+fn show_shelf(gateway: &Gateway, shelf: &ShelfSnapshot) -> Value {
+    json!({
+        "endpoint": shelf.endpoint.to_string(),
+        "class": gateway.class_name(shelf.class).as_deref(),
+        "open": shelf.open,
+        "idle": shelf.idle,
+        "waiting": shelf.waiting,
+    })
+}

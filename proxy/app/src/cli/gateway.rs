@@ -1,0 +1,119 @@
+//! `tillgate gateway`: load, bind, serve; SIGHUP loads again, SIGTERM drains, the second ends.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tillgate_config::effective::{Effective, ListenerProtocol};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use crate::serve::explain;
+use crate::telemetry::{self, AccessLog, LogFormat, LogOptions};
+use crate::{Control, build};
+
+/// Flags of `tillgate gateway`. Those that name addresses override the file.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// The policy file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where the HTTP entry listens.
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Where the forward proxy listens.
+    #[arg(long, value_name = "ADDR")]
+    forward_proxy: Option<SocketAddr>,
+    /// Where probes, metrics and status are served.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Worker threads of the data plane [default: one per CPU this process may use].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// What is logged: error, warn, info, debug, trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LevelFilter,
+    /// How a log line looks.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Write one line per request and tunnel.
+    #[arg(long)]
+    access_log: bool,
+}
+
+/// Runs the gateway until it has drained.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let access = if options.access_log { AccessLog::On } else { AccessLog::Off };
+    telemetry::start(LogOptions { level: options.log, format: options.log_format, access });
+    match serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options) -> Result<(), String> {
+    let effective = load(options)?;
+    for field in &effective.not_in_effect {
+        tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
+    }
+    let bound = build(effective).map_err(|error| explain(&error))?;
+    let shutdown = signals(bound.control(), options.clone());
+    bound.run(shutdown).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+}
+
+fn load(options: &Options) -> Result<Effective, String> {
+    let mut effective = super::stopgap::load(&options.config)?;
+    let addresses = [
+        (ListenerProtocol::Http, options.http),
+        (ListenerProtocol::ForwardProxy, options.forward_proxy),
+        (ListenerProtocol::Admin, options.admin),
+    ];
+    for (protocol, address) in addresses {
+        let Some(address) = address else { continue };
+        let listener = effective.listeners.iter_mut().find(|known| known.protocol == protocol);
+        if let Some(listener) = listener {
+            listener.address = address;
+        }
+    }
+    if options.workers.is_some() {
+        effective.process.workers = options.workers;
+    }
+    Ok(effective)
+}
+
+/// Ready when the process shall drain. SIGHUP reloads meanwhile; a second SIGTERM or SIGINT ends
+/// everything at once.
+async fn signals(control: Control, options: Options) {
+    let kinds = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()];
+    let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
+        tracing::error!("signals cannot be received; stop the process with SIGKILL");
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(&control, &options),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("told to stop twice: ending everything now");
+        control.stop();
+    });
+}
+
+fn reload(control: &Control, options: &Options) {
+    match load(options) {
+        // A refused config is logged and counted where it is refused.
+        Ok(effective) => drop(control.reload(effective)),
+        Err(why) => control.reload_failed(&why),
+    }
+}

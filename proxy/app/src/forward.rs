@@ -1,0 +1,266 @@
+//! The forward proxy: CONNECT and absolute-form, classed by where they go.
+//!
+//! The egress policy is asked by name before anything is resolved, and by address after; the
+//! address that was checked is the one that is dialled. Of a tunnel nothing is seen but bytes:
+//! its class is its destination's. Plain requests in absolute-form go the way of every request,
+//! and where no rule names a class their shape does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade;
+use tillgate_core::backend::{Host, Location};
+use tillgate_core::class::ClassId;
+use tillgate_core::matching::{EgressVerdict, canonical_host};
+use tillgate_net::drain::{Phase, Ticket};
+use tillgate_net::error::{DialError, Failure};
+use tillgate_net::http::body::{Observer as _, ResponseBody};
+use tillgate_net::http::head::{HeadLimits, until_head};
+use tillgate_net::http::headers;
+use tillgate_net::http::server::{Caller, ClientStream};
+use tillgate_net::metrics::Held;
+use tillgate_net::tunnel;
+use tillgate_net::upstream::{self, Upstream};
+
+use crate::gateway::{Gateway, Worker};
+use crate::outcome::{Kind, Outcome};
+use crate::problem::{self, Answer, Refusal};
+use crate::running::{EGRESS_TIMEOUTS, Running};
+use crate::serve::{self, explain};
+
+/// Answers one request of the forward proxy.
+pub(crate) async fn serve_request(
+    worker: &Worker,
+    request: Request<Incoming>,
+    caller: Caller,
+) -> Answer {
+    if request.method() == Method::CONNECT {
+        serve_connect(worker, request, caller).await
+    } else {
+        serve_plain(worker, request, caller).await
+    }
+}
+
+async fn serve_connect(worker: &Worker, mut request: Request<Incoming>, caller: Caller) -> Answer {
+    let running = worker.gateway().running();
+    let mut outcome = serve::begin(&running, Kind::Tunnel, caller.flow);
+    let opened = async {
+        let place = Place::of_connect(request.uri())?;
+        let way = Way::find(worker.gateway(), &running, &place, None).await?;
+        way.mark(&running, &mut outcome);
+        let dial = way.dial(&running);
+        let limits = HeadLimits { request: None, backend_request: None };
+        match until_head(dial, limits, outcome.flow(), None).await {
+            Ok(Ok(server)) => Ok((server, way)),
+            Ok(Err(error)) => Err(Refusal::new(error.failure(), explain(&error))),
+            Err(failure) => Err(failure.into()),
+        }
+    };
+    match opened.await {
+        Ok((server, way)) => {
+            outcome.answer(http::StatusCode::OK);
+            let upgraded = hyper::upgrade::on(&mut request);
+            let held = Held::new(&running.class(way.class).meter.tunnels);
+            let tunnel = Tunnel { server, outcome, ticket: caller.ticket.split(), held };
+            tokio::spawn(tunnel.run(upgraded));
+            Response::new(ResponseBody::empty())
+        }
+        Err(refusal) => problem::answer(&refusal, outcome),
+    }
+}
+
+async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller) -> Answer {
+    let running = worker.gateway().running();
+    let (mut head, body) = request.into_parts();
+    let mut outcome = serve::begin(&running, Kind::Forward, caller.flow);
+    let client = caller.peer.ip();
+    let way = async {
+        serve::admit(&head)?;
+        let place = Place::of_absolute(&head.uri)?;
+        Way::find(worker.gateway(), &running, &place, Some(&head)).await
+    };
+    let way = match way.await {
+        Ok(way) => way,
+        Err(refusal) => return problem::answer(&refusal, outcome),
+    };
+    way.mark(&running, &mut outcome);
+    let target = running.egress_target(way.rule, way.addresses[0], way.location, way.class);
+    let pool = worker.pool(way.location);
+    let sent =
+        serve::send(pool, &target, &mut head, body, client, &EGRESS_TIMEOUTS, &mut outcome).await;
+    match sent {
+        Ok(reply) => serve::relay(reply, outcome),
+        Err(refusal) => problem::answer(&refusal, outcome),
+    }
+}
+
+/// Where a client wants to go.
+struct Place {
+    host: String,
+    port: u16,
+}
+
+impl Place {
+    fn of_connect(uri: &Uri) -> Result<Self, Refusal> {
+        let wrong = "CONNECT needs a target of the form host:port";
+        let authority = uri.authority().ok_or_else(|| invalid(wrong))?;
+        let port = authority.port_u16().filter(|port| *port != 0).ok_or_else(|| invalid(wrong))?;
+        let host = headers::host_name(authority.as_str()).ok_or_else(|| invalid(wrong))?;
+        Ok(Self { host: host.into_owned(), port })
+    }
+
+    fn of_absolute(uri: &Uri) -> Result<Self, Refusal> {
+        let wrong = "the forward proxy needs a target of the form http://host/path, or CONNECT";
+        if uri.scheme_str() != Some("http") {
+            return Err(invalid(wrong));
+        }
+        let authority = uri.authority().ok_or_else(|| invalid(wrong))?;
+        let host = headers::host_name(authority.as_str()).ok_or_else(|| invalid(wrong))?;
+        let port = authority.port_u16().unwrap_or(80);
+        if port == 0 { Err(invalid(wrong)) } else { Ok(Self { host: host.into_owned(), port }) }
+    }
+
+    fn as_host(&self) -> Host {
+        let canonical = canonical_host(&self.host);
+        canonical.parse().map_or_else(|_| Host::Name(canonical.as_ref().into()), Host::Ip)
+    }
+}
+
+fn invalid(detail: &str) -> Refusal {
+    Refusal::new(Failure::InvalidRequest, detail)
+}
+
+/// How a client gets there: what the policy said, about which addresses.
+struct Way {
+    /// All of them passed; never empty.
+    addresses: Vec<SocketAddr>,
+    rule: Option<usize>,
+    class: ClassId,
+    location: Location,
+}
+
+impl Way {
+    /// Asks the policy by name, resolves, and asks by address where it must.
+    async fn find(
+        gateway: &Gateway,
+        running: &Running,
+        place: &Place,
+        head: Option<&Parts>,
+    ) -> Result<Self, Refusal> {
+        let egress = running.effective.egress.as_ref();
+        let by_host = egress.map_or(EgressVerdict::Allowed, |e| e.by_host(&place.host, place.port));
+        if by_host == EgressVerdict::Denied {
+            return Err(denied(place));
+        }
+        let resolved = gateway
+            .resolver()
+            .resolve(&place.as_host(), place.port, EGRESS_TIMEOUTS.connect)
+            .await
+            .map_err(|error| Refusal::new(error.failure(), explain(&error)))?;
+        let mut verdict = by_host;
+        let mut addresses = resolved.to_vec();
+        if let (EgressVerdict::AskAddress, Some(egress)) = (by_host, egress) {
+            let by_address = |address: &SocketAddr| egress.by_address(address.ip(), address.port());
+            // The first address that may be dialled decides; others of the same verdict may
+            // stand in for it.
+            verdict = addresses
+                .iter()
+                .map(by_address)
+                .find(|verdict| *verdict != EgressVerdict::Denied)
+                .ok_or_else(|| denied(place))?;
+            addresses.retain(|address| by_address(address) == verdict);
+        }
+        let rule = if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None };
+        let named = rule.and_then(|rule| egress?.rules.get(rule));
+        let natural = || match head {
+            Some(head) => running.natural(serve::facts(&place.host, head)),
+            None => running.default_class(),
+        };
+        Ok(Self {
+            addresses,
+            rule,
+            class: named.and_then(|rule| rule.class).unwrap_or_else(natural),
+            location: named.map_or(Location::Cloud, |rule| rule.location),
+        })
+    }
+
+    /// Notes on the outcome what is known now.
+    fn mark(&self, running: &Running, outcome: &mut Outcome) {
+        let class = running.class(self.class);
+        let meter = running.egress_meter(self.rule, self.class);
+        let name = running.egress_name(self.rule);
+        outcome.classify((&class.spec.name, &class.meter), meter, &name);
+        outcome.flow().bind(EGRESS_TIMEOUTS.idle, class.critical());
+    }
+
+    /// Opens a connection of this way's own, to the first address that takes it.
+    async fn dial(&self, running: &Running) -> Result<Upstream, DialError> {
+        let lane = running.lane(self.location, self.class).map(|(_, lane)| lane);
+        let mut last = None;
+        for address in &self.addresses {
+            match upstream::dial(*address, lane.as_ref(), EGRESS_TIMEOUTS.connect).await {
+                Ok(server) => return Ok(server),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            DialError::from_io("nowhere", std::io::ErrorKind::AddrNotAvailable.into())
+        }))
+    }
+}
+
+fn denied(place: &Place) -> Refusal {
+    let detail = format!("the EgressPolicy refuses {}:{}", place.host, place.port);
+    Refusal::new(Failure::EgressDenied, detail)
+}
+
+/// A tunnel that has been granted.
+struct Tunnel {
+    server: Upstream,
+    outcome: Outcome,
+    ticket: Ticket,
+    held: Held,
+}
+
+impl Tunnel {
+    async fn run(mut self, upgraded: hyper::upgrade::OnUpgrade) {
+        let Ok(upgraded) = upgraded.await else {
+            return problem::drop_silently(self.outcome, Failure::ClientGone);
+        };
+        let flow = Arc::clone(self.outcome.flow().flow());
+        flow.touch();
+        let copied = async {
+            match upgrade::downcast::<TokioIo<ClientStream>>(upgraded) {
+                Ok(parts) => {
+                    let mut client = parts.io.into_inner().into_inner();
+                    let early = parts.read_buf.to_vec();
+                    tunnel::run(&mut client, &mut self.server, early, &flow).await
+                }
+                Err(upgraded) => {
+                    // A stream of an HTTP/2 connection.
+                    let mut client = TokioIo::new(upgraded);
+                    tunnel::run(&mut client, &mut self.server, Vec::new(), &flow).await
+                }
+            }
+        };
+        let drained = async {
+            loop {
+                match self.ticket.changed().await {
+                    Phase::CutBulk if !flow.is_critical() => break,
+                    Phase::CutAll => break,
+                    Phase::Open | Phase::Draining | Phase::CutBulk => {}
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = copied => result,
+            () = drained => Err(Failure::Drained),
+        };
+        drop(self.held);
+        self.outcome.end(result);
+    }
+}

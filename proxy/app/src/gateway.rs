@@ -1,0 +1,235 @@
+//! The gateway process: what its workers share, and what each has of its own.
+//!
+//! Shared: the running config behind one pointer, the WAN lines and the pools across them, the
+//! instruments, the drain. Per worker: its pools inside the store and its share of every
+//! listener's connections.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::Request;
+use hyper::body::Incoming;
+use tillgate_config::effective::{Effective, ListenerLimits, ListenerProtocol};
+use tillgate_core::backend::Location;
+use tillgate_core::class::ClassId;
+use tillgate_net::clock;
+use tillgate_net::drain::{Drain, Phase};
+use tillgate_net::http::body::ResponseBody;
+use tillgate_net::http::client::Pool;
+use tillgate_net::http::server::{Caller, Handler, Limits};
+use tillgate_net::link::Link;
+use tillgate_net::metrics::Metrics;
+use tillgate_net::upstream::Resolver;
+
+use crate::lines::{Lines, Names};
+use crate::outcome::Outcome;
+use crate::problem::Answer;
+use crate::running::Running;
+use crate::{forward, serve};
+
+/// How often pools look for connections that have idled or lived too long.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+pub(crate) struct Gateway {
+    running: ArcSwap<Running>,
+    names: Mutex<Names>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: Drain,
+    /// Connections across WAN lines: a pool per worker would multiply the windows.
+    wan: Pool,
+    resolver: Arc<Resolver>,
+    /// The first worker's runtime, which drives the lines.
+    driver: OnceLock<tokio::runtime::Handle>,
+    pub(crate) listeners: Vec<Listening>,
+    serving: AtomicUsize,
+    pub(crate) workers: usize,
+}
+
+/// A listener that is bound.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    pub(crate) name: Arc<str>,
+    pub(crate) protocol: ListenerProtocol,
+    pub(crate) address: SocketAddr,
+}
+
+impl Gateway {
+    pub(crate) fn new(
+        effective: Arc<Effective>,
+        listeners: Vec<Listening>,
+        workers: usize,
+    ) -> Arc<Self> {
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let mut names = Names::default();
+        let (lines, _) = Lines::default().follow(&effective);
+        metrics.reloaded(Ok(&effective.digest));
+        let running = Running::new(effective, lines, &mut names, &metrics);
+        let resolver = Arc::new(Resolver::default());
+        Arc::new(Self {
+            running: ArcSwap::from_pointee(running),
+            names: Mutex::new(names),
+            metrics,
+            drain: Drain::default(),
+            wan: Pool::new(Arc::clone(&resolver)),
+            resolver,
+            driver: OnceLock::new(),
+            listeners,
+            serving: AtomicUsize::new(0),
+            workers,
+        })
+    }
+
+    /// The config in effect. A request keeps the one it began with.
+    pub(crate) fn running(&self) -> Arc<Running> {
+        self.running.load_full()
+    }
+
+    /// Puts `effective` in effect: lines take its numbers, pools and flows survive.
+    ///
+    /// # Errors
+    /// If the process has seen more class names than it can tell apart.
+    pub(crate) fn follow(&self, effective: Arc<Effective>) -> Result<(), TooManyNames> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: Vec<_> = effective.classes.iter().map(|(_, class)| &class.name).collect();
+        if !names.fits(&wanted) {
+            return Err(TooManyNames);
+        }
+        drop(wanted);
+        let (lines, fresh) = self.running().lines().follow(&effective);
+        let digest = Arc::clone(&effective.digest);
+        let next = Running::new(effective, lines, &mut names, &self.metrics);
+        self.running.store(Arc::new(next));
+        self.metrics.reloaded(Ok(&digest));
+        for link in fresh {
+            self.drive(link);
+        }
+        Ok(())
+    }
+
+    /// This worker drives the lines.
+    pub(crate) fn become_driver(&self) {
+        if self.driver.set(tokio::runtime::Handle::current()).is_ok() {
+            for link in self.running().lines().iter() {
+                self.drive(Arc::clone(link));
+            }
+        }
+    }
+
+    fn drive(&self, link: Arc<Link>) {
+        if let Some(driver) = self.driver.get() {
+            driver.spawn(link.drive());
+        }
+    }
+
+    pub(crate) const fn wan(&self) -> &Pool {
+        &self.wan
+    }
+
+    /// The name behind a number for life.
+    pub(crate) fn class_name(&self, class: ClassId) -> Option<Arc<str>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).name(class)
+    }
+
+    pub(crate) const fn resolver(&self) -> &Arc<Resolver> {
+        &self.resolver
+    }
+
+    pub(crate) fn worker_serves(&self) {
+        self.serving.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Why it should get no traffic now, if so.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        if self.drain.phase() != Phase::Open {
+            Some("draining")
+        } else if self.serving.load(Ordering::Acquire) < self.workers {
+            Some("starting")
+        } else {
+            None
+        }
+    }
+
+    /// Closes what has idled across the lines, until aborted.
+    pub(crate) async fn sweep_wan(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.wan.sweep(clock::now());
+        }
+    }
+}
+
+/// The process would need more class names than it has numbers for.
+#[derive(Debug, thiserror::Error)]
+#[error("this process has seen more than 255 class names; restart it to load this config")]
+pub struct TooManyNames;
+
+/// What one worker has of its own.
+pub(crate) struct Worker {
+    gateway: Arc<Gateway>,
+    local: Pool,
+}
+
+impl Worker {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        let local = Pool::new(Arc::clone(gateway.resolver()));
+        Arc::new(Self { gateway, local })
+    }
+
+    pub(crate) const fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// The pool of connections to there.
+    pub(crate) fn pool(&self, location: Location) -> &Pool {
+        match location {
+            Location::Local => &self.local,
+            Location::Cloud => self.gateway.wan(),
+        }
+    }
+
+    /// Closes what has idled inside the store, until aborted.
+    pub(crate) async fn sweep_local(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.local.sweep(clock::now());
+        }
+    }
+}
+
+/// The HTTP entry of one worker.
+pub(crate) struct HttpEntry(pub(crate) Arc<Worker>);
+
+/// The forward proxy of one worker.
+pub(crate) struct ForwardEntry(pub(crate) Arc<Worker>);
+
+impl Handler for HttpEntry {
+    type Body = ResponseBody<Outcome>;
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
+        Box::pin(serve::serve_request(&self.0, request, caller)).await
+    }
+}
+
+impl Handler for ForwardEntry {
+    type Body = ResponseBody<Outcome>;
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
+        Box::pin(forward::serve_request(&self.0, request, caller)).await
+    }
+}
+
+/// The bounds of a listener, as the data plane takes them.
+pub(crate) fn limits(of: &ListenerLimits) -> Limits {
+    Limits {
+        connections_max: of.connections_max as usize,
+        header_timeout: of.header_timeout,
+        idle_timeout: of.idle_timeout,
+        header_bytes_max: of.header_bytes_max,
+        headers_max: of.headers_max as usize,
+        streams_max: of.streams_max,
+    }
+}

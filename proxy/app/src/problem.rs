@@ -1,0 +1,76 @@
+//! Answers of our own: `application/problem+json` (RFC 9457) with the `reason` of the failure
+//! table.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use tillgate_net::error::{Blame, Failure};
+use tillgate_net::http::body::{Observer as _, ResponseBody};
+
+use crate::outcome::Outcome;
+
+/// Seconds after which a refused request may come again: the time in which a full queue of a
+/// class drains on a working line.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// Bodies of every answer of the data plane.
+pub(crate) type Answer = Response<ResponseBody<Outcome>>;
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'a str,
+}
+
+/// What happened, in the words of the request at hand.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) failure: Failure,
+    pub(crate) detail: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
+        Self { failure, detail: detail.into() }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure, failure.row().meaning)
+    }
+}
+
+/// The answer that says so, with the request's outcome.
+pub(crate) fn answer(refusal: &Refusal, mut outcome: Outcome) -> Answer {
+    let row = refusal.failure.row();
+    // Without a status nobody is there to read it; 502 keeps the answer well formed.
+    let status = row.status.unwrap_or(StatusCode::BAD_GATEWAY);
+    outcome.fail(refusal.failure);
+    let problem = Problem {
+        kind: format!("urn:tillgate:problem:{}", row.reason),
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        detail: &refusal.detail,
+        reason: row.reason,
+    };
+    let body = serde_json::to_vec(&problem).map(Bytes::from).unwrap_or_default();
+    let mut answer = Response::new(ResponseBody::whole(body, outcome));
+    *answer.status_mut() = status;
+    let json = HeaderValue::from_static("application/problem+json");
+    answer.headers_mut().insert(CONTENT_TYPE, json);
+    if status == StatusCode::SERVICE_UNAVAILABLE && row.blame != Blame::Client {
+        answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    answer
+}
+
+/// Ends an outcome that has no answer.
+pub(crate) fn drop_silently(outcome: Outcome, failure: Failure) {
+    outcome.end(Err(failure));
+}

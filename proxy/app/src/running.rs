@@ -1,0 +1,276 @@
+//! The config a gateway runs on, with everything that is looked up once.
+//!
+//! [`Running`] is immutable and stands behind one pointer; a request takes it at its head and
+//! keeps it to its end. It holds the effective config and, beside it, the handles of metrics and
+//! the targets of pools, resolved when first used and kept.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tillgate_config::effective::Effective;
+use tillgate_core::backend::{
+    BackendId, BackendProtocol, Endpoint, Host, Location, PoolLimit, Timeouts,
+};
+use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
+use tillgate_core::link::{Destination, LinkId, link_for};
+use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
+use tillgate_net::http::client::{Target, Wire};
+use tillgate_net::http::flow::Critical;
+use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter};
+use tillgate_net::upstream::Lane;
+
+use crate::lines::{Lines, Names};
+
+/// Idle connections kept open ahead of need for critical classes: a payment then practically
+/// never waits for a handshake, and two cover calls that come in pairs.
+const SPARES: usize = 2;
+
+/// Destinations of the forward proxy have no `ServiceRoute` that could say these. Ten seconds is
+/// what browsers and package managers wait for a connection themselves.
+pub(crate) const EGRESS_TIMEOUTS: Timeouts = Timeouts {
+    request: None,
+    backend_request: None,
+    connect: Duration::from_secs(10),
+    // Long polls and pushes are silent for minutes; NAT boxes forget after five.
+    idle: Duration::from_secs(300),
+};
+
+/// Bounds of the pool of one destination of the forward proxy.
+const EGRESS_POOL: PoolLimit = PoolLimit {
+    // What a browser opens to one host, ten times over: a whole store behind one proxy.
+    connections_max: 64,
+    waiting_max: 1024,
+    idle_timeout: Duration::from_secs(30),
+    age_max: Duration::from_secs(600),
+};
+
+/// Metrics' name for requests that met no route.
+const NO_ROUTE: &str = "none";
+
+/// One config in effect.
+pub(crate) struct Running {
+    pub(crate) effective: Arc<Effective>,
+    classes: Vec<Class>,
+    default_class: ClassId,
+    image_pull: Option<ClassId>,
+    metrics_class: Option<ClassId>,
+    /// By rule, then by class.
+    routes: Vec<Vec<OnceLock<Arc<RequestMeter>>>>,
+    /// By egress rule (the last one: no rule), then by class.
+    egress: Vec<Vec<OnceLock<Arc<RequestMeter>>>>,
+    no_route: Arc<RequestMeter>,
+    /// By backend, then endpoint, then class.
+    targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
+    lines: Lines,
+    metrics: Arc<Metrics>,
+}
+
+/// A class as requests need it.
+pub(crate) struct Class {
+    pub(crate) spec: Arc<ClassSpec>,
+    pub(crate) meter: Arc<ClassMeter>,
+    /// Stable by name as long as the process lives, whatever the config's order is.
+    stable: ClassId,
+}
+
+impl Class {
+    pub(crate) fn critical(&self) -> Critical {
+        if self.spec.critical { Critical::Yes } else { Critical::No }
+    }
+}
+
+impl Running {
+    /// Resolves `effective`: its lines become `lines`, its class names get stable ids.
+    pub(crate) fn new(
+        effective: Arc<Effective>,
+        lines: Lines,
+        names: &mut Names,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let class = |spec: &ClassSpec| Class {
+            spec: Arc::new(spec.clone()),
+            meter: Arc::new(metrics.class(&spec.name)),
+            stable: names.stable(&spec.name),
+        };
+        let classes: Vec<Class> =
+            effective.classes.iter().map(|(_, spec)| spec).map(class).collect();
+        let default_class = effective.classes.id(DEFAULT_CLASS).unwrap_or(ClassId(0));
+        let table = |rows: usize| {
+            (0..rows).map(|_| (0..classes.len()).map(|_| OnceLock::new()).collect()).collect()
+        };
+        let targets = effective
+            .backends
+            .iter()
+            .map(|backend| {
+                let per_class = || (0..classes.len()).map(|_| OnceLock::new()).collect();
+                backend.endpoints.iter().map(|_| per_class()).collect()
+            })
+            .collect();
+        let no_route = {
+            let class = &classes[default_class.index()];
+            Arc::new(metrics.request(&class.spec.name, &NO_ROUTE.into()))
+        };
+        let egress_rules = effective.egress.as_ref().map_or(0, |egress| egress.rules.len());
+        Self {
+            routes: table(effective.routes.rules.len()),
+            egress: table(egress_rules + 1),
+            image_pull: effective.classes.id("image-pull"),
+            metrics_class: effective.classes.id("metrics"),
+            default_class,
+            no_route,
+            targets,
+            classes,
+            lines,
+            metrics: Arc::clone(metrics),
+            effective,
+        }
+    }
+
+    pub(crate) fn class(&self, id: ClassId) -> &Class {
+        &self.classes[id.index()]
+    }
+
+    pub(crate) const fn default_class(&self) -> ClassId {
+        self.default_class
+    }
+
+    pub(crate) const fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// The class of traffic that no rule names one for.
+    pub(crate) fn natural(&self, facts: RequestFacts<'_>) -> ClassId {
+        let known = match natural_class(facts) {
+            Some(Natural::ImagePull) => self.image_pull,
+            Some(Natural::Metrics) => self.metrics_class,
+            None => None,
+        };
+        known.unwrap_or(self.default_class)
+    }
+
+    /// Where requests of `class` on a rule are counted.
+    pub(crate) fn route_meter(&self, rule: RuleId, class: ClassId) -> Arc<RequestMeter> {
+        let cell = &self.routes[usize::from(rule.0)][class.index()];
+        let resolve = || {
+            let route = &self.effective.routes.rule(rule).route;
+            Arc::new(self.metrics.request(&self.class(class).spec.name, route))
+        };
+        Arc::clone(cell.get_or_init(resolve))
+    }
+
+    /// Where requests of `class` on an egress rule (or none) are counted.
+    pub(crate) fn egress_meter(&self, rule: Option<usize>, class: ClassId) -> Arc<RequestMeter> {
+        let row = rule.unwrap_or(self.egress.len() - 1);
+        let resolve = || {
+            let route = self.egress_name(rule);
+            Arc::new(self.metrics.request(&self.class(class).spec.name, &route))
+        };
+        Arc::clone(self.egress[row][class.index()].get_or_init(resolve))
+    }
+
+    /// The `route` of an egress rule in metrics and logs.
+    pub(crate) fn egress_name(&self, rule: Option<usize>) -> Label {
+        let rules = self.effective.egress.as_ref().map(|egress| &egress.rules);
+        match rule.and_then(|rule| rules?.get(rule)) {
+            Some(rule) => format!("egress/{}", rule.name).into(),
+            None => "egress".into(),
+        }
+    }
+
+    /// Where requests that met no route are counted.
+    pub(crate) fn no_route_meter(&self) -> Arc<RequestMeter> {
+        Arc::clone(&self.no_route)
+    }
+
+    /// Whether a backend is inside the store.
+    pub(crate) fn location(&self, backend: BackendId) -> Location {
+        self.effective.backend(backend).location
+    }
+
+    /// How requests of `class` reach one endpoint of a backend.
+    pub(crate) fn target(
+        &self,
+        backend: BackendId,
+        endpoint: usize,
+        class: ClassId,
+        timeouts: &Timeouts,
+    ) -> Arc<Target> {
+        let cell = &self.targets[usize::from(backend.0)][endpoint][class.index()];
+        let target = cell.get_or_init(|| {
+            let spec = self.effective.backend(backend);
+            Arc::new(self.new_target(TargetFacts {
+                name: &spec.name,
+                endpoint: spec.endpoints[endpoint].clone(),
+                location: spec.location,
+                wire: match spec.protocol {
+                    BackendProtocol::Http | BackendProtocol::Tcp => Wire::Http1,
+                    BackendProtocol::Http2 | BackendProtocol::Grpc => Wire::Http2,
+                },
+                limit: spec.pool,
+                class,
+                connect: timeouts.connect,
+            }))
+        });
+        if target.connect_timeout == timeouts.connect {
+            return Arc::clone(target);
+        }
+        // Two rules may use one backend with different patience.
+        Arc::new(target.with_connect_timeout(timeouts.connect))
+    }
+
+    /// How plain requests of `class` reach an address that the egress policy has passed.
+    pub(crate) fn egress_target(
+        &self,
+        rule: Option<usize>,
+        address: std::net::SocketAddr,
+        location: Location,
+        class: ClassId,
+    ) -> Arc<Target> {
+        Arc::new(self.new_target(TargetFacts {
+            name: &self.egress_name(rule),
+            endpoint: Endpoint { host: Host::Ip(address.ip()), port: address.port() },
+            location,
+            wire: Wire::Http1,
+            limit: EGRESS_POOL,
+            class,
+            connect: EGRESS_TIMEOUTS.connect,
+        }))
+    }
+
+    /// The line that `class` takes to `location`, as a number and as the thing itself.
+    pub(crate) fn lane(&self, location: Location, class: ClassId) -> Option<(LinkId, Lane)> {
+        let class = self.class(class);
+        let link = link_for(Destination { location }, &class.spec, &self.effective.links)?;
+        let name = &self.effective.links[usize::from(link.0)].name;
+        let (stable, link) = self.lines.get(name)?;
+        Some((stable, Lane { link, class: Arc::clone(&class.spec) }))
+    }
+
+    fn new_target(&self, facts: TargetFacts<'_>) -> Target {
+        let class = self.class(facts.class);
+        let lane = self.lane(facts.location, facts.class);
+        let spares = if class.spec.critical && lane.is_some() { SPARES } else { 0 };
+        Target {
+            endpoint: facts.endpoint,
+            class: class.stable,
+            link: lane.as_ref().map(|(id, _)| *id),
+            lane: lane.map(|(_, lane)| lane),
+            wire: facts.wire,
+            limit: facts.limit,
+            spares,
+            max_wait: class.spec.queue.max_wait,
+            connect_timeout: facts.connect,
+            meter: Arc::new(self.metrics.upstream(facts.name, &class.spec.name)),
+        }
+    }
+}
+
+struct TargetFacts<'a> {
+    name: &'a Label,
+    endpoint: Endpoint,
+    location: Location,
+    wire: Wire,
+    limit: PoolLimit,
+    class: ClassId,
+    connect: Duration,
+}
