@@ -169,11 +169,17 @@ impl<T: Copy> PerDirection<T> {
     }
 }
 
-/// Bytes on the line for `payload` bytes of one write or read: the payload plus the headers of
-/// every segment it starts, each with `link_overhead` bytes of framing (0 where the capacity is
-/// counted in IP packets).
+/// Bytes on the line for `payload` bytes of a stream: the payload plus its part of the headers of
+/// full segments, at least those of one, each with `link_overhead` bytes of framing (0 where the
+/// capacity is counted in IP packets). Proportional, because where one write or read ends says
+/// nothing about where the segments of a busy stream end.
 pub const fn wire_bytes(payload: u64, link_overhead: u64) -> u64 {
-    payload + payload.div_ceil(MSS) * (SEGMENT_OVERHEAD + link_overhead)
+    if payload == 0 {
+        return 0;
+    }
+    let header = SEGMENT_OVERHEAD + link_overhead;
+    let headers = (payload.saturating_mul(header)).div_ceil(MSS);
+    payload.saturating_add(if headers > header { headers } else { header })
 }
 
 #[cfg(test)]

@@ -21,6 +21,11 @@ pub const WINDOW_MIN: u64 = 4 * MSS;
 pub const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 /// Queue at the provider that the sum of all windows may add, at least three segments.
 const QUEUE_ADDED: Duration = Duration::from_millis(10);
+/// Window above its need that a settled flow gets, in percent: with four flows, three can carry
+/// what the fourth leaves.
+const SLACK_PERCENT: u64 = 33;
+/// A flow's slack grows until it has been busy this long, slowly enough to add no burst.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// A flow keeps its turn at least this long, and waits at least as long for the next.
 pub const TURN: Duration = Duration::from_secs(1);
 
@@ -31,6 +36,8 @@ pub struct WindowLine {
     pub rate: BitRate,
     /// Least round-trip time seen across the line.
     pub rtt: Duration,
+    /// How long an acknowledgement may wait at our end: the time of an uplink quantum.
+    pub ack_wait: Duration,
 }
 
 /// One bulk flow with traffic.
@@ -42,6 +49,8 @@ pub struct WindowFlow {
     pub class: usize,
     /// Least round-trip time of its own, where known.
     pub rtt: Option<Duration>,
+    /// How long it has been busy.
+    pub busy_for: Duration,
 }
 
 /// What one flow may have.
@@ -96,8 +105,9 @@ impl WindowAllocator {
                 }
                 let peers = in_turn.get(&flow.class).copied().unwrap_or(1);
                 let class = class_rates.get(flow.class).copied().unwrap_or_default();
-                let rtt = flow.rtt.unwrap_or(line.rtt);
-                let window = window_for(class.scale(1, peers), rtt, line.rate);
+                let line = WindowLine { rtt: flow.rtt.unwrap_or(line.rtt), ..line };
+                let window = window_for(class.scale(1, peers), line);
+                let window = window + slack(window, flow.busy_for);
                 WindowPlan { key: flow.key, window, parked: false }
             })
             .collect();
@@ -184,19 +194,36 @@ fn rate_of(class_rates: &[BitRate], class: usize) -> u64 {
     class_rates.get(class).copied().unwrap_or_default().bits_per_second().max(1)
 }
 
-/// The window a flow of `rate` needs: what is under way in one round trip, plus a quantum at each
-/// end and two segments, at least [`WINDOW_MIN`].
-pub fn window_for(rate: BitRate, rtt: Duration, line_rate: BitRate) -> u64 {
-    let quantum_time = line_rate.time_for(wire_bytes(quantum(line_rate), 0));
-    let payload = payload_rate(rate);
-    (payload.bytes_in(rtt + 2 * quantum_time) + 2 * MSS).max(WINDOW_MIN)
+/// The window a flow of `rate` needs: what is under way in one round trip, the time of a quantum
+/// at each end included, and two segments; at least [`WINDOW_MIN`].
+pub fn window_for(rate: BitRate, line: WindowLine) -> u64 {
+    (payload_rate(rate).bytes_in(loaded_rtt(line)) + 2 * MSS).max(WINDOW_MIN)
 }
 
 /// Bound of the sum of all windows: the line's delay-bandwidth product plus a queue of 10 ms, or
-/// of three segments where those take longer.
+/// of three segments where those take longer, plus the slack of settled flows.
 pub fn window_sum_max(line: WindowLine) -> u64 {
     let three = 3 * line.rate.time_for(wire_bytes(MSS, 0));
-    line.rate.bytes_in(line.rtt + QUEUE_ADDED.max(three)).max(WINDOW_MIN)
+    let sum = line.rate.bytes_in(loaded_rtt(line) + QUEUE_ADDED.max(three));
+    (sum + slack(sum, SETTLED_AFTER)).max(WINDOW_MIN)
+}
+
+/// The round trip of a segment that finds no queue but the quanta in front of it: one on the
+/// downlink, one on the uplink in front of its acknowledgement, and the second segment that the
+/// acknowledgement waits for.
+fn loaded_rtt(line: WindowLine) -> Duration {
+    let quantum_time = line.rate.time_for(wire_bytes(quantum(line.rate), 0));
+    line.rtt + 2 * quantum_time + 2 * line.ack_wait
+}
+
+/// What a flow that has been busy for `busy_for` gets above its need. A sender that pauses (BBR
+/// does, every ten seconds, to measure its round trip) leaves its part to the others, and they
+/// can only take it with windows above their share. New flows get none: their window is what
+/// arrives at once. The surplus waits in our socket, not at the provider.
+fn slack(window: u64, busy_for: Duration) -> u64 {
+    let settled = busy_for.min(SETTLED_AFTER).as_millis();
+    let part = u128::from(window) * u128::from(SLACK_PERCENT) * settled;
+    u64::try_from(part / 100 / SETTLED_AFTER.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The payload part of a wire rate.

@@ -1,0 +1,267 @@
+//! Ten times a second: what moved since, and from it windows, turns, pacing rates.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tillgate_core::link::LinkSpec;
+use tillgate_core::schedule::quantum;
+use tillgate_core::share::{Claim, water_fill};
+use tillgate_core::units::{
+    BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD, wire_bytes,
+};
+use tillgate_core::window::{RTT_UNKNOWN, WindowFlow, WindowLine, window_for, window_sum_max};
+
+use super::{ALLOCATE_EVERY, Link, State};
+use crate::clock;
+
+/// A connection that moved nothing for this long is idle: it holds no window and no dial place.
+pub(super) const ACTIVE_FOR: Duration = Duration::from_secs(1);
+/// A sender may send this much above its share, in percent, so that it can always fill it.
+const PACING_PERCENT: u64 = 104;
+/// No sender is paced below this part of the line: a congestion control that measures its own
+/// rate (BBR) would take a bound that was too low for a moment for the path's, and keep it.
+const PACING_LEAST_PERCENT: u64 = 25;
+/// Weight of one allocation period in the class rates: about a second of memory.
+const RATE_EWMA: f64 = 0.1;
+/// A critical class is expected to use up to this multiple of what it used lately.
+const CRITICAL_GROWTH: f64 = 1.5;
+
+/// A connection with traffic in one direction.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    key: u64,
+    slot: usize,
+    busy_since: Instant,
+    /// It would take more if it got more.
+    wants_all: bool,
+    rtt: Option<Duration>,
+}
+
+impl Link {
+    /// Allocates every [`ALLOCATE_EVERY`], and at once when something changed.
+    pub(super) async fn allocate_repeatedly(&self) {
+        let mut tick = tokio::time::interval(ALLOCATE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.changed.notified() => {}
+            }
+            self.allocate();
+        }
+    }
+
+    /// One allocation.
+    pub(crate) fn allocate(&self) {
+        let now = clock::now();
+        let mut state = self.lock();
+        state.observe(self, now);
+        let parked = state.aim_windows(self, now);
+        state.aim_pacing(self, now);
+        state.admit_dials();
+        for (key, parked) in parked {
+            if let Some(entry) = state.connections.get(&key) {
+                self.down.set_parked(entry.shared.flows.down, parked);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes in what the connections moved since the last time.
+    fn observe(&mut self, link: &Link, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.allocated_at).as_secs_f64();
+        let full_period = elapsed >= ALLOCATE_EVERY.as_secs_f64() / 2.0;
+        let mut bytes = PerDirection { up: vec![0; self.slots.len()], down: vec![0; self.slots.len()] };
+        let mut rtt: Option<Duration> = None;
+        for entry in self.connections.values_mut() {
+            let slot = entry.shared.slot.load(Ordering::Relaxed);
+            for direction in Direction::BOTH {
+                let moved = entry.shared.moved.get(direction).load(Ordering::Relaxed);
+                let waits =
+                    link.direction(direction).is_waiting(*entry.shared.flows.get(direction));
+                let (seen, until, sums) = match direction {
+                    Direction::Up => {
+                        (&mut entry.seen.up, &mut entry.active_until.up, &mut bytes.up)
+                    }
+                    Direction::Down => {
+                        (&mut entry.seen.down, &mut entry.active_until.down, &mut bytes.down)
+                    }
+                };
+                if moved != *seen || waits {
+                    if *until <= now && direction == Direction::Down {
+                        entry.busy_since = now;
+                    }
+                    *until = now + ACTIVE_FOR;
+                }
+                if waits && direction == Direction::Up {
+                    entry.held_back_until = now + ACTIVE_FOR;
+                }
+                if full_period {
+                    sums[slot] += moved - *seen;
+                    *seen = moved;
+                }
+            }
+            let own = entry.shared.rtt();
+            rtt = [rtt, own].into_iter().flatten().min();
+        }
+        self.base_rtt = rtt.or(self.base_rtt);
+        if full_period {
+            self.allocated_at = now;
+            let overhead = u64::from(self.spec.overhead_bytes);
+            let learn = |rates: &mut [f64], bytes: &[u64]| {
+                for (rate, bytes) in rates.iter_mut().zip(bytes) {
+                    #[allow(clippy::cast_precision_loss, reason = "an estimate of a rate")]
+                    let seen = wire_bytes(*bytes, overhead) as f64 * 8.0 / elapsed;
+                    *rate += RATE_EWMA * (seen - *rate);
+                }
+            };
+            learn(&mut self.rates.up, &bytes.up);
+            learn(&mut self.rates.down, &bytes.down);
+        }
+    }
+
+    /// Sets the receive windows of all bulk connections; returns who is out of turn.
+    fn aim_windows(&mut self, link: &Link, now: Instant) -> Vec<(u64, bool)> {
+        let active = self.active(Direction::Down, now);
+        let rates = self.class_rates(Direction::Down, link, &active);
+        let known: Vec<Duration> = active.iter().filter_map(|flow| flow.rtt).collect();
+        let rtt = match u32::try_from(known.len()) {
+            Ok(count) if count > 0 => known.iter().sum::<Duration>() / count,
+            _ => self.base_rtt.unwrap_or(RTT_UNKNOWN),
+        };
+        let line = window_line(&self.spec, rtt);
+        let flows: Vec<WindowFlow> = active
+            .iter()
+            .map(|flow| WindowFlow {
+                key: flow.key,
+                class: flow.slot,
+                rtt: flow.rtt,
+                busy_for: now.saturating_duration_since(flow.busy_since),
+            })
+            .collect();
+        let plans = self.allocator.plan(line, &rates, &flows, now);
+        self.window_sum_max = window_sum_max(line);
+        let mut planned: std::collections::BTreeMap<u64, (u64, bool)> =
+            plans.into_iter().map(|plan| (plan.key, (plan.window, plan.parked))).collect();
+        let mut turns = Vec::new();
+        for (key, entry) in &self.connections {
+            if self.slots.get(entry.shared.slot.load(Ordering::Relaxed)).critical {
+                entry.shared.window.store(0, Ordering::Relaxed);
+                turns.push((*key, false));
+                continue;
+            }
+            let idle = (tillgate_core::window::WINDOW_MIN, false);
+            let (window, parked) = planned.remove(key).unwrap_or(idle);
+            entry.shared.window.store(window, Ordering::Relaxed);
+            turns.push((*key, parked));
+        }
+        turns
+    }
+
+    /// Sets the rate at which the kernel may send for each bulk connection.
+    fn aim_pacing(&mut self, link: &Link, now: Instant) {
+        let active = self.active(Direction::Up, now);
+        let rates = self.class_rates(Direction::Up, link, &active);
+        let line = link.up.line().shaped;
+        for entry in self.connections.values() {
+            let slot = entry.shared.slot.load(Ordering::Relaxed);
+            let peers = active.iter().filter(|flow| flow.slot == slot).count();
+            let share = if self.slots.get(slot).critical {
+                BitRate::default()
+            } else if peers == 0 {
+                line
+            } else {
+                rates[slot].scale(1, u64::try_from(peers).unwrap_or(u64::MAX))
+            };
+            let pacing = match share.bits_per_second() {
+                0 => 0,
+                _ => share
+                    .scale(PACING_PERCENT, 100)
+                    .scale(MSS, MSS + SEGMENT_OVERHEAD)
+                    .max(line.scale(PACING_LEAST_PERCENT, 100))
+                    .bytes_per_second(),
+            };
+            entry.shared.pacing.store(pacing, Ordering::Relaxed);
+        }
+    }
+
+    /// Bulk connections with traffic in `direction`.
+    fn active(&self, direction: Direction, now: Instant) -> Vec<Active> {
+        self.connections
+            .iter()
+            .filter(|(_, entry)| *entry.active_until.get(direction) > now)
+            .map(|(key, entry)| Active {
+                key: *key,
+                slot: entry.shared.slot.load(Ordering::Relaxed),
+                busy_since: entry.busy_since,
+                wants_all: match direction {
+                    Direction::Up => entry.held_back_until > now,
+                    Direction::Down => true,
+                },
+                rtt: entry.shared.rtt(),
+            })
+            .filter(|flow| !self.slots.get(flow.slot).critical)
+            .collect()
+    }
+
+    /// What each class gets of the line now: bulk classes with traffic want everything, critical
+    /// ones a little more than they used lately.
+    fn class_rates(&self, direction: Direction, link: &Link, active: &[Active]) -> Vec<BitRate> {
+        let line = link.direction(direction).line();
+        let used = self.rates.get(direction);
+        let claims: Vec<Claim> = self
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(slot, class)| {
+                let ceiling = class.ceiling.get(direction).of(line.capacity);
+                let wants_all = |flow: &Active| flow.slot == slot && flow.wants_all;
+                let wanted = if active.iter().any(wants_all) {
+                    ceiling
+                } else {
+                    bit_rate(used[slot] * CRITICAL_GROWTH).min(ceiling)
+                };
+                let floor = class.guarantee.get(direction).of(line.capacity);
+                Claim { priority: class.priority, weight: class.weight, floor, cap: wanted }
+            })
+            .collect();
+        water_fill(line.shaped, &claims)
+    }
+}
+
+impl super::Shared {
+    /// Least round-trip time of this connection.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        match self.rtt_micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+}
+
+/// The window a bulk flow would need that has the whole line to itself: what its window scale
+/// must be able to say.
+pub(crate) fn lone_window(spec: &LinkSpec, rtt: Option<Duration>) -> u64 {
+    let line = window_line(spec, rtt.unwrap_or(RTT_UNKNOWN));
+    window_for(line.rate, line)
+}
+
+/// The line of `spec` as the allocator sees it.
+pub(super) fn window_line(spec: &LinkSpec, rtt: Duration) -> WindowLine {
+    let rates = super::line_rates(spec);
+    let up = rates.up.shaped;
+    let ack_wait = up.time_for(wire_bytes(quantum(up), u64::from(spec.overhead_bytes)));
+    WindowLine { rate: rates.down.shaped, rtt, ack_wait }
+}
+
+/// A rate from bits per second as a float; negative or absurd values are bounded.
+pub(super) fn bit_rate(bits: f64) -> BitRate {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bounded on the line above the cast"
+    )]
+    let whole = bits.clamp(0.0, 1e15) as u64;
+    BitRate::from_bits_per_second(whole)
+}

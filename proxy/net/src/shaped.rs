@@ -1,0 +1,233 @@
+//! A TCP connection across the line that asks before it moves a byte.
+//!
+//! [`ShapedStream`] sits directly on the socket, below TLS and HTTP, and carries one class. A
+//! write asks the uplink's scheduler and hands the kernel no more than was granted; a read asks
+//! the downlink's, and on bulk connections it also keeps the kernel's receive window at what the
+//! link aims for, because reads alone cannot stop a sender. Bytes that were granted and did not
+//! move go back. Dropping the stream gives its place on the line back.
+//!
+//! Opening a connection is [`ShapedStream::connect`]; waiting for a place on the line or for the
+//! initial window never counts against the connect timeout.
+
+mod dial;
+mod receive;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tillgate_core::schedule::FlowId;
+use tillgate_core::units::{Direction, MSS};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+pub use self::dial::ConnectError;
+use self::receive::ReceiveWindow;
+use crate::clock;
+use crate::link::Registration;
+use crate::link::direction::LinkDirection;
+use crate::sockopt;
+
+/// How often a stream looks at its socket's `TCP_INFO`.
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// Payload that one acknowledgement answers: two full segments (RFC 1122, 4.2.3.2).
+const BYTES_PER_ACK: u64 = 2 * MSS;
+
+/// One WAN connection. See the module.
+#[derive(Debug)]
+pub struct ShapedStream {
+    socket: TcpStream,
+    place: Registration,
+    /// `None` for critical classes: the kernel sizes their window.
+    window: Option<ReceiveWindow>,
+    /// Bytes of the initial window that were granted before the connection was opened.
+    prepaid: u64,
+    pacing: u64,
+    sampled_at: Instant,
+    /// Payload moved and not yet charged as acknowledgements, received and sent.
+    unacked: (u64, u64),
+}
+
+impl ShapedStream {
+    /// The connection's least round-trip time, once the kernel has measured it.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.place.shared.rtt()
+    }
+
+    /// The socket's peer.
+    ///
+    /// # Errors
+    /// What the operating system says, for example when the peer is gone.
+    pub fn peer_addr(&self) -> io::Result<std::net::SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    fn shaper(&self, direction: Direction) -> (&LinkDirection, FlowId) {
+        let flow = *self.place.shared.flows.get(direction);
+        (self.place.link.direction(direction), flow)
+    }
+
+    /// Counts `bytes` that moved, and charges the other direction for their acknowledgements.
+    fn moved(&mut self, direction: Direction, bytes: u64) {
+        self.place.shared.moved.get(direction).fetch_add(bytes, Ordering::Relaxed);
+        let (owed, acks_go) = match direction {
+            Direction::Down => (&mut self.unacked.0, Direction::Up),
+            Direction::Up => (&mut self.unacked.1, Direction::Down),
+        };
+        *owed += bytes;
+        let acks = *owed / BYTES_PER_ACK;
+        *owed %= BYTES_PER_ACK;
+        self.place.link.direction(acks_go).charge_acks(acks);
+    }
+
+    /// Looks at the socket and follows what the link aims for. Cheap unless it is time.
+    fn maintain(&mut self) {
+        let now = clock::now();
+        let due = now.saturating_duration_since(self.sampled_at) >= SAMPLE_EVERY;
+        if due {
+            self.sampled_at = now;
+            let info = sockopt::tcp_info(self.socket.as_fd()).ok();
+            if let Some(info) = info.filter(|info| !info.min_rtt.is_zero()) {
+                let micros = u64::try_from(info.min_rtt.as_micros()).unwrap_or(u64::MAX);
+                self.place.shared.rtt_micros.store(micros, Ordering::Relaxed);
+            }
+            if let (Some(window), Some(info)) = (&mut self.window, info) {
+                if let Some(ratio) = window.learn(&self.socket, info.receive_window) {
+                    self.place.link.learned_window_ratio(ratio);
+                }
+            }
+            self.pace();
+        }
+        if let Some(window) = &mut self.window {
+            window.aim(&self.socket, self.place.shared.window.load(Ordering::Relaxed));
+        }
+    }
+
+    fn pace(&mut self) {
+        let pacing = self.place.shared.pacing.load(Ordering::Relaxed);
+        if pacing != self.pacing {
+            self.pacing = pacing;
+            let rate = if pacing == 0 { u64::MAX } else { pacing };
+            // A kernel without pacing still has the low-water mark; nothing else to do.
+            let _ = sockopt::set_max_pacing_rate(self.socket.as_fd(), rate);
+        }
+    }
+
+    /// Reads at most `most` bytes into `buffer`.
+    fn poll_read_most(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        most: u64,
+    ) -> Poll<io::Result<u64>> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let result = Pin::new(&mut self.socket).poll_read(context, &mut part);
+        let read = part.filled().len();
+        buffer.advance(read);
+        result.map_ok(|()| read as u64)
+    }
+}
+
+impl AsyncRead for ShapedStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        this.maintain();
+        loop {
+            ready!(this.socket.poll_read_ready(context))?;
+            let readable = sockopt::readable_bytes(this.socket.as_fd())?;
+            if readable == 0 {
+                // The end, an error, or a readiness that is no longer true; what came in since
+                // is paid for afterwards.
+                let read = ready!(this.poll_read_most(context, buffer, MSS))?;
+                let (shaper, flow) = this.shaper(Direction::Down);
+                shaper.charge_moved(flow, read);
+                this.received(read);
+                return Poll::Ready(Ok(()));
+            }
+            let room = u64::try_from(buffer.remaining()).unwrap_or(u64::MAX);
+            let (shaper, flow) = this.shaper(Direction::Down);
+            let want = readable.min(room).min(shaper.quantum());
+            let (granted, prepaid) = if this.prepaid > 0 {
+                (want.min(this.prepaid), true)
+            } else {
+                (ready!(shaper.poll_take(flow, want, context)), false)
+            };
+            let read = match this.poll_read_most(context, buffer, granted) {
+                Poll::Ready(Ok(read)) => read,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => 0,
+            };
+            if prepaid {
+                this.prepaid -= read;
+            } else {
+                let (shaper, flow) = this.shaper(Direction::Down);
+                shaper.refund(flow, granted - read);
+            }
+            if read > 0 {
+                this.received(read);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl ShapedStream {
+    fn received(&mut self, bytes: u64) {
+        self.moved(Direction::Down, bytes);
+        if let Some(window) = &mut self.window {
+            window.drained(bytes);
+        }
+    }
+}
+
+impl AsyncWrite for ShapedStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if buffer.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.maintain();
+        loop {
+            ready!(this.socket.poll_write_ready(context))?;
+            let (shaper, flow) = this.shaper(Direction::Up);
+            let want = u64::try_from(buffer.len()).unwrap_or(u64::MAX).min(shaper.quantum());
+            let granted = ready!(shaper.poll_take(flow, want, context));
+            let length = usize::try_from(granted).unwrap_or(usize::MAX).min(buffer.len());
+            let result = this.socket.try_write(&buffer[..length]);
+            let written = *result.as_ref().unwrap_or(&0) as u64;
+            let (shaper, flow) = this.shaper(Direction::Up);
+            shaper.refund(flow, granted - written);
+            match result {
+                Ok(written) => {
+                    this.moved(Direction::Up, written as u64);
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,206 @@
+//! Opening a WAN connection: a place on the line, the socket's options, the initial window.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tillgate_core::class::ClassSpec;
+use tillgate_core::link::LinkSpec;
+use tillgate_core::units::{Direction, MSS};
+use tillgate_core::window::WINDOW_MIN;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::{ShapedStream, receive::ReceiveWindow};
+use crate::clock;
+use crate::link::{Link, Registration, lone_window};
+use crate::link::dial::NoPlace;
+
+/// What a server sends unasked on a new connection: ten segments (RFC 6928).
+const INITIAL_WINDOW: u64 = 10 * MSS;
+/// How long a dial waits for that room: a class that has little of the line right now (an upload
+/// beside pulls) should not wait for a window it may never need.
+const PREPAY_WAIT: Duration = Duration::from_millis(100);
+/// Part of a second of the flow's rate that may wait unsent in the kernel: more would sit in
+/// front of a later payment, less would leave the line idle between two grants.
+const UNSENT_TIME: Duration = Duration::from_millis(5);
+
+/// Why a connection across the line could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The peer said no.
+    #[error("the server refused the connection; check that it listens there")]
+    Refused(#[source] io::Error),
+    /// No answer in time.
+    #[error("no answer within {0:?}; check the line, the address and `timeouts.connect`")]
+    TimedOut(Duration),
+    /// No route, or a network element said so.
+    #[error("the server cannot be reached; check the line and the address")]
+    Unreachable(#[source] io::Error),
+    /// Waited for a place on the line for as long as the class allows.
+    #[error("no place on the line within {0:?}; check the class's `queue.maxWait`")]
+    QueueTimeout(Duration),
+    /// Too many connections of the class wait for a place on the line.
+    #[error("too many connections of this class wait for the line")]
+    QueueFull,
+    /// The socket itself could not be had.
+    #[error("the socket could not be set up; check the link's `device` and `source`")]
+    Socket(#[source] io::Error),
+}
+
+impl ShapedStream {
+    /// Opens a connection of `class` to `to` across `link`.
+    ///
+    /// Waits for a place on the line first (bulk classes only, at most `class.queue.max_wait`),
+    /// then for grants for the initial window, then at most `connect_timeout` for the peer.
+    ///
+    /// # Errors
+    /// [`ConnectError`] tells the cases apart. Nothing was sent to the peer in any of them but
+    /// the handshake.
+    pub async fn connect(
+        link: &Arc<Link>,
+        class: &ClassSpec,
+        to: SocketAddr,
+        connect_timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let place = link.place(class).await.map_err(|error| match error {
+            NoPlace::WaitedTooLong(waited) => ConnectError::QueueTimeout(waited),
+            NoPlace::QueueFull => ConnectError::QueueFull,
+        })?;
+        let spec = link.spec();
+        let socket = open_socket(&spec, class, to).map_err(ConnectError::Socket)?;
+        let window = if class.critical { None } else { Some(prepare_bulk(link, &spec, &place)) };
+        let mut prepaid = 0;
+        if let Some(window) = &window {
+            window.prepare(&socket).map_err(ConnectError::Socket)?;
+            prepaid = prepay(&place, first_window(&place)).await;
+        }
+        let socket = dial(socket, to, connect_timeout).await?;
+        if let Some(window) = &window {
+            window.opened(&socket);
+            let unsent = unsent_bytes(link, &place);
+            // An older kernel without the option only queues a little more.
+            let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(unsent);
+        }
+        let mut stream = Self {
+            socket,
+            place,
+            window,
+            prepaid,
+            pacing: 0,
+            sampled_at: clock::now() - super::SAMPLE_EVERY,
+            unacked: (0, 0),
+        };
+        stream.maintain();
+        Ok(stream)
+    }
+}
+
+impl Drop for ShapedStream {
+    fn drop(&mut self) {
+        let (shaper, flow) = self.shaper(Direction::Down);
+        shaper.refund(flow, self.prepaid);
+    }
+}
+
+/// A socket with the options that must be set before it connects.
+fn open_socket(spec: &LinkSpec, class: &ClassSpec, to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(device) = &spec.device {
+        socket.bind_device(Some(device.as_bytes()))?;
+    }
+    if let Some(source) = spec.source.filter(|source| source.is_ipv4() == to.is_ipv4()) {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    if let Some(dscp) = class.dscp {
+        let tos = u32::from(dscp) << 2;
+        match to.ip() {
+            IpAddr::V4(_) => socket.set_tos_v4(tos)?,
+            IpAddr::V6(_) => socket.set_tclass_v6(tos)?,
+        }
+    }
+    Ok(socket)
+}
+
+/// Aims the window of a bulk connection that is about to be opened.
+fn prepare_bulk(link: &Link, spec: &LinkSpec, place: &Registration) -> ReceiveWindow {
+    // Its place makes it count: this allocation already includes it.
+    link.allocate();
+    let window = place.shared.window.load(Ordering::Relaxed).max(WINDOW_MIN);
+    ReceiveWindow::new(window, lone_window(spec, link.base_rtt()), link.window_ratio())
+}
+
+/// What the server may send before the first read: its initial window or ours.
+fn first_window(place: &Registration) -> u64 {
+    place.shared.window.load(Ordering::Relaxed).clamp(WINDOW_MIN, INITIAL_WINDOW)
+}
+
+/// Waits until `bytes` are granted on the downlink, the room that the initial window will need,
+/// but no longer than [`PREPAY_WAIT`]. Returns what was granted.
+async fn prepay(place: &Registration, bytes: u64) -> u64 {
+    let shaper = place.link.direction(Direction::Down);
+    let flow = place.shared.flows.down;
+    let mut paid = Prepaid { place, bytes: 0, kept: false };
+    let until = clock::now() + PREPAY_WAIT;
+    while paid.bytes < bytes {
+        let want = (bytes - paid.bytes).min(shaper.quantum());
+        let grant = poll_fn(|context| shaper.poll_take(flow, want, context));
+        match tokio::time::timeout_at(until.into(), grant).await {
+            Ok(granted) => paid.bytes += granted,
+            Err(_) => break,
+        }
+    }
+    paid.kept = true;
+    paid.bytes
+}
+
+/// Gives grants back when the dial is given up while it collects them.
+struct Prepaid<'a> {
+    place: &'a Registration,
+    bytes: u64,
+    kept: bool,
+}
+
+impl Drop for Prepaid<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let flow = self.place.shared.flows.down;
+            self.place.link.direction(Direction::Down).refund(flow, self.bytes);
+        }
+    }
+}
+
+fn unsent_bytes(link: &Link, place: &Registration) -> u32 {
+    let up = link.direction(Direction::Up);
+    let pacing = place.shared.pacing.load(Ordering::Relaxed);
+    let in_time = pacing / 1000 * u64::try_from(UNSENT_TIME.as_millis()).unwrap_or(0);
+    let bytes = in_time.min(up.quantum()).max(MSS);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+async fn dial(
+    socket: Socket,
+    to: SocketAddr,
+    connect_timeout: Duration,
+) -> Result<TcpStream, ConnectError> {
+    let socket = TcpSocket::from_std_stream(socket.into());
+    match tokio::time::timeout(connect_timeout, socket.connect(to)).await {
+        Err(_) => Err(ConnectError::TimedOut(connect_timeout)),
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
+                ConnectError::Refused(error)
+            }
+            io::ErrorKind::TimedOut => ConnectError::TimedOut(connect_timeout),
+            io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidInput => ConnectError::Socket(error),
+            _ => ConnectError::Unreachable(error),
+        }),
+    }
+}
