@@ -76,7 +76,7 @@ enum PathName {
 
 #[derive(Args)]
 struct RunArgs {
-    /// direct, tillgate, or cmd:'program args'.
+    /// direct, tillgate, nginx, haproxy-90, haproxy-50, envoy, htb, or cmd:'program args'.
     #[arg(long, default_value = "tillgate")]
     system: System,
     #[command(flatten)]
@@ -160,7 +160,8 @@ impl RunArgs {
         ensure!(self.pulls + self.pushes <= 200, "more than 200 flows");
         ensure!((0.0..=1_000.0).contains(&self.pos_rate), "--pos-rate is not in 0 to 1000");
         let way = match (&self.system, self.path) {
-            (System::Direct, _) | (_, PathName::Direct) => Way::Direct,
+            (system, _) if system.is_transparent() => Way::Direct,
+            (_, PathName::Direct) => Way::Direct,
             (_, PathName::Entry) => Way::Entry(self.entry),
             (_, PathName::Connect) => Way::Connect(self.forward),
         };

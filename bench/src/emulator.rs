@@ -280,8 +280,10 @@ impl Way {
     fn deliver(&mut self, shared: &Shared, now: Nanos) {
         self.advance(shared, now);
         while let Some(frame) = self.pipe.poll_due(now) {
-            // The veth takes every frame unless it goes away, and then the run is over anyway.
-            drop((&*self.to).write(&frame));
+            // A refused frame is a loss that the line did not order, so it must be seen.
+            if (&*self.to).write(&frame).is_err() {
+                shared.lock_truth().direction(self.direction).dropped(now);
+            }
         }
     }
 

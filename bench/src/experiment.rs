@@ -69,6 +69,8 @@ pub struct Outcome {
     /// Processor use of the proxy and of the emulator, in percent of one core.
     pub proxy_cpu: f64,
     pub emulator_cpu: f64,
+    /// Resident memory of the proxy before the bulk starts.
+    pub idle_rss_mib: f64,
     pub breaks: u64,
     /// The idle phase itself was disturbed; such a run is repeated, not averaged.
     pub noisy: bool,
@@ -98,7 +100,7 @@ pub fn run(system: &System, plan: &Plan) -> Result<Outcome> {
     if let Some(path) = &plan.control {
         bed.emulator.serve_commands(path).context("open the emulator's control socket")?;
     }
-    let running = system.start(&bed, plan.line, plan.way, plan.policy.as_ref())?;
+    let running = system.start(&bed, plan)?;
     let bulk = Bulk::start(plan.way)?;
     let stage = Stage { plan, bed, running, bulk };
     let tills = Payments::start(payments::Plan {
@@ -119,6 +121,7 @@ impl Stage<'_> {
             let reason = tills.last_error().unwrap_or_else(|| "no answer yet".into());
             bail!("no payment came through: {reason}");
         }
+        let idle_rss_mib = self.running.as_ref().map_or(0.0, |one| one.process.rss_mib());
         self.bulk.add(Flow::Pull, self.plan.pulls)?;
         self.bulk.add(Flow::Push, self.plan.pushes)?;
         rest(self.plan.warm_up_seconds);
@@ -141,6 +144,7 @@ impl Stage<'_> {
         let mut outcome = self.figures(&calls, [idle_from, bulk_from], &before, &after);
         outcome.last_error = last_error.filter(|_| outcome.failed > 0 || breaks > 0);
         outcome.breaks = breaks;
+        outcome.idle_rss_mib = idle_rss_mib;
         if let Some(path) = &self.plan.truth_log {
             std::fs::write(path, self.bed.emulator.log())
                 .with_context(|| format!("write {}", path.display()))?;

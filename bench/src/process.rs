@@ -98,16 +98,29 @@ impl Process {
 
     /// Processor time used so far by the proxy and its children, in seconds.
     pub fn cpu_seconds(&self) -> f64 {
+        let ticks: u64 = self.family().into_iter().map(cpu_ticks).sum();
+        real(ticks) / TICKS_PER_SECOND
+    }
+
+    /// The process and everything it has started.
+    fn family(&self) -> Vec<u32> {
         let mut family = vec![self.child.id()];
-        let mut ticks = 0;
-        while let Some(pid) = family.pop() {
-            ticks += cpu_ticks(pid);
+        let mut next = 0;
+        while let Some(pid) = family.get(next) {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
             family.extend(
-                children.unwrap_or_default().split_whitespace().filter_map(|id| id.parse::<u32>().ok()),
+                (children.unwrap_or_default().split_whitespace())
+                    .filter_map(|id| id.parse::<u32>().ok()),
             );
+            next += 1;
         }
-        real(ticks) / TICKS_PER_SECOND
+        family
+    }
+
+    /// Resident memory of the proxy and its children, in MiB.
+    pub fn rss_mib(&self) -> f64 {
+        let kib: u64 = self.family().into_iter().map(resident_kib).sum();
+        real(kib) / 1_024.0
     }
 
     /// The last lines that the proxy wrote.
@@ -166,6 +179,12 @@ fn connect(address: SocketAddr) -> Option<TcpStream> {
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     parse_ticks(&stat).unwrap_or(0)
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn parse_ticks(stat: &str) -> Option<u64> {

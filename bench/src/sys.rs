@@ -21,8 +21,9 @@ pub const NANOS_PER_SEC: Nanos = 1_000_000_000;
 
 /// Linux 4.20; missing from `libc` for some targets.
 const PACKET_IGNORE_OUTGOING: c_int = 23;
-/// Frames that wait for the emulator: 4 MiB is some 1,800 of them, 400 ms at 50 Mbit/s.
-const PACKET_RECEIVE_BUFFER: c_int = 4 << 20;
+/// Frames that wait on either side of the emulator: 4 MiB is some 1,800 of them, 400 ms at
+/// 50 Mbit/s.
+const PACKET_BUFFER: c_int = 4 << 20;
 
 /// The monotonic clock, the same for every namespace and process of this host.
 pub fn now() -> Nanos {
@@ -142,11 +143,15 @@ pub fn packet_socket(interface: u32) -> io::Result<Socket> {
         Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every_protocol))))?;
     socket.set_nonblocking(true)?;
     set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
-    let forced =
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, PACKET_RECEIVE_BUFFER);
-    if forced.is_err() {
-        // Only root of the host may exceed the system's limit; the limit still holds 90 frames.
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, PACKET_RECEIVE_BUFFER)?;
+    // Only root of the host may exceed the system's limits, which still hold some 90 frames.
+    for (forced, plain) in [
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        // A frame counts as unsent until the far TCP has taken it, shapers on its way included.
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+    ] {
+        if set_option(&socket, libc::SOL_SOCKET, forced, PACKET_BUFFER).is_err() {
+            set_option(&socket, libc::SOL_SOCKET, plain, PACKET_BUFFER)?;
+        }
     }
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

@@ -12,10 +12,12 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
+use crate::experiment::Plan;
 use crate::load::Way;
-use crate::policy;
 use crate::preset::LineSpec;
 use crate::process::{Process, Ready, Scratch};
+use crate::rivals::{self, Flows, Rival};
+use crate::{htb, policy};
 use crate::testbed::Testbed;
 
 /// The argument that makes this program Tillgate.
@@ -35,6 +37,10 @@ pub enum System {
     /// Nothing.
     Direct,
     Tillgate,
+    /// Another proxy, configured by the lab.
+    Rival(Rival),
+    /// No proxy, but the kernel's shaper on the store's end of the line.
+    Htb,
     /// Any program, as a shell would start it.
     Command(String),
 }
@@ -46,8 +52,16 @@ impl FromStr for System {
         match (text, text.strip_prefix("cmd:")) {
             ("direct", _) => Ok(Self::Direct),
             ("tillgate", _) => Ok(Self::Tillgate),
+            ("nginx", _) => Ok(Self::Rival(Rival::Nginx)),
+            ("haproxy-90", _) => Ok(Self::Rival(Rival::Haproxy(90))),
+            ("haproxy-50", _) => Ok(Self::Rival(Rival::Haproxy(50))),
+            ("envoy", _) => Ok(Self::Rival(Rival::Envoy)),
+            ("htb", _) => Ok(Self::Htb),
             (_, Some(command)) => Ok(Self::Command(command.to_owned())),
-            _ => bail!("{text:?} is none of direct, tillgate, cmd:'program args'"),
+            _ => bail!(
+                "{text:?} is none of direct, tillgate, nginx, haproxy-90, haproxy-50, envoy, \
+                 htb, cmd:'program args'"
+            ),
         }
     }
 }
@@ -57,33 +71,51 @@ impl std::fmt::Display for System {
         match self {
             Self::Direct => f.pad("direct"),
             Self::Tillgate => f.pad("tillgate"),
+            Self::Rival(Rival::Nginx) => f.pad("nginx"),
+            Self::Rival(Rival::Haproxy(percent)) => f.pad(&format!("haproxy-{percent}")),
+            Self::Rival(Rival::Envoy) => f.pad("envoy"),
+            Self::Htb => f.pad("htb"),
             Self::Command(_) => f.pad("command"),
         }
     }
 }
 
 impl System {
+    /// Why the system cannot be measured on this machine.
+    pub fn available(&self) -> Result<(), String> {
+        match self {
+            Self::Direct | Self::Tillgate | Self::Command(_) => Ok(()),
+            Self::Rival(rival) => rival.program().map(drop),
+            Self::Htb => rivals::has_traffic_control(),
+        }
+    }
+
+    /// Whether the load goes straight to the origins.
+    pub fn is_transparent(&self) -> bool {
+        matches!(self, Self::Direct | Self::Htb)
+    }
+
     /// Starts the system in the store and waits until it takes connections.
-    pub fn start(
-        &self,
-        bed: &Testbed,
-        line: LineSpec,
-        way: Way,
-        own_policy: Option<&PathBuf>,
-    ) -> Result<Option<Running>> {
-        let command = match self {
+    pub fn start(&self, bed: &Testbed, plan: &Plan) -> Result<Option<Running>> {
+        let scratch = Scratch::new()?;
+        let (command, ready) = match self {
             Self::Direct => return Ok(None),
-            Self::Tillgate => None,
+            Self::Htb => {
+                htb::shape(plan.line).context("set the kernel's shaper up")?;
+                return Ok(None);
+            }
+            Self::Tillgate => {
+                (tillgate(&scratch, plan.line, plan.policy.as_ref())?, Ready::Says(ADMIN))
+            }
+            Self::Rival(rival) => {
+                let flows = Flows { pulls: plan.pulls, pushes: plan.pushes };
+                (rival.command(&scratch, plan.line, flows)?, Ready::Accepts(ENTRY))
+            }
             Self::Command(text) => {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(format!("exec {text}"));
-                Some(shell)
+                (shell, Ready::Accepts(proxy_address(plan.way)?))
             }
-        };
-        let scratch = Scratch::new()?;
-        let (command, ready) = match command {
-            Some(command) => (command, Ready::Accepts(proxy_address(way)?)),
-            None => (tillgate(&scratch, line, own_policy)?, Ready::Says(ADMIN)),
         };
         let mut process = Process::start(command, bed.store_ns(), &scratch)?;
         process.wait_ready(ready)?;
