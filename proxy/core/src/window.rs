@@ -26,6 +26,8 @@ const QUEUE_ADDED: Duration = Duration::from_millis(10);
 const SLACK_PERCENT: u64 = 33;
 /// A flow's slack grows until it has been busy this long, slowly enough to add no burst.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(3);
+/// Line time that the first window of a new flow may take.
+const FIRST_WINDOW_TIME: Duration = Duration::from_millis(5);
 /// A flow keeps its turn at least this long, and waits at least as long for the next.
 pub const TURN: Duration = Duration::from_secs(1);
 
@@ -198,6 +200,13 @@ fn rate_of(class_rates: &[BitRate], class: usize) -> u64 {
 /// at each end included, and two segments; at least [`WINDOW_MIN`].
 pub fn window_for(rate: BitRate, line: WindowLine) -> u64 {
     (payload_rate(rate).bytes_in(loaded_rtt(line)) + 2 * MSS).max(WINDOW_MIN)
+}
+
+/// The window of a new flow, before it has received anything: what it may bring unasked. Five
+/// milliseconds of the line, two segments to the ten that a server sends on a new connection
+/// (RFC 6928). The rest of its window is opened as it reads, and paid for like reads.
+pub fn first_window(line_rate: BitRate) -> u64 {
+    line_rate.bytes_in(FIRST_WINDOW_TIME).clamp(2 * MSS, 10 * MSS)
 }
 
 /// Bound of the sum of all windows: the line's delay-bandwidth product plus a queue of 10 ms, or

@@ -43,8 +43,6 @@ pub struct ShapedStream {
     place: Registration,
     /// `None` for critical classes: the kernel sizes their window.
     window: Option<ReceiveWindow>,
-    /// Bytes of the initial window that were granted before the connection was opened.
-    prepaid: u64,
     pacing: u64,
     sampled_at: Instant,
     /// Payload moved and not yet charged as acknowledgements, received and sent.
@@ -102,7 +100,7 @@ impl ShapedStream {
             self.pace();
         }
         if let Some(window) = &mut self.window {
-            window.aim(&self.socket, self.place.shared.window.load(Ordering::Relaxed));
+            window.aim(self.place.shared.window.load(Ordering::Relaxed));
         }
     }
 
@@ -151,29 +149,22 @@ impl AsyncRead for ShapedStream {
                 // is paid for afterwards.
                 let read = ready!(this.poll_read_most(context, buffer, MSS))?;
                 let (shaper, flow) = this.shaper(Direction::Down);
-                shaper.charge_moved(flow, read);
+                shaper.charge_unasked(read);
+                shaper.count_moved(flow, read);
                 this.received(read);
                 return Poll::Ready(Ok(()));
             }
             let room = u64::try_from(buffer.remaining()).unwrap_or(u64::MAX);
             let (shaper, flow) = this.shaper(Direction::Down);
             let want = readable.min(room).min(shaper.quantum());
-            let (granted, prepaid) = if this.prepaid > 0 {
-                (want.min(this.prepaid), true)
-            } else {
-                (ready!(shaper.poll_take(flow, want, context)), false)
-            };
+            let granted = ready!(shaper.poll_take(flow, want, context));
             let read = match this.poll_read_most(context, buffer, granted) {
                 Poll::Ready(Ok(read)) => read,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => 0,
             };
-            if prepaid {
-                this.prepaid -= read;
-            } else {
-                let (shaper, flow) = this.shaper(Direction::Down);
-                shaper.refund(flow, granted - read);
-            }
+            let (shaper, flow) = this.shaper(Direction::Down);
+            shaper.refund(flow, granted - read);
             if read > 0 {
                 this.received(read);
                 return Poll::Ready(Ok(()));
@@ -183,10 +174,13 @@ impl AsyncRead for ShapedStream {
 }
 
 impl ShapedStream {
+    /// Counts what was read, and opens the window further where it may grow: that much more will
+    /// arrive, so the line is charged for it now.
     fn received(&mut self, bytes: u64) {
         self.moved(Direction::Down, bytes);
         if let Some(window) = &mut self.window {
-            window.drained(bytes);
+            let opened = window.drained(&self.socket, bytes);
+            self.place.link.direction(Direction::Down).charge_unasked(opened);
         }
     }
 }

@@ -163,13 +163,19 @@ impl LinkDirection {
         }
     }
 
-    /// `bytes` of `flow` moved without being asked for first.
-    pub(crate) fn charge_moved(&self, flow: FlowId, bytes: u64) {
+    /// `bytes` come, or came, without having been asked for.
+    pub(crate) fn charge_unasked(&self, bytes: u64) {
+        if bytes > 0 {
+            let wire = wire_bytes(bytes, self.link_overhead);
+            self.lock().scheduler.handle_unasked(wire, clock::now());
+        }
+    }
+
+    /// Counts `bytes` of `flow` that moved without a grant.
+    pub(crate) fn count_moved(&self, flow: FlowId, bytes: u64) {
         let mut state = self.lock();
         let class = state.flows[flow.index()].class;
         state.classes[class].bytes += bytes;
-        let wire = wire_bytes(bytes, self.link_overhead);
-        state.scheduler.handle_unasked(wire, clock::now());
     }
 
     /// Holds a flow's demands back, or lets it take part again. Safe to call with the link

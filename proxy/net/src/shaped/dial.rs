@@ -1,6 +1,5 @@
-//! Opening a WAN connection: a place on the line, the socket's options, the initial window.
+//! Opening a WAN connection: a place on the line, the socket's options, the first window.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tillgate_core::class::ClassSpec;
 use tillgate_core::link::LinkSpec;
 use tillgate_core::units::{Direction, MSS};
-use tillgate_core::window::WINDOW_MIN;
+use tillgate_core::window::{WINDOW_MIN, first_window};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{ShapedStream, receive::ReceiveWindow};
@@ -19,11 +18,6 @@ use crate::clock;
 use crate::link::{Link, Registration, lone_window};
 use crate::link::dial::NoPlace;
 
-/// What a server sends unasked on a new connection: ten segments (RFC 6928).
-const INITIAL_WINDOW: u64 = 10 * MSS;
-/// How long a dial waits for that room: a class that has little of the line right now (an upload
-/// beside pulls) should not wait for a window it may never need.
-const PREPAY_WAIT: Duration = Duration::from_millis(100);
 /// Part of a second of the flow's rate that may wait unsent in the kernel: more would sit in
 /// front of a later payment, less would leave the line idle between two grants.
 const UNSENT_TIME: Duration = Duration::from_millis(5);
@@ -55,7 +49,7 @@ impl ShapedStream {
     /// Opens a connection of `class` to `to` across `link`.
     ///
     /// Waits for a place on the line first (bulk classes only, at most `class.queue.max_wait`),
-    /// then for grants for the initial window, then at most `connect_timeout` for the peer.
+    /// then at most `connect_timeout` for the peer.
     ///
     /// # Errors
     /// [`ConnectError`] tells the cases apart. Nothing was sent to the peer in any of them but
@@ -73,10 +67,8 @@ impl ShapedStream {
         let spec = link.spec();
         let socket = open_socket(&spec, class, to).map_err(ConnectError::Socket)?;
         let window = if class.critical { None } else { Some(prepare_bulk(link, &spec, &place)) };
-        let mut prepaid = 0;
         if let Some(window) = &window {
             window.prepare(&socket).map_err(ConnectError::Socket)?;
-            prepaid = prepay(&place, first_window(&place)).await;
         }
         let socket = dial(socket, to, connect_timeout).await?;
         if let Some(window) = &window {
@@ -89,20 +81,12 @@ impl ShapedStream {
             socket,
             place,
             window,
-            prepaid,
             pacing: 0,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
             unacked: (0, 0),
         };
         stream.maintain();
         Ok(stream)
-    }
-}
-
-impl Drop for ShapedStream {
-    fn drop(&mut self) {
-        let (shaper, flow) = self.shaper(Direction::Down);
-        shaper.refund(flow, self.prepaid);
     }
 }
 
@@ -131,48 +115,9 @@ fn open_socket(spec: &LinkSpec, class: &ClassSpec, to: SocketAddr) -> io::Result
 fn prepare_bulk(link: &Link, spec: &LinkSpec, place: &Registration) -> ReceiveWindow {
     // Its place makes it count: this allocation already includes it.
     link.allocate();
-    let window = place.shared.window.load(Ordering::Relaxed).max(WINDOW_MIN);
-    ReceiveWindow::new(window, lone_window(spec, link.base_rtt()), link.window_ratio())
-}
-
-/// What the server may send before the first read: its initial window or ours.
-fn first_window(place: &Registration) -> u64 {
-    place.shared.window.load(Ordering::Relaxed).clamp(WINDOW_MIN, INITIAL_WINDOW)
-}
-
-/// Waits until `bytes` are granted on the downlink, the room that the initial window will need,
-/// but no longer than [`PREPAY_WAIT`]. Returns what was granted.
-async fn prepay(place: &Registration, bytes: u64) -> u64 {
-    let shaper = place.link.direction(Direction::Down);
-    let flow = place.shared.flows.down;
-    let mut paid = Prepaid { place, bytes: 0, kept: false };
-    let until = clock::now() + PREPAY_WAIT;
-    while paid.bytes < bytes {
-        let want = (bytes - paid.bytes).min(shaper.quantum());
-        let grant = poll_fn(|context| shaper.poll_take(flow, want, context));
-        match tokio::time::timeout_at(until.into(), grant).await {
-            Ok(granted) => paid.bytes += granted,
-            Err(_) => break,
-        }
-    }
-    paid.kept = true;
-    paid.bytes
-}
-
-/// Gives grants back when the dial is given up while it collects them.
-struct Prepaid<'a> {
-    place: &'a Registration,
-    bytes: u64,
-    kept: bool,
-}
-
-impl Drop for Prepaid<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            let flow = self.place.shared.flows.down;
-            self.place.link.direction(Direction::Down).refund(flow, self.bytes);
-        }
-    }
+    let aimed = place.shared.window.load(Ordering::Relaxed).max(WINDOW_MIN);
+    let first = first_window(spec.shaped_rate().down).min(aimed);
+    ReceiveWindow::new(first, lone_window(spec, link.base_rtt()), link.window_ratio())
 }
 
 fn unsent_bytes(link: &Link, place: &Registration) -> u32 {

@@ -26,26 +26,28 @@ const WINDOW_UNSCALED: u64 = 65_535;
 #[derive(Debug)]
 pub(super) struct ReceiveWindow {
     ratio: f64,
+    /// Payload bytes that may be under way or unread, and how many there should be.
+    window: u64,
+    aimed: u64,
     /// What `SO_RCVBUF` is set to (the kernel doubles it).
     requested: u64,
     /// The largest window that the connection's scale factor can say.
     window_max: u64,
-    /// Bytes read since the buffer was last set.
-    drained: u64,
     /// Samples to skip until the window has settled after a change.
     settling: u8,
 }
 
 impl ReceiveWindow {
-    /// For a connection that will be aimed at `window` first and never above `lone_window`, with
-    /// the `ratio` that other connections learned.
+    /// For a connection that begins with `window` and never needs more than `lone_window`, with the
+    /// `ratio` that other connections learned.
     pub(super) fn new(window: u64, lone_window: u64, ratio: f64) -> Self {
         let unscaled = lone_window <= WINDOW_UNSCALED;
         Self {
             ratio,
+            window,
+            aimed: window,
             requested: scaled(window, 1.0 / ratio),
             window_max: if unscaled { WINDOW_UNSCALED } else { u64::MAX },
-            drained: 0,
             settling: 2,
         }
     }
@@ -66,23 +68,26 @@ impl ReceiveWindow {
         set(socket, self.requested);
     }
 
-    /// `bytes` were read.
-    pub(super) fn drained(&mut self, bytes: u64) {
-        self.drained += bytes;
+    /// The window the link aims for from now on; 0 = nothing decided yet.
+    pub(super) fn aim(&mut self, window: u64) {
+        if window > 0 {
+            self.aimed = window.min(self.window_max);
+        }
     }
 
-    /// Follows the window the link aims for; 0 = nothing decided yet.
-    pub(super) fn aim(&mut self, socket: &TcpStream, window: u64) {
-        if window == 0 {
-            return;
+    /// `bytes` were read: the window moves towards its aim by at most that much, so that a window
+    /// grows no faster than it doubles in a round trip, and closes only as data drains. Returns
+    /// by how much it was opened.
+    pub(super) fn drained(&mut self, socket: &TcpStream, bytes: u64) -> u64 {
+        if self.aimed > self.window {
+            let opened = bytes.min(self.aimed - self.window);
+            self.window += opened;
+            self.apply(socket);
+            return opened;
         }
-        let target = scaled(window.min(self.window_max), 1.0 / self.ratio);
-        if target > self.requested + MSS / 2 {
-            self.change(socket, target);
-        } else if target + MSS / 2 < self.requested && self.drained >= MSS {
-            let least = self.requested.saturating_sub(scaled(self.drained, 1.0 / self.ratio));
-            self.change(socket, target.max(least));
-        }
+        self.window -= bytes.min(self.window - self.aimed);
+        self.apply(socket);
+        0
     }
 
     /// Compares the window that the peer was told with the buffer that was asked for.
@@ -103,14 +108,18 @@ impl ReceiveWindow {
         Some(self.ratio)
     }
 
-    fn change(&mut self, socket: &TcpStream, requested: u64) {
+    /// Sets the buffer for the window, if it is off by more than a segment or an eighth.
+    fn apply(&mut self, socket: &TcpStream) {
+        let requested = scaled(self.window, 1.0 / self.ratio);
+        if requested.abs_diff(self.requested) < MSS.max(self.requested / 8) {
+            return;
+        }
         self.requested = requested;
-        self.drained = 0;
         self.settling = 2;
         set(socket, requested);
-        let clamp = scaled(requested, RATIO_MAX);
+        let clamp = u32::try_from(scaled(requested, RATIO_MAX)).unwrap_or(u32::MAX);
         // The clamp follows the buffer only on some kernels; a failure leaves it as it was.
-        let _ = sockopt::set_window_clamp(socket.as_fd(), u32::try_from(clamp).unwrap_or(u32::MAX));
+        let _ = sockopt::set_window_clamp(socket.as_fd(), clamp);
     }
 }
 
