@@ -1,1 +1,42 @@
-//! placeholder
+//! The harness of the end-to-end tests: a whole gateway in this process, servers and clients
+//! that send exactly the bytes a test wants.
+//!
+//! [`store`] makes effective configs by hand, [`gateway`] runs them with real sockets on ports
+//! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte. Nothing
+//! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
+
+pub mod gateway;
+pub mod origin;
+pub mod store;
+pub mod wire;
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that must happen. Nothing takes that long on a working
+/// machine; a slower one changes this number alone.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; `what` says what was waited for.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The clock of the tests.
+#[allow(clippy::disallowed_methods, reason = "tests measure the product from outside")]
+pub fn now() -> Instant {
+    Instant::now()
+}

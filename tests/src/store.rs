@@ -1,0 +1,290 @@
+//! Effective configs by hand: a store of one line, the built-in class names, routes as needed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tillgate_config::effective::{
+    Effective, ListenerLimits, ListenerProtocol, ListenerSpec, ProcessSpec,
+};
+use tillgate_core::backend::{
+    BackendId, BackendProtocol, BackendSpec, Endpoint, Host, Location, PoolLimit, Timeouts,
+};
+use tillgate_core::class::{ClassSpec, ClassTable, Metered, QueueLimit, Share};
+use tillgate_core::link::{LinkRole, LinkSpec};
+use tillgate_core::matching::{
+    BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
+    RouteTable, Rule, TrafficPolicy,
+};
+use tillgate_core::units::{BitRate, PerDirection, Percent};
+
+/// A store in the making.
+pub struct Store {
+    links: Vec<LinkSpec>,
+    backends: Vec<BackendSpec>,
+    rules: Vec<Rule>,
+    egress: Option<(TrafficPolicy, Vec<EgressRule>)>,
+    limits: ListenerLimits,
+    process: ProcessSpec,
+    timeouts: Timeouts,
+    pool: PoolLimit,
+    max_wait: Duration,
+    addresses: [SocketAddr; 3],
+    digest: String,
+}
+
+/// Limits that no test meets unless it wants to.
+const LIMITS: ListenerLimits = ListenerLimits {
+    connections_max: 1000,
+    header_timeout: Duration::from_secs(30),
+    idle_timeout: Duration::from_secs(60),
+    header_bytes_max: 16 * 1024,
+    headers_max: 100,
+    streams_max: 100,
+};
+
+impl Default for Store {
+    fn default() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            links: vec![link("primary", 1000)],
+            backends: Vec::new(),
+            rules: Vec::new(),
+            egress: None,
+            limits: LIMITS,
+            process: ProcessSpec { workers: Some(2), drain_timeout: Duration::from_secs(10) },
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(30)),
+                backend_request: None,
+                connect: Duration::from_secs(5),
+                idle: Duration::from_secs(60),
+            },
+            pool: PoolLimit {
+                connections_max: 64,
+                waiting_max: 64,
+                idle_timeout: Duration::from_secs(60),
+                age_max: Duration::from_secs(600),
+            },
+            max_wait: Duration::from_secs(5),
+            addresses: [any; 3],
+            digest: "sha256:by-hand".into(),
+        }
+    }
+}
+
+impl Store {
+    /// A backend across the line, at `address`, and a route of the same name to it.
+    #[must_use]
+    pub fn cloud(self, name: &str, host: &str, class: &str, address: SocketAddr) -> Self {
+        self.backend(name, Location::Cloud, BackendProtocol::Http, address).route(
+            name,
+            host,
+            Some(class),
+        )
+    }
+
+    /// A backend inside the store, at `address`, and a route of the same name to it.
+    #[must_use]
+    pub fn local(self, name: &str, host: &str, class: &str, address: SocketAddr) -> Self {
+        self.backend(name, Location::Local, BackendProtocol::Http, address).route(
+            name,
+            host,
+            Some(class),
+        )
+    }
+
+    /// A backend alone.
+    #[must_use]
+    pub fn backend(
+        mut self,
+        name: &str,
+        location: Location,
+        protocol: BackendProtocol,
+        address: SocketAddr,
+    ) -> Self {
+        self.backends.push(BackendSpec {
+            name: name.into(),
+            location,
+            protocol,
+            endpoints: vec![Endpoint { host: Host::Ip(address.ip()), port: address.port() }],
+            pool: self.pool,
+        });
+        self
+    }
+
+    /// A route to the last backend, every path.
+    #[must_use]
+    pub fn route(self, name: &str, host: &str, class: Option<&str>) -> Self {
+        self.route_of(name, host, "/", class)
+    }
+
+    /// A route to the last backend.
+    #[must_use]
+    pub fn route_of(mut self, name: &str, host: &str, prefix: &str, class: Option<&str>) -> Self {
+        let backend = u16::try_from(self.backends.len() - 1).expect("few backends");
+        self.rules.push(Rule {
+            route: name.into(),
+            name: "all".into(),
+            hosts: vec![HostPattern::Exact(host.into())],
+            matches: vec![RequestMatch {
+                path: PathMatch::Prefix(prefix.into()),
+                method: None,
+                headers: vec![],
+            }],
+            class: class.map(|class| classes(self.max_wait).id(class).expect("a built-in class")),
+            tiers: vec![vec![BackendRef { backend: BackendId(backend), weight: 1 }]],
+            timeouts: self.timeouts,
+        });
+        self
+    }
+
+    /// The forward proxy's rules.
+    #[must_use]
+    pub fn egress(mut self, policy: TrafficPolicy) -> Self {
+        self.egress = Some((policy, Vec::new()));
+        self
+    }
+
+    /// One rule of the forward proxy.
+    #[must_use]
+    pub fn egress_rule(
+        mut self,
+        name: &str,
+        class: &str,
+        location: Location,
+        destination: EgressDestination,
+    ) -> Self {
+        let class = classes(self.max_wait).id(class);
+        let rule =
+            EgressRule { name: name.into(), destinations: vec![destination], class, location };
+        self.egress.get_or_insert((TrafficPolicy::Deny, Vec::new())).1.push(rule);
+        self
+    }
+
+    /// Changes the timeouts of the routes that follow.
+    #[must_use]
+    pub fn timeouts(mut self, change: impl FnOnce(&mut Timeouts)) -> Self {
+        change(&mut self.timeouts);
+        self
+    }
+
+    /// Changes the pool limits of the backends that follow.
+    #[must_use]
+    pub fn pool(mut self, change: impl FnOnce(&mut PoolLimit)) -> Self {
+        change(&mut self.pool);
+        self
+    }
+
+    /// Changes the limits of all listeners.
+    #[must_use]
+    pub fn limits(mut self, change: impl FnOnce(&mut ListenerLimits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// How long a request may wait for a connection, in every class.
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// After SIGTERM.
+    #[must_use]
+    pub fn drain_timeout(mut self, drain_timeout: Duration) -> Self {
+        self.process.drain_timeout = drain_timeout;
+        self
+    }
+
+    /// The line's rate, both ways.
+    #[must_use]
+    pub fn line(mut self, mbit: u64) -> Self {
+        self.links = vec![link("primary", mbit)];
+        self
+    }
+
+    /// The HTTP entry's address.
+    #[must_use]
+    pub fn http_on(mut self, address: SocketAddr) -> Self {
+        self.addresses[0] = address;
+        self
+    }
+
+    /// The forward proxy's address.
+    #[must_use]
+    pub fn forward_on(mut self, address: SocketAddr) -> Self {
+        self.addresses[1] = address;
+        self
+    }
+
+    /// What the config calls itself.
+    #[must_use]
+    pub fn digest(mut self, digest: &str) -> Self {
+        self.digest = digest.into();
+        self
+    }
+
+    /// The finished config.
+    pub fn build(self) -> Effective {
+        let [http, forward, admin] = self.addresses;
+        let listener = |name: &str, protocol, address| ListenerSpec {
+            name: name.into(),
+            address,
+            protocol,
+            limits: self.limits,
+        };
+        let egress = self.egress.map(|(policy, rules)| EgressTable::new(policy, rules));
+        Effective {
+            store: "store-0412".into(),
+            time_zone: "Europe/Oslo".into(),
+            process: self.process,
+            listeners: vec![
+                listener("http", ListenerProtocol::Http, http),
+                listener("forward-proxy", ListenerProtocol::ForwardProxy, forward),
+                listener("admin", ListenerProtocol::Admin, admin),
+            ],
+            links: self.links,
+            classes: classes(self.max_wait),
+            backends: self.backends,
+            routes: RouteTable::new(self.rules).expect("few rules"),
+            egress,
+            origins: BTreeMap::new(),
+            not_in_effect: vec![],
+            digest: self.digest.into(),
+        }
+    }
+}
+
+fn link(name: &str, mbit: u64) -> LinkSpec {
+    LinkSpec {
+        name: name.into(),
+        role: LinkRole::Primary,
+        capacity: PerDirection::both(BitRate::from_mbit(mbit)),
+        headroom: Percent::new(5).expect("below 100"),
+        overhead_bytes: 0,
+        metered: false,
+        device: None,
+        source: None,
+    }
+}
+
+fn classes(max_wait: Duration) -> ClassTable {
+    let class = |name: &str, priority, critical| ClassSpec {
+        name: name.into(),
+        priority,
+        weight: 1,
+        critical,
+        guarantee: PerDirection::both(Share::Percent(Percent::new(5).expect("below 100"))),
+        ceiling: PerDirection::both(Share::Percent(Percent::FULL)),
+        queue: QueueLimit { max_wait, limit_bytes: 1024 * 1024 },
+        dscp: None,
+        metered: Metered::Allow,
+    };
+    let classes = vec![
+        class("payment", 1000, true),
+        class("default", 500, false),
+        class("image-pull", 200, false),
+        class("metrics", 100, false),
+    ];
+    ClassTable::new(classes).expect("few classes")
+}
