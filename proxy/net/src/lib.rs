@@ -1,1 +1,16 @@
-//! placeholder
+//! Tillgate moves bytes here: listeners, HTTP, pools, tunnels and the shaped WAN connection.
+//!
+//! This crate drives the machines of `tillgate-core` with real sockets and real time. It knows
+//! how to move bytes, never who deserves what.
+
+pub mod clock;
+pub mod drain;
+pub mod error;
+pub mod http;
+pub mod link;
+pub mod listen;
+pub mod metrics;
+pub mod shaped;
+mod sockopt;
+pub mod tunnel;
+pub mod upstream;
