@@ -5,6 +5,7 @@
 //! text of the policy, but knows where every value came from ([`Effective::origins`]).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,9 @@ use tillgate_core::backend::{BackendId, BackendSpec};
 use tillgate_core::class::ClassTable;
 use tillgate_core::link::LinkSpec;
 use tillgate_core::matching::{EgressTable, RouteTable};
+
+mod render;
+mod tree;
 
 /// Everything one gateway runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,48 @@ impl Effective {
     pub fn backend(&self, id: BackendId) -> &BackendSpec {
         &self.backends[usize::from(id.0)]
     }
+
+    /// The same config with the listener of `protocol` moved to `address`, as a flag on the
+    /// command line says. All its other values stay; without one, a listener with the defaults
+    /// is added. The digest follows.
+    #[must_use]
+    pub fn with_listener(mut self, protocol: ListenerProtocol, address: SocketAddr) -> Self {
+        let (name, flag) = match protocol {
+            ListenerProtocol::Http => ("http", "--http"),
+            ListenerProtocol::ForwardProxy => ("forward-proxy", "--forward-proxy"),
+            ListenerProtocol::Admin => ("admin", "--admin"),
+        };
+        let found = self.listeners.iter_mut().find(|one| &*one.name == name);
+        match found {
+            Some(listener) => listener.address = address,
+            None => self.listeners.push(ListenerSpec {
+                name: name.into(),
+                address,
+                protocol,
+                limits: crate::defaults::LIMITS,
+            }),
+        }
+        let path = format!("listeners.{name}.address");
+        self.origins.insert(path, Origin::Flag(flag.into()));
+        self.with_digest()
+    }
+
+    /// The same config with this many worker threads, as `--workers` says.
+    #[must_use]
+    pub fn with_workers(mut self, workers: u16) -> Self {
+        self.process.workers = Some(workers);
+        self.origins.insert("process.workers".to_owned(), Origin::Flag("--workers".into()));
+        self.with_digest()
+    }
+
+    /// The forward-proxy listener that everyone on the network could use, if there is one: not
+    /// on loopback, and no `EgressPolicy` to say what may be reached. A start error.
+    pub fn open_forward_proxy(&self) -> Option<&ListenerSpec> {
+        let open = |one: &&ListenerSpec| {
+            one.protocol == ListenerProtocol::ForwardProxy && !one.address.ip().is_loopback()
+        };
+        self.listeners.iter().find(open).filter(|_| self.egress.is_none())
+    }
 }
 
 /// Where a value came from.
@@ -73,6 +119,18 @@ pub enum Origin {
     Default,
     /// A command-line flag.
     Flag(Arc<str>),
+}
+
+impl fmt::Display for Origin {
+    /// `store.yaml:12:5`, `built-in`, `default`, `flag --http`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Self::BuiltIn => f.write_str("built-in"),
+            Self::Default => f.write_str("default"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
 }
 
 /// A field that parses but is not built yet.

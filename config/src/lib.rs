@@ -1,3 +1,37 @@
 //! The policy language of Tillgate. Pure functions, no IO.
+//!
+//! Text goes in ([`check_text`]), documents are read strictly ([`mod@document`], with [`yaml`] as
+//! the only module that knows the parser), and one immutable [`effective::Effective`] comes out,
+//! or a [`report::Report`] that names everything that is wrong. Defaults live in [`defaults`],
+//! the built-in classes in `builtin.yaml`, the JSON Schema in [`schema`].
 
+pub mod compile;
+pub mod defaults;
+pub mod document;
 pub mod effective;
+pub mod kinds;
+pub mod report;
+pub mod scalar;
+pub mod schema;
+pub mod suggest;
+pub mod yaml;
+
+pub use compile::{Checked, Input};
+pub use effective::Effective;
+pub use report::Report;
+
+/// Reads and compiles one policy in one file. `file` is its name in messages.
+pub fn check_text(file: &str, text: &str) -> Checked {
+    let mut report = Report::default();
+    let input = document::read(file, text, &mut report);
+    compile::check(&input, report)
+}
+
+/// Reads and compiles one policy in one file; lints are dropped.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_text(file: &str, text: &str) -> Result<Effective, Report> {
+    let Checked { effective, report } = check_text(file, text);
+    effective.ok_or(report)
+}

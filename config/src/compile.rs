@@ -1,0 +1,190 @@
+//! Documents in, one effective config out; or every reason why not.
+//!
+//! A pure function of the documents: no clock, no files, no state of links. Selection and
+//! precedence come first ([`select`]), then one module per part of the effective config. All
+//! modules go on after an error, so that one report names everything that is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::document::{Document, Spot};
+use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec};
+use crate::kinds::{Kind, StoreDoc};
+use crate::report::{Finding, Report};
+use crate::scalar::DurationText;
+use crate::{defaults, suggest};
+
+mod ambiguity;
+mod backends;
+mod classes;
+mod egress;
+mod links;
+mod lint;
+mod listeners;
+mod not_in_effect;
+mod routes;
+mod select;
+mod store;
+
+pub(crate) use classes::share_text;
+pub(crate) use listeners::protocol_text;
+pub(crate) use routes::host_text;
+
+/// A policy that was read, with what could not be read of it.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Documents that were read.
+    pub documents: Vec<Document>,
+    /// Identities of documents that were refused: references to them are not dangling.
+    pub(crate) refused: BTreeSet<(Kind, String)>,
+    /// Some document was refused before its identity was known, so that no reference can be
+    /// called dangling and no kind missing.
+    pub(crate) refused_unknown: bool,
+}
+
+/// The outcome of looking at a policy.
+#[derive(Debug)]
+pub struct Checked {
+    /// The effective config, if there was no error.
+    pub effective: Option<Effective>,
+    /// Errors and lints.
+    pub report: Report,
+}
+
+/// Compiles `input` for the one store that it describes. `report` already holds what was found
+/// while reading; semantic findings join it.
+pub fn check(input: &Input, report: Report) -> Checked {
+    let mut out = Output { report, origins: BTreeMap::new() };
+    lint::yaml(input, &mut out.report);
+    let built_in = crate::document::read_built_in(defaults::BUILT_IN);
+    let effective = select::select(input, &built_in, &mut out).and_then(|selected| {
+        let effective = effective(&selected, input, &mut out);
+        lint::unused(&selected, &effective, &mut out.report);
+        effective
+    });
+    out.report.sort();
+    let effective = effective.filter(|_| out.report.errors.is_empty());
+    Checked { effective, report: out.report }
+}
+
+/// What the parts of the compiler write to.
+struct Output {
+    report: Report,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Output {
+    fn error(&mut self, finding: Finding) {
+        self.report.errors.push(finding);
+    }
+
+    /// The value of a field that may be absent, and a note of where it came from.
+    fn value<T>(&mut self, path: &str, spot: &Spot<'_>, given: Option<T>, default: T) -> T {
+        let origin = if given.is_some() { spot.origin() } else { Origin::Default };
+        self.origins.insert(path.to_owned(), origin);
+        given.unwrap_or(default)
+    }
+
+    /// A value that is always given.
+    fn given<T>(&mut self, path: &str, spot: &Spot<'_>, value: T) -> T {
+        self.origins.insert(path.to_owned(), spot.origin());
+        value
+    }
+
+    /// A duration that must be longer than nothing.
+    fn positive(
+        &mut self,
+        path: &str,
+        spot: &Spot<'_>,
+        given: Option<DurationText>,
+        default: std::time::Duration,
+    ) -> std::time::Duration {
+        if given.is_some_and(|text| text.0.is_zero()) {
+            self.error(spot.finding(
+                "the duration `0s` would end everything at once: write one above zero, or remove \
+                 the line",
+            ));
+        }
+        self.value(path, spot, given.map(|text| text.0), default)
+    }
+}
+
+/// A name as a step of a path in the effective config; quoted where a dot would confuse.
+pub(crate) fn step(name: &str) -> String {
+    if name.contains('.') { format!("\"{name}\"") } else { name.to_owned() }
+}
+
+/// A finding for a reference that names nothing, unless that document was refused.
+fn dangling<'a>(
+    input: &Input,
+    kind: Kind,
+    name: &str,
+    spot: &Spot<'_>,
+    known: impl IntoIterator<Item = &'a str> + Clone,
+) -> Option<Finding> {
+    if input.refused_unknown || input.refused.contains(&(kind, name.to_owned())) {
+        return None;
+    }
+    let noun = kind.name();
+    let message = format!(
+        "no {noun} is called `{name}`: {}",
+        suggest::hint(name, known)
+    );
+    Some(spot.finding(message))
+}
+
+fn effective(
+    selected: &select::Selected<'_>,
+    input: &Input,
+    out: &mut Output,
+) -> Option<Effective> {
+    let (document, store) = selected.store;
+    let time_zone = store::time_zone(document, store, out);
+    store::hours(document, store, out);
+    let process = process(document, store, out);
+    out.given("store", &document.name_spot(), ());
+    let links = links::compile(selected, out);
+    let classes = classes::compile(selected, &links, out);
+    let mut backends = backends::compile(selected, out);
+    let routes = routes::compile(selected, input, &classes, &backends, out);
+    let egress = egress::compile(selected, input, &classes, out);
+    let listeners = listeners::compile(selected, egress.is_some(), out);
+    let (routes, classes) = (routes?, classes?);
+    backends::size_pools(&mut backends, &routes, &classes);
+    let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
+    let effective = Effective {
+        store: document.name.clone(),
+        time_zone,
+        process,
+        listeners,
+        links,
+        classes,
+        backends: backends.into_iter().map(|one| one.spec).collect(),
+        routes,
+        egress,
+        origins: std::mem::take(&mut out.origins),
+        not_in_effect,
+        digest: "".into(),
+    };
+    Some(effective.with_digest())
+}
+
+fn process(document: &Document, store: &StoreDoc, out: &mut Output) -> ProcessSpec {
+    let spot = document.spec().key("gateway");
+    let gateway = store.spec.gateway.as_ref();
+    let workers = gateway.and_then(|gateway| gateway.workers);
+    let drain = gateway.and_then(|gateway| gateway.drain_timeout);
+    ProcessSpec {
+        workers: out.value(
+            "process.workers",
+            &spot.key("workers"),
+            workers.map(|workers| Some(workers.fit())),
+            None,
+        ),
+        drain_timeout: out.positive(
+            "process.drainTimeout",
+            &spot.key("drainTimeout"),
+            drain,
+            defaults::DRAIN_TIMEOUT,
+        ),
+    }
+}

@@ -1,0 +1,63 @@
+//! Fields that are in the language but not built yet. Nothing is silently ignored: each one that
+//! a policy uses is listed with its place, in `validate`, `/v1/status` and once in the log.
+
+use super::select::Selected;
+use crate::document::Document;
+use crate::effective::NotInEffect;
+use crate::kinds::Kind;
+use crate::yaml::Step;
+
+/// Paths of fields that are not built, by kind. `*` is any item of a list.
+const NOT_BUILT: [(Kind, &[&str]); 4] = [
+    (Kind::Store, &["hours"]),
+    (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
+    (Kind::Backend, &["tls", "healthCheck", "circuitBreaker"]),
+    (
+        Kind::ServiceRoute,
+        &[
+            "rules.*.filters",
+            "rules.*.retry",
+            "rules.*.failover",
+            "rules.*.idempotency",
+            "rules.*.sessionPersistence",
+        ],
+    ),
+];
+
+/// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
+const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
+
+/// Every field of the selected documents that has no effect yet.
+pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
+    let mut found = Vec::new();
+    for document in selected.all() {
+        let table = NOT_BUILT.iter().find(|(kind, _)| *kind == document.kind);
+        let patterns: &[&str] = match (document.kind, table) {
+            (Kind::EgressPolicy, _) => &EGRESS,
+            (_, Some((_, patterns))) => patterns,
+            (_, None) => continue,
+        };
+        of_document(document, patterns, &mut found);
+    }
+    found
+}
+
+fn of_document(document: &Document, patterns: &[&str], found: &mut Vec<NotInEffect>) {
+    document.walk(|path, _| {
+        let Some((Step::Key(root), rest)) = path.split_first() else { return };
+        if root == "spec" && patterns.iter().any(|pattern| fits(pattern, rest)) {
+            let spot = document.spot(path);
+            found.push(NotInEffect { field: spot.path().into(), origin: spot.origin() });
+        }
+    });
+}
+
+fn fits(pattern: &str, path: &[Step]) -> bool {
+    let mut words = pattern.split('.');
+    let all = path.iter().all(|step| match (words.next(), step) {
+        (Some("*"), Step::Index(_)) => true,
+        (Some(word), Step::Key(key)) => word == key,
+        _ => false,
+    });
+    all && words.next().is_none()
+}

@@ -1,0 +1,373 @@
+//! Routes: hosts, matches, tiers of backends, timeouts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::Method;
+use tillgate_core::backend::{BackendId, BackendProtocol, Timeouts};
+use tillgate_core::class::{ClassId, ClassTable};
+use tillgate_core::matching::{
+    BackendRef, HeaderMatch, HostPattern, PathMatch, RequestMatch, RouteTable, Rule,
+};
+
+use super::backends::Compiled;
+use super::select::{Selected, empty};
+use super::{Input, Output, ambiguity, classes, dangling, step};
+use crate::defaults;
+use crate::document::{Document, Spot};
+use crate::kinds::service_route::{MatchDoc, MethodDoc, PathMatchType, RuleDoc, TimeoutsDoc};
+use crate::kinds::{Kind, ServiceRouteDoc, duration};
+use crate::report::Finding;
+use crate::scalar::{DurationText, HostText, Name, Whole};
+
+/// What a reference may name.
+struct Known<'a> {
+    input: &'a Input,
+    classes: &'a ClassTable,
+    backends: &'a [Compiled],
+}
+
+/// A rule with where it stands, for messages about two of them.
+pub(super) struct Placed<'a> {
+    pub(super) rule: Rule,
+    pub(super) hosts: Spot<'a>,
+    pub(super) spot: Spot<'a>,
+}
+
+/// The rules in the order of route names and documents. `None` if there are too many, or no
+/// classes to refer to.
+pub(super) fn compile(
+    selected: &Selected<'_>,
+    input: &Input,
+    classes: &Option<ClassTable>,
+    backends: &[Compiled],
+    out: &mut Output,
+) -> Option<RouteTable> {
+    let known = Known { input, classes: classes.as_ref()?, backends };
+    let mut rules = Vec::new();
+    for (document, route) in &selected.routes {
+        one(document, route, &known, &mut rules, out);
+    }
+    ambiguity::check(&rules, out);
+    let count = rules.len();
+    let table = RouteTable::new(rules.into_iter().map(|placed| placed.rule).collect());
+    if table.is_none() {
+        let message = format!("the store has {count} rules, more than 65536: merge some");
+        out.error(Finding::new(None, message));
+    }
+    table
+}
+
+fn one<'a>(
+    document: &'a Document,
+    route: &ServiceRouteDoc,
+    known: &Known<'_>,
+    rules: &mut Vec<Placed<'a>>,
+    out: &mut Output,
+) {
+    let spot = document.spec();
+    let hosts = hosts(&route.spec.hostnames, &spot.key("hostnames"), out);
+    let class_spot = spot.key("trafficClass");
+    let class = class(route.spec.traffic_class.as_ref(), &class_spot, known, out);
+    if route.spec.rules.is_empty() {
+        out.error(empty(&spot.key("rules"), "rules"));
+    }
+    let mut names: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
+    for (index, rule) in route.spec.rules.iter().enumerate() {
+        let spot = spot.key("rules").index(index);
+        let name = rule.name.0.as_str();
+        let name_spot = spot.key("name");
+        if let Some(first) = names.get(name) {
+            let message = format!("the rule `{name}` is there twice in this route: rename one");
+            let first = first.place();
+            out.error(name_spot.finding(message).related(first, "is the first one"));
+            continue;
+        }
+        names.insert(name, name_spot);
+        let base = format!("routes.{}.{}", step(&document.name), step(name));
+        for (index, _) in hosts.iter().enumerate() {
+            let host = document.spec().key("hostnames").index(index);
+            out.given(&format!("{base}.hostnames[{index}]"), &host, ());
+        }
+        let own = rule.traffic_class.is_some();
+        let (class, class_spot) = match own {
+            true => {
+                let spot = spot.key("trafficClass");
+                (self::class(rule.traffic_class.as_ref(), &spot, known, out), spot)
+            }
+            false => (class, class_spot.clone()),
+        };
+        out.origins.insert(format!("{base}.trafficClass"), class_spot.origin());
+        let rule = Rule {
+            route: document.name.clone(),
+            name: name.into(),
+            hosts: hosts.clone(),
+            matches: matches(rule, &spot, &base, out),
+            class,
+            tiers: tiers(rule, &spot, &base, known, out),
+            timeouts: timeouts(rule.timeouts.as_ref(), &spot, &base, class, known, out),
+        };
+        rules.push(Placed { rule, hosts: document.spec().key("hostnames"), spot });
+    }
+}
+
+/// The hosts without repetition.
+pub(super) fn hosts(texts: &[HostText], spot: &Spot<'_>, out: &mut Output) -> Vec<HostPattern> {
+    if texts.is_empty() {
+        out.error(empty(spot, "hostnames"));
+    }
+    let mut hosts: Vec<HostPattern> = Vec::new();
+    for (index, host) in texts.iter().enumerate() {
+        if let Some(first) = hosts.iter().position(|known| *known == host.0) {
+            let message =
+                format!("the hostname `{}` is there twice: remove one", host_text(&host.0));
+            let first = spot.index(first).place();
+            out.error(spot.index(index).finding(message).related(first, "is the first one"));
+        }
+        hosts.push(host.0.clone());
+    }
+    hosts
+}
+
+/// A pattern as a policy writes it.
+pub(crate) fn host_text(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(name) => name.to_string(),
+        HostPattern::Suffix(suffix) => format!("*.{suffix}"),
+        HostPattern::Any => "*".to_owned(),
+    }
+}
+
+fn class(
+    name: Option<&Name>,
+    spot: &Spot<'_>,
+    known: &Known<'_>,
+    out: &mut Output,
+) -> Option<ClassId> {
+    let name = name?;
+    let id = known.classes.id(&name.0);
+    if id.is_none() {
+        let names: Vec<&str> = known.classes.iter().map(|(_, class)| &*class.name).collect();
+        let finding = dangling(known.input, Kind::TrafficClass, &name.0, spot, names);
+        out.report.errors.extend(finding);
+    }
+    id
+}
+
+fn matches(rule: &RuleDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> Vec<RequestMatch> {
+    let spot = spot.key("matches");
+    let Some(list) = &rule.matches else {
+        let path = format!("{base}.matches[0].path");
+        out.origins.insert(path, crate::effective::Origin::Default);
+        return vec![RequestMatch {
+            path: PathMatch::Prefix("/".into()),
+            method: None,
+            headers: Vec::new(),
+        }];
+    };
+    if list.is_empty() {
+        out.error(empty(&spot, "matches"));
+    }
+    list.iter()
+        .enumerate()
+        .map(|(index, one)| {
+            one_match(one, &spot.index(index), &format!("{base}.matches[{index}]"), out)
+        })
+        .collect()
+}
+
+fn one_match(one: &MatchDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> RequestMatch {
+    if one.path.is_none() && one.method.is_none() && one.headers.is_none() {
+        out.error(spot.finding(
+            "the match has no condition: add `path`, `method` or `headers`, or leave out `matches` \
+             to take every request",
+        ));
+    }
+    let path = one.path.as_ref().map(|path| {
+        let value = path.value.0.as_str().into();
+        match path.kind.unwrap_or(PathMatchType::PathPrefix) {
+            PathMatchType::Exact => PathMatch::Exact(value),
+            PathMatchType::PathPrefix => PathMatch::Prefix(value),
+        }
+    });
+    let method = one.method.map(method);
+    if method.is_some() {
+        out.given(&format!("{base}.method"), &spot.key("method"), ());
+    }
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for (index, header) in one.headers.iter().flatten().enumerate() {
+        let spot = spot.key("headers").index(index);
+        if headers.iter().any(|known| known.name == header.name.0) {
+            out.error(spot.key("name").finding(format!(
+                "the header `{}` has two conditions in one match: keep one, or write two matches",
+                header.name.0
+            )));
+        }
+        out.given(&format!("{base}.headers[{index}]"), &spot, ());
+        headers.push(HeaderMatch {
+            name: header.name.0.clone(),
+            value: header.value.0.clone(),
+        });
+    }
+    let default = PathMatch::Prefix("/".into());
+    RequestMatch {
+        path: out.value(&format!("{base}.path"), &spot.key("path"), path, default),
+        method,
+        headers,
+    }
+}
+
+fn method(method: MethodDoc) -> Method {
+    match method {
+        MethodDoc::Get => Method::GET,
+        MethodDoc::Head => Method::HEAD,
+        MethodDoc::Post => Method::POST,
+        MethodDoc::Put => Method::PUT,
+        MethodDoc::Patch => Method::PATCH,
+        MethodDoc::Delete => Method::DELETE,
+        MethodDoc::Options => Method::OPTIONS,
+    }
+}
+
+/// Refs without `fallback` are tier one, each fallback is one further tier, in order.
+fn tiers(
+    rule: &RuleDoc,
+    spot: &Spot<'_>,
+    base: &str,
+    known: &Known<'_>,
+    out: &mut Output,
+) -> Vec<Vec<BackendRef>> {
+    let spot = spot.key("backendRefs");
+    if rule.backend_refs.is_empty() {
+        out.error(empty(&spot, "backendRefs"));
+    }
+    let mut first: Vec<(BackendRef, Spot<'_>)> = Vec::new();
+    let mut fallbacks: Vec<(BackendRef, Spot<'_>)> = Vec::new();
+    let mut seen: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
+    for (index, reference) in rule.backend_refs.iter().enumerate() {
+        let spot = spot.index(index);
+        let name = reference.name.0.as_str();
+        if let Some(earlier) = seen.get(name) {
+            let message =
+                format!("the backend `{name}` is there twice in this rule: remove one, or add the weights");
+            let finding = spot.key("name").finding(message);
+            out.error(finding.related(earlier.key("name").place(), "is the first one"));
+            continue;
+        }
+        seen.insert(name, spot.clone());
+        let Some(backend) = backend(name, &spot.key("name"), known, out) else { continue };
+        let fallback = reference.fallback.is_some_and(|flag| flag.0);
+        let weight = reference.weight.map_or(1, Whole::fit);
+        if fallback && reference.weight.is_some_and(|weight| weight.value() == 0) {
+            out.error(spot.key("weight").finding(format!(
+                "the fallback `{name}` has the weight 0 and could never take traffic: remove the \
+                 weight, or the reference"
+            )));
+        }
+        let list = if fallback { &mut fallbacks } else { &mut first };
+        list.push((BackendRef { backend, weight }, spot));
+    }
+    if first.is_empty() && !fallbacks.is_empty() && known.sound() {
+        out.error(spot.finding(
+            "every backend of the rule is a fallback: leave out `fallback` for those that come first",
+        ));
+    }
+    if !first.is_empty() && first.iter().all(|(reference, _)| reference.weight == 0) {
+        out.error(spot.finding(
+            "all weights are 0, so no backend would take traffic: raise one, or remove the rule",
+        ));
+    }
+    let tiers = std::iter::once(first).chain(fallbacks.into_iter().map(|one| vec![one]));
+    let tiers: Vec<Vec<(BackendRef, Spot<'_>)>> = tiers.filter(|tier| !tier.is_empty()).collect();
+    note_tiers(&tiers, base, out);
+    let bare = |tier: Vec<(BackendRef, Spot<'_>)>| tier.into_iter().map(|(one, _)| one).collect();
+    tiers.into_iter().map(bare).collect()
+}
+
+fn note_tiers(tiers: &[Vec<(BackendRef, Spot<'_>)>], base: &str, out: &mut Output) {
+    for (tier, references) in tiers.iter().enumerate() {
+        for (index, (_, spot)) in references.iter().enumerate() {
+            let base = format!("{base}.tiers[{tier}][{index}]");
+            out.given(&format!("{base}.backend"), &spot.key("name"), ());
+            let origin = spot.key("weight").origin();
+            out.origins.insert(format!("{base}.weight"), origin);
+        }
+    }
+}
+
+impl Known<'_> {
+    /// Nothing was refused, so that a missing reference is a mistake of its own.
+    fn sound(&self) -> bool {
+        self.input.refused.is_empty() && !self.input.refused_unknown
+    }
+}
+
+fn backend(
+    name: &str,
+    spot: &Spot<'_>,
+    known: &Known<'_>,
+    out: &mut Output,
+) -> Option<BackendId> {
+    let position = known.backends.iter().position(|backend| *backend.spec.name == *name);
+    let Some(position) = position else {
+        let names: Vec<&str> = known.backends.iter().map(|backend| &*backend.spec.name).collect();
+        out.report.errors.extend(dangling(known.input, Kind::Backend, name, spot, names));
+        return None;
+    };
+    if known.backends[position].spec.protocol == BackendProtocol::Tcp {
+        out.error(spot.finding(format!(
+            "the backend `{name}` speaks TCP and cannot answer HTTP requests: give it `protocol: \
+             HTTP`, or name another one"
+        )));
+    }
+    u16::try_from(position).ok().map(BackendId)
+}
+
+fn timeouts(
+    given: Option<&TimeoutsDoc>,
+    spot: &Spot<'_>,
+    base: &str,
+    class: Option<ClassId>,
+    known: &Known<'_>,
+    out: &mut Output,
+) -> Timeouts {
+    let spot = spot.key("timeouts");
+    let path = |field: &str| format!("{base}.timeouts.{field}");
+    // Gateway API: zero switches the timeout off.
+    let optional = |text: Option<DurationText>| {
+        duration(text).map(|time| (time > Duration::ZERO).then_some(time))
+    };
+    let request = optional(given.and_then(|given| given.request));
+    let backend_request = optional(given.and_then(|given| given.backend_request));
+    if let (Some(Some(request)), Some(Some(one))) = (request, backend_request)
+        && one > request
+    {
+        let message = "one try may take longer than the whole request: lower `backendRequest`, or \
+                       raise `request`";
+        let finding = spot.key("backendRequest").finding(message);
+        out.error(finding.related(spot.key("request").place(), "is the whole request"));
+    }
+    let wait = classes::longest_wait(known.classes, class.map(|id| known.classes.get(id)));
+    let default = Some(defaults::REQUEST_TIMEOUT + wait);
+    Timeouts {
+        request: out.value(&path("request"), &spot.key("request"), request, default),
+        backend_request: out.value(
+            &path("backendRequest"),
+            &spot.key("backendRequest"),
+            backend_request,
+            None,
+        ),
+        connect: out.positive(
+            &path("connect"),
+            &spot.key("connect"),
+            given.and_then(|given| given.connect),
+            defaults::CONNECT_TIMEOUT,
+        ),
+        idle: out.positive(
+            &path("idle"),
+            &spot.key("idle"),
+            given.and_then(|given| given.idle),
+            defaults::IDLE_TIMEOUT,
+        ),
+    }
+}

@@ -1,0 +1,242 @@
+//! Which documents count for this store: selectors, then precedence.
+//!
+//! Of the documents of one identity (kind and name; for single kinds the kind alone) that select
+//! the store, the highest precedence counts as a whole. A tie is an error that names both
+//! places: a file has no creation time, and the order in it must not decide.
+
+use std::collections::BTreeMap;
+
+use super::{Input, Output};
+use crate::document::{Body, Document, Spot};
+use crate::kinds::{
+    BackendDoc, EgressPolicyDoc, Kind, LabelExpression, LabelOperator, LinkPolicyDoc, ListenerDoc,
+    Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TrafficClassDoc,
+};
+use crate::report::Finding;
+use crate::scalar::StorePath;
+
+/// The documents that count, each with its typed body; named kinds in the order of their names.
+pub(super) struct Selected<'a> {
+    pub(super) store: (&'a Document, &'a StoreDoc),
+    pub(super) link_policy: Option<(&'a Document, &'a LinkPolicyDoc)>,
+    pub(super) egress: Option<(&'a Document, &'a EgressPolicyDoc)>,
+    /// The built-in classes in their order, then the others by name.
+    pub(super) classes: Vec<(&'a Document, &'a TrafficClassDoc)>,
+    pub(super) backends: Vec<(&'a Document, &'a BackendDoc)>,
+    pub(super) routes: Vec<(&'a Document, &'a ServiceRouteDoc)>,
+    pub(super) listeners: Vec<(&'a Document, &'a ListenerDoc)>,
+    /// Documents that do not apply to this store.
+    pub(super) left_out: Vec<&'a Document>,
+}
+
+impl<'a> Selected<'a> {
+    /// Every document that counts and is not built in.
+    pub(super) fn all(&self) -> impl Iterator<Item = &'a Document> {
+        let single = [Some(self.store.0), self.link_policy.map(|p| p.0), self.egress.map(|p| p.0)];
+        single
+            .into_iter()
+            .flatten()
+            .chain(self.classes.iter().map(|one| one.0))
+            .chain(self.backends.iter().map(|one| one.0))
+            .chain(self.routes.iter().map(|one| one.0))
+            .chain(self.listeners.iter().map(|one| one.0))
+            .filter(|document| !document.is_built_in())
+    }
+}
+
+/// Picks the documents for the one store of `input`. `None` if there is not exactly one.
+pub(super) fn select<'a>(
+    input: &'a Input,
+    built_in: &'a [Document],
+    out: &mut Output,
+) -> Option<Selected<'a>> {
+    let store = the_store(input, out)?;
+    let mut chosen: BTreeMap<(Kind, &str), &Document> = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for document in &input.documents {
+        if document.kind == Kind::Store {
+            continue;
+        }
+        check_selector(document, out);
+        let applies = document.selector().is_none_or(|selector| applies(selector, store.1));
+        if !applies {
+            left_out.push(document);
+            continue;
+        }
+        let name: &str = if document.kind.is_single() { "" } else { &document.name };
+        match chosen.get(&(document.kind, name)) {
+            None => {
+                chosen.insert((document.kind, name), document);
+            }
+            Some(other) if other.precedence() == document.precedence() => {
+                out.error(tie(other, document));
+            }
+            Some(other) if other.precedence() < document.precedence() => {
+                chosen.insert((document.kind, name), document);
+            }
+            Some(_) => {}
+        }
+    }
+    Some(sort_out(store, chosen, built_in, left_out))
+}
+
+fn sort_out<'a>(
+    store: (&'a Document, &'a StoreDoc),
+    mut chosen: BTreeMap<(Kind, &'a str), &'a Document>,
+    built_in: &'a [Document],
+    left_out: Vec<&'a Document>,
+) -> Selected<'a> {
+    let mut selected = Selected {
+        store,
+        link_policy: None,
+        egress: None,
+        classes: Vec::new(),
+        backends: Vec::new(),
+        routes: Vec::new(),
+        listeners: Vec::new(),
+        left_out,
+    };
+    for class in built_in {
+        let replaced = chosen.remove(&(Kind::TrafficClass, &*class.name));
+        selected.put(replaced.unwrap_or(class));
+    }
+    for document in chosen.into_values() {
+        selected.put(document);
+    }
+    selected
+}
+
+impl<'a> Selected<'a> {
+    fn put(&mut self, document: &'a Document) {
+        match &document.body {
+            Body::Backend(body) => self.backends.push((document, body)),
+            Body::EgressPolicy(body) => self.egress = Some((document, body)),
+            Body::LinkPolicy(body) => self.link_policy = Some((document, body)),
+            Body::Listener(body) => self.listeners.push((document, body)),
+            Body::ServiceRoute(body) => self.routes.push((document, body)),
+            Body::TrafficClass(body) => self.classes.push((document, body)),
+            Body::Store(_) => {}
+        }
+    }
+}
+
+fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'a StoreDoc)> {
+    let mut stores = input.documents.iter().filter_map(|document| match &document.body {
+        Body::Store(body) => Some((document, body)),
+        _ => None,
+    });
+    let first = stores.next();
+    let second = stores.next();
+    match (first, second) {
+        (Some(store), None) => Some(store),
+        (Some((first, _)), Some((second, _))) => {
+            let message = format!(
+                "the file describes two stores, `{}` and `{}`: a gateway runs for one, keep its \
+                 document and remove the other",
+                first.name, second.name
+            );
+            let finding = second.name_spot().finding(message);
+            out.error(finding.related(first.name_spot().place(), "is the first Store"));
+            None
+        }
+        (None, _) => {
+            let refused = input.refused.iter().any(|(kind, _)| *kind == Kind::Store);
+            if !refused && !input.refused_unknown {
+                out.error(Finding::new(
+                    None,
+                    "the policy has no Store document: add one with the store's name, timeZone and \
+                     links",
+                ));
+            }
+            None
+        }
+    }
+}
+
+fn tie(first: &Document, second: &Document) -> Finding {
+    let what = if first.kind.is_single() {
+        format!(
+            "`{}` and `{}` both apply to this store, and only one {} can",
+            first.name,
+            second.name,
+            first.kind.name()
+        )
+    } else {
+        format!("{} is there twice for this store", first.title())
+    };
+    let message = format!(
+        "{what} (both have the precedence {}): raise the `precedence` of one, narrow a \
+         `storeSelector`, or remove one",
+        first.precedence()
+    );
+    second.name_spot().finding(message).related(first.name_spot().place(), "is the other one")
+}
+
+/// Whether `selector` selects the store: all present terms must hold.
+fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
+    let Metadata { labels, .. } = &store.metadata;
+    let by_label =
+        selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let by_expression = selector.match_expressions.iter().flatten().all(|expression| {
+        let value = labels.get(&expression.key);
+        let listed = value.is_some_and(|value| {
+            expression.values.iter().flatten().any(|candidate| candidate == value)
+        });
+        match expression.operator {
+            LabelOperator::In => listed,
+            LabelOperator::NotIn => !listed,
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
+        }
+    });
+    let by_path = selector.under_paths.as_ref().is_none_or(|groups| {
+        let under = |path: &StorePath| groups.iter().any(|group| path.is_under(group));
+        store.spec.member_of.iter().any(under)
+    });
+    by_label && by_expression && by_path
+}
+
+/// Lists that are written but empty would select nothing, or everything; neither is said.
+fn check_selector(document: &Document, out: &mut Output) {
+    let Some(selector) = document.selector() else { return };
+    let spot = document.spec().key("storeSelector");
+    if selector.under_paths.as_ref().is_some_and(Vec::is_empty) {
+        out.error(empty(&spot.key("underPaths"), "underPaths"));
+    }
+    let Some(expressions) = &selector.match_expressions else { return };
+    let spot = spot.key("matchExpressions");
+    if expressions.is_empty() {
+        out.error(empty(&spot, "matchExpressions"));
+    }
+    for (index, expression) in expressions.iter().enumerate() {
+        check_expression(expression, &spot.index(index), out);
+    }
+}
+
+fn check_expression(expression: &LabelExpression, spot: &Spot<'_>, out: &mut Output) {
+    let wants_values = match expression.operator {
+        LabelOperator::In | LabelOperator::NotIn => true,
+        LabelOperator::Exists | LabelOperator::DoesNotExist => false,
+    };
+    let operator = spot.key("operator");
+    match (&expression.values, wants_values) {
+        (Some(values), true) if values.is_empty() => {
+            out.error(empty(&spot.key("values"), "values"));
+        }
+        (None, true) => out.error(operator.finding(format!(
+            "the condition on `{}` has no values to compare with: add `values`",
+            expression.key.0
+        ))),
+        (Some(_), false) => out.error(spot.key("values").finding(format!(
+            "the condition on `{}` asks only whether the label is there: remove `values`, or use \
+             In or NotIn",
+            expression.key.0
+        ))),
+        _ => {}
+    }
+}
+
+/// The finding for a list that must not be empty.
+pub(super) fn empty(spot: &Spot<'_>, field: &str) -> Finding {
+    spot.finding(format!("the list `{field}` is empty: write at least one item, or remove it"))
+}

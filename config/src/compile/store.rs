@@ -1,0 +1,83 @@
+//! The store's own facts: time zone and opening hours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZoneDatabase;
+
+use super::Output;
+use crate::document::Document;
+use crate::kinds::StoreDoc;
+use crate::suggest;
+
+/// The time zone, checked against the database that is compiled in, so that the answer is the
+/// same on every machine.
+pub(super) fn time_zone(document: &Document, store: &StoreDoc, out: &mut Output) -> Arc<str> {
+    let name = &store.spec.time_zone.0;
+    let spot = document.spec().key("timeZone");
+    let database = TimeZoneDatabase::bundled();
+    // The database ignores case; the policy does not, because digests and people do not.
+    let exact = database.available().any(|known| known.as_str() == name);
+    if !exact {
+        let known: Vec<String> =
+            database.available().map(|zone| zone.as_str().to_owned()).collect();
+        let names = known.iter().map(String::as_str);
+        let hint = suggest::nearest(name, names).map_or_else(
+            || "write the IANA name of the zone, as `Europe/Oslo`".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        out.error(spot.finding(format!("the time zone `{name}` does not exist: {hint}")));
+    }
+    out.given("timeZone", &spot, name.as_str().into())
+}
+
+/// Opening hours have no effect until change windows are built, but wrong ones are wrong today.
+pub(super) fn hours(document: &Document, store: &StoreDoc, out: &mut Output) {
+    let Some(hours) = &store.spec.hours else { return };
+    let spot = document.spec().key("hours");
+    if hours.weekly.is_empty() {
+        out.error(super::select::empty(&spot.key("weekly"), "weekly"));
+    }
+    let mut days = BTreeMap::new();
+    for (index, entry) in hours.weekly.iter().enumerate() {
+        let spot = spot.key("weekly").index(index);
+        if entry.days.is_empty() {
+            out.error(super::select::empty(&spot.key("days"), "days"));
+        }
+        if entry.open.minutes == 24 * 60 {
+            out.error(spot.key("open").finding(
+                "a store cannot open at 24:00: write \"00:00\" on the next day",
+            ));
+        }
+        if entry.open == entry.close {
+            out.error(spot.key("close").finding(
+                "opening and closing are the same time: write \"00:00\" and \"24:00\" for a store \
+                 that never closes",
+            ));
+        }
+        for (position, day) in entry.days.iter().enumerate() {
+            let day_spot = spot.key("days").index(position);
+            if let Some(first) = days.insert(*day, day_spot.place()) {
+                let message = format!("the day {day:?} has hours already: remove it in one place");
+                out.error(day_spot.finding(message).related(first, "is the first entry"));
+            }
+        }
+    }
+    let mut dates = BTreeMap::new();
+    for (index, entry) in hours.exceptions.iter().enumerate() {
+        let spot = spot.key("exceptions").index(index);
+        let date_spot = spot.key("date");
+        if let Some(first) = dates.insert(entry.date, date_spot.place()) {
+            let message = format!("the day {} is there twice: remove one entry", entry.date.0);
+            out.error(date_spot.finding(message).related(first, "is the first entry"));
+        }
+        let closed = entry.closed.is_some_and(|flag| flag.0);
+        let message = match (entry.open, entry.close, closed) {
+            (Some(_), Some(_), false) | (None, None, true) => continue,
+            (_, _, true) => "has hours and `closed: true`: keep one of them",
+            (None, None, false) => "says nothing: add `open` and `close`, or `closed: true`",
+            (_, _, false) => "has only one of `open` and `close`: add the other",
+        };
+        out.error(date_spot.finding(format!("the day {} {message}", entry.date.0)));
+    }
+}

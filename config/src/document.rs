@@ -1,0 +1,364 @@
+//! Documents: from the text of a file to typed values that know their places.
+//!
+//! The envelope is read first, then the typed document from the same text, so that every error
+//! has file, line and column. A document is either read completely or refused with one finding;
+//! the others of the file are read all the same.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use crate::compile::Input;
+use crate::effective::Origin;
+use crate::kinds::{
+    API_VERSION, BackendDoc, EgressPolicyDoc, Kind, LinkPolicyDoc, ListenerDoc, ServiceRouteDoc,
+    StoreDoc, StoreSelector, TrafficClassDoc,
+};
+use crate::report::{Finding, Place, Report};
+use crate::suggest;
+use crate::yaml::{self, Chunk, Node, Step, Tree};
+
+/// What a document says, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Servers.
+    Backend(BackendDoc),
+    /// The forward proxy's rules.
+    EgressPolicy(EgressPolicyDoc),
+    /// The use of the lines.
+    LinkPolicy(LinkPolicyDoc),
+    /// A socket.
+    Listener(ListenerDoc),
+    /// Routes.
+    ServiceRoute(ServiceRouteDoc),
+    /// The store.
+    Store(StoreDoc),
+    /// A class.
+    TrafficClass(TrafficClassDoc),
+}
+
+/// One document of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// `None` for the built-in ones.
+    file: Option<Arc<str>>,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it says.
+    pub body: Body,
+    tree: Tree,
+}
+
+/// The envelope, before the kind is known. Strict too: a `piVersion` must not make a document
+/// disappear.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read to know that they are there and well formed")]
+struct Envelope {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+    metadata: IgnoredAny,
+    spec: IgnoredAny,
+}
+
+/// Reads every document of `text`. What is wrong goes into `report`, which also keeps the text.
+pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
+    let file: Arc<str> = file.into();
+    let mut input = Input::default();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.len() > yaml::INPUT_BYTES_MAX {
+        report.errors.push(Finding::new(
+            None,
+            format!(
+                "{file} has {} bytes, more than the {} that a policy may have: split it, or remove \
+                 what is generated",
+                text.len(),
+                yaml::INPUT_BYTES_MAX
+            ),
+        ));
+        input.refused_unknown = true;
+        return input;
+    }
+    report.add_source(file.clone(), text.into());
+    for chunk in yaml::split(text) {
+        match one(&file, chunk) {
+            Ok(document) => {
+                let bad = document.empty_values();
+                if bad.is_empty() {
+                    input.documents.push(document);
+                } else {
+                    input.refused.insert((document.kind, document.name.to_string()));
+                }
+                report.errors.extend(bad);
+            }
+            Err(finding) => {
+                match identity(&file, chunk) {
+                    Some(identity) => drop(input.refused.insert(identity)),
+                    None => input.refused_unknown = true,
+                }
+                report.errors.push(finding);
+            }
+        }
+    }
+    input
+}
+
+/// Kind and name of a document that was refused, as far as they can be read.
+fn identity(file: &Arc<str>, chunk: Chunk<'_>) -> Option<(Kind, String)> {
+    let tree = Tree::read(file, chunk).ok()?;
+    let kind = text_at(&tree, &["kind"]).and_then(Kind::by_name)?;
+    Some((kind, text_at(&tree, &["metadata", "name"])?.to_owned()))
+}
+
+/// Reads the built-in documents.
+///
+/// # Panics
+/// If they are wrong; a test reads them.
+pub(crate) fn read_built_in(text: &str) -> Vec<Document> {
+    let mut report = Report::default();
+    let mut input = read("built-in", text, &mut report);
+    assert!(report.errors.is_empty(), "the built-in documents are valid: {report}");
+    for document in &mut input.documents {
+        document.file = None;
+    }
+    input.documents
+}
+
+fn one(file: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Finding> {
+    yaml::no_tabs(file, chunk)?;
+    let envelope = yaml::typed::<Envelope>(file, chunk)?;
+    let tree = Tree::read(file, chunk)?;
+    let at = |field: &str| {
+        let mark = tree.mark(&[Step::Key(field.to_owned())]);
+        Some(mark.in_file(file))
+    };
+    if envelope.api_version != API_VERSION {
+        let message = format!(
+            "the apiVersion `{}` is not known: write `{API_VERSION}`",
+            envelope.api_version
+        );
+        return Err(Finding::new(at("apiVersion"), message));
+    }
+    let Some(kind) = Kind::by_name(&envelope.kind) else {
+        return Err(Finding::new(at("kind"), unknown_kind(&envelope.kind)));
+    };
+    let (name, body) = body(kind, file, chunk).map_err(|finding| {
+        let path = finding.place.as_ref().and_then(|at| tree.path_at(at.line, at.column));
+        let Some(path) = path else { return finding };
+        let name = text_at(&tree, &["metadata", "name"]).unwrap_or("?").to_owned();
+        finding.at_path(format!("{}/{name} {}", kind.name(), yaml::show(&path)))
+    })?;
+    Ok(Document { file: Some(file.clone()), kind, name, body, tree })
+}
+
+fn unknown_kind(kind: &str) -> String {
+    if Kind::PLANNED.contains(&kind) {
+        return format!(
+            "the kind `{kind}` is not supported by this release: remove the document for now"
+        );
+    }
+    format!("the kind `{kind}` is not known: {}", suggest::hint(kind, Kind::ALL.map(Kind::name)))
+}
+
+fn text_at<'a>(tree: &'a Tree, keys: &[&str]) -> Option<&'a str> {
+    let path: Vec<Step> = keys.iter().map(|key| Step::Key((*key).to_owned())).collect();
+    match tree.find(&path)? {
+        Node::Scalar { text, .. } => Some(text),
+        Node::List { .. } | Node::Map { .. } | Node::Alias { .. } => None,
+    }
+}
+
+fn body(kind: Kind, file: &Arc<str>, chunk: Chunk<'_>) -> Result<(Arc<str>, Body), Finding> {
+    fn named<T: DeserializeOwned>(
+        file: &Arc<str>,
+        chunk: Chunk<'_>,
+        name: impl Fn(&T) -> &str,
+        wrap: impl Fn(T) -> Body,
+    ) -> Result<(Arc<str>, Body), Finding> {
+        let document: T = yaml::typed(file, chunk)?;
+        let name = name(&document).into();
+        Ok((name, wrap(document)))
+    }
+    match kind {
+        Kind::Backend => {
+            named(file, chunk, |d: &BackendDoc| &d.metadata.name.0, Body::Backend)
+        }
+        Kind::EgressPolicy => {
+            named(file, chunk, |d: &EgressPolicyDoc| &d.metadata.name.0, Body::EgressPolicy)
+        }
+        Kind::LinkPolicy => {
+            named(file, chunk, |d: &LinkPolicyDoc| &d.metadata.name.0, Body::LinkPolicy)
+        }
+        Kind::Listener => {
+            named(file, chunk, |d: &ListenerDoc| &d.metadata.name.0, Body::Listener)
+        }
+        Kind::ServiceRoute => {
+            named(file, chunk, |d: &ServiceRouteDoc| &d.metadata.name.0, Body::ServiceRoute)
+        }
+        Kind::Store => named(file, chunk, |d: &StoreDoc| &d.metadata.name.0, Body::Store),
+        Kind::TrafficClass => {
+            named(file, chunk, |d: &TrafficClassDoc| &d.metadata.name.0, Body::TrafficClass)
+        }
+    }
+}
+
+impl Document {
+    /// `Backend/payments`.
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.kind.name(), self.name)
+    }
+
+    /// Which stores it applies to; a `Store` applies to itself.
+    pub fn selector(&self) -> Option<&StoreSelector> {
+        match &self.body {
+            Body::Backend(d) => d.spec.store_selector.as_ref(),
+            Body::EgressPolicy(d) => d.spec.store_selector.as_ref(),
+            Body::LinkPolicy(d) => d.spec.store_selector.as_ref(),
+            Body::Listener(d) => d.spec.store_selector.as_ref(),
+            Body::ServiceRoute(d) => d.spec.store_selector.as_ref(),
+            Body::TrafficClass(d) => d.spec.store_selector.as_ref(),
+            Body::Store(_) => None,
+        }
+    }
+
+    /// Its precedence among the documents of its identity; 0 where it says none.
+    pub fn precedence(&self) -> u64 {
+        let precedence = match &self.body {
+            Body::Backend(d) => d.spec.precedence,
+            Body::EgressPolicy(d) => d.spec.precedence,
+            Body::LinkPolicy(d) => d.spec.precedence,
+            Body::Listener(d) => d.spec.precedence,
+            Body::ServiceRoute(d) => d.spec.precedence,
+            Body::TrafficClass(d) => d.spec.precedence,
+            Body::Store(_) => None,
+        };
+        precedence.map_or(0, crate::scalar::Whole::value)
+    }
+
+    /// Whether it is one of the language's own.
+    pub fn is_built_in(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// The spot of its `spec`.
+    pub fn spec(&self) -> Spot<'_> {
+        Spot { document: self, path: vec![Step::Key("spec".to_owned())] }
+    }
+
+    /// The spot of its name.
+    pub fn name_spot(&self) -> Spot<'_> {
+        let path = ["metadata", "name"].map(|key| Step::Key(key.to_owned())).to_vec();
+        Spot { document: self, path }
+    }
+
+    /// All of its values with their paths.
+    pub(crate) fn walk(&self, mut visit: impl FnMut(&[Step], &Node)) {
+        fn descend(node: &Node, path: &mut Vec<Step>, visit: &mut impl FnMut(&[Step], &Node)) {
+            visit(path, node);
+            match node {
+                Node::Map { entries, .. } => {
+                    for (key, _, value) in entries {
+                        path.push(Step::Key(key.clone()));
+                        descend(value, path, visit);
+                        path.pop();
+                    }
+                }
+                Node::List { items, .. } => {
+                    for (index, item) in items.iter().enumerate() {
+                        path.push(Step::Index(index));
+                        descend(item, path, visit);
+                        path.pop();
+                    }
+                }
+                Node::Scalar { .. } | Node::Alias { .. } => {}
+            }
+        }
+        descend(self.tree.root(), &mut Vec::new(), &mut visit);
+    }
+
+    /// The spot at `path` of the whole document.
+    pub(crate) fn spot(&self, path: &[Step]) -> Spot<'_> {
+        Spot { document: self, path: path.to_vec() }
+    }
+
+    /// Values that are written as nothing. The parser reads them as "absent", which is not what
+    /// a line with a key and a colon looks like.
+    fn empty_values(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        self.walk(|path, node| {
+            let Node::Scalar { text, plain: true, .. } = node else { return };
+            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") {
+                let spot = self.spot(path);
+                let field = path.iter().rev().find_map(|step| match step {
+                    Step::Key(key) => Some(key.as_str()),
+                    Step::Index(_) => None,
+                });
+                let message = format!(
+                    "`{}` has no value: write one, or remove the line",
+                    field.unwrap_or("the item")
+                );
+                findings.push(spot.finding(message));
+            }
+        });
+        findings
+    }
+}
+
+/// A value of a document: its path, its place, its origin.
+#[derive(Clone, Debug)]
+pub struct Spot<'a> {
+    document: &'a Document,
+    path: Vec<Step>,
+}
+
+impl Spot<'_> {
+    /// The field `name` of this mapping, whether it is there or not.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Self {
+        let mut path = self.path.clone();
+        path.push(Step::Key(name.to_owned()));
+        Self { document: self.document, path }
+    }
+
+    /// Item `index` of this list.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        let mut path = self.path.clone();
+        path.push(Step::Index(index));
+        Self { document: self.document, path }
+    }
+
+    /// Where it stands, or the nearest thing around it that does; `None` in a built-in document.
+    pub fn place(&self) -> Option<Place> {
+        let file = self.document.file.as_ref()?;
+        Some(self.document.tree.mark(&self.path).in_file(file))
+    }
+
+    /// `Store/store-0412 spec.links[0].name`.
+    pub fn path(&self) -> String {
+        format!("{} {}", self.document.title(), yaml::show(&self.path))
+    }
+
+    /// Where the value comes from: this document if it has it, else the language's default.
+    pub fn origin(&self) -> Origin {
+        if self.document.tree.find(&self.path).is_none() {
+            return Origin::Default;
+        }
+        match self.place() {
+            None => Origin::BuiltIn,
+            Some(place) => {
+                Origin::File { file: place.file, line: place.line, column: place.column }
+            }
+        }
+    }
+
+    /// A finding about this value.
+    pub fn finding(&self, message: impl Into<String>) -> Finding {
+        Finding::new(self.place(), message).at_path(self.path())
+    }
+}
+

@@ -1,0 +1,257 @@
+//! The effective config as plain data, in the order a person reads it.
+//!
+//! Names are keys, so that a diff of two configs shows what changed and not what moved. Both the
+//! digest and the texts are made from this one tree.
+
+use std::net::IpAddr;
+
+use tillgate_core::backend::{BackendProtocol, BackendSpec, Location, Timeouts};
+use tillgate_core::class::{ClassId, ClassSpec, Metered};
+use tillgate_core::link::{LinkRole, LinkSpec};
+use tillgate_core::matching::{
+    EgressDestination, EgressTable, PathMatch, RequestMatch, Rule, TrafficPolicy,
+};
+
+use super::{Effective, ListenerSpec};
+use crate::compile::{host_text, protocol_text, share_text};
+use crate::scalar::{dscp_text, duration_text, size_text};
+
+/// A value of the effective config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Flag(bool),
+    Number(u64),
+    Text(String),
+    List(Vec<Value>),
+    Map(Vec<(String, Value)>),
+}
+
+fn text(value: impl ToString) -> Value {
+    Value::Text(value.to_string())
+}
+
+fn number(value: impl Into<u64>) -> Value {
+    Value::Number(value.into())
+}
+
+fn optional<T>(value: Option<T>, show: impl Fn(T) -> Value) -> Value {
+    value.map_or(Value::Null, show)
+}
+
+fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Map(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn named<'a, T: 'a>(
+    items: impl IntoIterator<Item = &'a T>,
+    entry: impl Fn(&'a T) -> (String, Value),
+) -> Value {
+    Value::Map(items.into_iter().map(entry).collect())
+}
+
+fn list<'a, T: 'a>(items: impl IntoIterator<Item = &'a T>, show: impl Fn(&'a T) -> Value) -> Value {
+    Value::List(items.into_iter().map(show).collect())
+}
+
+/// The whole config, without origins and digest.
+pub(super) fn of(config: &Effective) -> Value {
+    let process = map([
+        ("workers", optional(config.process.workers, number)),
+        ("drainTimeout", text(duration_text(config.process.drain_timeout))),
+    ]);
+    let classes = config.classes.iter().map(|(_, class)| (class.name.to_string(), of_class(class)));
+    let egress = optional(config.egress.as_ref(), |egress| of_egress(egress, config));
+    map([
+        ("store", text(&config.store)),
+        ("timeZone", text(&config.time_zone)),
+        ("process", process),
+        ("listeners", named(&config.listeners, |one| (one.name.to_string(), of_listener(one)))),
+        ("links", named(&config.links, |one| (one.name.to_string(), of_link(one)))),
+        ("classes", Value::Map(classes.collect())),
+        ("backends", named(&config.backends, |one| (one.name.to_string(), of_backend(one)))),
+        ("routes", of_routes(config)),
+        ("egress", egress),
+    ])
+}
+
+fn of_listener(one: &ListenerSpec) -> Value {
+    let limits = map([
+        ("maxConnections", number(one.limits.connections_max)),
+        ("headerTimeout", text(duration_text(one.limits.header_timeout))),
+        ("idleTimeout", text(duration_text(one.limits.idle_timeout))),
+        ("maxHeaderSize", text(size_text(one.limits.header_bytes_max.into()))),
+        ("maxHeaders", number(one.limits.headers_max)),
+        ("maxStreams", number(one.limits.streams_max)),
+    ]);
+    map([
+        ("protocol", text(protocol_text(one.protocol))),
+        ("address", text(one.address)),
+        ("limits", limits),
+    ])
+}
+
+fn of_link(one: &LinkSpec) -> Value {
+    let role = match one.role {
+        LinkRole::Primary => "Primary",
+        LinkRole::Backup => "Backup",
+    };
+    map([
+        ("role", text(role)),
+        (
+            "capacity",
+            map([("up", text(one.capacity.up)), ("down", text(one.capacity.down))]),
+        ),
+        ("headroom", text(one.headroom)),
+        ("overhead", number(one.overhead_bytes)),
+        ("metered", Value::Flag(one.metered)),
+        ("device", optional(one.device.as_ref(), text)),
+        ("source", optional(one.source.as_ref(), |source: &IpAddr| text(source))),
+    ])
+}
+
+fn of_class(one: &ClassSpec) -> Value {
+    let pair = |pair: &tillgate_core::units::PerDirection<tillgate_core::class::Share>| {
+        map([("up", text(share_text(pair.up))), ("down", text(share_text(pair.down)))])
+    };
+    let metered = match one.metered {
+        Metered::Allow => "Allow",
+        Metered::Deny => "Deny",
+    };
+    let queue = map([
+        ("maxWait", text(duration_text(one.queue.max_wait))),
+        ("limit", text(size_text(one.queue.limit_bytes))),
+    ]);
+    map([
+        ("priority", number(one.priority)),
+        ("weight", number(one.weight)),
+        ("critical", Value::Flag(one.critical)),
+        ("guarantee", pair(&one.guarantee)),
+        ("ceiling", pair(&one.ceiling)),
+        ("queue", queue),
+        ("dscp", optional(one.dscp, |value| text(dscp_text(value)))),
+        ("metered", text(metered)),
+    ])
+}
+
+fn location(location: Location) -> Value {
+    text(match location {
+        Location::Local => "Local",
+        Location::Cloud => "Cloud",
+    })
+}
+
+fn of_backend(one: &BackendSpec) -> Value {
+    let protocol = match one.protocol {
+        BackendProtocol::Http => "HTTP",
+        BackendProtocol::Http2 => "HTTP2",
+        BackendProtocol::Grpc => "GRPC",
+        BackendProtocol::Tcp => "TCP",
+    };
+    let pool = map([
+        ("maxConnections", number(one.pool.connections_max)),
+        ("maxWaiting", number(one.pool.waiting_max)),
+        ("idleTimeout", text(duration_text(one.pool.idle_timeout))),
+        ("maxAge", text(duration_text(one.pool.age_max))),
+    ]);
+    map([
+        ("location", location(one.location)),
+        ("protocol", text(protocol)),
+        ("endpoints", list(&one.endpoints, text)),
+        ("connectionPool", pool),
+    ])
+}
+
+fn of_routes(config: &Effective) -> Value {
+    let mut routes: Vec<(String, Value)> = Vec::new();
+    for rule in &config.routes.rules {
+        let entry = (rule.name.to_string(), of_rule(rule, config));
+        match routes.last_mut() {
+            Some((name, Value::Map(rules))) if **name == *rule.route => rules.push(entry),
+            _ => routes.push((rule.route.to_string(), Value::Map(vec![entry]))),
+        }
+    }
+    Value::Map(routes)
+}
+
+fn class_name(class: Option<ClassId>, config: &Effective) -> Value {
+    optional(class, |id| text(&config.classes.get(id).name))
+}
+
+fn of_rule(rule: &Rule, config: &Effective) -> Value {
+    let tier = |tier: &Vec<tillgate_core::matching::BackendRef>| {
+        list(tier, |one| {
+            map([
+                ("backend", text(&config.backend(one.backend).name)),
+                ("weight", number(one.weight)),
+            ])
+        })
+    };
+    map([
+        ("hostnames", list(&rule.hosts, |host| text(host_text(host)))),
+        ("matches", list(&rule.matches, of_match)),
+        ("trafficClass", class_name(rule.class, config)),
+        ("timeouts", of_timeouts(&rule.timeouts)),
+        ("tiers", list(&rule.tiers, tier)),
+    ])
+}
+
+fn of_timeouts(timeouts: &Timeouts) -> Value {
+    // `0s` is the language's word for "no limit".
+    let optional = |time: Option<std::time::Duration>| text(duration_text(time.unwrap_or_default()));
+    map([
+        ("request", optional(timeouts.request)),
+        ("backendRequest", optional(timeouts.backend_request)),
+        ("connect", text(duration_text(timeouts.connect))),
+        ("idle", text(duration_text(timeouts.idle))),
+    ])
+}
+
+fn of_match(one: &RequestMatch) -> Value {
+    let (kind, path) = match &one.path {
+        PathMatch::Exact(path) => ("Exact", path),
+        PathMatch::Prefix(path) => ("PathPrefix", path),
+    };
+    let mut entries = vec![("path".to_owned(), map([("type", text(kind)), ("value", text(path))]))];
+    if let Some(method) = &one.method {
+        entries.push(("method".to_owned(), text(method)));
+    }
+    if !one.headers.is_empty() {
+        let headers = list(&one.headers, |header| {
+            let value = String::from_utf8_lossy(header.value.as_bytes());
+            map([("name", text(&header.name)), ("value", text(value))])
+        });
+        entries.push(("headers".to_owned(), headers));
+    }
+    Value::Map(entries)
+}
+
+fn of_egress(egress: &EgressTable, config: &Effective) -> Value {
+    let policy = match egress.traffic_policy {
+        TrafficPolicy::Allow => "Allow",
+        TrafficPolicy::Deny => "Deny",
+    };
+    let rules = named(&egress.rules, |rule| {
+        let value = map([
+            ("destinations", list(&rule.destinations, of_destination)),
+            ("trafficClass", class_name(rule.class, config)),
+            ("location", location(rule.location)),
+        ]);
+        (rule.name.to_string(), value)
+    });
+    map([("trafficPolicy", text(policy)), ("rules", rules)])
+}
+
+fn of_destination(one: &EgressDestination) -> Value {
+    let mut entries = Vec::new();
+    if !one.hosts.is_empty() {
+        entries.push(("hostnames".to_owned(), list(&one.hosts, |host| text(host_text(host)))));
+    }
+    if !one.networks.is_empty() {
+        entries.push(("cidrs".to_owned(), list(&one.networks, text)));
+    }
+    if !one.ports.is_empty() {
+        entries.push(("ports".to_owned(), list(&one.ports, |port| number(*port))));
+    }
+    Value::Map(entries)
+}

@@ -1,0 +1,186 @@
+//! The kinds of the language: what a document may say.
+//!
+//! One type per kind, strict (`deny_unknown_fields` everywhere, no flattening, no untagged
+//! enums), so that the parser can point at the character that is wrong. The doc comments of the
+//! fields are the descriptions of the JSON Schema. What values mean together is decided by
+//! [`crate::compile`].
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::scalar::{DurationText, LabelKey, LabelValue, Name, Rate, StorePath};
+
+pub mod backend;
+pub mod egress_policy;
+pub mod link_policy;
+pub mod listener;
+pub mod service_route;
+pub mod store;
+pub mod traffic_class;
+
+pub use backend::BackendDoc;
+pub use egress_policy::EgressPolicyDoc;
+pub use link_policy::LinkPolicyDoc;
+pub use listener::ListenerDoc;
+pub use service_route::ServiceRouteDoc;
+pub use store::StoreDoc;
+pub use traffic_class::TrafficClassDoc;
+
+/// The one version of the language.
+pub const API_VERSION: &str = "tillgate.dev/v1alpha1";
+
+/// A kind of document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Servers that requests can go to.
+    Backend,
+    /// What the forward proxy may reach, and as which class.
+    EgressPolicy,
+    /// How the WAN lines are used.
+    LinkPolicy,
+    /// A socket to listen on.
+    Listener,
+    /// Which requests go to which backends.
+    ServiceRoute,
+    /// The store itself.
+    Store,
+    /// What a kind of traffic is worth on the line.
+    TrafficClass,
+}
+
+impl Kind {
+    /// Every kind, by name.
+    pub const ALL: [Self; 7] = [
+        Self::Backend,
+        Self::EgressPolicy,
+        Self::LinkPolicy,
+        Self::Listener,
+        Self::ServiceRoute,
+        Self::Store,
+        Self::TrafficClass,
+    ];
+
+    /// Kinds of the language that this release cannot read yet.
+    pub const PLANNED: [&str; 10] = [
+        "Bootstrap",
+        "Bundle",
+        "ChangeWindow",
+        "Freeze",
+        "Override",
+        "Prohibition",
+        "RegistryMirror",
+        "RingPromotion",
+        "Rollout",
+        "TelemetryPolicy",
+    ];
+
+    /// The word in `kind:`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Backend => "Backend",
+            Self::EgressPolicy => "EgressPolicy",
+            Self::LinkPolicy => "LinkPolicy",
+            Self::Listener => "Listener",
+            Self::ServiceRoute => "ServiceRoute",
+            Self::Store => "Store",
+            Self::TrafficClass => "TrafficClass",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Of a single kind only one document applies to a store, whatever its name.
+    pub const fn is_single(self) -> bool {
+        match self {
+            Self::EgressPolicy | Self::LinkPolicy | Self::Store => true,
+            Self::Backend | Self::Listener | Self::ServiceRoute | Self::TrafficClass => false,
+        }
+    }
+}
+
+/// The document's one version; another word is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ApiVersion {
+    /// The first version.
+    #[serde(rename = "tillgate.dev/v1alpha1")]
+    V1Alpha1,
+}
+
+/// What a document is called.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Name of the document, unique within its kind for one store.
+    pub name: Name,
+    /// Labels; those of a Store are what `storeSelector` looks at.
+    #[serde(default)]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// Notes for people and tools; they have no effect.
+    #[serde(default)]
+    pub annotations: BTreeMap<LabelKey, String>,
+}
+
+/// Which stores a document applies to. All present terms must hold; an empty selector is every
+/// store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StoreSelector {
+    /// Labels that the store must have, each with this value.
+    #[serde(default)]
+    pub match_labels: BTreeMap<LabelKey, LabelValue>,
+    /// Conditions on single labels; all must hold.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub match_expressions: Option<Vec<LabelExpression>>,
+    /// Groups; the store must be in or below one of them.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub under_paths: Option<Vec<StorePath>>,
+}
+
+/// A condition on one label.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelExpression {
+    /// The label.
+    pub key: LabelKey,
+    /// How its value is compared.
+    pub operator: LabelOperator,
+    /// Values for `In` and `NotIn`; must be absent for the others.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub values: Option<Vec<LabelValue>>,
+}
+
+/// How a label is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum LabelOperator {
+    /// The label has one of the values.
+    In,
+    /// The label is absent or has none of the values.
+    NotIn,
+    /// The label is present.
+    Exists,
+    /// The label is absent.
+    DoesNotExist,
+}
+
+/// A rate for each direction of a line, seen from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RatePair {
+    /// From the store to the cloud.
+    pub up: Rate,
+    /// From the cloud to the store.
+    pub down: Rate,
+}
+
+/// The duration of an optional field.
+pub(crate) fn duration(text: Option<DurationText>) -> Option<std::time::Duration> {
+    text.map(|text| text.0)
+}

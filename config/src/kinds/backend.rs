@@ -1,0 +1,269 @@
+//! `Backend`: a group of equal servers.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{ApiVersion, Metadata, StoreSelector};
+use crate::scalar::{Address, DurationText, Fqdn, Name, Percentage, UrlPath, Whole};
+
+/// Servers that requests can go to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(title = "Backend")]
+pub struct BackendDoc {
+    /// Version of the language.
+    pub api_version: ApiVersion,
+    /// `Backend`.
+    pub kind: BackendKind,
+    /// Name and labels.
+    pub metadata: Metadata,
+    /// The servers.
+    pub spec: BackendSpecDoc,
+}
+
+/// The word `Backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum BackendKind {
+    /// That word.
+    Backend,
+}
+
+/// A group of equal servers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendSpecDoc {
+    /// Which stores this applies to; absent = every store.
+    #[serde(default)]
+    pub store_selector: Option<StoreSelector>,
+    /// Of several documents of this name that apply, the highest counts, as a whole.
+    #[serde(default)]
+    pub precedence: Option<Whole<0, 1000>>,
+    /// Inside the store (never shaped) or across the WAN line.
+    pub location: Location,
+    /// What the servers speak.
+    pub protocol: Protocol,
+    /// The servers.
+    #[schemars(length(min = 1, max = 256))]
+    pub endpoints: Vec<EndpointDoc>,
+    /// Bounds of the connections to each endpoint, for each traffic class.
+    #[serde(default)]
+    pub connection_pool: Option<ConnectionPool>,
+    /// TLS to the servers. Not built yet.
+    #[serde(default)]
+    pub tls: Option<BackendTls>,
+    /// How the servers are watched. Not built yet.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// Bounds beyond which the backend is spared. Not built yet.
+    #[serde(default)]
+    pub circuit_breaker: Option<CircuitBreaker>,
+}
+
+/// Where servers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Location {
+    /// In the store: never shaped.
+    Local,
+    /// Across the WAN line: shaped by class.
+    Cloud,
+}
+
+/// What servers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[serde(rename = "HTTP")]
+    Http,
+    /// HTTP/2 (without TLS: with prior knowledge).
+    #[serde(rename = "HTTP2")]
+    Http2,
+    /// gRPC over HTTP/2.
+    #[serde(rename = "GRPC")]
+    Grpc,
+    /// Bytes; not for HTTP routes.
+    #[serde(rename = "TCP")]
+    Tcp,
+}
+
+/// One server: exactly one of `fqdn`, `ip`, `unix`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointDoc {
+    /// By name.
+    Fqdn(FqdnEndpoint),
+    /// By address.
+    Ip(IpEndpoint),
+    /// By a socket in the file system. Not supported.
+    Unix(UnixEndpoint),
+}
+
+/// A server by name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FqdnEndpoint {
+    /// Its name.
+    pub hostname: Fqdn,
+    /// Its TCP port.
+    pub port: Whole<1, 65_535>,
+}
+
+/// A server by address.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IpEndpoint {
+    /// Its address.
+    pub address: Address,
+    /// Its TCP port.
+    pub port: Whole<1, 65_535>,
+}
+
+/// A server behind a socket in the file system.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnixEndpoint {
+    /// Path of the socket.
+    pub path: String,
+}
+
+/// Bounds of one connection pool (one endpoint, one class).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConnectionPool {
+    /// Open connections at most.
+    #[serde(default)]
+    pub max_connections: Option<Whole<1, 65_536>>,
+    /// Requests that may wait for a connection before new ones are refused.
+    #[serde(default)]
+    pub max_waiting: Option<Whole<1, 1_000_000>>,
+    /// An idle connection is closed after this.
+    #[serde(default)]
+    pub idle_timeout: Option<DurationText>,
+    /// A connection takes no new request after this age.
+    #[serde(default)]
+    pub max_age: Option<DurationText>,
+}
+
+/// TLS to the servers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BackendTls {
+    /// How TLS is used.
+    pub mode: BackendTlsMode,
+    /// Name asked for and checked.
+    #[serde(default)]
+    pub sni: Option<Fqdn>,
+    /// Name of the certificate authority.
+    #[serde(default)]
+    pub ca_ref: Option<Name>,
+}
+
+/// How TLS is used to the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum BackendTlsMode {
+    /// No TLS.
+    None,
+    /// The server shows a certificate.
+    Simple,
+    /// Both sides show one.
+    Mutual,
+    /// Bytes are passed on as they are.
+    Passthrough,
+}
+
+/// How the servers are watched.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// By probes.
+    #[serde(default)]
+    pub active: Option<ActiveCheck>,
+    /// By the outcome of real requests.
+    #[serde(default)]
+    pub passive: Option<PassiveCheck>,
+}
+
+/// Probes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ActiveCheck {
+    /// Probe by an HTTP request.
+    #[serde(default)]
+    pub http: Option<HttpProbe>,
+    /// Probe by a TCP connection.
+    #[serde(default)]
+    pub tcp: Option<TcpProbe>,
+    /// Probe by the gRPC health service.
+    #[serde(default)]
+    pub grpc: Option<GrpcProbe>,
+    /// Time between two probes.
+    #[serde(default)]
+    pub interval: Option<DurationText>,
+    /// A probe without an answer by then has failed.
+    #[serde(default)]
+    pub timeout: Option<DurationText>,
+    /// Failed probes after which a server is down.
+    #[serde(default)]
+    pub unhealthy_threshold: Option<Whole<1, 1000>>,
+    /// Good probes after which it is up again.
+    #[serde(default)]
+    pub healthy_threshold: Option<Whole<1, 1000>>,
+}
+
+/// A probe by HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct HttpProbe {
+    /// Path that is asked for.
+    pub path: UrlPath,
+    /// Statuses that count as good; without it any answer does.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub expected_statuses: Option<Vec<Whole<100, 599>>>,
+}
+
+/// A probe by TCP; it has no fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TcpProbe {}
+
+/// A probe by gRPC.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcProbe {
+    /// Name of the service; without it the server as a whole.
+    #[serde(default)]
+    pub service: Option<String>,
+}
+
+/// Watching by the outcome of real requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PassiveCheck {
+    /// Failures in a row after which a server is taken out.
+    #[serde(default, rename = "consecutive5xxErrors")]
+    pub consecutive_5xx_errors: Option<Whole<1, 1000>>,
+    /// Time between two evaluations.
+    #[serde(default)]
+    pub interval: Option<DurationText>,
+    /// How long a server is taken out the first time.
+    #[serde(default)]
+    pub base_ejection_time: Option<DurationText>,
+    /// Part of the servers that may be out at once.
+    #[serde(default)]
+    pub max_ejection_percent: Option<Percentage>,
+}
+
+/// Bounds beyond which the backend is spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CircuitBreaker {
+    /// Requests in flight.
+    #[serde(default)]
+    pub max_parallel_requests: Option<Whole<1, 1_000_000>>,
+    /// Retries in flight.
+    #[serde(default)]
+    pub max_parallel_retries: Option<Whole<0, 1_000_000>>,
+    /// Requests that wait.
+    #[serde(default)]
+    pub max_pending_requests: Option<Whole<0, 1_000_000>>,
+}
