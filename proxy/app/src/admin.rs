@@ -2,33 +2,52 @@
 
 mod status;
 
-use std::net::TcpListener;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::body::Incoming;
 use serde::Deserialize;
+use tillgate_net::http::server::{Caller, Handler};
+use tower::ServiceExt as _;
 
 use crate::gateway::Gateway;
 
 /// What the text of a scrape is (OpenMetrics).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves one admin socket until aborted.
-pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/v1/status", get(show_status))
-        .route("/v1/config", get(config))
-        .with_state(gateway);
-    let served = async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await };
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the admin listener ended");
+/// The admin listener, as a handler of the same server that carries the traffic: it has the same
+/// limits on its clients.
+pub(crate) struct AdminEntry {
+    router: Router,
+}
+
+impl AdminEntry {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        let router = Router::new()
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .route("/v1/status", get(show_status))
+            .route("/v1/config", get(config))
+            .with_state(gateway);
+        Arc::new(Self { router })
+    }
+}
+
+impl Handler for AdminEntry {
+    type Body = Body;
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Response {
+        let answer = self.router.clone().oneshot(request.map(Body::new)).await;
+        // An answer is a few kilobytes; from here on only its reader is timed.
+        drop(caller);
+        answer.unwrap_or_else(|never| match never {})
     }
 }
 
@@ -47,7 +66,8 @@ async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose
     let digest = Arc::clone(&gateway.running().effective.digest);
     let mut text = format!("workers {}\nconfig {digest}\n", gateway.workers);
     for listening in &gateway.listeners {
-        text.push_str(&format!("listener {} {}\n", listening.name, listening.address));
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "listener {} {}", listening.name, listening.address);
     }
     text.push_str(verdict);
     text.push('\n');
@@ -65,7 +85,6 @@ async fn show_status(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Va
     Json(status::of(&gateway))
 }
 
-async fn config(State(gateway): State<Arc<Gateway>>) -> Response {
-    let digest = Arc::clone(&gateway.running().effective.digest);
-    Json(serde_json::json!({ "digest": &*digest })).into_response()
+async fn config(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
+    Json(gateway.running().effective.to_json())
 }

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
-use tillgate_net::drain::Phase;
+use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::http::server::{self, Entry};
 use tillgate_net::listen::{ListenError, Shared};
 
-use crate::admin;
+use crate::admin::AdminEntry;
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Listening, Worker, limits};
 use crate::reload::ReloadError;
 
@@ -60,7 +60,7 @@ pub enum BuildError {
 pub struct Bound {
     gateway: Arc<Gateway>,
     data: Vec<(ListenerSpec, Shared)>,
-    admin: Vec<TcpListener>,
+    admin: Vec<(ListenerSpec, TcpListener)>,
     drain_timeout: Duration,
 }
 
@@ -97,7 +97,7 @@ pub fn build(effective: Effective) -> Result<Bound, BuildError> {
         let (name, protocol, address) = (Arc::clone(&spec.name), spec.protocol, shared.address);
         listening.push(Listening { name, protocol, address });
         if is_admin {
-            admin.extend(shared.sockets);
+            admin.extend(shared.sockets.into_iter().map(|socket| (spec.clone(), socket)));
         } else {
             data.push((spec.clone(), shared));
         }
@@ -169,8 +169,12 @@ impl Bound {
             .build()?;
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
-                for listener in listeners {
-                    tokio::spawn(admin::serve(listener, Arc::clone(&gateway)));
+                for (spec, socket) in listeners {
+                    let meter = gateway.metrics.listener(&spec.name);
+                    // Probes and scrapes go on while the data plane drains.
+                    let entry = Entry::new(limits(&spec.limits), meter, Drain::default());
+                    let handler = AdminEntry::new(Arc::clone(&gateway));
+                    tokio::spawn(server::serve(socket, entry, handler));
                 }
                 let stopping = stop(gateway, shutdown, drain_timeout);
                 tokio::select! {

@@ -21,7 +21,7 @@ use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::client::Pool;
 use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::link::Link;
-use tillgate_net::metrics::Metrics;
+use tillgate_net::metrics::{LineCollector, Metrics};
 use tillgate_net::upstream::Resolver;
 
 use crate::lines::{Lines, Names};
@@ -69,7 +69,7 @@ impl Gateway {
         metrics.reloaded(Ok(&effective.digest));
         let running = Running::new(effective, lines, &mut names, &metrics);
         let resolver = Arc::new(Resolver::default());
-        Arc::new(Self {
+        let gateway = Arc::new(Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
             metrics,
@@ -80,7 +80,19 @@ impl Gateway {
             listeners,
             serving: AtomicUsize::new(0),
             workers,
-        })
+        });
+        gateway.show_lines();
+        gateway
+    }
+
+    /// Puts the lines into the scrape.
+    fn show_lines(self: &Arc<Self>) {
+        let gateway = Arc::downgrade(self);
+        let collector = LineCollector::new(move || {
+            let running = gateway.upgrade().map(|gateway| gateway.running());
+            running.map_or_else(Vec::new, |running| running.lines().iter().cloned().collect())
+        });
+        self.metrics.with_registry(|registry| registry.register_collector(Box::new(collector)));
     }
 
     /// The config in effect. A request keeps the one it began with.

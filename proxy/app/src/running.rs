@@ -7,6 +7,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{
     BackendId, BackendProtocol, Endpoint, Host, Location, PoolLimit, Timeouts,
@@ -25,23 +26,21 @@ use crate::lines::{Lines, Names};
 /// never waits for a handshake, and two cover calls that come in pairs.
 const SPARES: usize = 2;
 
-/// Destinations of the forward proxy have no `ServiceRoute` that could say these. Ten seconds is
-/// what browsers and package managers wait for a connection themselves.
+/// Destinations of the forward proxy have no `ServiceRoute` that could say these: the language's
+/// own defaults, without a limit on answers, of which nothing is known.
 pub(crate) const EGRESS_TIMEOUTS: Timeouts = Timeouts {
     request: None,
     backend_request: None,
-    connect: Duration::from_secs(10),
-    // Long polls and pushes are silent for minutes; NAT boxes forget after five.
-    idle: Duration::from_secs(300),
+    connect: defaults::CONNECT_TIMEOUT,
+    idle: defaults::IDLE_TIMEOUT,
 };
 
 /// Bounds of the pool of one destination of the forward proxy.
 const EGRESS_POOL: PoolLimit = PoolLimit {
-    // What a browser opens to one host, ten times over: a whole store behind one proxy.
-    connections_max: 64,
-    waiting_max: 1024,
-    idle_timeout: Duration::from_secs(30),
-    age_max: Duration::from_secs(600),
+    connections_max: defaults::POOL_CONNECTIONS_BULK,
+    waiting_max: defaults::POOL_WAITING,
+    idle_timeout: defaults::POOL_IDLE,
+    age_max: defaults::POOL_AGE,
 };
 
 /// Metrics' name for requests that met no route.

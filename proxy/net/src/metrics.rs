@@ -18,6 +18,10 @@ use tillgate_core::units::{Direction, PerDirection};
 
 use crate::error::{Failure, TABLE};
 
+mod lines;
+
+pub use self::lines::LineCollector;
+
 /// A label value: a name from the policy.
 pub type Label = Arc<str>;
 

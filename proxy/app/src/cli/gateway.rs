@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_config::effective::Effective;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use super::policy::{self, Overrides};
 use crate::serve::explain;
 use crate::telemetry::{self, AccessLog, LogFormat, LogOptions};
 use crate::{Control, build};
@@ -66,23 +67,18 @@ fn serve(options: &Options) -> Result<(), String> {
 }
 
 fn load(options: &Options) -> Result<Effective, String> {
-    let mut effective = super::stopgap::load(&options.config)?;
-    let addresses = [
-        (ListenerProtocol::Http, options.http),
-        (ListenerProtocol::ForwardProxy, options.forward_proxy),
-        (ListenerProtocol::Admin, options.admin),
-    ];
-    for (protocol, address) in addresses {
-        let Some(address) = address else { continue };
-        let listener = effective.listeners.iter_mut().find(|known| known.protocol == protocol);
-        if let Some(listener) = listener {
-            listener.address = address;
-        }
-    }
-    if options.workers.is_some() {
-        effective.process.workers = options.workers;
-    }
-    Ok(effective)
+    let file = &options.config;
+    let effective = policy::load(file).map_err(|report| {
+        let text = report.to_text();
+        format!("{}: {}\n{}", file.display(), report.summary(), text.trim_end())
+    })?;
+    let flags = Overrides {
+        http: options.http,
+        forward_proxy: options.forward_proxy,
+        admin: options.admin,
+        workers: options.workers,
+    };
+    Ok(flags.apply(effective))
 }
 
 /// Ready when the process shall drain. SIGHUP reloads meanwhile; a second SIGTERM or SIGINT ends

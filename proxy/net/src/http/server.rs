@@ -6,6 +6,7 @@
 //! few times a second at most. A connection that overstays is closed; nothing else notices.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
 use self::watch::{Verdict, Watch};
-use super::body::BodyError;
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
 use crate::error::Failure;
@@ -94,7 +94,7 @@ pub struct Caller {
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// Bodies of its answers.
-    type Body: Body<Data = Bytes, Error = BodyError> + Send + 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
     /// The answer to one request. There always is one.
     fn handle(
