@@ -153,7 +153,6 @@ fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> 
 }
 
 /// This program as Tillgate.
-pub fn be_tillgate(_args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    crate::say!("this build of the lab does not contain Tillgate yet");
-    ExitCode::FAILURE
+pub fn be_tillgate(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    tillgate::cli::run(std::iter::once(OsString::from("tillgate")).chain(args))
 }
