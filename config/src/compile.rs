@@ -4,7 +4,8 @@
 //! precedence come first ([`select`]), then one module per part of the effective config. All
 //! modules go on after an error, so that one report names everything that is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::document::{Document, Spot};
 use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec};
@@ -34,11 +35,27 @@ pub(crate) use routes::host_text;
 pub struct Input {
     /// Documents that were read.
     pub documents: Vec<Document>,
-    /// Identities of documents that were refused: references to them are not dangling.
-    pub(crate) refused: BTreeSet<(Kind, String)>,
-    /// Some document was refused before its identity was known, so that no reference can be
-    /// called dangling and no kind missing.
-    pub(crate) refused_unknown: bool,
+    /// Where they come from, as the user named it.
+    pub(crate) file: String,
+    /// Documents that were refused: references to them are not dangling.
+    pub(crate) refused: Vec<Identity>,
+}
+
+/// Kind and name of a document, as far as they could be read.
+pub(crate) type Identity = (Option<Kind>, Option<String>);
+
+impl Input {
+    /// Whether a document that was refused may have been this one; without a name, any of its
+    /// kind.
+    fn may_have_refused(&self, kind: Kind, name: Option<&str>) -> bool {
+        self.refused.iter().any(|(refused_kind, refused_name)| {
+            let name_fits = match (refused_name, name) {
+                (Some(refused), Some(name)) => refused == name,
+                _ => true,
+            };
+            refused_kind.is_none_or(|refused| refused == kind) && name_fits
+        })
+    }
 }
 
 /// The outcome of looking at a policy.
@@ -56,13 +73,14 @@ pub fn check(input: &Input, report: Report) -> Checked {
     let mut out = Output { report, origins: BTreeMap::new() };
     lint::yaml(input, &mut out.report);
     let built_in = crate::document::read_built_in(defaults::BUILT_IN);
-    let effective = select::select(input, &built_in, &mut out).and_then(|selected| {
-        let effective = effective(&selected, input, &mut out);
-        lint::unused(&selected, &effective, &mut out.report);
-        effective
-    });
-    out.report.sort();
+    let selected = select::select(input, &built_in, &mut out);
+    let effective = effective(&selected, input, &mut out);
     let effective = effective.filter(|_| out.report.errors.is_empty());
+    // In a policy with errors, what seems unused may only be refused.
+    if let Some(effective) = &effective {
+        lint::unused(&selected, effective, &mut out.report);
+    }
+    out.report.sort();
     Checked { effective, report: out.report }
 }
 
@@ -121,14 +139,10 @@ fn dangling<'a>(
     spot: &Spot<'_>,
     known: impl IntoIterator<Item = &'a str> + Clone,
 ) -> Option<Finding> {
-    if input.refused_unknown || input.refused.contains(&(kind, name.to_owned())) {
+    if input.may_have_refused(kind, Some(name)) {
         return None;
     }
-    let noun = kind.name();
-    let message = format!(
-        "no {noun} is called `{name}`: {}",
-        suggest::hint(name, known)
-    );
+    let message = format!("no {} is called `{name}`: {}", kind.name(), suggest::hint(name, known));
     Some(spot.finding(message))
 }
 
@@ -137,24 +151,20 @@ fn effective(
     input: &Input,
     out: &mut Output,
 ) -> Option<Effective> {
-    let (document, store) = selected.store;
-    let time_zone = store::time_zone(document, store, out);
-    store::hours(document, store, out);
-    let process = process(document, store, out);
-    out.given("store", &document.name_spot(), ());
+    let facts = selected.store.map(|(document, store)| facts(document, store, out));
     let links = links::compile(selected, out);
     let classes = classes::compile(selected, &links, out);
     let mut backends = backends::compile(selected, out);
     let routes = routes::compile(selected, input, &classes, &backends, out);
     let egress = egress::compile(selected, input, &classes, out);
     let listeners = listeners::compile(selected, egress.is_some(), out);
-    let (routes, classes) = (routes?, classes?);
+    let (routes, classes, facts) = (routes?, classes?, facts?);
     backends::size_pools(&mut backends, &routes, &classes);
     let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
     let effective = Effective {
-        store: document.name.clone(),
-        time_zone,
-        process,
+        store: facts.name,
+        time_zone: facts.time_zone,
+        process: facts.process,
         listeners,
         links,
         classes,
@@ -166,6 +176,22 @@ fn effective(
         digest: "".into(),
     };
     Some(effective.with_digest())
+}
+
+/// What the store's document says apart from its links.
+struct Facts {
+    name: Arc<str>,
+    time_zone: Arc<str>,
+    process: ProcessSpec,
+}
+
+fn facts(document: &Document, store: &StoreDoc, out: &mut Output) -> Facts {
+    store::hours(document, store, out);
+    Facts {
+        name: out.given("store", &document.name_spot(), document.name.clone()),
+        time_zone: store::time_zone(document, store, out),
+        process: process(document, store, out),
+    }
 }
 
 fn process(document: &Document, store: &StoreDoc, out: &mut Output) -> ProcessSpec {

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::compile::Input;
+use crate::compile::{Identity, Input};
 use crate::effective::Origin;
 use crate::kinds::{
     API_VERSION, BackendDoc, EgressPolicyDoc, Kind, LinkPolicyDoc, ListenerDoc, ServiceRouteDoc,
     StoreDoc, StoreSelector, TrafficClassDoc,
 };
 use crate::report::{Finding, Place, Report};
+use crate::scalar::{Name, Text as _};
 use crate::suggest;
 use crate::yaml::{self, Chunk, Node, Step, Tree};
 
@@ -67,8 +68,8 @@ struct Envelope {
 
 /// Reads every document of `text`. What is wrong goes into `report`, which also keeps the text.
 pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
+    let mut input = Input { file: file.to_owned(), ..Input::default() };
     let file: Arc<str> = file.into();
-    let mut input = Input::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > yaml::INPUT_BYTES_MAX {
         report.errors.push(Finding::new(
@@ -80,7 +81,7 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
                 yaml::INPUT_BYTES_MAX
             ),
         ));
-        input.refused_unknown = true;
+        input.refused.push((None, None));
         return input;
     }
     report.add_source(file.clone(), text.into());
@@ -91,15 +92,12 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
                 if bad.is_empty() {
                     input.documents.push(document);
                 } else {
-                    input.refused.insert((document.kind, document.name.to_string()));
+                    input.refused.push((Some(document.kind), Some(document.name.to_string())));
                 }
                 report.errors.extend(bad);
             }
             Err(finding) => {
-                match identity(&file, chunk) {
-                    Some(identity) => drop(input.refused.insert(identity)),
-                    None => input.refused_unknown = true,
-                }
+                input.refused.push(identity(&file, chunk));
                 report.errors.push(finding);
             }
         }
@@ -108,10 +106,10 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
 }
 
 /// Kind and name of a document that was refused, as far as they can be read.
-fn identity(file: &Arc<str>, chunk: Chunk<'_>) -> Option<(Kind, String)> {
-    let tree = Tree::read(file, chunk).ok()?;
-    let kind = text_at(&tree, &["kind"]).and_then(Kind::by_name)?;
-    Some((kind, text_at(&tree, &["metadata", "name"])?.to_owned()))
+fn identity(file: &Arc<str>, chunk: Chunk<'_>) -> Identity {
+    let Ok(tree) = Tree::read(file, chunk) else { return (None, None) };
+    let name = text_at(&tree, &["metadata", "name"]).filter(|name| Name::read(name).is_ok());
+    (text_at(&tree, &["kind"]).and_then(Kind::by_name), name.map(str::to_owned))
 }
 
 /// Reads the built-in documents.

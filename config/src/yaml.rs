@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::{Error, MergeKeyPolicy, MessageFormatter, Options, UserMessageFormatter};
 
 use crate::report::{Finding, Place};
@@ -142,7 +143,19 @@ fn explain(error: &Error, file: &Arc<str>, chunk: Chunk<'_>) -> Finding {
         place.length = u32::try_from(first).unwrap_or(u32::MAX).max(1);
     }
     let found = meant.map(|text| text.lines().next().unwrap_or_default()).unwrap_or_default();
+    let found = match (found, place.as_ref().and_then(|place| first_char(chunk, place))) {
+        ("" | "-" | "{" | "[", Some('-' | '[')) => "a list",
+        ("" | "{" | "[", Some(_)) => "a mapping",
+        (text, _) => text,
+    };
     Finding::new(place, message(error, found))
+}
+
+/// The character at `place`, to tell a list from a mapping.
+fn first_char(chunk: Chunk<'_>, place: &Place) -> Option<char> {
+    let line = usize::try_from(place.line.checked_sub(chunk.lines_before + 1)?).ok()?;
+    let column = usize::try_from(place.column.checked_sub(1)?).ok()?;
+    chunk.text.lines().nth(line)?.chars().nth(column)
 }
 
 fn innermost(error: &Error) -> &Error {
@@ -197,10 +210,7 @@ fn message(error: &Error, found: &str) -> String {
         Error::UnknownAnchor { .. } => {
             "this alias names no anchor (`&name`) of the document: write the value out".to_owned()
         }
-        Error::Budget { .. } => {
-            "the document is too deep, or has too many anchors or values: write it out, or split it"
-                .to_owned()
-        }
+        Error::Budget { breach, .. } => budget(breach).to_owned(),
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => {
@@ -214,10 +224,26 @@ fn message(error: &Error, found: &str) -> String {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the parser's error type may grow")]
+fn budget(breach: &BudgetBreach) -> &'static str {
+    match breach {
+        BudgetBreach::Depth { .. } => "the document is nested too deeply: flatten it",
+        BudgetBreach::Anchors { .. }
+        | BudgetBreach::Aliases { .. }
+        | BudgetBreach::AliasAnchorRatio { .. }
+        | BudgetBreach::RecordedAnchorEvents { .. }
+        | BudgetBreach::RecordedAnchorBytes { .. } => {
+            "the document uses too many anchors and aliases: write the values out"
+        }
+        _ => "the document has too many values: split it, or write out its aliases",
+    }
+}
+
 fn unexpected(expected: &str, found: &str) -> String {
     let shown = found.trim_end();
     let here = match shown {
-        "" | "{" | "[" => "something else".to_owned(),
+        "" => "something else".to_owned(),
+        "a list" | "a mapping" => shown.to_owned(),
         value => format!("`{value}`"),
     };
     match expected {
@@ -228,7 +254,7 @@ fn unexpected(expected: &str, found: &str) -> String {
             format!("a list is expected, not {here}: put it in brackets, or behind `- `")
         }
         "string scalar" => {
-            format!("one text value is expected, not a list or mapping: {here} cannot stand here")
+            format!("one text is expected, not {here}: write a single value")
         }
         other => format!("{other} is expected, not {here}: change the value"),
     }

@@ -34,7 +34,12 @@ pub(super) fn check(rules: &[Placed<'_>], out: &mut Output) {
                 let tied = first.0 != second.0
                     && compatible(&a.rule.matches[first.1], &b.rule.matches[second.1]);
                 if tied && told.insert((first.0, second.0)) {
-                    tell(a, b, (host, second.1), out);
+                    // Told at the place that comes later in the file.
+                    if a.spot.place() <= b.spot.place() {
+                        tell(a, b, (host, second.1), out);
+                    } else {
+                        tell(b, a, (host, first.1), out);
+                    }
                 }
             }
         }

@@ -159,7 +159,11 @@ fn is_public(address: std::net::IpAddr) -> bool {
                 || v4.is_documentation()
                 || shared)
         }
-        std::net::IpAddr::V6(v6) => (v6.segments()[0] & 0xe000) == 0x2000, // 2000::/3, RFC 4291
+        std::net::IpAddr::V6(v6) => {
+            let [first, second, ..] = v6.segments();
+            let documentation = first == 0x2001 && second == 0x0db8; // RFC 3849
+            (first & 0xe000) == 0x2000 && !documentation // 2000::/3, RFC 4291
+        }
     }
 }
 

@@ -181,12 +181,14 @@ fn promises(
         .map(|class| format!("{} {}", class.name, share_text(*class.guarantee.get(direction))))
         .collect();
     let label = direction.label();
+    // The largest floor of the policy's own classes is the one to blame.
     let spot = selected
         .classes
         .iter()
-        .rev()
-        .find(|(document, _)| !document.is_built_in())
-        .map(|(document, _)| document.spec().key("guarantee").key(label));
+        .zip(classes)
+        .filter(|((document, _), _)| !document.is_built_in())
+        .max_by_key(|(_, class)| floor(class))
+        .map(|((document, _), _)| document.spec().key("guarantee").key(label));
     let finding = |message: String| match &spot {
         Some(spot) => spot.finding(message),
         None => Finding::new(None, message),

@@ -14,9 +14,11 @@ use super::routes::{host_text, hosts};
 use super::select::{Selected, empty};
 use super::{Input, Output, dangling, step};
 use crate::document::Spot;
+use crate::effective::Origin;
 use crate::kinds::Kind;
 use crate::kinds::egress_policy::{DestinationDoc, EgressRuleDoc, TrafficPolicyDoc};
 use crate::scalar::Whole;
+use crate::suggest;
 
 /// What a destination is told apart by: rules that share one are ambiguous.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +34,10 @@ pub(super) fn compile(
     classes: &Option<ClassTable>,
     out: &mut Output,
 ) -> Option<EgressTable> {
-    let (document, policy) = selected.egress?;
+    let Some((document, policy)) = selected.egress else {
+        out.origins.insert("egress".to_owned(), Origin::Default);
+        return None;
+    };
     let spot = document.spec();
     let traffic_policy = match policy.spec.traffic_policy {
         TrafficPolicyDoc::Allow => TrafficPolicy::Allow,
@@ -65,9 +70,26 @@ pub(super) fn compile(
             ),
         };
         ties(&compiled, &spot, &mut targets, out);
+        preferred(rule, &spot, selected, out);
         rules.push(compiled);
     }
     Some(EgressTable::new(traffic_policy, rules))
+}
+
+/// Links that a rule prefers must exist, though the choice is not built yet.
+fn preferred(rule: &EgressRuleDoc, spot: &Spot<'_>, selected: &Selected<'_>, out: &mut Output) {
+    let Some((_, store)) = selected.store else { return };
+    let policy = selected.link_policy.iter().flat_map(|(_, policy)| &policy.spec.links);
+    let store = store.spec.links.iter().map(|link| link.name.0.as_str());
+    let known: Vec<&str> = store.chain(policy.map(|link| link.name.0.as_str())).collect();
+    let wanted = rule.links.as_ref().and_then(|links| links.prefer.as_ref());
+    for (index, name) in wanted.into_iter().flatten().enumerate() {
+        if !known.contains(&name.0.as_str()) {
+            let spot = spot.key("links").key("prefer").index(index);
+            let hint = suggest::hint(&name.0, known.iter().copied());
+            out.error(spot.finding(format!("the store has no link `{}`: {hint}", name.0)));
+        }
+    }
 }
 
 fn class(

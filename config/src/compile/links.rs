@@ -19,7 +19,7 @@ type InStore<'a> = BTreeMap<&'a str, (&'a StoreLink, Spot<'a>)>;
 
 /// The links in the order of the store's document; those that only the policy knows come last.
 pub(super) fn compile(selected: &Selected<'_>, out: &mut Output) -> Vec<LinkSpec> {
-    let (document, store) = selected.store;
+    let Some((document, store)) = selected.store else { return Vec::new() };
     let spot = document.spec().key("links");
     if store.spec.links.is_empty() {
         out.error(empty(&spot, "links"));
@@ -119,7 +119,7 @@ fn by_policy(
         }
         seen.insert(&link.name.0, spot);
     }
-    let no_primary = specs.values().all(|spec| spec.role != LinkRole::Primary);
+    let no_primary = policy.spec.links.iter().all(|link| link.role != Role::Primary);
     if no_primary && !policy.spec.links.is_empty() {
         out.error(spot.finding("no link has the role Primary: give it to the one used by default"));
     }

@@ -63,20 +63,15 @@ fn misread(text: &str, in_text_place: bool) -> Option<&'static str> {
 }
 
 /// Documents that have no effect on this store.
-pub(super) fn unused(
-    selected: &Selected<'_>,
-    effective: &Option<Effective>,
-    report: &mut Report,
-) {
+pub(super) fn unused(selected: &Selected<'_>, effective: &Effective, report: &mut Report) {
     for document in &selected.left_out {
         let message = format!(
             "{} does not apply to the store `{}`: change its storeSelector, or remove it",
             document.title(),
-            selected.store.0.name
+            effective.store
         );
         report.lints.push(document.spec().key("storeSelector").finding(message));
     }
-    let Some(effective) = effective else { return };
     for (document, _) in &selected.backends {
         let named = effective.routes.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
         let mut named = named.map(|reference| &effective.backend(reference.backend).name);
@@ -92,6 +87,7 @@ pub(super) fn unused(
     if selected.routes.is_empty() && selected.egress.is_none() {
         let message = "the policy has neither a ServiceRoute nor an EgressPolicy, so the HTTP entry \
                        answers 404 to everything: add routes";
-        report.lints.push(Finding::new(selected.store.0.name_spot().place(), message));
+        let place = selected.store.and_then(|(store, _)| store.name_spot().place());
+        report.lints.push(Finding::new(place, message));
     }
 }

@@ -298,7 +298,7 @@ fn note_tiers(tiers: &[Vec<(BackendRef, Spot<'_>)>], base: &str, out: &mut Outpu
 impl Known<'_> {
     /// Nothing was refused, so that a missing reference is a mistake of its own.
     fn sound(&self) -> bool {
-        self.input.refused.is_empty() && !self.input.refused_unknown
+        self.input.refused.is_empty()
     }
 }
 

@@ -17,7 +17,8 @@ use crate::scalar::StorePath;
 
 /// The documents that count, each with its typed body; named kinds in the order of their names.
 pub(super) struct Selected<'a> {
-    pub(super) store: (&'a Document, &'a StoreDoc),
+    /// `None` if it is missing or was refused; the rest is checked all the same.
+    pub(super) store: Option<(&'a Document, &'a StoreDoc)>,
     pub(super) link_policy: Option<(&'a Document, &'a LinkPolicyDoc)>,
     pub(super) egress: Option<(&'a Document, &'a EgressPolicyDoc)>,
     /// The built-in classes in their order, then the others by name.
@@ -32,7 +33,8 @@ pub(super) struct Selected<'a> {
 impl<'a> Selected<'a> {
     /// Every document that counts and is not built in.
     pub(super) fn all(&self) -> impl Iterator<Item = &'a Document> {
-        let single = [Some(self.store.0), self.link_policy.map(|p| p.0), self.egress.map(|p| p.0)];
+        let single =
+            [self.store.map(|s| s.0), self.link_policy.map(|p| p.0), self.egress.map(|p| p.0)];
         single
             .into_iter()
             .flatten()
@@ -44,44 +46,44 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// Picks the documents for the one store of `input`. `None` if there is not exactly one.
+/// Picks the documents for the one store of `input`. Without a store only those that apply to
+/// every store can be picked.
 pub(super) fn select<'a>(
     input: &'a Input,
     built_in: &'a [Document],
     out: &mut Output,
-) -> Option<Selected<'a>> {
-    let store = the_store(input, out)?;
-    let mut chosen: BTreeMap<(Kind, &str), &Document> = BTreeMap::new();
+) -> Selected<'a> {
+    let store = the_store(input, out);
+    let mut candidates: BTreeMap<(Kind, &str), Vec<&Document>> = BTreeMap::new();
     let mut left_out = Vec::new();
-    for document in &input.documents {
-        if document.kind == Kind::Store {
-            continue;
-        }
+    for document in input.documents.iter().filter(|one| one.kind != Kind::Store) {
         check_selector(document, out);
-        let applies = document.selector().is_none_or(|selector| applies(selector, store.1));
-        if !applies {
+        let applies = |selector| match store {
+            Some((_, store)) => applies(selector, store),
+            None => *selector == StoreSelector::default(),
+        };
+        if document.selector().is_none_or(applies) {
+            let name: &str = if document.kind.is_single() { "" } else { &document.name };
+            candidates.entry((document.kind, name)).or_default().push(document);
+        } else {
             left_out.push(document);
-            continue;
-        }
-        let name: &str = if document.kind.is_single() { "" } else { &document.name };
-        match chosen.get(&(document.kind, name)) {
-            None => {
-                chosen.insert((document.kind, name), document);
-            }
-            Some(other) if other.precedence() == document.precedence() => {
-                out.error(tie(other, document));
-            }
-            Some(other) if other.precedence() < document.precedence() => {
-                chosen.insert((document.kind, name), document);
-            }
-            Some(_) => {}
         }
     }
-    Some(sort_out(store, chosen, built_in, left_out))
+    let mut chosen: BTreeMap<(Kind, &str), &Document> = BTreeMap::new();
+    for (identity, documents) in candidates {
+        let top = documents.iter().map(|one| one.precedence()).max().unwrap_or(0);
+        let mut highest = documents.into_iter().filter(|one| one.precedence() == top);
+        let Some(first) = highest.next() else { continue };
+        for other in highest {
+            out.error(tie(first, other));
+        }
+        chosen.insert(identity, first);
+    }
+    sort_out(store, chosen, built_in, left_out)
 }
 
 fn sort_out<'a>(
-    store: (&'a Document, &'a StoreDoc),
+    store: Option<(&'a Document, &'a StoreDoc)>,
     mut chosen: BTreeMap<(Kind, &'a str), &'a Document>,
     built_in: &'a [Document],
     left_out: Vec<&'a Document>,
@@ -129,7 +131,7 @@ fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'
     let second = stores.next();
     match (first, second) {
         (Some(store), None) => Some(store),
-        (Some((first, _)), Some((second, _))) => {
+        (Some((first, body)), Some((second, _))) => {
             let message = format!(
                 "the file describes two stores, `{}` and `{}`: a gateway runs for one, keep its \
                  document and remove the other",
@@ -137,16 +139,15 @@ fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'
             );
             let finding = second.name_spot().finding(message);
             out.error(finding.related(first.name_spot().place(), "is the first Store"));
-            None
+            Some((first, body))
         }
         (None, _) => {
-            let refused = input.refused.iter().any(|(kind, _)| *kind == Kind::Store);
-            if !refused && !input.refused_unknown {
-                out.error(Finding::new(
-                    None,
-                    "the policy has no Store document: add one with the store's name, timeZone and \
-                     links",
-                ));
+            if !input.may_have_refused(Kind::Store, None) {
+                let message = format!(
+                    "`{}` has no Store document: add one with the store's name, timeZone and links",
+                    input.file
+                );
+                out.error(Finding::new(None, message));
             }
             None
         }

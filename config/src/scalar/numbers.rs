@@ -99,9 +99,12 @@ fn rate_unit_message(text: &str, number: &str, unit: &str) -> String {
         _ => "",
     };
     if unit.contains('B') || lower.contains("byte") {
+        let bits = number.parse::<u32>().map_or_else(
+            |_| format!("eight times the number with `{prefix}bit/s`"),
+            |bytes| format!("`{}{prefix}bit/s`", u64::from(bytes) * 8),
+        );
         return format!(
-            "the rate `{text}` is in bytes: rates are in bits per second, write eight times the \
-             number as `{prefix}bit/s`"
+            "the rate `{text}` is in bytes, and rates are in bits per second: write {bits}"
         );
     }
     let names = RATE_UNITS.map(|(name, _)| name);
@@ -284,9 +287,10 @@ impl<'de, const LOW: u64, const HIGH: u64> Deserialize<'de> for Whole<LOW, HIGH>
             }
 
             fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+                // The parser reads `0300` as the decimal fraction 300.0.
+                let _ = value;
                 Err(E::custom(format!(
-                    "the number {value} is not whole, or has a leading zero: use one from {LOW} \
-                     to {HIGH}"
+                    "the number is not whole, or has a leading zero: use one from {LOW} to {HIGH}"
                 )))
             }
 
@@ -337,7 +341,10 @@ impl<'de> Deserialize<'de> for Flag {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Flag, E> {
-                Err(E::custom(format!("`{text}` is neither `true` nor `false`: write one of them")))
+                Err(E::custom(match text {
+                    "true" | "false" => format!("`{text}` is a text here: remove the quotes"),
+                    _ => format!("`{text}` is neither `true` nor `false`: write one of them"),
+                }))
             }
         }
 

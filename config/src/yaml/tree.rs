@@ -145,12 +145,13 @@ impl Tree {
     }
 
     /// The place of the value at `path`, or of the nearest thing around it that is there.
-    /// A mapping or list is shown by its key.
+    /// A mapping or list is shown by its key; a mapping in a list by its first key.
     pub fn mark(&self, path: &[Step]) -> Mark {
         let (node, key, _) = self.walk(path);
         match (node, key) {
             (Node::Scalar { mark, .. } | Node::Alias { mark }, _) => *mark,
             (Node::List { .. } | Node::Map { .. }, Some(key)) => key,
+            (Node::Map { entries, .. }, None) if !entries.is_empty() => entries[0].1,
             (Node::List { mark, .. } | Node::Map { mark, .. }, None) => *mark,
         }
     }
