@@ -159,7 +159,7 @@ impl Bound {
             let protocol = format!("{:?}", listening.protocol);
             tracing::info!(name = &*listening.name, address = %listening.address, protocol, "listening");
         }
-        let workers = self.spawn_workers()?;
+        let workers = spawn_workers(&self.gateway, self.data)?;
         let (over, ended) = tokio::sync::oneshot::channel::<()>();
         let gateway = Arc::clone(&self.gateway);
         let (listeners, drain_timeout) = (self.admin, self.drain_timeout);
@@ -196,35 +196,36 @@ impl Bound {
         tracing::info!("stopped");
         Ok(())
     }
+}
 
-    fn spawn_workers(&self) -> std::io::Result<Vec<thread::JoinHandle<()>>> {
-        let mut entries = Vec::new();
-        for (spec, shared) in &self.data {
-            let meter = self.gateway.metrics.listener(&spec.name);
-            let drain = self.gateway.drain.clone();
-            entries.push((Entry::new(limits(&spec.limits), meter, drain), spec.protocol, shared));
+/// Starts the workers, each with its socket of every listener. No socket stays behind here: when
+/// the workers stop listening, the kernel refuses new connections.
+fn spawn_workers(
+    gateway: &Arc<Gateway>,
+    data: Vec<(ListenerSpec, Shared)>,
+) -> std::io::Result<Vec<thread::JoinHandle<()>>> {
+    let mut shares: Vec<Vec<Socket>> = (0..gateway.workers).map(|_| Vec::new()).collect();
+    for (spec, shared) in data {
+        let meter = gateway.metrics.listener(&spec.name);
+        let entry = Entry::new(limits(&spec.limits), meter, gateway.drain.clone());
+        for (share, socket) in shares.iter_mut().zip(shared.sockets) {
+            share.push(Socket { socket, entry: Arc::clone(&entry), protocol: spec.protocol });
         }
-        let mut threads = Vec::new();
-        for index in 0..self.gateway.workers {
-            let mut sockets = Vec::new();
-            for (entry, protocol, shared) in &entries {
-                let socket = shared.sockets[index].try_clone()?;
-                sockets.push(Socket { socket, entry: Arc::clone(entry), protocol: *protocol });
-            }
-            let gateway = Arc::clone(&self.gateway);
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(RESOLVER_THREADS)
-                .thread_keep_alive(RESOLVER_KEEP)
-                .build()?;
-            let name = format!("worker-{index}");
-            let thread = thread::Builder::new()
-                .name(name)
-                .spawn(move || runtime.block_on(work(gateway, sockets, index)))?;
-            threads.push(thread);
-        }
-        Ok(threads)
     }
+    let mut threads = Vec::new();
+    for (index, sockets) in shares.into_iter().enumerate() {
+        let gateway = Arc::clone(gateway);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVER_THREADS)
+            .thread_keep_alive(RESOLVER_KEEP)
+            .build()?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || runtime.block_on(work(gateway, sockets, index)))?;
+        threads.push(thread);
+    }
+    Ok(threads)
 }
 
 /// One worker's socket of one listener.
