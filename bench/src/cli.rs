@@ -35,6 +35,8 @@ enum Command {
     /// Measure Tillgate, its rivals and no proxy at all side by side, and judge Tillgate.
     #[command(after_long_help = RIVALS)]
     Compare(CompareArgs),
+    /// Two minutes in the terminal: the same store without and with Tillgate.
+    Demo,
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
 }
@@ -213,6 +215,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
+        Command::Demo => crate::demo::run(),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };
     match result {

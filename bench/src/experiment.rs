@@ -90,7 +90,7 @@ pub struct Outcome {
     /// Processor use of the proxy and of the emulator, in percent of one core.
     pub proxy_cpu: f64,
     pub emulator_cpu: f64,
-    /// Resident memory of the proxy before the bulk starts.
+    /// Resident memory of the proxy when it has just become ready.
     pub idle_rss_mib: f64,
     pub breaks: u64,
     /// The idle phase itself was disturbed; such a run is repeated, not averaged.
@@ -113,6 +113,7 @@ struct Stage<'a> {
     bed: Testbed,
     running: Option<Running>,
     bulk: Bulk,
+    idle_rss_mib: f64,
 }
 
 /// Does one run from empty namespaces to figures.
@@ -122,8 +123,9 @@ pub fn run(system: &System, plan: &Plan) -> Result<Outcome> {
         bed.emulator.serve_commands(path).context("open the emulator's control socket")?;
     }
     let running = system.start(&bed, plan)?;
+    let idle_rss_mib = running.as_ref().map_or(0.0, |one| one.process.rss_mib());
     let bulk = Bulk::start(plan.way)?;
-    let stage = Stage { plan, bed, running, bulk };
+    let stage = Stage { plan, bed, running, bulk, idle_rss_mib };
     let tills = Payments::start(payments::Plan {
         way: plan.way,
         per_second: plan.payments_per_second,
@@ -142,7 +144,6 @@ impl Stage<'_> {
             let reason = tills.last_error().unwrap_or_else(|| "no answer yet".into());
             bail!("no payment came through: {reason}");
         }
-        let idle_rss_mib = self.running.as_ref().map_or(0.0, |one| one.process.rss_mib());
         self.bulk.add(Flow::Pull, self.plan.pulls)?;
         self.bulk.add(Flow::Push, self.plan.pushes)?;
         rest(self.plan.warm_up_seconds);
@@ -165,7 +166,7 @@ impl Stage<'_> {
         let mut outcome = self.figures(&calls, [idle_from, bulk_from], &before, &after);
         outcome.last_error = last_error.filter(|_| outcome.failed > 0 || breaks > 0);
         outcome.breaks = breaks;
-        outcome.idle_rss_mib = idle_rss_mib;
+        outcome.idle_rss_mib = self.idle_rss_mib;
         if let Some(path) = &self.plan.truth_log {
             std::fs::write(path, self.bed.emulator.log())
                 .with_context(|| format!("write {}", path.display()))?;

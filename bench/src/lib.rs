@@ -8,6 +8,7 @@
 pub mod calibrate;
 pub mod cli;
 pub mod compare;
+pub mod demo;
 pub mod emulator;
 pub mod experiment;
 pub mod htb;
