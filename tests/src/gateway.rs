@@ -58,9 +58,8 @@ impl Gateway {
     /// Waits until a series has this value.
     #[track_caller]
     pub fn expect_metric(&self, series: &str, value: f64) {
-        crate::eventually(&format!("{series} is {value}"), || {
-            ((self.metric(series) - value).abs() < 1e-9).then_some(())
-        });
+        let what = format!("{series} is {value}");
+        crate::eventually(&what, || ((self.metric(series) - value).abs() < 1e-9).then_some(()));
     }
 
     /// A connection to the HTTP entry.

@@ -1,11 +1,12 @@
 //! The harness of the end-to-end tests: a whole gateway in this process, servers and clients
-//! that send exactly the bytes a test wants.
+//! that send exactly the bytes (or, for HTTP/2, the frames) a test wants.
 //!
 //! [`store`] makes effective configs by hand, [`gateway`] runs them with real sockets on ports
 //! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte. Nothing
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
 pub mod gateway;
+pub mod h2;
 pub mod origin;
 pub mod store;
 pub mod wire;

@@ -247,9 +247,10 @@ impl Tunnel {
                 }
             }
         };
+        let mut phases = self.ticket.phases();
         let drained = async {
             loop {
-                match self.ticket.changed().await {
+                match phases.changed().await {
                     Phase::CutBulk if !flow.is_critical() => break,
                     Phase::CutAll => break,
                     Phase::Open | Phase::Draining | Phase::CutBulk => {}

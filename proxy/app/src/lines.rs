@@ -14,8 +14,11 @@ use tillgate_net::link::Link;
 /// The lines of one config, by name.
 #[derive(Clone, Default)]
 pub(crate) struct Lines {
-    known: Arc<[(Arc<str>, LinkId, Arc<Link>)]>,
+    known: Arc<[Line]>,
 }
+
+/// One line: its name, its number for life, and itself.
+type Line = (Arc<str>, LinkId, Arc<Link>);
 
 impl Lines {
     /// The lines of `effective`: known ones take its numbers at once, new ones are made. Returns

@@ -34,10 +34,14 @@ struct Live {
     changed: Notify,
 }
 
+/// Tells the phase, and counts nothing.
+#[derive(Clone, Debug)]
+pub struct Phases(watch::Receiver<Phase>);
+
 /// Counts one connection or tunnel while it lives, and tells it the phase.
 #[derive(Debug)]
 pub struct Ticket {
-    phase: watch::Receiver<Phase>,
+    phases: Phases,
     live: Arc<Live>,
 }
 
@@ -74,7 +78,7 @@ impl Drain {
     /// A ticket for one connection or tunnel.
     pub fn ticket(&self) -> Ticket {
         self.live.count.fetch_add(1, Ordering::Relaxed);
-        Ticket { phase: self.phase.subscribe(), live: Arc::clone(&self.live) }
+        Ticket { phases: Phases(self.phase.subscribe()), live: Arc::clone(&self.live) }
     }
 
     /// How many tickets are out.
@@ -94,25 +98,32 @@ impl Drain {
     }
 }
 
-impl Ticket {
+impl Phases {
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        *self.0.borrow()
     }
 
     /// Returns the phase after it has changed.
     pub async fn changed(&mut self) -> Phase {
-        if self.phase.changed().await.is_err() {
+        if self.0.changed().await.is_err() {
             return Phase::CutAll;
         }
-        *self.phase.borrow_and_update()
+        *self.0.borrow_and_update()
+    }
+}
+
+impl Ticket {
+    /// What tells the phase.
+    pub fn phases(&self) -> Phases {
+        self.phases.clone()
     }
 
     /// One more ticket, for what outlives this connection (a tunnel).
     #[must_use]
     pub fn split(&self) -> Self {
         self.live.count.fetch_add(1, Ordering::Relaxed);
-        Self { phase: self.phase.clone(), live: Arc::clone(&self.live) }
+        Self { phases: self.phases.clone(), live: Arc::clone(&self.live) }
     }
 }
 
@@ -136,7 +147,7 @@ mod tests {
         assert_eq!(drain.live(), 2);
         drain.advance(Phase::CutAll);
         drain.advance(Phase::Draining);
-        assert_eq!(ticket.phase(), Phase::CutAll);
+        assert_eq!(ticket.phases().phase(), Phase::CutAll);
         drop((ticket, second));
         assert_eq!(drain.live(), 0);
     }

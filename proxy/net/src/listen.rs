@@ -60,11 +60,17 @@ impl Shared {
     /// # Errors
     /// [`ListenError`] names the address and what is wrong with it.
     pub fn bind(address: SocketAddr, count: usize) -> Result<Self, ListenError> {
-        bind(address, count).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => ListenError::InUse { address },
-            io::ErrorKind::AddrNotAvailable => ListenError::NotOurs { address },
-            io::ErrorKind::PermissionDenied => ListenError::Denied { address },
-            _ => ListenError::Other { address, source },
+        bind(address, count).map_err(|source| {
+            let kind = source.kind();
+            if kind == io::ErrorKind::AddrInUse {
+                ListenError::InUse { address }
+            } else if kind == io::ErrorKind::AddrNotAvailable {
+                ListenError::NotOurs { address }
+            } else if kind == io::ErrorKind::PermissionDenied {
+                ListenError::Denied { address }
+            } else {
+                ListenError::Other { address, source }
+            }
         })
     }
 }

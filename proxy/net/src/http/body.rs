@@ -144,11 +144,11 @@ impl<O: Observer> ResponseBody<O> {
     }
 }
 
+/// How a response broke off, for the outcome and for the connection.
+type Broken = (Failure, BodyError);
+
 impl Relay {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, (Failure, BodyError)>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(failure) = self.flow.ended() {
             return Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
         }

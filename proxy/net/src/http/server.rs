@@ -172,17 +172,18 @@ async fn serve_connection<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     place: Place,
-    mut ticket: Ticket,
+    ticket: Ticket,
     handler: Arc<H>,
 ) {
     // Answers must not wait for acknowledgements of earlier ones.
     let _ = stream.set_nodelay(true);
     let limits = place.entry.limits;
     let watch = Arc::new(Watch::new(clock::now()));
-    let shared_ticket = Arc::new(ticket.split());
+    let mut phases = ticket.phases();
+    let ticket = Arc::new(ticket);
     let service = service_fn(|request: Request<Incoming>| {
         let flow = Watch::begin(&watch, clock::now());
-        let caller = Caller { peer, flow, ticket: Arc::clone(&shared_ticket) };
+        let caller = Caller { peer, flow, ticket: Arc::clone(&ticket) };
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -198,7 +199,7 @@ async fn serve_connection<H: Handler>(
                 }
                 return;
             }
-            phase = ticket.changed() => match phase {
+            phase = phases.changed() => match phase {
                 Phase::Open => {}
                 Phase::Draining => connection.as_mut().graceful_shutdown(),
                 Phase::CutBulk if watch.has_critical() => {}

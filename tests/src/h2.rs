@@ -1,0 +1,195 @@
+//! HTTP/2 with prior knowledge, both sides, for tests that need frames instead of bytes.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// A client with one HTTP/2 connection.
+pub struct Client {
+    runtime: Runtime,
+    sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status and fields.
+    pub head: http::response::Parts,
+    /// All data that came.
+    pub body: Bytes,
+    /// After the data.
+    pub trailers: Option<HeaderMap>,
+    /// Whether the stream came to its end; else it was reset.
+    pub complete: bool,
+}
+
+impl Client {
+    /// A connection to `address`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn connect(address: SocketAddr) -> Self {
+        let runtime = runtime();
+        let sender = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens");
+            let (sender, connection) =
+                hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                    .handshake(TokioIo::new(stream))
+                    .await
+                    .expect("HTTP/2 is spoken");
+            tokio::spawn(connection);
+            sender
+        });
+        Self { runtime, sender }
+    }
+
+    /// Sends requests at the same time; their answers, in the same order.
+    ///
+    /// # Panics
+    /// If the connection breaks before an answer's head.
+    pub fn ask_all(&mut self, requests: Vec<Request<Full<Bytes>>>) -> Vec<Answer> {
+        let asked: Vec<_> = requests
+            .into_iter()
+            .map(|request| {
+                let response = self.sender.send_request(request);
+                self.runtime.spawn(async move { collect(response.await.expect("a head")).await })
+            })
+            .collect();
+        let answers = asked.into_iter().map(|answer| self.runtime.block_on(answer));
+        answers.map(|answer| answer.expect("no panic")).collect()
+    }
+
+    /// Sends one request.
+    ///
+    /// # Panics
+    /// If the connection breaks before the answer's head.
+    pub fn ask(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.ask_all(vec![request]).pop().expect("one answer")
+    }
+}
+
+async fn collect(response: Response<Incoming>) -> Answer {
+    let (head, mut incoming) = response.into_parts();
+    let (mut body, mut trailers, mut complete) = (Vec::new(), None, true);
+    while let Some(frame) = incoming.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => body.extend_from_slice(&data),
+            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
+            Err(_) => {
+                complete = false;
+                break;
+            }
+        }
+    }
+    Answer { head, body: body.into(), trailers, complete }
+}
+
+/// A server that speaks nothing but HTTP/2.
+pub struct Origin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    _runtime: Runtime,
+}
+
+/// What an origin answers with: fields, pieces of a body, trailers.
+pub type Frames = Vec<Frame<Bytes>>;
+
+impl Origin {
+    /// A server that answers whole requests with `answer`.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub fn start(
+        answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        let runtime = runtime();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let answer = Arc::new(answer);
+        let listener =
+            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = Arc::clone(&answer);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let answer = Arc::clone(&answer);
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await.expect("a whole request");
+                        let trailers = body.trailers().cloned();
+                        let frames = answer(head, body.to_bytes(), trailers);
+                        Ok::<_, Infallible>(Response::new(Pieces(frames.into())))
+                    }
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, connections, _runtime: runtime }
+    }
+
+    /// How many connections it has taken.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// A body in the pieces that it is made of.
+struct Pieces(VecDeque<Frame<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+/// A runtime on a thread of its own; it ends when this is dropped.
+struct Runtime {
+    handle: Handle,
+    _over: oneshot::Sender<()>,
+}
+
+impl std::ops::Deref for Runtime {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+fn runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be had");
+    let handle = runtime.handle().clone();
+    let (over, ended) = oneshot::channel();
+    std::thread::spawn(move || runtime.block_on(ended));
+    Runtime { handle, _over: over }
+}
