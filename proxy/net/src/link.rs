@@ -220,11 +220,6 @@ impl Link {
         }
     }
 
-    /// Wakes the allocator: a flow of bulk starts or ends.
-    pub(crate) fn reallocate_soon(&self) {
-        self.changed.notify_one();
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the link")
     }

@@ -9,6 +9,7 @@
 //! Opening a connection is [`ShapedStream::connect`]; waiting for a place on the line or for the
 //! initial window never counts against the connect timeout.
 
+mod acks;
 mod dial;
 mod receive;
 
@@ -20,10 +21,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tillgate_core::schedule::FlowId;
-use tillgate_core::units::{Direction, MSS};
+use tillgate_core::units::{Direction, MSS, PerDirection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use self::acks::AckTax;
 pub use self::dial::ConnectError;
 use self::receive::ReceiveWindow;
 use crate::clock;
@@ -33,8 +35,6 @@ use crate::sockopt;
 
 /// How often a stream looks at its socket's `TCP_INFO`.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
-/// Payload that one acknowledgement answers: two full segments (RFC 1122, 4.2.3.2).
-const BYTES_PER_ACK: u64 = 2 * MSS;
 
 /// One WAN connection. See the module.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub struct ShapedStream {
     window: Option<ReceiveWindow>,
     pacing: u64,
     sampled_at: Instant,
-    /// Payload moved and not yet charged as acknowledgements, received and sent.
-    unacked: (u64, u64),
+    /// Acknowledgements that each direction's payload causes on the other.
+    acks: PerDirection<AckTax>,
 }
 
 impl ShapedStream {
@@ -71,13 +71,11 @@ impl ShapedStream {
     /// Counts `bytes` that moved, and charges the other direction for their acknowledgements.
     fn moved(&mut self, direction: Direction, bytes: u64) {
         self.place.shared.moved.get(direction).fetch_add(bytes, Ordering::Relaxed);
-        let (owed, acks_go) = match direction {
-            Direction::Down => (&mut self.unacked.0, Direction::Up),
-            Direction::Up => (&mut self.unacked.1, Direction::Down),
+        let (tax, acks_go) = match direction {
+            Direction::Down => (&mut self.acks.down, Direction::Up),
+            Direction::Up => (&mut self.acks.up, Direction::Down),
         };
-        *owed += bytes;
-        let acks = *owed / BYTES_PER_ACK;
-        *owed %= BYTES_PER_ACK;
+        let acks = tax.owed_for(bytes);
         self.place.link.direction(acks_go).charge_acks(acks);
     }
 
@@ -91,6 +89,10 @@ impl ShapedStream {
             if let Some(info) = info.filter(|info| !info.min_rtt.is_zero()) {
                 let micros = u64::try_from(info.min_rtt.as_micros()).unwrap_or(u64::MAX);
                 self.place.shared.rtt_micros.store(micros, Ordering::Relaxed);
+            }
+            if let Some(info) = info {
+                self.acks.down.learn(info.bare_acks_sent);
+                self.acks.up.learn(info.bare_acks_received);
             }
             if let (Some(window), Some(info)) = (&mut self.window, info) {
                 if let Some(ratio) = window.learn(&self.socket, info.receive_window) {

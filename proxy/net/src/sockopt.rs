@@ -24,8 +24,11 @@ pub(crate) struct TcpInfo {
     pub(crate) min_rtt: Duration,
     /// The receive window the peer was last told, in bytes. `None` before Linux 6.2.
     pub(crate) receive_window: Option<u32>,
-    /// Segments sent without payload: acknowledgements and window updates.
-    pub(crate) bare_acks: u64,
+    /// Segments without payload, sent and received: acknowledgements and window updates.
+    /// Counted from the connection's start, wrapping.
+    pub(crate) bare_acks_sent: u32,
+    /// See above.
+    pub(crate) bare_acks_received: u32,
 }
 
 /// Reads `TCP_INFO`.
@@ -49,15 +52,16 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         word.copy_from_slice(&buffer[at..at + 4]);
         u32::from_ne_bytes(word)
     };
-    // Offsets of struct tcp_info: segs_out 136, min_rtt 148, data_segs_out 156, rcv_wnd 232.
-    let segments = read(136).wrapping_sub(read(156));
+    // Offsets of struct tcp_info: segs_out 136, segs_in 140, min_rtt 148, data_segs_in 152,
+    // data_segs_out 156, rcv_wnd 232.
     Ok(TcpInfo {
         min_rtt: match read(148) {
             u32::MAX => Duration::ZERO,
             micros => Duration::from_micros(u64::from(micros)),
         },
         receive_window: (length as usize >= TCP_INFO_BYTES).then(|| read(232)),
-        bare_acks: u64::from(segments),
+        bare_acks_sent: read(136).wrapping_sub(read(156)),
+        bare_acks_received: read(140).wrapping_sub(read(152)),
     })
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tillgate_core::class::ClassSpec;
 use tillgate_core::link::LinkSpec;
-use tillgate_core::units::{Direction, MSS};
+use tillgate_core::units::{Direction, MSS, PerDirection};
 use tillgate_core::window::{WINDOW_MIN, first_window};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{ShapedStream, receive::ReceiveWindow};
 use crate::clock;
-use crate::link::{Link, Registration, lone_window};
 use crate::link::dial::NoPlace;
+use crate::link::{Link, Registration, lone_window};
 
 /// Part of a second of the flow's rate that may wait unsent in the kernel: more would sit in
 /// front of a later payment, less would leave the line idle between two grants.
@@ -83,7 +83,7 @@ impl ShapedStream {
             window,
             pacing: 0,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
-            unacked: (0, 0),
+            acks: PerDirection::default(),
         };
         stream.maintain();
         Ok(stream)
