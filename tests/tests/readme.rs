@@ -1,0 +1,88 @@
+//! The README's tables say what the program says.
+//!
+//! The failure table is rendered from `tillgate_net::error::TABLE`, the metric table from a
+//! scrape of a gateway that has served one request. `TILLGATE_BLESS=1` writes them anew
+//! (with `--test-threads=1`: both write one file).
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use tillgate_net::error::TABLE;
+
+#[test]
+fn the_failure_table_is_the_one_of_the_code() {
+    let mut table = String::from(
+        "| `reason` | status | whose fault | may it be sent again | what it means |\n\
+         |---|---|---|---|---|\n",
+    );
+    for row in &TABLE {
+        let status = row.status.map_or("–".to_owned(), |status| status.as_str().to_owned());
+        let (blame, retry) = (row.blame.label(), row.retry.label());
+        let _ = writeln!(
+            table,
+            "| `{}` | {status} | {blame} | {retry} | {} |",
+            row.reason, row.meaning
+        );
+    }
+    compare("failures", &table);
+}
+
+#[test]
+fn the_metric_table_is_the_one_of_a_scrape() {
+    let scrape = scrape_after_one_request();
+    let mut table = String::from("| metric | type | meaning |\n|---|---|---|\n");
+    let mut helps = std::collections::BTreeMap::new();
+    for line in scrape.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
+            helps.insert(name.to_owned(), help.trim_end_matches('.').to_owned());
+        }
+        let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' '))
+        else {
+            continue;
+        };
+        let shown = match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        };
+        let help = helps.get(name).cloned().unwrap_or_default();
+        let _ = writeln!(table, "| `{shown}` | {kind} | {help} |");
+    }
+    compare("metrics", &table);
+}
+
+fn compare(name: &str, table: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(&path).expect("there is a README.md");
+    let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let from = readme.find(&start).expect("the README has the table's start mark") + start.len();
+    let to = readme.find(&end).expect("the README has the table's end mark");
+    if std::env::var_os("TILLGATE_BLESS").is_some() {
+        let blessed = format!("{}{table}{}", &readme[..from], &readme[to..]);
+        std::fs::write(&path, blessed).expect("the README can be written");
+        return;
+    }
+    assert!(
+        readme[from..to] == *table,
+        "the README's table of {name} is out of date: run this test with TILLGATE_BLESS=1\n{table}"
+    );
+}
+
+/// Families without a sample are not in a scrape, so one request goes through first, and one does
+/// not.
+fn scrape_after_one_request() -> String {
+    let origin =
+        tillgate_tests::origin::Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let store = tillgate_tests::store::Store::default().cloud(
+        "payments",
+        "pay.example",
+        "payment",
+        origin.address,
+    );
+    let gateway = tillgate_tests::gateway::Gateway::start(store.build());
+    let reply = gateway.ask("GET / HTTP/1.1\r\nHost: pay.example\r\nConnection: close\r\n\r\n");
+    assert_eq!(reply.status, 200);
+    let refused = gateway.ask("GET / HTTP/1.1\r\nHost: unknown\r\nConnection: close\r\n\r\n");
+    assert_eq!(refused.status, 404);
+    gateway.admin("/metrics").text()
+}
