@@ -174,7 +174,7 @@ impl Screen {
     fn draw(&mut self, moment: &Moment<'_>, frame: u64) {
         let Moment { phase, line, pull, push, payment_ms, worst_ms } = moment;
         if !self.is_terminal {
-            if frame % FRAMES_PER_LINE == 0 {
+            if frame.is_multiple_of(FRAMES_PER_LINE) {
                 say!(
                     "{phase:<31} pulls {pull:>5.1} Mbit/s   pushes {push:>4.1} Mbit/s   \
                      payment {payment_ms:>4.0} ms (worst of the last second {worst_ms:.0})"

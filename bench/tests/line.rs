@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     a_handshake_takes_a_round_trip();
     a_flow_gets_the_line(&bed, line);
     a_longer_delay_applies_at_once(&bed, line);
-    println!("ok: the emulated line holds");
+    tillgate_bench::say!("ok: the emulated line holds");
     ExitCode::SUCCESS
 }
 
