@@ -389,3 +389,23 @@ fn a_listener_that_is_full_closes_the_next_connection() {
     kept[0].send(GET);
     assert_eq!(kept[0].reply().text(), "ok");
 }
+
+#[test]
+fn a_slow_client_does_not_use_up_the_servers_time() {
+    let origin = Origin::echoing();
+    let store = Store::default().timeouts(|timeouts| timeouts.backend_request = Some(SHORT)).cloud(
+        "api",
+        "api.example",
+        "default",
+        origin.address,
+    );
+    let gateway = Gateway::start(store.build());
+    let mut wire = gateway.wire();
+    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 4\r\n\r\nha");
+    // Longer than the server may take, but it is the client who is slow.
+    std::thread::park_timeout(SHORT * 2);
+    wire.send("lf");
+    let reply = wire.reply();
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.text().contains("body half\n"), "{reply:?}");
+}

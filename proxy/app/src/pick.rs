@@ -25,3 +25,48 @@ pub(crate) fn endpoint(backend: &BackendSpec, draw: u64) -> usize {
     let count = backend.endpoints.len() as u64;
     usize::try_from(draw % count.max(1)).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tillgate_core::backend::Timeouts;
+    use tillgate_core::matching::{BackendRef, HostPattern, PathMatch, RequestMatch};
+
+    use super::*;
+
+    fn rule(weights: &[u32]) -> Rule {
+        let reference =
+            |(id, weight): (u16, &u32)| BackendRef { backend: BackendId(id), weight: *weight };
+        Rule {
+            route: "r".into(),
+            name: "all".into(),
+            hosts: vec![HostPattern::Any],
+            matches: vec![RequestMatch {
+                path: PathMatch::Prefix("/".into()),
+                method: None,
+                headers: vec![],
+            }],
+            class: None,
+            tiers: vec![(0..).zip(weights).map(reference).collect()],
+            timeouts: Timeouts {
+                request: None,
+                backend_request: None,
+                connect: Duration::from_secs(1),
+                idle: Duration::from_secs(1),
+            },
+        }
+    }
+
+    #[test]
+    fn weights_are_shares_and_zero_takes_nothing() {
+        let rule = rule(&[1, 0, 3]);
+        let picked: Vec<u16> = (0..8).map(|draw| backend(&rule, draw).0).collect();
+        assert_eq!(picked, [0, 2, 2, 2, 0, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_tier_without_weights_still_answers() {
+        assert_eq!(backend(&rule(&[0, 0]), 7), BackendId(0));
+    }
+}

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::client::Lease;
-use super::flow::{Flow, Gate, Passage};
+use super::flow::{Flow, Gate, Owes, Passage};
 use crate::error::Failure;
 
 /// Why a body broke off.
@@ -61,7 +61,12 @@ impl Body for RequestBody {
                 Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
             }
         }
-        match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
+        let Poll::Ready(piece) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+            this.flow.client_owes(Owes::Yes);
+            return Poll::Pending;
+        };
+        this.flow.client_owes(Owes::No);
+        match piece {
             Some(Ok(frame)) => {
                 this.flow.moved_up(frame.data_ref().map_or(0, Bytes::len));
                 Poll::Ready(Some(Ok(frame)))

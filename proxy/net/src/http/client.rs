@@ -193,12 +193,13 @@ impl Pool {
         Err(SendError::NeverSent)
     }
 
-    /// Closes connections that have been idle or open for too long, and forgets destinations
-    /// without any. To be called every second or so.
+    /// Closes connections that have been idle or open for too long, replaces those of critical
+    /// classes ahead of need, and forgets destinations without any. To be called every second
+    /// or so, on a worker.
     pub fn sweep(&self, now: Instant) {
         let shelves: Vec<_> = self.lock().values().cloned().collect();
         for shelf in &shelves {
-            shelf.sweep(now);
+            shelf.sweep(now, &self.resolver);
         }
         drop(shelves);
         self.lock().retain(|_, shelf| Arc::strong_count(shelf) > 1 || !shelf.is_empty());

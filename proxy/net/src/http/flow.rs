@@ -25,6 +25,7 @@ pub struct Flow {
     up: AtomicU64,
     down: AtomicU64,
     client_cut: AtomicBool,
+    client_owes: AtomicBool,
     /// A [`Failure`] plus one; zero = goes on.
     ended: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -45,6 +46,7 @@ impl Flow {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             client_cut: AtomicBool::new(false),
+            client_owes: AtomicBool::new(false),
             ended: AtomicU8::new(0),
             waker: Mutex::new(None),
         }
@@ -112,10 +114,18 @@ impl Flow {
 
     /// Since when the server has been owing an answer: since the try was sent, or since the last
     /// piece of the request's body left (a piece that waits for the line does not count against
-    /// the server). `None` before that.
+    /// the server). `None` before that, and while the client owes a piece.
     pub fn owed_since(&self) -> Option<Instant> {
+        if self.client_owes.load(Ordering::Relaxed) {
+            return None;
+        }
         let sent = self.sent.load(Ordering::Relaxed).checked_sub(1)?;
         Some((self.born + Duration::from_millis(sent)).max(self.moved_at()))
+    }
+
+    /// Whether the next piece of the request's body is wanted and has not come.
+    pub fn client_owes(&self, owes: Owes) {
+        self.client_owes.store(owes == Owes::Yes, Ordering::Relaxed);
     }
 
     /// The client's side of the request's body broke.
@@ -165,6 +175,15 @@ impl Flow {
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether somebody is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owes {
+    /// He is.
+    Yes,
+    /// He is not.
+    No,
 }
 
 /// Whether a class is critical.

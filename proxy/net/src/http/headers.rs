@@ -269,3 +269,6 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
         Err(_) => HeaderValue::from_static("0"),
     }
 }
+
+#[cfg(test)]
+mod tests;

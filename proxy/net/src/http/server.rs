@@ -244,3 +244,47 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(limits.streams_max);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        type Body = Empty<Bytes>;
+
+        async fn handle(self: Arc<Self>, _: Request<Incoming>, _: Caller) -> Response<Self::Body> {
+            Response::new(Empty::new())
+        }
+    }
+
+    #[test]
+    fn an_idle_client_connection_stays_small() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let limits = Limits {
+                connections_max: 1,
+                header_timeout: Duration::from_secs(1),
+                idle_timeout: Duration::from_secs(1),
+                header_bytes_max: 8192,
+                headers_max: 10,
+                streams_max: 1,
+            };
+            let meter = Metrics::new("0").listener(&"http".into());
+            let entry = Entry::new(limits, meter, Drain::default());
+            let place = entry.admit().unwrap();
+            let ticket = entry.drain.ticket();
+            let peer = stream.peer_addr().unwrap();
+            let connection = serve_connection(stream, peer, place, ticket, Arc::new(Nobody));
+            // Held for every open connection, so growth should be a decision.
+            let size = std::mem::size_of_val(&connection);
+            assert!(size <= 4096, "{size} bytes");
+        });
+    }
+}

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2;
 use tillgate_core::backend::PoolLimit;
@@ -19,6 +19,13 @@ use crate::upstream::Resolver;
 /// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
 /// what RFC 9113 section 6.5.2 recommends as the least a server should allow.
 const STREAMS_MAX: usize = 100;
+
+/// A critical class keeps its connections ahead of need for this long after a request: a till
+/// that is used once in ten minutes must not pay for a handshake each time.
+const WARM: Duration = Duration::from_secs(3600);
+
+/// After a failed dial, nothing is opened ahead of need for this long.
+const COLD: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Default)]
@@ -42,6 +49,10 @@ struct State {
     next_waiter: u64,
     /// Connections born until then take no further request.
     evicted_at: Option<Instant>,
+    /// What critical requests were sent to last, and when.
+    warm: Option<(Arc<Target>, Instant)>,
+    /// A dial failed: nothing is opened ahead of need until then.
+    cold_until: Option<Instant>,
 }
 
 struct Idle {
@@ -117,8 +128,11 @@ impl Shelf {
         }
     }
 
-    fn reserve(self: &Arc<Self>, target: &Target, now: Instant) -> (Next, usize) {
+    fn reserve(self: &Arc<Self>, target: &Arc<Target>, now: Instant) -> (Next, usize) {
         let mut state = self.lock();
+        if target.spares > 0 {
+            state.warm = Some((Arc::clone(target), now));
+        }
         state.limit = Some(target.limit);
         let connections_max = target.limit.connections_max as usize;
         let taken = match target.wire {
@@ -156,7 +170,7 @@ impl Shelf {
         self.lock().offer(connection);
     }
 
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(self: &Arc<Self>, now: Instant, resolver: &Arc<Resolver>) {
         let mut state = self.lock();
         let Some(limit) = state.limit else { return };
         let mut gone = Vec::new();
@@ -170,8 +184,19 @@ impl Shelf {
             }
         }
         state.shared.retain_mut(|shared| shared.is_kept(now, &limit));
+        let warm = state.warm.take_if(|(_, used)| now.saturating_duration_since(*used) > WARM);
+        drop(warm);
+        let ahead = state.warm.clone().map(|(target, _)| {
+            let connections_max = target.limit.connections_max as usize;
+            (state.reserve_spares(&target, connections_max), target)
+        });
         drop(state);
         drop(gone);
+        if let Some((spares, target)) = ahead {
+            for _ in 0..spares {
+                self.spawn_dial(&target, resolver, None);
+            }
+        }
     }
 
     pub(super) fn evict(&self, now: Instant) {
@@ -245,6 +270,7 @@ impl Shelf {
         let mut state = self.lock();
         let place = state.waiting.iter().position(|waiting| Some(waiting.id) == waiter);
         let told = place.and_then(|place| state.waiting.remove(place));
+        state.cold_until = Some(clock::now() + COLD);
         state.dial_ended();
         drop(state);
         if let Some(waiter) = told {
@@ -283,7 +309,8 @@ impl State {
 
     /// How many connections to open ahead of need, already counted as open.
     fn reserve_spares(&mut self, target: &Target, connections_max: usize) -> usize {
-        if target.wire == Wire::Http2 || !self.idle.is_empty() {
+        let cold = self.cold_until.is_some_and(|until| clock::now() < until);
+        if target.spares == 0 || target.wire == Wire::Http2 || !self.idle.is_empty() || cold {
             return 0;
         }
         let waiting = self.waiting.iter().filter(|waiter| waiter.dials).count();
