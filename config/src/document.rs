@@ -21,6 +21,7 @@ use crate::suggest;
 use crate::yaml::{self, Chunk, Node, Step, Tree};
 
 /// What a document says, by kind.
+#[expect(clippy::large_enum_variant, reason = "documents are few and stay where they are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Servers.
@@ -88,7 +89,7 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
     for chunk in yaml::split(text) {
         match one(&file, chunk) {
             Ok(document) => {
-                let bad = document.empty_values();
+                let bad = document.misshapen();
                 if bad.is_empty() {
                     input.documents.push(document);
                 } else {
@@ -182,18 +183,14 @@ fn body(kind: Kind, file: &Arc<str>, chunk: Chunk<'_>) -> Result<(Arc<str>, Body
         Ok((name, wrap(document)))
     }
     match kind {
-        Kind::Backend => {
-            named(file, chunk, |d: &BackendDoc| &d.metadata.name.0, Body::Backend)
-        }
+        Kind::Backend => named(file, chunk, |d: &BackendDoc| &d.metadata.name.0, Body::Backend),
         Kind::EgressPolicy => {
             named(file, chunk, |d: &EgressPolicyDoc| &d.metadata.name.0, Body::EgressPolicy)
         }
         Kind::LinkPolicy => {
             named(file, chunk, |d: &LinkPolicyDoc| &d.metadata.name.0, Body::LinkPolicy)
         }
-        Kind::Listener => {
-            named(file, chunk, |d: &ListenerDoc| &d.metadata.name.0, Body::Listener)
-        }
+        Kind::Listener => named(file, chunk, |d: &ListenerDoc| &d.metadata.name.0, Body::Listener),
         Kind::ServiceRoute => {
             named(file, chunk, |d: &ServiceRouteDoc| &d.metadata.name.0, Body::ServiceRoute)
         }
@@ -283,27 +280,67 @@ impl Document {
         Spot { document: self, path: path.to_vec() }
     }
 
-    /// Values that are written as nothing. The parser reads them as "absent", which is not what
-    /// a line with a key and a colon looks like.
-    fn empty_values(&self) -> Vec<Finding> {
+    /// Values that are written as nothing, and lists that are too short or too long. The parser
+    /// reads the former as "absent", which is not what a key with a colon looks like.
+    fn misshapen(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.walk(|path, node| {
-            let Node::Scalar { text, plain: true, .. } = node else { return };
-            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL") {
-                let spot = self.spot(path);
-                let field = path.iter().rev().find_map(|step| match step {
-                    Step::Key(key) => Some(key.as_str()),
-                    Step::Index(_) => None,
-                });
-                let message = format!(
-                    "`{}` has no value: write one, or remove the line",
-                    field.unwrap_or("the item")
-                );
-                findings.push(spot.finding(message));
-            }
+            let field = path.iter().rev().find_map(|step| match step {
+                Step::Key(key) => Some(key.as_str()),
+                Step::Index(_) => None,
+            });
+            let field = field.unwrap_or("the document");
+            let message = match node {
+                Node::Scalar { text, plain: true, .. } if is_null(text) => {
+                    format!("`{field}` has no value: write one, or remove the line")
+                }
+                Node::List { items, .. } => match list_message(field, items.len()) {
+                    Some(message) => message,
+                    None => return,
+                },
+                Node::Scalar { .. } | Node::Map { .. } | Node::Alias { .. } => return,
+            };
+            findings.push(self.spot(path).finding(message));
         });
         findings
     }
+}
+
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// Lists that must not be empty, by field, and how long each may be. A list that is not named
+/// here may be empty. The schema says the same; a test compares them.
+const LISTS: [(&str, usize); 18] = [
+    ("backendRefs", 64),
+    ("cidrs", usize::MAX),
+    ("codes", usize::MAX),
+    ("days", usize::MAX),
+    ("destinations", usize::MAX),
+    ("endpoints", 256),
+    ("expectedStatuses", usize::MAX),
+    ("headers", 16),
+    ("hostnames", usize::MAX),
+    ("links", 16),
+    ("matchExpressions", usize::MAX),
+    ("matches", 64),
+    ("ports", usize::MAX),
+    ("prefer", usize::MAX),
+    ("rules", usize::MAX),
+    ("underPaths", usize::MAX),
+    ("values", usize::MAX),
+    ("weekly", usize::MAX),
+];
+
+fn list_message(field: &str, length: usize) -> Option<String> {
+    let (_, most) = LISTS.iter().find(|(name, _)| *name == field)?;
+    if length == 0 {
+        return Some(format!("the list `{field}` is empty: write at least one item, or remove it"));
+    }
+    (length > *most).then(|| {
+        format!("the list `{field}` has {length} items, more than {most}: split it, or remove some")
+    })
 }
 
 /// A value of a document: its path, its place, its origin.
@@ -360,3 +397,46 @@ impl Spot<'_> {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Every array of the schemas by the name of its field: least and most items.
+    fn arrays(value: &Value, found: &mut Vec<(String, u64, Option<u64>)>) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    if value["type"] == "array" {
+                        let least = value["minItems"].as_u64().unwrap_or(0);
+                        found.push((key.clone(), least, value["maxItems"].as_u64()));
+                    }
+                    arrays(value, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| arrays(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn lists_have_the_lengths_of_the_schema() {
+        let mut found = Vec::new();
+        Kind::ALL.iter().for_each(|kind| arrays(&crate::schema::of_kind(*kind), &mut found));
+        for (field, least, most) in &found {
+            let known = LISTS.iter().find(|(name, _)| name == field);
+            assert_eq!(known.is_some(), *least == 1, "{field}");
+            let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap());
+            assert!(known.is_none_or(|(_, ours)| *ours == most), "{field}: {most}");
+        }
+        for (field, _) in LISTS {
+            assert!(found.iter().any(|(name, ..)| name == field), "{field} is no list");
+        }
+    }
+
+    #[test]
+    fn the_built_in_documents_are_valid() {
+        assert_eq!(read_built_in(crate::defaults::BUILT_IN).len(), 8);
+    }
+}

@@ -17,9 +17,7 @@ mod time;
 
 pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath};
 pub use net::{Address, Cidr, Fqdn, HeaderField, HeaderText, HostText, ListenAddress, UrlPath};
-pub use numbers::{
-    Dscp, Flag, HealthyCount, Percentage, Rate, ShareText, Size, Whole,
-};
+pub use numbers::{Dscp, Flag, HealthyCount, Percentage, Rate, ShareText, Size, Whole};
 pub(crate) use numbers::{dscp_text, size_text};
 pub(crate) use time::duration_text;
 pub use time::{CivilDate, DurationText, LocalTime, ZoneName};
@@ -93,3 +91,6 @@ macro_rules! text_types {
     )+};
 }
 pub(crate) use text_types;
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,10 @@ pub fn by_name(name: Option<&str>) -> Result<Value, String> {
     let Some(name) = name else { return Ok(all()) };
     let found = Kind::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
     found.map(of_kind).ok_or_else(|| {
-        format!("the kind `{name}` is not known: {}", suggest::hint(name, Kind::ALL.map(Kind::name)))
+        format!(
+            "the kind `{name}` is not known: {}",
+            suggest::hint(name, Kind::ALL.map(Kind::name))
+        )
     })
 }
 

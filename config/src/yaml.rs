@@ -175,7 +175,10 @@ fn message(error: &Error, found: &str) -> String {
             format!("unknown field `{field}`: {}", suggest::hint(field, expected.iter().copied()))
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!("unknown word `{variant}`: {}", suggest::hint(variant, expected.iter().copied()))
+            format!(
+                "unknown word `{variant}`: {}",
+                suggest::hint(variant, expected.iter().copied())
+            )
         }
         Error::SerdeMissingField { field, .. } => {
             format!("the field `{field}` is missing: add it, it has no default")

@@ -65,7 +65,8 @@ fn compatible(a: &RequestMatch, b: &RequestMatch) -> bool {
 fn tell(a: &Placed<'_>, b: &Placed<'_>, at: (&HostPattern, usize), out: &mut Output) {
     let (host, alternative) = at;
     let host = host_text(host);
-    let names = (format!("{}/{}", a.rule.route, a.rule.name), format!("{}/{}", b.rule.route, b.rule.name));
+    let names =
+        (format!("{}/{}", a.rule.route, a.rule.name), format!("{}/{}", b.rule.route, b.rule.name));
     let message = format!(
         "the rules `{}` and `{}` match the same requests for `{host}`, equally precisely: give one \
          a longer path, a method or a header more, or another hostname",

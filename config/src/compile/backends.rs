@@ -8,7 +8,7 @@ use tillgate_core::backend::{
 use tillgate_core::class::ClassTable;
 use tillgate_core::matching::RouteTable;
 
-use super::select::{Selected, empty};
+use super::select::Selected;
 use super::{Output, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
@@ -78,9 +78,6 @@ fn endpoints(
     out: &mut Output,
 ) -> Vec<Endpoint> {
     let spot = document.spec().key("endpoints");
-    if backend.spec.endpoints.is_empty() {
-        out.error(empty(&spot, "endpoints"));
-    }
     let mut seen: BTreeMap<Endpoint, Spot<'_>> = BTreeMap::new();
     let mut endpoints = Vec::new();
     for (index, endpoint) in backend.spec.endpoints.iter().enumerate() {

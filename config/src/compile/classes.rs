@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use tillgate_core::class::{
-    CLASSES_MAX, ClassSpec, ClassTable, Metered, QueueLimit, Share,
-};
+use tillgate_core::class::{CLASSES_MAX, ClassSpec, ClassTable, Metered, QueueLimit, Share};
 use tillgate_core::link::LinkSpec;
 use tillgate_core::units::{Direction, PerDirection};
 
@@ -168,7 +166,11 @@ fn promises(
     let small = capacity.scale(SMALL_FLOOR_PERCENT, 100);
     let floor = |class: &ClassSpec| class.guarantee.get(direction).of(capacity);
     let sum = |least: u64| -> u64 {
-        classes.iter().map(|class| floor(class).bits_per_second()).filter(|bits| *bits > least).sum()
+        classes
+            .iter()
+            .map(|class| floor(class).bits_per_second())
+            .filter(|bits| *bits > least)
+            .sum()
     };
     let percent = |bits: u64| {
         u64::try_from(u128::from(bits) * 100 / u128::from(capacity.bits_per_second().max(1)))

@@ -11,7 +11,7 @@ use tillgate_core::matching::{
 
 use super::backends::location;
 use super::routes::{host_text, hosts};
-use super::select::{Selected, empty};
+use super::select::Selected;
 use super::{Input, Output, dangling, step};
 use crate::document::Spot;
 use crate::effective::Origin;
@@ -47,7 +47,7 @@ pub(super) fn compile(
     let mut names: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
     let mut targets: BTreeMap<Target, (String, Spot<'_>)> = BTreeMap::new();
     let mut rules = Vec::new();
-    for (index, rule) in policy.spec.rules.iter().enumerate() {
+    for (index, rule) in policy.spec.rules.iter().flatten().enumerate() {
         let spot = spot.key("rules").index(index);
         let name = rule.name.0.as_str();
         if let Some(first) = names.get(name) {
@@ -118,9 +118,6 @@ fn destinations(
     out: &mut Output,
 ) -> Vec<EgressDestination> {
     let spot = spot.key("destinations");
-    if rule.destinations.is_empty() {
-        out.error(empty(&spot, "destinations"));
-    }
     let one = |(index, destination)| {
         let base = format!("{base}.destinations[{index}]");
         destination_of(destination, &spot.index(index), &base, out)
@@ -135,9 +132,11 @@ fn destination_of(
     out: &mut Output,
 ) -> EgressDestination {
     match (&destination.hostnames, &destination.cidrs) {
-        (Some(_), Some(_)) => out.error(spot.key("cidrs").finding(
-            "a destination has `hostnames` or `cidrs`, not both: write two destinations",
-        )),
+        (Some(_), Some(_)) => {
+            out.error(spot.key("cidrs").finding(
+                "a destination has `hostnames` or `cidrs`, not both: write two destinations",
+            ))
+        }
         (None, None) => out.error(
             spot.finding("the destination says neither `hostnames` nor `cidrs`: add one of them"),
         ),
@@ -178,9 +177,6 @@ fn numbered<T: PartialEq + std::fmt::Display>(
 ) -> Vec<T> {
     let (spot, field, noun) = about;
     let Some(items) = items else { return Vec::new() };
-    if items.is_empty() {
-        out.error(empty(spot, field));
-    }
     for (index, item) in items.iter().enumerate() {
         if let Some(first) = items[..index].iter().position(|earlier| earlier == item) {
             let message = format!("the {noun} `{item}` is there twice: remove one");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tillgate_core::link::{LinkRole, LinkSpec};
 use tillgate_core::units::{BitRate, PerDirection};
 
-use super::select::{Selected, empty};
+use super::select::Selected;
 use super::{Output, step};
 use crate::document::Spot;
 use crate::effective::Origin;
@@ -21,16 +21,14 @@ type InStore<'a> = BTreeMap<&'a str, (&'a StoreLink, Spot<'a>)>;
 pub(super) fn compile(selected: &Selected<'_>, out: &mut Output) -> Vec<LinkSpec> {
     let Some((document, store)) = selected.store else { return Vec::new() };
     let spot = document.spec().key("links");
-    if store.spec.links.is_empty() {
-        out.error(empty(&spot, "links"));
-    }
     let mut in_store: InStore<'_> = BTreeMap::new();
     let mut names = Vec::new();
     for (index, link) in store.spec.links.iter().enumerate() {
         let spot = spot.index(index);
         let first = in_store.get(&*link.name.0).map(|(_, first)| first.key("name").place());
         if let Some(first) = first {
-            let message = format!("the link `{}` is there twice: rename or remove one", link.name.0);
+            let message =
+                format!("the link `{}` is there twice: rename or remove one", link.name.0);
             out.error(spot.key("name").finding(message).related(first, "is the first one"));
             continue;
         }
@@ -86,10 +84,8 @@ fn capacity(
 fn bind(spec: &mut LinkSpec, link: &StoreLink, base: &str, spot: &Spot<'_>, out: &mut Output) {
     let device: Option<Arc<str>> = link.device.as_ref().map(|device| device.0.as_str().into());
     let source = link.source.map(|source| source.0);
-    spec.device =
-        out.value(&format!("{base}.device"), &spot.key("device"), device.map(Some), None);
-    spec.source =
-        out.value(&format!("{base}.source"), &spot.key("source"), source.map(Some), None);
+    spec.device = out.value(&format!("{base}.device"), &spot.key("device"), device.map(Some), None);
+    spec.source = out.value(&format!("{base}.source"), &spot.key("source"), source.map(Some), None);
 }
 
 fn by_policy(
@@ -100,9 +96,6 @@ fn by_policy(
 ) -> Vec<LinkSpec> {
     let Some((document, policy)) = selected.link_policy else { return Vec::new() };
     let spot = document.spec().key("links");
-    if policy.spec.links.is_empty() {
-        out.error(empty(&spot, "links"));
-    }
     let mut specs: BTreeMap<(usize, usize), LinkSpec> = BTreeMap::new();
     let mut seen: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
     for (index, link) in policy.spec.links.iter().enumerate() {
@@ -120,7 +113,7 @@ fn by_policy(
         seen.insert(&link.name.0, spot);
     }
     let no_primary = policy.spec.links.iter().all(|link| link.role != Role::Primary);
-    if no_primary && !policy.spec.links.is_empty() {
+    if no_primary {
         out.error(spot.finding("no link has the role Primary: give it to the one used by default"));
     }
     for name in names.iter().filter(|name| !seen.contains_key(**name)) {

@@ -1,5 +1,7 @@
 //! Lints: what is allowed but probably not meant.
 
+use std::collections::BTreeSet;
+
 use super::Input;
 use super::select::Selected;
 use crate::effective::Effective;
@@ -17,9 +19,10 @@ pub(super) fn yaml(input: &Input, report: &mut Report) {
     for document in &input.documents {
         document.walk(|path, node| {
             let Node::Scalar { text, plain: true, .. } = node else { return };
-            let in_text_place = path.iter().rev().take(2).any(
-                |step| matches!(step, Step::Key(key) if TEXT_PARENTS.contains(&key.as_str())),
-            );
+            let in_text_place =
+                path.iter().rev().take(2).any(
+                    |step| matches!(step, Step::Key(key) if TEXT_PARENTS.contains(&key.as_str())),
+                );
             if let Some(other) = misread(text, in_text_place) {
                 let message = format!(
                     "other YAML parsers read `{text}` as {other}: write it in quotes, as \"{text}\""
@@ -72,10 +75,11 @@ pub(super) fn unused(selected: &Selected<'_>, effective: &Effective, report: &mu
         );
         report.lints.push(document.spec().key("storeSelector").finding(message));
     }
+    let references = effective.routes.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
+    let named: BTreeSet<&str> =
+        references.map(|reference| &*effective.backend(reference.backend).name).collect();
     for (document, _) in &selected.backends {
-        let named = effective.routes.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
-        let mut named = named.map(|reference| &effective.backend(reference.backend).name);
-        if !named.any(|name| *name == document.name) {
+        if !named.contains(&*document.name) {
             let message = format!(
                 "no route sends anything to the backend `{}`: name it in a ServiceRoute, or remove \
                  it",

@@ -61,7 +61,14 @@ fn built_in(
     out: &mut Output,
 ) -> ListenerSpec {
     let base = format!("listeners.{}", step(name));
-    let fields = ["maxConnections", "headerTimeout", "idleTimeout", "maxHeaderSize", "maxHeaders", "maxStreams"];
+    let fields = [
+        "maxConnections",
+        "headerTimeout",
+        "idleTimeout",
+        "maxHeaderSize",
+        "maxHeaders",
+        "maxStreams",
+    ];
     for field in ["address", "protocol"] {
         out.origins.insert(format!("{base}.{field}"), Origin::Default);
     }
@@ -140,9 +147,10 @@ fn limits(
     let path = |field: &str| format!("{base}.limits.{field}");
     let size = limits.and_then(|limits| limits.max_header_size).map(|size| size.0);
     if size.is_some_and(|bytes| !(1024..=1024 * 1024).contains(&bytes)) {
-        out.error(spot.key("maxHeaderSize").finding(
-            "the size of a request's head is out of range: use one from 1Ki to 1Mi",
-        ));
+        out.error(
+            spot.key("maxHeaderSize")
+                .finding("the size of a request's head is out of range: use one from 1Ki to 1Mi"),
+        );
     }
     ListenerLimits {
         connections_max: out.value(

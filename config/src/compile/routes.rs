@@ -11,7 +11,7 @@ use tillgate_core::matching::{
 };
 
 use super::backends::Compiled;
-use super::select::{Selected, empty};
+use super::select::Selected;
 use super::{Input, Output, ambiguity, classes, dangling, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
@@ -25,6 +25,8 @@ struct Known<'a> {
     input: &'a Input,
     classes: &'a ClassTable,
     backends: &'a [Compiled],
+    /// Positions in `backends` by name.
+    by_name: BTreeMap<&'a str, usize>,
 }
 
 /// A rule with where it stands, for messages about two of them.
@@ -43,7 +45,8 @@ pub(super) fn compile(
     backends: &[Compiled],
     out: &mut Output,
 ) -> Option<RouteTable> {
-    let known = Known { input, classes: classes.as_ref()?, backends };
+    let by_name = backends.iter().enumerate().map(|(at, one)| (&*one.spec.name, at)).collect();
+    let known = Known { input, classes: classes.as_ref()?, backends, by_name };
     let mut rules = Vec::new();
     for (document, route) in &selected.routes {
         one(document, route, &known, &mut rules, out);
@@ -69,9 +72,6 @@ fn one<'a>(
     let hosts = hosts(&route.spec.hostnames, &spot.key("hostnames"), out);
     let class_spot = spot.key("trafficClass");
     let class = class(route.spec.traffic_class.as_ref(), &class_spot, known, out);
-    if route.spec.rules.is_empty() {
-        out.error(empty(&spot.key("rules"), "rules"));
-    }
     let mut names: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
     for (index, rule) in route.spec.rules.iter().enumerate() {
         let spot = spot.key("rules").index(index);
@@ -113,9 +113,6 @@ fn one<'a>(
 
 /// The hosts without repetition.
 pub(super) fn hosts(texts: &[HostText], spot: &Spot<'_>, out: &mut Output) -> Vec<HostPattern> {
-    if texts.is_empty() {
-        out.error(empty(spot, "hostnames"));
-    }
     let mut hosts: Vec<HostPattern> = Vec::new();
     for (index, host) in texts.iter().enumerate() {
         if let Some(first) = hosts.iter().position(|known| *known == host.0) {
@@ -165,9 +162,6 @@ fn matches(rule: &RuleDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> Vec
             headers: Vec::new(),
         }];
     };
-    if list.is_empty() {
-        out.error(empty(&spot, "matches"));
-    }
     list.iter()
         .enumerate()
         .map(|(index, one)| {
@@ -204,10 +198,7 @@ fn one_match(one: &MatchDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> R
             )));
         }
         out.given(&format!("{base}.headers[{index}]"), &spot, ());
-        headers.push(HeaderMatch {
-            name: header.name.0.clone(),
-            value: header.value.0.clone(),
-        });
+        headers.push(HeaderMatch { name: header.name.0.clone(), value: header.value.0.clone() });
     }
     let default = PathMatch::Prefix("/".into());
     RequestMatch {
@@ -238,9 +229,6 @@ fn tiers(
     out: &mut Output,
 ) -> Vec<Vec<BackendRef>> {
     let spot = spot.key("backendRefs");
-    if rule.backend_refs.is_empty() {
-        out.error(empty(&spot, "backendRefs"));
-    }
     let mut first: Vec<(BackendRef, Spot<'_>)> = Vec::new();
     let mut fallbacks: Vec<(BackendRef, Spot<'_>)> = Vec::new();
     let mut seen: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
@@ -248,8 +236,9 @@ fn tiers(
         let spot = spot.index(index);
         let name = reference.name.0.as_str();
         if let Some(earlier) = seen.get(name) {
-            let message =
-                format!("the backend `{name}` is there twice in this rule: remove one, or add the weights");
+            let message = format!(
+                "the backend `{name}` is there twice in this rule: remove one, or add the weights"
+            );
             let finding = spot.key("name").finding(message);
             out.error(finding.related(earlier.key("name").place(), "is the first one"));
             continue;
@@ -302,15 +291,9 @@ impl Known<'_> {
     }
 }
 
-fn backend(
-    name: &str,
-    spot: &Spot<'_>,
-    known: &Known<'_>,
-    out: &mut Output,
-) -> Option<BackendId> {
-    let position = known.backends.iter().position(|backend| *backend.spec.name == *name);
-    let Some(position) = position else {
-        let names: Vec<&str> = known.backends.iter().map(|backend| &*backend.spec.name).collect();
+fn backend(name: &str, spot: &Spot<'_>, known: &Known<'_>, out: &mut Output) -> Option<BackendId> {
+    let Some(&position) = known.by_name.get(name) else {
+        let names: Vec<&str> = known.by_name.keys().copied().collect();
         out.report.errors.extend(dangling(known.input, Kind::Backend, name, spot, names));
         return None;
     };

@@ -122,6 +122,7 @@ impl<'a> Selected<'a> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "one kind is asked for")]
 fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'a StoreDoc)> {
     let mut stores = input.documents.iter().filter_map(|document| match &document.body {
         Body::Store(body) => Some((document, body)),
@@ -176,8 +177,7 @@ fn tie(first: &Document, second: &Document) -> Finding {
 /// Whether `selector` selects the store: all present terms must hold.
 fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
     let Metadata { labels, .. } = &store.metadata;
-    let by_label =
-        selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let by_label = selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
     let by_expression = selector.match_expressions.iter().flatten().all(|expression| {
         let value = labels.get(&expression.key);
         let listed = value.is_some_and(|value| {
@@ -197,18 +197,12 @@ fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
     by_label && by_expression && by_path
 }
 
-/// Lists that are written but empty would select nothing, or everything; neither is said.
 fn check_selector(document: &Document, out: &mut Output) {
-    let Some(selector) = document.selector() else { return };
-    let spot = document.spec().key("storeSelector");
-    if selector.under_paths.as_ref().is_some_and(Vec::is_empty) {
-        out.error(empty(&spot.key("underPaths"), "underPaths"));
-    }
-    let Some(expressions) = &selector.match_expressions else { return };
-    let spot = spot.key("matchExpressions");
-    if expressions.is_empty() {
-        out.error(empty(&spot, "matchExpressions"));
-    }
+    let Some(expressions) = document.selector().and_then(|one| one.match_expressions.as_ref())
+    else {
+        return;
+    };
+    let spot = document.spec().key("storeSelector").key("matchExpressions");
     for (index, expression) in expressions.iter().enumerate() {
         check_expression(expression, &spot.index(index), out);
     }
@@ -221,9 +215,6 @@ fn check_expression(expression: &LabelExpression, spot: &Spot<'_>, out: &mut Out
     };
     let operator = spot.key("operator");
     match (&expression.values, wants_values) {
-        (Some(values), true) if values.is_empty() => {
-            out.error(empty(&spot.key("values"), "values"));
-        }
         (None, true) => out.error(operator.finding(format!(
             "the condition on `{}` has no values to compare with: add `values`",
             expression.key.0
@@ -235,9 +226,4 @@ fn check_expression(expression: &LabelExpression, spot: &Spot<'_>, out: &mut Out
         ))),
         _ => {}
     }
-}
-
-/// The finding for a list that must not be empty.
-pub(super) fn empty(spot: &Spot<'_>, field: &str) -> Finding {
-    spot.finding(format!("the list `{field}` is empty: write at least one item, or remove it"))
 }

@@ -35,19 +35,14 @@ pub(super) fn time_zone(document: &Document, store: &StoreDoc, out: &mut Output)
 pub(super) fn hours(document: &Document, store: &StoreDoc, out: &mut Output) {
     let Some(hours) = &store.spec.hours else { return };
     let spot = document.spec().key("hours");
-    if hours.weekly.is_empty() {
-        out.error(super::select::empty(&spot.key("weekly"), "weekly"));
-    }
     let mut days = BTreeMap::new();
     for (index, entry) in hours.weekly.iter().enumerate() {
         let spot = spot.key("weekly").index(index);
-        if entry.days.is_empty() {
-            out.error(super::select::empty(&spot.key("days"), "days"));
-        }
         if entry.open.minutes == 24 * 60 {
-            out.error(spot.key("open").finding(
-                "a store cannot open at 24:00: write \"00:00\" on the next day",
-            ));
+            out.error(
+                spot.key("open")
+                    .finding("a store cannot open at 24:00: write \"00:00\" on the next day"),
+            );
         }
         if entry.open == entry.close {
             out.error(spot.key("close").finding(

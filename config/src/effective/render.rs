@@ -26,8 +26,11 @@ impl Effective {
 
     /// The config as JSON: `effective`, `origins` by path, `notInEffect`, `digest`.
     pub fn to_json(&self) -> Json {
-        let origins: Map<String, Json> =
-            self.origins.iter().map(|(path, origin)| (path.clone(), json!(origin.to_string()))).collect();
+        let origins: Map<String, Json> = self
+            .origins
+            .iter()
+            .map(|(path, origin)| (path.clone(), json!(origin.to_string())))
+            .collect();
         let not_in_effect: Vec<Json> = self
             .not_in_effect
             .iter()
@@ -108,13 +111,16 @@ fn canonical(value: &Value) -> String {
         Value::Map(entries) => {
             let mut entries: Vec<&(String, Value)> = entries.iter().collect();
             entries.sort_by(|a, b| a.0.cmp(&b.0));
-            let entry = |(key, value): &&(String, Value)| format!("{}:{}", json!(key), canonical(value));
+            let entry =
+                |(key, value): &&(String, Value)| format!("{}:{}", json!(key), canonical(value));
             format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(","))
         }
         Value::List(items) => {
             format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(","))
         }
-        single => to_json(single).to_string(),
+        Value::Null | Value::Flag(_) | Value::Number(_) | Value::Text(_) => {
+            to_json(value).to_string()
+        }
     }
 }
 
@@ -159,8 +165,14 @@ fn write_value(out: &mut String, value: &Value, indent: usize, path: &str, origi
                 write_item(out, item, indent, &format!("{path}[{index}]"), origins);
             }
         }
-        single => {
-            let _ = write!(out, " {}", scalar(single));
+        // Single values, and lists and mappings without content.
+        Value::Null
+        | Value::Flag(_)
+        | Value::Number(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => {
+            let _ = write!(out, " {}", scalar(value));
             match origins(path) {
                 Some(origin) => drop(writeln!(out, "  # {origin}")),
                 None => out.push('\n'),
@@ -185,7 +197,12 @@ fn write_item(out: &mut String, item: &Value, indent: usize, path: &str, origins
             }
             let _ = write!(out, " {}", block.trim_start());
         }
-        single => write_value(out, single, indent + 2, path, origins),
+        Value::Null
+        | Value::Flag(_)
+        | Value::Number(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => write_value(out, item, indent + 2, path, origins),
     }
 }
 

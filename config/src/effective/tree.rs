@@ -98,10 +98,7 @@ fn of_link(one: &LinkSpec) -> Value {
     };
     map([
         ("role", text(role)),
-        (
-            "capacity",
-            map([("up", text(one.capacity.up)), ("down", text(one.capacity.down))]),
-        ),
+        ("capacity", map([("up", text(one.capacity.up)), ("down", text(one.capacity.down))])),
         ("headroom", text(one.headroom)),
         ("overhead", number(one.overhead_bytes)),
         ("metered", Value::Flag(one.metered)),
@@ -198,7 +195,8 @@ fn of_rule(rule: &Rule, config: &Effective) -> Value {
 
 fn of_timeouts(timeouts: &Timeouts) -> Value {
     // `0s` is the language's word for "no limit".
-    let optional = |time: Option<std::time::Duration>| text(duration_text(time.unwrap_or_default()));
+    let optional =
+        |time: Option<std::time::Duration>| text(duration_text(time.unwrap_or_default()));
     map([
         ("request", optional(timeouts.request)),
         ("backendRequest", optional(timeouts.backend_request)),

@@ -43,7 +43,8 @@ pub struct EgressPolicySpec {
     pub traffic_policy: TrafficPolicyDoc,
     /// The rules.
     #[serde(default)]
-    pub rules: Vec<EgressRuleDoc>,
+    #[schemars(length(min = 1))]
+    pub rules: Option<Vec<EgressRuleDoc>>,
 }
 
 /// What happens to destinations that no rule names.

@@ -39,7 +39,8 @@ fn snippet(out: &mut String, report: &Report, place: &Place, note: Option<&str>)
     let note = note.map(|note| format!(" {}", printable(note))).unwrap_or_default();
     out.push_str(&format!("{gutter}--> {}{}\n", printable(&place.to_string()), note));
     let index = usize::try_from(place.line.saturating_sub(1)).unwrap_or(usize::MAX);
-    let Some(line) = report.sources.get(&place.file).and_then(|text| text.lines().nth(index)) else {
+    let Some(line) = report.sources.get(&place.file).and_then(|text| text.lines().nth(index))
+    else {
         return;
     };
     let before = usize::try_from(place.column.saturating_sub(1)).unwrap_or(usize::MAX);

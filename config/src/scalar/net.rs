@@ -84,7 +84,8 @@ fn name_message(what: &str, text: &str) -> String {
 
 impl Text for HostText {
     const EXPECTED: &'static str = "a hostname such as `pay.example`";
-    const PATTERN: &'static str = "^(\\*|(\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?|\\[?[0-9A-Fa-f:.]+\\]?)$";
+    const PATTERN: &'static str =
+        "^(\\*|(\\*\\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?|\\[?[0-9A-Fa-f:.]+\\]?)$";
     const SCHEMA: &'static str = "Hostname";
 
     fn read(text: &str) -> Result<Self, String> {
@@ -217,9 +218,11 @@ impl Text for HeaderField {
     const SCHEMA: &'static str = "HeaderName";
 
     fn read(text: &str) -> Result<Self, String> {
-        HeaderName::from_bytes(text.as_bytes()).ok().filter(|_| text.len() <= 256).map(Self).ok_or(
-            format!("`{text}` is not the name of a header: write one such as `x-till`"),
-        )
+        HeaderName::from_bytes(text.as_bytes())
+            .ok()
+            .filter(|_| text.len() <= 256)
+            .map(Self)
+            .ok_or(format!("`{text}` is not the name of a header: write one such as `x-till`"))
     }
 }
 

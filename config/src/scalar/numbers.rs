@@ -124,7 +124,9 @@ impl Text for Size {
             let shown = if number.is_empty() { "512" } else { number };
             return Err(match unit {
                 "" => format!("the size `{text}` has no unit: write it as `{shown}Ki`"),
-                "m" => format!("the size `{text}` would be thousandths: write `{shown}M` or `{shown}Mi`"),
+                "m" => format!(
+                    "the size `{text}` would be thousandths: write `{shown}M` or `{shown}Mi`"
+                ),
                 _ => format!(
                     "the size `{text}` has the unknown unit `{unit}`: use one of Ki, Mi, Gi, k, M, G"
                 ),
@@ -146,7 +148,8 @@ impl Text for Size {
 pub(crate) fn size_text(bytes: u64) -> String {
     let mut units = SIZE_UNITS;
     units.sort_by_key(|(_, factor)| std::cmp::Reverse(*factor));
-    let fitting = units.iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    let fitting =
+        units.iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     fitting.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
@@ -297,9 +300,7 @@ impl<'de, const LOW: u64, const HIGH: u64> Deserialize<'de> for Whole<LOW, HIGH>
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
                 let plain = text.parse::<u64>().is_ok();
                 let what = if plain { "remove the quotes" } else { "write digits alone" };
-                Err(E::custom(format!(
-                    "`{text}` is not a number from {LOW} to {HIGH}: {what}"
-                )))
+                Err(E::custom(format!("`{text}` is not a number from {LOW} to {HIGH}: {what}")))
             }
         }
 
@@ -426,4 +427,3 @@ impl JsonSchema for HealthyCount {
         ] })
     }
 }
-

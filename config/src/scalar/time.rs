@@ -70,13 +70,19 @@ fn duration_message(text: &str, number: &str, unit: &str) -> String {
     match unit {
         "" => format!("the duration `{text}` has no unit: write it as `{number}s`"),
         "d" => {
-            format!("the duration `{text}` is in days: write hours, as `24h` (a day can have 23 or 25)")
+            format!(
+                "the duration `{text}` is in days: write hours, as `24h` (a day can have 23 or 25)"
+            )
         }
         _ if unit.starts_with('.') => {
-            format!("the duration `{text}` has decimals: write a smaller unit, as `1h30m` or `500ms`")
+            format!(
+                "the duration `{text}` has decimals: write a smaller unit, as `1h30m` or `500ms`"
+            )
         }
         _ => {
-            format!("the duration `{text}` has the unknown unit `{unit}`: use h, m, s or ms, as `1m30s`")
+            format!(
+                "the duration `{text}` has the unknown unit `{unit}`: use h, m, s or ms, as `1m30s`"
+            )
         }
     }
 }

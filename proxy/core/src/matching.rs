@@ -179,14 +179,14 @@ pub enum Natural {
 /// of an IPv6 literal, and addresses in their shortest form. The port is not looked at; cut it
 /// off first. Borrows when nothing changes.
 pub fn canonical_host(host: &str) -> Cow<'_, str> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    if bare.contains(':') {
+    if host.contains(':') {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         return match bare.parse::<IpAddr>() {
             Ok(address) => Cow::Owned(address.to_string()),
-            Err(_) => Cow::Borrowed(bare),
+            Err(_) => Cow::Borrowed(host),
         };
     }
-    let name = bare.strip_suffix('.').unwrap_or(bare);
+    let name = host.strip_suffix('.').unwrap_or(host);
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Cow::Owned(name.to_ascii_lowercase());
     }

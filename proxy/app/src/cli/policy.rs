@@ -111,9 +111,7 @@ pub fn validate(files: &[PathBuf], output: Output) -> Answer {
                 let code = if checked.effective.is_some() { OK } else { FINDINGS };
                 (checked, code)
             }
-            Err(message) => {
-                (Checked { effective: None, report: Report::of_error(message) }, USAGE)
-            }
+            Err(message) => (Checked { effective: None, report: Report::of_error(message) }, USAGE),
         };
         answer.code = answer.code.max(code);
         match output {
@@ -187,9 +185,7 @@ pub fn config(file: &Path, output: ConfigFormat, overrides: Overrides) -> Answer
 /// Shows the JSON Schema of one kind, or of any document.
 pub fn schema(kind: Option<&str>) -> Answer {
     match schemas::by_name(kind) {
-        Ok(schema) => {
-            Answer { stdout: format!("{schema:#}\n"), stderr: String::new(), code: OK }
-        }
+        Ok(schema) => Answer { stdout: format!("{schema:#}\n"), stderr: String::new(), code: OK },
         Err(message) => {
             Answer { stdout: String::new(), stderr: format!("error: {message}\n"), code: USAGE }
         }
