@@ -380,7 +380,7 @@ impl Spot<'_> {
 
     /// Where the value comes from: this document if it has it, else the language's default.
     pub fn origin(&self) -> Origin {
-        if self.document.tree.find(&self.path).is_none() {
+        if !self.document.tree.says(&self.path) {
             return Origin::Default;
         }
         match self.place() {

@@ -53,17 +53,25 @@ pub fn all() -> Value {
     })
 }
 
+/// The same in one piece: the kinds are embedded under their names, where `$ref` finds them.
+pub fn bundle() -> Value {
+    let mut schema = all();
+    let kinds = Kind::ALL.iter().map(|kind| (kind.name().to_owned(), of_kind(*kind)));
+    schema["$defs"] = Value::Object(kinds.collect());
+    schema
+}
+
 /// The file of a kind's schema, below `config/schema/`: the layout that kubeconform expects.
 pub fn file_name(kind: Kind) -> String {
     format!("tillgate.dev/{}_v1alpha1.json", kind.name().to_lowercase())
 }
 
-/// The schema of the kind called `name`, or of any document.
+/// The schema of the kind called `name`, or of any document in one piece.
 ///
 /// # Errors
 /// A sentence if there is no such kind.
 pub fn by_name(name: Option<&str>) -> Result<Value, String> {
-    let Some(name) = name else { return Ok(all()) };
+    let Some(name) = name else { return Ok(bundle()) };
     let found = Kind::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
     found.map(of_kind).ok_or_else(|| {
         format!(

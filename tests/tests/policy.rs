@@ -45,7 +45,13 @@ fn snapshot(path: &Path, text: &str) -> Option<String> {
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
     (expected != text).then(|| {
-        format!("{} is not what is committed:\n{expected}\n-- now --\n{text}", path.display())
+        let gone = expected.lines().filter(|line| !text.lines().any(|now| now == *line));
+        let new = text.lines().filter(|line| !expected.lines().any(|was| was == *line));
+        let lines: Vec<String> = gone
+            .map(|line| format!("- {line}"))
+            .chain(new.map(|line| format!("+ {line}")))
+            .collect();
+        format!("{} is not what is committed:\n{}", path.display(), lines.join("\n"))
     })
 }
 

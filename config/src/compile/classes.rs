@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tillgate_core::class::{CLASSES_MAX, ClassSpec, ClassTable, Metered, QueueLimit, Share};
 use tillgate_core::link::LinkSpec;
-use tillgate_core::units::{Direction, PerDirection};
+use tillgate_core::units::{BitRate, Direction, PerDirection};
 
 use super::select::Selected;
 use super::{Output, step};
@@ -30,8 +30,13 @@ pub(super) fn compile(
 ) -> Option<ClassTable> {
     let classes: Vec<ClassSpec> =
         selected.classes.iter().map(|(document, class)| one(document, class, out)).collect();
-    for link in links {
-        for direction in Direction::BOTH {
+    for direction in Direction::BOTH {
+        // Percentages say the same of every link: the link with the least left is told, once.
+        let promised = |link: &&LinkSpec| {
+            let capacity = *link.capacity.get(direction);
+            percent_of(promised_above(&classes, direction, capacity, 0), capacity)
+        };
+        if let Some(link) = links.iter().rev().max_by_key(promised) {
             promises(selected, &classes, link, direction, out);
         }
     }
@@ -154,6 +159,22 @@ pub(crate) fn share_text(share: Share) -> String {
     }
 }
 
+/// The sum of all floors above `least`, in bits per second.
+fn promised_above(
+    classes: &[ClassSpec],
+    direction: Direction,
+    capacity: BitRate,
+    least: u64,
+) -> u64 {
+    let floors = classes.iter().map(|class| class.guarantee.get(direction).of(capacity));
+    floors.map(BitRate::bits_per_second).filter(|bits| *bits > least).sum()
+}
+
+fn percent_of(bits: u64, capacity: BitRate) -> u64 {
+    let whole = u128::from(capacity.bits_per_second().max(1));
+    u64::try_from(u128::from(bits) * 100 / whole).unwrap_or(u64::MAX)
+}
+
 /// All floors together must fit on the line; half of it should stay free for borrowing.
 fn promises(
     selected: &Selected<'_>,
@@ -165,18 +186,8 @@ fn promises(
     let capacity = *link.capacity.get(direction);
     let small = capacity.scale(SMALL_FLOOR_PERCENT, 100);
     let floor = |class: &ClassSpec| class.guarantee.get(direction).of(capacity);
-    let sum = |least: u64| -> u64 {
-        classes
-            .iter()
-            .map(|class| floor(class).bits_per_second())
-            .filter(|bits| *bits > least)
-            .sum()
-    };
-    let percent = |bits: u64| {
-        u64::try_from(u128::from(bits) * 100 / u128::from(capacity.bits_per_second().max(1)))
-            .unwrap_or(u64::MAX)
-    };
-    let (all, large) = (sum(0), sum(small.bits_per_second()));
+    let all = promised_above(classes, direction, capacity, 0);
+    let large = promised_above(classes, direction, capacity, small.bits_per_second());
     let names: Vec<String> = classes
         .iter()
         .filter(|class| floor(class) > small)
@@ -200,15 +211,15 @@ fn promises(
         out.error(finding(format!(
             "the guarantees of all classes add up to {}% of the link `{}` {label} ({}, and the \
              small floors of the others): lower them to 100% or less",
-            percent(all),
+            percent_of(all, capacity),
             link.name,
             names.join(", ")
         )));
-    } else if percent(large) > PROMISED_PERCENT_MAX {
+    } else if percent_of(large, capacity) > PROMISED_PERCENT_MAX {
         out.report.lints.push(finding(format!(
             "the guarantees add up to {}% of the link `{}` {label} ({}): above 50% little is left \
              to share by priority, lower some",
-            percent(large),
+            percent_of(large, capacity),
             link.name,
             names.join(", ")
         )));

@@ -15,6 +15,7 @@ use super::select::Selected;
 use super::{Input, Output, ambiguity, classes, dangling, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
+use crate::effective::Origin;
 use crate::kinds::service_route::{MatchDoc, MethodDoc, PathMatchType, RuleDoc, TimeoutsDoc};
 use crate::kinds::{Kind, ServiceRouteDoc, duration};
 use crate::report::Finding;
@@ -155,7 +156,7 @@ fn matches(rule: &RuleDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> Vec
     let spot = spot.key("matches");
     let Some(list) = &rule.matches else {
         let path = format!("{base}.matches[0].path");
-        out.origins.insert(path, crate::effective::Origin::Default);
+        out.origins.insert(path, Origin::Default);
         return vec![RequestMatch {
             path: PathMatch::Prefix("/".into()),
             method: None,
@@ -220,6 +221,13 @@ fn method(method: MethodDoc) -> Method {
     }
 }
 
+/// A reference with where it stands.
+struct Placement<'a> {
+    reference: BackendRef,
+    weight_given: bool,
+    spot: Spot<'a>,
+}
+
 /// Refs without `fallback` are tier one, each fallback is one further tier, in order.
 fn tiers(
     rule: &RuleDoc,
@@ -229,8 +237,8 @@ fn tiers(
     out: &mut Output,
 ) -> Vec<Vec<BackendRef>> {
     let spot = spot.key("backendRefs");
-    let mut first: Vec<(BackendRef, Spot<'_>)> = Vec::new();
-    let mut fallbacks: Vec<(BackendRef, Spot<'_>)> = Vec::new();
+    let mut first: Vec<Placement<'_>> = Vec::new();
+    let mut fallbacks: Vec<Placement<'_>> = Vec::new();
     let mut seen: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
     for (index, reference) in rule.backend_refs.iter().enumerate() {
         let spot = spot.index(index);
@@ -254,32 +262,35 @@ fn tiers(
             )));
         }
         let list = if fallback { &mut fallbacks } else { &mut first };
-        list.push((BackendRef { backend, weight }, spot));
+        let weight_given = reference.weight.is_some();
+        list.push(Placement { reference: BackendRef { backend, weight }, weight_given, spot });
     }
     if first.is_empty() && !fallbacks.is_empty() && known.sound() {
         out.error(spot.finding(
             "every backend of the rule is a fallback: leave out `fallback` for those that come first",
         ));
     }
-    if !first.is_empty() && first.iter().all(|(reference, _)| reference.weight == 0) {
+    if !first.is_empty() && first.iter().all(|one| one.reference.weight == 0) {
         out.error(spot.finding(
             "all weights are 0, so no backend would take traffic: raise one, or remove the rule",
         ));
     }
     let tiers = std::iter::once(first).chain(fallbacks.into_iter().map(|one| vec![one]));
-    let tiers: Vec<Vec<(BackendRef, Spot<'_>)>> = tiers.filter(|tier| !tier.is_empty()).collect();
+    let tiers: Vec<Vec<Placement<'_>>> = tiers.filter(|tier| !tier.is_empty()).collect();
     note_tiers(&tiers, base, out);
-    let bare = |tier: Vec<(BackendRef, Spot<'_>)>| tier.into_iter().map(|(one, _)| one).collect();
+    let bare = |tier: Vec<Placement<'_>>| tier.into_iter().map(|one| one.reference).collect();
     tiers.into_iter().map(bare).collect()
 }
 
-fn note_tiers(tiers: &[Vec<(BackendRef, Spot<'_>)>], base: &str, out: &mut Output) {
+fn note_tiers(tiers: &[Vec<Placement<'_>>], base: &str, out: &mut Output) {
     for (tier, references) in tiers.iter().enumerate() {
-        for (index, (_, spot)) in references.iter().enumerate() {
+        for (index, reference) in references.iter().enumerate() {
+            let spot = &reference.spot;
             let base = format!("{base}.tiers[{tier}][{index}]");
+            let weight =
+                if reference.weight_given { spot.key("weight").origin() } else { Origin::Default };
             out.given(&format!("{base}.backend"), &spot.key("name"), ());
-            let origin = spot.key("weight").origin();
-            out.origins.insert(format!("{base}.weight"), origin);
+            out.origins.insert(format!("{base}.weight"), weight);
         }
     }
 }

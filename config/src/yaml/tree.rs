@@ -144,6 +144,12 @@ impl Tree {
         (found == path.len()).then_some(node)
     }
 
+    /// Whether the document says something at `path`; what an alias stands for counts.
+    pub fn says(&self, path: &[Step]) -> bool {
+        let (node, _, found) = self.walk(path);
+        found == path.len() || matches!(node, Node::Alias { .. })
+    }
+
     /// The place of the value at `path`, or of the nearest thing around it that is there.
     /// A mapping or list is shown by its key; a mapping in a list by its first key.
     pub fn mark(&self, path: &[Step]) -> Mark {
