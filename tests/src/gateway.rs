@@ -44,7 +44,7 @@ impl Gateway {
     /// Asks the admin listener.
     pub fn admin(&self, path: &str) -> Reply {
         let mut wire = Wire::connect(self.admin);
-        wire.send(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
         wire.reply()
     }
 

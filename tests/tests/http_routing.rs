@@ -167,3 +167,25 @@ fn a_critical_class_keeps_connections_ahead_of_need() {
     assert_eq!(gateway.ask(&get("pay.example", "/")).status, 200);
     gateway.expect_metric(r#"tillgate_upstream_connections{backend="pay",class="payment"}"#, 3.0);
 }
+
+#[test]
+fn connections_ahead_of_need_are_replaced_when_the_server_closes_them() {
+    let origin = Origin::start(|mut wire, number| {
+        if number == 0 && wire.waits_for_more() {
+            wire.reply();
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        }
+        while number > 2 && wire.waits_for_more() {
+            wire.reply();
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nagain");
+        }
+    });
+    let store = Store::default().cloud("pay", "pay.example", "payment", origin.address);
+    let gateway = Gateway::start(store.build());
+    assert_eq!(gateway.ask(&get("pay.example", "/")).text(), "ok");
+    let open = r#"tillgate_upstream_connections{backend="pay",class="payment"}"#;
+    tillgate_tests::eventually("two others are open without a request", || {
+        (origin.connections() >= 5 && gateway.metric(open) >= 2.0).then_some(())
+    });
+    assert_eq!(gateway.ask(&get("pay.example", "/")).text(), "again");
+}

@@ -115,6 +115,7 @@ impl Gateway {
         let digest = Arc::clone(&effective.digest);
         let next = Running::new(effective, lines, &mut names, &self.metrics);
         self.running.store(Arc::new(next));
+        self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
         for link in fresh {
             self.drive(link);

@@ -205,6 +205,13 @@ impl Pool {
         self.lock().retain(|_, shelf| Arc::strong_count(shelf) > 1 || !shelf.is_empty());
     }
 
+    /// Opens nothing ahead of need until a request comes by: after a reload nobody may want it.
+    pub fn cool(&self) {
+        for shelf in self.lock().values() {
+            shelf.cool();
+        }
+    }
+
     /// Closes every idle connection to `endpoint`; busy ones take no further request.
     pub fn evict(&self, endpoint: &Endpoint) {
         let found: Vec<_> = self

@@ -208,9 +208,14 @@ impl Shelf {
         tracing::debug!(idle = idle.len(), shared = shared.len(), "evicted connections");
     }
 
+    /// Opens nothing ahead of need until the next request.
+    pub(super) fn cool(&self) {
+        self.lock().warm = None;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         let state = self.lock();
-        state.open == 0 && state.waiting.is_empty()
+        state.open == 0 && state.waiting.is_empty() && state.warm.is_none()
     }
 
     /// Open, idle, waiting.
