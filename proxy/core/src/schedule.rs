@@ -30,6 +30,8 @@ pub const QUANTUM_MAX: u64 = 64 * 1024;
 pub const CREDIT: Duration = Duration::from_millis(2);
 /// How far tier 0 may run ahead of the line's clock, inside its own guarantee only.
 pub const OVERDRAFT: Duration = Duration::from_millis(50);
+/// How far bytes that nobody asked for may move the line's clock ahead.
+pub const UNASKED_DEBT: Duration = Duration::from_millis(20);
 /// Memory of a guarantee: unused floor is kept this long (at least two quanta at its rate).
 pub const GUARANTEE_MEMORY: Duration = Duration::from_millis(20);
 /// Burst of a ceiling (at least one quantum at its rate).
@@ -106,6 +108,7 @@ impl Scheduler {
     /// A scheduler for a line of `line`, charging `link_overhead` bytes per packet on top of
     /// IP. `classes` by index; at most 64 are kept. `now` is its first instant.
     pub fn new(line: LineRate, link_overhead: u16, classes: &[ClassShare], now: Instant) -> Self {
+        let line = never_zero(line);
         let mut scheduler = Self {
             origin: Origin::new(now),
             line,
@@ -157,7 +160,7 @@ impl Scheduler {
 
     /// A flow can move bytes now, or no longer can.
     pub fn handle_demand(&mut self, demand: Demand, now: Instant) {
-        self.origin.nanos(now);
+        let now = self.origin.nanos(now);
         if demand.bytes == 0 {
             self.withdraw(demand.flow);
             return;
@@ -168,7 +171,11 @@ impl Scheduler {
         if self.ready & (1 << index) == 0 {
             self.ready |= 1 << index;
             let class = &mut self.classes[index];
-            class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
+            // A socket asks again a moment after each grant: its class has not been idle, and
+            // keeps its place. Idle time beyond that earns nothing.
+            if now.saturating_sub(class.idle_since) > nanos(GUARANTEE_MEMORY) {
+                class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
+            }
         }
     }
 
@@ -183,11 +190,16 @@ impl Scheduler {
             clock.saturating_sub(rate.nanos_for(wire)).max(now.saturating_sub(memory)).min(clock)
         };
         self.t_free = back(self.t_free, self.line.shaped, nanos(CREDIT));
+        if !self.flows.get(flow).charged_here {
+            // It has moved since: its new class paid nothing and gets nothing back.
+            return;
+        }
         let index = self.flows.get(flow).class;
         let class = &mut self.classes[index];
         if class.tier == 0 {
             self.g0 = back(self.g0, self.tier0_floor, nanos(OVERDRAFT));
-        } else if let Some(floor) = class.floor {
+        }
+        if let Some(floor) = class.floor {
             class.floor_clock = back(class.floor_clock, floor, class.floor_memory);
         }
         if let Some(ceiling) = class.ceiling {
@@ -201,11 +213,11 @@ impl Scheduler {
     }
 
     /// `wire` bytes went over the line without asking (acknowledgements of the other direction).
-    /// They move the line's clock, but never further ahead than one quantum, so that they can
-    /// slow bulk and never a payment.
+    /// They move the line's clock, but by themselves never further ahead than [`UNASKED_DEBT`],
+    /// which is inside the overdraft: they slow bulk and never a payment.
     pub fn handle_unasked(&mut self, wire: u64, now: Instant) {
         let now = self.origin.nanos(now);
-        let latest = now + self.line.shaped.nanos_for(self.quantum);
+        let latest = now.saturating_add(nanos(UNASKED_DEBT));
         let charged = self.t_free.max(now.saturating_sub(nanos(CREDIT)));
         let charged = charged.saturating_add(self.line.shaped.nanos_for(wire));
         self.t_free = charged.min(latest.max(self.t_free));
@@ -216,9 +228,7 @@ impl Scheduler {
         let now = self.origin.nanos(now);
         let index = self.pick(now)?;
         let (flow, bytes) = self.flows.serve(&mut self.classes[index].queues, self.quantum);
-        if self.classes[index].queues.is_empty() {
-            self.ready &= !(1 << index);
-        }
+        self.note_idle(index);
         self.charge(index, bytes, now);
         Some(Grant { flow, bytes })
     }
@@ -233,6 +243,11 @@ impl Scheduler {
     /// quantum; demands, flows and fair-queueing state stay.
     pub fn set_rate(&mut self, line: LineRate, now: Instant) {
         let now = self.origin.nanos(now);
+        let line = never_zero(line);
+        if line == self.line {
+            // Nothing to forgive: a reload must not be a burst.
+            return;
+        }
         self.line = line;
         self.quantum = quantum(line.shaped);
         let wire = wire_bytes(self.quantum, self.link_overhead);
@@ -264,9 +279,14 @@ impl Scheduler {
         self.derive_rates(now_nanos);
     }
 
-    /// Whether the scheduler holds a demand of this flow.
-    pub fn has_demand(&self, flow: FlowId) -> bool {
-        self.flows.get(flow).want > 0
+    /// Bytes that this flow still asks for.
+    pub fn demand(&self, flow: FlowId) -> u64 {
+        self.flows.get(flow).want
+    }
+
+    /// Every flow that was added and not removed.
+    pub fn flow_ids(&self) -> Vec<FlowId> {
+        self.flows.ids()
     }
 
     /// Whether any flow waits.
@@ -277,23 +297,27 @@ impl Scheduler {
     /// Recomputes floors and ceilings from the line's rate.
     fn derive_rates(&mut self, now: u64) {
         let line = self.line;
-        let wanted: u64 = self
+        // Wider than a rate: 64 floors of a line at the end of the number line still add up.
+        let wanted: u128 = self
             .classes
             .iter()
             .filter(|class| class.tier > 0)
-            .map(|class| class.share.guarantee.of(line.capacity).bits_per_second())
-            .fold(0, u64::saturating_add);
-        let most = line.shaped.scale(FLOORS_MAX_PERCENT, 100).bits_per_second();
+            .map(|class| u128::from(class.share.guarantee.of(line.capacity).bits_per_second()))
+            .sum();
+        let most = u128::from(line.shaped.scale(FLOORS_MAX_PERCENT, 100).bits_per_second());
+        let quantum_wire = self.quantum_wire();
         let mut floors = 0;
         for class in &mut self.classes {
             let mut floor = class.share.guarantee.of(line.capacity);
             if class.tier > 0 {
                 if wanted > most {
-                    floor = floor.scale(most, wanted);
+                    let scaled = u128::from(floor.bits_per_second()) * most / wanted;
+                    let bits = u64::try_from(scaled).expect("scaled down, so still a rate");
+                    floor = BitRate::from_bits_per_second(bits);
                 }
                 floors += floor.bits_per_second();
             }
-            class.derive(floor, line, wire_bytes(self.quantum, self.link_overhead), now);
+            class.derive(floor, line, quantum_wire, now);
         }
         let left = line.shaped.bits_per_second().saturating_sub(floors);
         self.tier0_floor = BitRate::from_bits_per_second(left.max(1));
@@ -301,8 +325,8 @@ impl Scheduler {
 
     /// The class to serve at `now`, or `None` with `next_wake` set.
     fn pick(&mut self, now: u64) -> Option<usize> {
-        let mut best_green: Option<(usize, u128, usize)> = None;
-        let mut best_any: Option<(usize, u128, usize)> = None;
+        let mut best_green: Option<(usize, bool, u128, usize)> = None;
+        let mut best_any: Option<(usize, bool, u128, usize)> = None;
         let mut wake: Option<u64> = None;
         let mut left = self.ready;
         while left != 0 {
@@ -318,12 +342,11 @@ impl Scheduler {
                 class.blocked = false;
                 class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
             }
-            let key = (class.tier, class.tag, index);
-            let green = if class.tier == 0 {
-                self.g0 <= now
-            } else {
-                class.floor.is_some() && class.floor_clock <= now
-            };
+            let below_floor = class.floor.is_some() && class.floor_clock <= now;
+            // Classes of the first tier share one guarantee against the others; among themselves
+            // whoever is below its own floor comes first.
+            let green = if class.tier == 0 { self.g0 <= now } else { below_floor };
+            let key = (class.tier, !below_floor, class.tag, index);
             if green && best_green.is_none_or(|best| key < best) {
                 best_green = Some(key);
             }
@@ -332,7 +355,7 @@ impl Scheduler {
             }
         }
         self.next_wake = wake;
-        best_green.or(best_any).map(|(_, _, index)| index)
+        best_green.or(best_any).map(|(_, _, _, index)| index)
     }
 
     /// When the class at `index` may next be served, if that is not now.
@@ -365,11 +388,17 @@ impl Scheduler {
             clock.max(now.saturating_sub(memory)).saturating_add(rate.nanos_for(wire))
         };
         self.t_free = advance(self.t_free, nanos(CREDIT), self.line.shaped);
+        let first_most = nanos(OVERDRAFT).max(self.tier0_floor.nanos_for(self.quantum_wire()));
         let class = &mut self.classes[index];
+        // What a class has beyond its guarantee is remembered for a moment only: an hour of using
+        // an idle line must not cost the guarantee of the hour after.
         if class.tier == 0 {
-            self.g0 = advance(self.g0, nanos(OVERDRAFT), self.tier0_floor);
-        } else if let Some(floor) = class.floor {
-            class.floor_clock = advance(class.floor_clock, class.floor_memory, floor);
+            let clock = advance(self.g0, nanos(OVERDRAFT), self.tier0_floor);
+            self.g0 = clock.min(now.saturating_add(first_most));
+        }
+        if let Some(floor) = class.floor {
+            let clock = advance(class.floor_clock, class.floor_memory, floor);
+            class.floor_clock = clock.min(now.saturating_add(class.floor_memory));
         }
         if let Some(ceiling) = class.ceiling {
             // `ceiling_burst` includes the quantum that may be open at any instant.
@@ -399,12 +428,24 @@ impl Scheduler {
         least
     }
 
+    /// Bytes of a quantum on the wire.
+    fn quantum_wire(&self) -> u64 {
+        wire_bytes(self.quantum, self.link_overhead)
+    }
+
     /// Takes a flow's demand out of its class.
     fn withdraw(&mut self, flow: FlowId) {
         let index = self.flows.get(flow).class;
         self.flows.withdraw(&mut self.classes[index].queues, flow);
-        if self.classes[index].queues.is_empty() {
+        self.note_idle(index);
+    }
+
+    /// Takes a class whose last demand went away out of the running.
+    fn note_idle(&mut self, index: usize) {
+        let class = &mut self.classes[index];
+        if self.ready & (1 << index) != 0 && class.queues.is_empty() {
             self.ready &= !(1 << index);
+            class.idle_since = self.origin.latest();
         }
     }
 }
@@ -413,6 +454,12 @@ impl Scheduler {
 pub fn quantum(rate: BitRate) -> u64 {
     let bytes = rate.bytes_in(QUANTUM_TIME);
     (bytes / MSS * MSS).clamp(MSS, QUANTUM_MAX)
+}
+
+/// A rate that rounds to nothing is one bit a second: a clock at the end of time could be neither
+/// compared nor moved back by a refund.
+fn never_zero(line: LineRate) -> LineRate {
+    LineRate { shaped: line.shaped.max(BitRate::from_bits_per_second(1)), ..line }
 }
 
 fn tag_step(bytes: u64, weight: u32) -> u128 {

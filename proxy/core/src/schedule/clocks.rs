@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::flows::Queues;
-use super::{CEILING_BURST, CREDIT, ClassShare, GUARANTEE_MEMORY, LineRate, nanos};
+use super::{CEILING_BURST, ClassShare, GUARANTEE_MEMORY, LineRate, nanos};
 use crate::units::BitRate;
 
 /// Nanoseconds since this point are the scheduler's time. It starts an hour in, so that clocks
@@ -25,6 +25,11 @@ impl Origin {
     pub(super) fn nanos(&mut self, now: Instant) -> u64 {
         let since = nanos(now.saturating_duration_since(self.start));
         self.latest = self.latest.max(since.saturating_add(HEAD_START));
+        self.latest
+    }
+
+    /// The latest time that was told.
+    pub(super) fn latest(&self) -> u64 {
         self.latest
     }
 
@@ -52,6 +57,8 @@ pub(super) struct ClassState {
     pub(super) ceiling_burst: u64,
     /// Start tag of fair queueing inside the tier.
     pub(super) tag: u128,
+    /// When it last had no demand left.
+    pub(super) idle_since: u64,
     /// Was found held by its ceiling.
     pub(super) blocked: bool,
     pub(super) queues: Queues,
@@ -70,6 +77,7 @@ impl ClassState {
             ceiling_clock: now,
             ceiling_burst: 0,
             tag: 0,
+            idle_since: 0,
             blocked: false,
             queues: Queues::default(),
         }
@@ -91,14 +99,19 @@ impl ClassState {
             self.floor_memory = nanos(GUARANTEE_MEMORY).max(two);
             self.floor_clock = self.floor_clock.min(now.saturating_add(self.floor_memory));
         }
-        let ceiling = self.share.ceiling.of(line.capacity);
+        // A ceiling that rounds to nothing is one bit a second: a clock at the end of time could
+        // not be moved back by a refund.
+        let ceiling = self.share.ceiling.of(line.capacity).max(BitRate::from_bits_per_second(1));
         self.ceiling = (ceiling < line.shaped).then_some(ceiling);
         if let Some(ceiling) = self.ceiling {
-            // One whole quantum always fits after an idle time, and a timer that fires late
-            // costs nothing.
+            // A class that is open may still wait for the line. What it misses meanwhile must
+            // fit into the burst, or it never reaches its ceiling on a slow line.
             let one = ceiling.nanos_for(quantum_wire);
-            self.ceiling_burst = nanos(CEILING_BURST).saturating_sub(one).max(nanos(CREDIT));
-            self.ceiling_clock = self.ceiling_clock.min(now.saturating_add(one));
+            self.ceiling_burst = nanos(CEILING_BURST).max(one);
+            // The most a class may owe. Less would forgive a debt with every change of rate, and
+            // a rate that is learnt changes several times a second.
+            let most = self.ceiling_burst.saturating_add(one);
+            self.ceiling_clock = self.ceiling_clock.min(now.saturating_add(most));
         }
     }
 }

@@ -9,6 +9,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowId(u32);
 
+impl FlowId {
+    /// As an index: ids are dense, so a caller can keep what it knows of a flow in a `Vec`.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +31,8 @@ pub(super) struct Flow {
     pub(super) class: usize,
     pub(super) want: u64,
     pub(super) deficit: i64,
+    /// Its last grant was charged to the class it is in now.
+    pub(super) charged_here: bool,
     place: Place,
     prev: u32,
     next: u32,
@@ -71,7 +80,15 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn add(&mut self, class: usize) -> FlowId {
-        let flow = Flow { class, want: 0, deficit: 0, place: Place::Idle, prev: NONE, next: NONE };
+        let flow = Flow {
+            class,
+            want: 0,
+            deficit: 0,
+            charged_here: false,
+            place: Place::Idle,
+            prev: NONE,
+            next: NONE,
+        };
         if let Some(index) = self.free.pop() {
             self.slab[index as usize] = flow;
             return FlowId(index);
@@ -83,7 +100,14 @@ impl Flows {
 
     /// Forgets an unlinked flow.
     pub(super) fn remove(&mut self, id: FlowId) {
+        self.get_mut(id).class = usize::MAX;
         self.free.push(id.0);
+    }
+
+    /// Every flow that is not forgotten.
+    pub(super) fn ids(&self) -> Vec<FlowId> {
+        let live = (0u32..).zip(&self.slab).filter(|(_, flow)| flow.class != usize::MAX);
+        live.map(|(index, _)| FlowId(index)).collect()
     }
 
     pub(super) fn get(&self, id: FlowId) -> &Flow {
@@ -98,6 +122,7 @@ impl Flows {
         let flow = self.get_mut(id);
         flow.class = class;
         flow.deficit = 0;
+        flow.charged_here = false;
     }
 
     /// Sets a flow's demand to `want` bytes, more than 0. A flow that was idle gets the first
@@ -132,9 +157,12 @@ impl Flows {
             self.push(queues, id, Place::Old);
         };
         let flow = self.get_mut(id);
-        let bytes = flow.want.min(quantum).min(flow.deficit.unsigned_abs());
+        // Whole demands: a grant cut to the rest of a deficit would send a part of a segment. What
+        // is overdrawn is missing from the next turn.
+        let bytes = flow.want.min(quantum);
         flow.deficit = flow.deficit.saturating_sub_unsigned(bytes);
         flow.want -= bytes;
+        flow.charged_here = true;
         if flow.want == 0 {
             queues.waiting -= 1;
             self.unlink_place(queues, id);
@@ -190,5 +218,36 @@ impl Flows {
         } else {
             self.slab[next as usize].prev = prev;
         }
+    }
+}
+
+#[cfg(test)]
+impl Flows {
+    /// Walks both lists of a class and panics if they do not agree with the flows. Returns how
+    /// many flows of the class have a demand.
+    pub(super) fn check(&self, queues: &Queues, class: usize) -> usize {
+        let mut seen = std::collections::BTreeSet::new();
+        for (list, place) in [(queues.new, Place::New), (queues.old, Place::Old)] {
+            let (mut at, mut before) = (list.head, NONE);
+            while at != NONE {
+                let flow = &self.slab[at as usize];
+                assert!(seen.insert(at), "flow {at} is listed twice");
+                assert_eq!((flow.place, flow.prev, flow.class), (place, before, class));
+                assert!(!self.free.contains(&at), "flow {at} has ended and is listed");
+                (before, at) = (at, flow.next);
+            }
+            assert_eq!(list.tail, before);
+        }
+        let mut waiting = 0;
+        for (index, flow) in (0u32..).zip(&self.slab) {
+            if flow.class != class || self.free.contains(&index) {
+                continue;
+            }
+            assert_eq!(flow.place != Place::Idle, seen.contains(&index), "flow {index}");
+            assert!(flow.want == 0 || seen.contains(&index), "flow {index} waits unlisted");
+            waiting += usize::from(flow.want > 0);
+        }
+        assert_eq!(waiting, queues.waiting);
+        waiting
     }
 }
