@@ -1,5 +1,7 @@
 //! Every default of the language, each with its reason. The effective config shows them with
 //! the origin `default`; the built-in classes are documents of their own (`builtin.yaml`).
+//! A number that an operator may want to change is a field of the language, never a constant
+//! elsewhere.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

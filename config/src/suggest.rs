@@ -1,4 +1,7 @@
 //! "Did you mean": the nearest known word to one that is not known.
+//!
+//! Used for fields, kinds, words, classes, backends, links, units and zones alike, so that every
+//! message about an unknown name ends the same way.
 
 /// The word of `known` that `word` most likely was meant to be, or `None` if nothing is near.
 /// Case is ignored; the distance allowed grows with the length (one slip in three letters).

@@ -1,4 +1,8 @@
 //! Backends: servers, where they are, and the bounds of their pools.
+//!
+//! In: the selected `Backend` documents. Out: one spec each, in the order of their names, so that
+//! a position is an id. Addresses that contradict their location are refused or linted here; what
+//! a route may do with a backend is decided in `routes`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! Traffic classes: the built-in ones, what replaces them, what is new.
+//!
+//! Built-in classes come first in their order, the others by name. Shares of one class are
+//! compared with each other; the sum of all floors is compared with each line, because a rate
+//! that fits on fibre may not fit on the backup.
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! The forward proxy's rules.
+//!
+//! In: the one `EgressPolicy` that applies. Out: its table, with rules in the order of the
+//! document, which never decides: two rules for the same destination and port are refused.
+//! Without a policy there is no table; who may listen then is decided in `listeners`.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! The WAN lines: the store's numbers under the LinkPolicy's rules.
+//!
+//! The `Store` says what is installed, the `LinkPolicy` how it is used; numbers that differ from
+//! store to store stay in the former. Without a policy every link of the store is taken and the
+//! first is the primary one. Which line a connection takes is decided in the core.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

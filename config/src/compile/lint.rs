@@ -1,4 +1,8 @@
 //! Lints: what is allowed but probably not meant.
+//!
+//! Texts that other YAML parsers misread, documents and backends that nothing uses. A lint never
+//! refuses a policy. Lints that need to know what a part of the policy means stand with the
+//! compiler of that part.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,8 @@
 //! Listeners: the built-in three, what replaces them, what is new.
+//!
+//! A document with the name of a built-in listener replaces it as a whole. What would open the
+//! store to its network by mistake is refused here: a forward proxy for everyone, a second admin
+//! listener, two listeners on one address.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
 //! Fields that are in the language but not built yet. Nothing is silently ignored: each one that
 //! a policy uses is listed with its place, in `validate`, `/v1/status` and once in the log.
+//! A field leaves this list in the change that builds it.
 
 use super::select::Selected;
 use crate::document::Document;

@@ -1,4 +1,8 @@
 //! Routes: hosts, matches, tiers of backends, timeouts.
+//!
+//! In: the selected `ServiceRoute` documents and what they may refer to. Out: the core's table of
+//! rules. Order in a file never decides between rules; pairs that nothing orders are found in
+//! `ambiguity`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! The store's own facts: time zone and opening hours.
+//!
+//! The zone is checked against the database inside the binary, never against that of the machine:
+//! the same policy has the same answer everywhere. Hours are checked and have no effect yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The effective config as text: YAML for people (each value with its origin), JSON for
 //! machines, and the canonical form that the digest is made of.
+//! All three are written from one tree, so that none of them can leave a value out.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

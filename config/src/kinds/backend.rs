@@ -1,4 +1,7 @@
 //! `Backend`: a group of equal servers.
+//!
+//! Endpoints, health checks and circuit breakers have the field names of Envoy Gateway's Backend
+//! and BackendTrafficPolicy, so that their users find what they know.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,7 @@
 //! `EgressPolicy`: what the forward proxy may reach, and as which class.
+//!
+//! The words are those of Linkerd's EgressNetwork. That `trafficPolicy` must be written is meant:
+//! the mere presence of a document never denies anything.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

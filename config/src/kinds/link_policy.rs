@@ -1,4 +1,7 @@
 //! `LinkPolicy`: how the WAN lines of a store are used.
+//!
+//! One document serves many stores, so it names links and rules; their rates stand in the `Store`
+//! documents unless they are the same everywhere.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,7 @@
 //! `Listener`: a socket to listen on.
+//!
+//! Address, protocol and the bounds on its clients. What is served there follows from the
+//! protocol; a gateway without any `Listener` document listens on loopback.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

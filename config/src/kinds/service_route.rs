@@ -1,4 +1,8 @@
 //! `ServiceRoute`: which requests go to which backends.
+//!
+//! Matches, timeouts, retries and session persistence have the names and meanings of Gateway
+//! API's HTTPRoute (no conformance is claimed); `fallback` is Envoy Gateway's. Fields that are
+//! not built yet are read completely and reported as not in effect.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -1,4 +1,7 @@
 //! `Store`: the facts of one store.
+//!
+//! Facts only: where it is, when it is open, what lines are installed. What follows from them is
+//! said by the other kinds, which select stores by these labels and groups.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

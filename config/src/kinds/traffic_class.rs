@@ -1,4 +1,7 @@
 //! `TrafficClass`: what a kind of traffic is worth on the line.
+//!
+//! Priority decides first, weights share inside a tier, guarantees are floors, ceilings are
+//! limits. `lendable`, `metered: Restrict` and `onFull: DropOldest` are not part of the language.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

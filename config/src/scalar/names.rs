@@ -1,4 +1,7 @@
 //! Names, labels, group paths.
+//!
+//! The grammars are those of Kubernetes object names and labels, because the same words are also
+//! used there; names end up as metric labels and in logs.
 
 use super::{Text, text_types};
 

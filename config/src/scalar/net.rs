@@ -1,4 +1,8 @@
 //! Hosts, addresses, networks, paths and header fields.
+//!
+//! Everything is brought into the one form that the core matches on: lower case, no trailing
+//! dot, addresses in their shortest form. What looks like another type (a URL, a name where an
+//! address belongs) is told so.
 
 use std::net::{IpAddr, SocketAddr};
 

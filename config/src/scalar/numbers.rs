@@ -1,4 +1,7 @@
 //! Rates, sizes, percentages, shares, code points, counts and flags.
+//!
+//! Bits and bytes never mix: a rate is in bits with its unit, a size in bytes with its unit, and
+//! a bare number is a count. Each type can also be written back in the language's own spelling.
 
 use std::fmt;
 

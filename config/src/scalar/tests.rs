@@ -1,4 +1,7 @@
 //! The grammars: published vectors, round trips, and agreement with their patterns.
+//!
+//! The patterns are what an editor with the JSON Schema knows; a good value that it marks as
+//! wrong would teach people to ignore it.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! Durations, civil times and dates, time zones.
+//!
+//! Durations are GEP-2257 (no days: a civil day has 23 to 25 hours; no decimals). Times and dates
+//! are civil, in the store's zone. Whether a zone exists is asked when the store is compiled.
 
 use std::time::Duration;
 

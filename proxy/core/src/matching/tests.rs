@@ -1,4 +1,7 @@
 //! Stories of matching, and the index against a reference that tries everything.
+//!
+//! The reference knows nothing but the words of the module: every rule is tried, and the most
+//! precise one that matches wins.
 
 use std::cmp::Reverse;
 use std::time::Duration;

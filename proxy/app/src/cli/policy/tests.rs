@@ -1,4 +1,7 @@
 //! The policy commands on real files.
+//!
+//! What a policy means and how its mistakes read is tested with the language; here it is the
+//! files, the exit codes and the flags.
 
 use super::*;
 
