@@ -1,7 +1,7 @@
 //! Documents in, one effective config out; or every reason why not.
 //!
 //! A pure function of the documents: no clock, no files, no state of links. Selection and
-//! precedence come first ([`select`]), then one module per part of the effective config. All
+//! precedence come first (`select`), then one module per part of the effective config. All
 //! modules go on after an error, so that one report names everything that is wrong.
 
 use std::collections::BTreeMap;
