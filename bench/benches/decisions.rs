@@ -12,7 +12,7 @@ use http::{HeaderMap, Method};
 use tillgate_core::class::Share;
 use tillgate_core::matching::RequestFacts;
 use tillgate_core::schedule::{ClassShare, Demand, LineRate, Scheduler};
-use tillgate_core::units::{BitRate, Percent};
+use tillgate_core::units::{BitRate, Percent, wire_bytes};
 
 const CLASSES: usize = 8;
 /// More than any benchmark moves, so that every flow stays ready.
@@ -48,8 +48,11 @@ fn grants(criterion: &mut Criterion) {
         #[allow(clippy::disallowed_methods, reason = "the first instant of a simulated clock")]
         let mut now = Instant::now();
         let mut scheduler = saturated(flows, now);
+        // What a grant takes on the wire: the line is free again just when the next one is asked.
+        let step = scheduler.line().shaped.time_for(wire_bytes(scheduler.quantum(), 0));
         group.bench_function(BenchmarkId::from_parameter(flows), |bencher| {
             bencher.iter(|| {
+                now += step;
                 loop {
                     if let Some(grant) = scheduler.poll_grant(now) {
                         break black_box(grant);
