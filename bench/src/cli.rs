@@ -91,8 +91,7 @@ impl CompareArgs {
     fn order(&self) -> Order {
         let (rtt_ms, buffer_ms) = (self.rtt_ms, self.buffer_ms);
         let lines = self.lines.iter().map(|line| LineSpec { rtt_ms, buffer_ms, ..*line });
-        let cells =
-            if self.systems.is_empty() { Cell::ALL.to_vec() } else { self.systems.clone() };
+        let cells = if self.systems.is_empty() { Cell::ALL.to_vec() } else { self.systems.clone() };
         let standard = Plan::standard(LineSpec::of_mbit(20.0, 5.0), Way::Direct);
         let plan = Plan {
             pulls: self.pulls,

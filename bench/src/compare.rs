@@ -166,8 +166,12 @@ pub struct Order {
 /// Runs the comparison, prints it, and writes `compare.json` and `compare.md`.
 pub fn run(order: &Order) -> Result<()> {
     let minutes = estimate_minutes(order);
-    say!("{} systems × {} lines × {} runs, about {minutes:.0} minutes", order.cells.len(),
-        order.lines.len(), order.runs);
+    say!(
+        "{} systems × {} lines × {} runs, about {minutes:.0} minutes",
+        order.cells.len(),
+        order.lines.len(),
+        order.runs
+    );
     let mut results = Vec::new();
     for line in &order.lines {
         let rows = measure(order, *line);
@@ -246,8 +250,7 @@ fn write(order: &Order, results: &[LineResult]) -> Result<()> {
         let path: &Path = &order.out.join(name);
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
     };
-    std::fs::create_dir_all(&order.out)
-        .with_context(|| format!("make {}", order.out.display()))?;
+    std::fs::create_dir_all(&order.out).with_context(|| format!("make {}", order.out.display()))?;
     save("compare.json", serde_json::to_string_pretty(results)?)?;
     save("compare.md", report::markdown(results, &order.plan, order.runs))
 }

@@ -50,8 +50,12 @@ struct Act {
 /// Plays the demo.
 pub fn run() -> Result<()> {
     let line = LineSpec::of_mbit(20.0, 5.0);
-    say!("A store with one line to the cloud: {line} Mbit/s down/up, 40 ms away, emulated packet by");
-    say!("packet. Its tills make 25 payments a second. Then it pulls 4 container images and pushes");
+    say!(
+        "A store with one line to the cloud: {line} Mbit/s down/up, 40 ms away, emulated packet by"
+    );
+    say!(
+        "packet. Its tills make 25 payments a second. Then it pulls 4 container images and pushes"
+    );
     say!("2 streams of metrics, all as fast as they can. Real kernel TCP, real HTTP.\n");
     let mut plan = Plan::standard(line, Way::Direct);
     let without = act("1 of 2: WITHOUT Tillgate", &System::Direct, &plan)?;
@@ -59,8 +63,12 @@ pub fn run() -> Result<()> {
     plan.way = Way::Entry(ENTRY);
     plan.policy = Some(quickstart()).filter(|path| path.is_file());
     match &plan.policy {
-        Some(_) => say!("\nNow the same store through `tillgate gateway --config config/examples/quickstart.yaml`.\n"),
-        None => say!("\nNow the same store through `tillgate gateway`, told what the line carries.\n"),
+        Some(_) => say!(
+            "\nNow the same store through `tillgate gateway --config config/examples/quickstart.yaml`.\n"
+        ),
+        None => {
+            say!("\nNow the same store through `tillgate gateway`, told what the line carries.\n")
+        }
     }
     let with = act("2 of 2: WITH Tillgate", &System::Tillgate, &plan)?;
     summary(line, &without, &with);
@@ -187,8 +195,16 @@ impl Screen {
             out::raw(format_args!("\x1b[{}A\x1b[J", self.lines_drawn));
         }
         say!("    {phase}");
-        say!("    image pulls  {} {pull:>5.1} of {} Mbit/s", bar(pull / line.down_mbit), line.down_mbit);
-        say!("    metrics      {} {push:>5.1} of {} Mbit/s", bar(push / line.up_mbit), line.up_mbit);
+        say!(
+            "    image pulls  {} {pull:>5.1} of {} Mbit/s",
+            bar(pull / line.down_mbit),
+            line.down_mbit
+        );
+        say!(
+            "    metrics      {} {push:>5.1} of {} Mbit/s",
+            bar(push / line.up_mbit),
+            line.up_mbit
+        );
         say!(
             "    a payment    {} {payment_ms:>5.0} ms (worst of the last second {worst_ms:.0})",
             bar(payment_ms / SLOW_MS)

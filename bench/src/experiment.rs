@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::load::Way;
 use crate::load::bulk::{Bulk, Flow};
 use crate::load::payments::{self, Call, Payments};
-use crate::load::Way;
 use crate::preset::LineSpec;
 use crate::stats::{Quantiles, jain, real, whole};
 use crate::sys::{self, NANOS_PER_SEC, Nanos};

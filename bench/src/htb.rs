@@ -56,7 +56,9 @@ fn tree(device: &str, mbit: f64, port: PortIs) -> Result<()> {
     let bursts = format!("burst {burst} cburst {burst} quantum {QUANTUM}");
     for command in [
         format!("qdisc add dev {device} root handle 1: htb default 20"),
-        format!("class add dev {device} parent 1: classid 1:1 htb rate {rate} ceil {rate} {bursts}"),
+        format!(
+            "class add dev {device} parent 1: classid 1:1 htb rate {rate} ceil {rate} {bursts}"
+        ),
         format!(
             "class add dev {device} parent 1:1 classid 1:10 htb rate {payments} ceil {rate} \
              prio 0 {bursts}"

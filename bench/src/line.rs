@@ -125,8 +125,7 @@ impl<F> Pipe<F> {
     /// Departures are computed, not awaited, so only arrivals at the far end need a wake-up.
     pub fn poll_timeout(&self) -> Option<Nanos> {
         let flying = self.flying.front().map(|(due, _)| *due);
-        let head =
-            self.queue.front().map(|_| self.head_done + self.shape.delay_us * 1_000);
+        let head = self.queue.front().map(|_| self.head_done + self.shape.delay_us * 1_000);
         flying.or(head)
     }
 

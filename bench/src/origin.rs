@@ -77,7 +77,8 @@ impl Origins {
         let (stop, stopped) = oneshot::channel();
         let mut listeners = Vec::new();
         for service in Service::ALL {
-            let listener = std::net::TcpListener::bind(SocketAddr::from((address, service.port())))?;
+            let listener =
+                std::net::TcpListener::bind(SocketAddr::from((address, service.port())))?;
             listener.set_nonblocking(true)?;
             listeners.push((service, listener));
         }

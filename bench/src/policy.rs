@@ -69,6 +69,8 @@ mod tests {
         assert_eq!(text.matches("kind: Backend").count(), 3);
         assert_eq!(text.matches("kind: ServiceRoute").count(), 3);
         assert!(text.contains("hostnames: [registry.example]\n  trafficClass: image-pull"));
-        assert!(text.contains("{cidrs: [10.9.0.1/32], ports: [9002]}\n      trafficClass: metrics"));
+        assert!(
+            text.contains("{cidrs: [10.9.0.1/32], ports: [9002]}\n      trafficClass: metrics")
+        );
     }
 }

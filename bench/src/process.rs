@@ -153,9 +153,9 @@ impl Drop for Process {
 fn is_ready(ready: Ready) -> bool {
     match ready {
         Ready::Accepts(address) => connect(address).is_some(),
-        Ready::Says(address) => ask(address, "/readyz").is_some_and(|answer| {
-            answer.get(9..12) == Some("200")
-        }),
+        Ready::Says(address) => {
+            ask(address, "/readyz").is_some_and(|answer| answer.get(9..12) == Some("200"))
+        }
     }
 }
 

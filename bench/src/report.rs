@@ -116,7 +116,11 @@ pub fn markdown(results: &[LineResult], plan: &Plan, runs: usize) -> String {
          highest in brackets. Times in ms; \"added\" is over the idle p50 of the same run; goodput \
          is body bytes at the receiver as a share of the line; \"joins\" is the worst call in the \
          first 2 s after one more pull starts, \"all start\" the same when all flows start.\n",
-        plan.payments_per_second, plan.tills, plan.pulls, plan.pushes, plan.seconds,
+        plan.payments_per_second,
+        plan.tills,
+        plan.pulls,
+        plan.pushes,
+        plan.seconds,
         plan.warm_up_seconds
     );
     for result in results {

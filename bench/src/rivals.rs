@@ -151,9 +151,8 @@ fn bytes_per_second(mbit: f64) -> u64 {
 /// Its best case: it is told how many flows there will be, because it limits each of them.
 /// Uploads can be limited only by the stream module, so metrics pass through that as well.
 fn nginx(scratch: &Path, line: LineSpec, flows: Flows, stream: Option<&Path>) -> String {
-    let per_flow = |mbit: f64, flows: usize| {
-        bytes_per_second(mbit * NGINX_SHARE) / (flows.max(1) as u64)
-    };
+    let per_flow =
+        |mbit: f64, flows: usize| bytes_per_second(mbit * NGINX_SHARE) / (flows.max(1) as u64);
     let pull = per_flow(line.down_mbit, flows.pulls);
     let push = per_flow(line.up_mbit, flows.pushes);
     let scratch = scratch.display();
@@ -229,9 +228,7 @@ fn haproxy(line: LineSpec, percent: u32) -> String {
 fn envoy(line: LineSpec) -> serde_json::Value {
     use serde_json::json;
     let kib = |mbit: f64| bytes_per_second(mbit * ENVOY_SHARE) / 1_024;
-    let limit = |name: &str, mbit: f64| {
-        json!({"bucket_id": name, "kbps": {"default_value": kib(mbit), "runtime_key": name}})
-    };
+    let limit = |name: &str, mbit: f64| json!({"bucket_id": name, "kbps": {"default_value": kib(mbit), "runtime_key": name}});
     let tenant = |name: &str| {
         json!({"action": {"name": name, "typed_config": {
             "@type": "type.googleapis.com/google.protobuf.StringValue", "value": name}}})

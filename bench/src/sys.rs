@@ -184,9 +184,8 @@ pub fn wait_readable<const N: usize>(
     let timeout = timespec(until.saturating_sub(now));
     let count = libc::nfds_t::try_from(N).expect("a few descriptors");
     // SAFETY: `polled` holds `count` entries, `timeout` is valid, no signal mask is given.
-    let answer = unsafe {
-        libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null())
-    };
+    let answer =
+        unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
     match check(answer) {
         Ok(_) => Ok(polled.map(|one| one.revents != 0)),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
@@ -213,8 +212,7 @@ pub fn offload_off(interface: &str, command: u32) -> io::Result<()> {
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     const SIOCETHTOOL: libc::Ioctl = 0x8946;
     // SAFETY: `request` names a valid EthtoolValue that outlives the call.
-    let answer =
-        check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) });
+    let answer = check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) });
     match answer {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
         other => other.map(drop),

@@ -17,8 +17,8 @@ use crate::load::Way;
 use crate::preset::LineSpec;
 use crate::process::{Process, Ready, Scratch};
 use crate::rivals::{self, Flows, Rival};
-use crate::{htb, policy};
 use crate::testbed::Testbed;
+use crate::{htb, policy};
 
 /// The argument that makes this program Tillgate.
 pub const TILLGATE_ROLE: &str = "tillgate-role";

@@ -94,12 +94,7 @@ pub fn judge(line: LineSpec, rows: &[Row]) -> Vec<Verdict> {
             let overhead = row.median(|run| run.idle.p50) - direct.median(|run| run.idle.p50);
             bench.at_most(label, "idle p50 over no proxy, ms", overhead, IDLE_OVERHEAD_MS);
         }
-        bench.at_most(
-            label,
-            "idle memory, MiB",
-            row.median(|run| run.idle_rss_mib),
-            IDLE_RSS_MIB,
-        );
+        bench.at_most(label, "idle memory, MiB", row.median(|run| run.idle_rss_mib), IDLE_RSS_MIB);
     }
     if let Some(row) = find(Cell::PullsAlone) {
         let pull = row.median(|run| run.pull);
@@ -129,8 +124,7 @@ impl Bench {
     }
 
     fn against(&mut self, label: &str, row: &Row, htb: &Row) {
-        let (ours, theirs) =
-            (row.median(|run| run.added_p99), htb.median(|run| run.added_p99));
+        let (ours, theirs) = (row.median(|run| run.added_p99), htb.median(|run| run.added_p99));
         self.at_most(label, "added p99 against HTB, ms", ours, theirs);
         let pull = htb.median(|run| run.pull) - BEHIND_HTB;
         self.at_least(label, "pull against HTB less .02", row.median(|run| run.pull), pull);

@@ -99,8 +99,7 @@ async fn follow(way: Way, mut orders: mpsc::Receiver<(Flow, usize)>, shared: Arc
             match flow {
                 Flow::Pull => {
                     let bytes = Arc::new(AtomicU64::new(0));
-                    let mut flows =
-                        shared.pulled.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut flows = shared.pulled.lock().unwrap_or_else(PoisonError::into_inner);
                     flows.push(Arc::clone(&bytes));
                     drop(flows);
                     spawn_local(keep(Arc::clone(&shared), move || pull(way, Arc::clone(&bytes))));
