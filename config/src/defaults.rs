@@ -56,9 +56,9 @@ pub const POOL_IDLE: Duration = Duration::from_secs(90);
 /// An hour: long enough to be free, short enough to follow a moved name.
 pub const POOL_AGE: Duration = Duration::from_secs(3600);
 
-/// Time a server may take to answer once its request is through. The time that a request may
-/// wait for the line (`queue.maxWait` of its class) is added, because the timeout includes it.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time a server may take to answer once its request is through. A default for the request as a
+/// whole would end long uploads and calls that rightly wait for the line.
+pub const BACKEND_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Three losses of the SYN (1 + 2 s) on a bad line, and some room.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -168,15 +168,15 @@ fn is_public(address: std::net::IpAddr) -> bool {
     }
 }
 
-/// TLS is not built yet. That it is reported as "not in effect" is not enough: here it means
-/// that what should be encrypted is not.
+/// TLS is not built yet. Reporting it as "not in effect" would not be enough: what a policy wants
+/// encrypted must never leave in the clear.
 fn unencrypted(document: &Document, backend: &BackendDoc, out: &mut Output) {
     let Some(tls) = &backend.spec.tls else { return };
     match tls.mode {
         BackendTlsMode::Simple | BackendTlsMode::Mutual => {
             let spot = document.spec().key("tls").key("mode");
-            out.report.lints.push(spot.finding(format!(
-                "TLS to backends is not in effect in this release, calls to `{}` travel \
+            out.error(spot.finding(format!(
+                "TLS to backends is not built in this release, and calls to `{}` must not travel \
                  unencrypted: reach it through a TLS terminator, or use the forward proxy",
                 document.name
             )));

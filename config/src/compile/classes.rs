@@ -4,8 +4,6 @@
 //! compared with each other; the sum of all floors is compared with each line, because a rate
 //! that fits on fibre may not fit on the backup.
 
-use std::time::Duration;
-
 use tillgate_core::class::{CLASSES_MAX, ClassSpec, ClassTable, Metered, QueueLimit, Share};
 use tillgate_core::link::LinkSpec;
 use tillgate_core::units::{BitRate, Direction, PerDirection};
@@ -228,18 +226,4 @@ fn promises(
             names.join(", ")
         )));
     }
-}
-
-/// Time a request may wait for the line in the class that `name` says; of those that an unnamed
-/// one may turn out to have, the longest.
-pub(super) fn longest_wait(classes: &ClassTable, named: Option<&ClassSpec>) -> Duration {
-    if let Some(class) = named {
-        return class.queue.max_wait;
-    }
-    ["default", "image-pull", "metrics"]
-        .iter()
-        .filter_map(|name| classes.id(name))
-        .map(|id| classes.get(id).queue.max_wait)
-        .max()
-        .unwrap_or(defaults::MAX_WAIT)
 }

@@ -16,7 +16,7 @@ use tillgate_core::matching::{
 
 use super::backends::Compiled;
 use super::select::Selected;
-use super::{Input, Output, ambiguity, classes, dangling, step};
+use super::{Input, Output, ambiguity, dangling, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
 use crate::effective::Origin;
@@ -110,7 +110,7 @@ fn one<'a>(
             matches: matches(rule, &spot, &base, out),
             class,
             tiers: tiers(rule, &spot, &base, known, out),
-            timeouts: timeouts(rule.timeouts.as_ref(), &spot, &base, class, known, out),
+            timeouts: timeouts(rule.timeouts.as_ref(), &spot, &base, out),
         };
         rules.push(Placed { rule, hosts: document.spec().key("hostnames"), spot });
     }
@@ -325,8 +325,6 @@ fn timeouts(
     given: Option<&TimeoutsDoc>,
     spot: &Spot<'_>,
     base: &str,
-    class: Option<ClassId>,
-    known: &Known<'_>,
     out: &mut Output,
 ) -> Timeouts {
     let spot = spot.key("timeouts");
@@ -345,15 +343,13 @@ fn timeouts(
         let finding = spot.key("backendRequest").finding(message);
         out.error(finding.related(spot.key("request").place(), "is the whole request"));
     }
-    let wait = classes::longest_wait(known.classes, class.map(|id| known.classes.get(id)));
-    let default = Some(defaults::REQUEST_TIMEOUT + wait);
     Timeouts {
-        request: out.value(&path("request"), &spot.key("request"), request, default),
+        request: out.value(&path("request"), &spot.key("request"), request, None),
         backend_request: out.value(
             &path("backendRequest"),
             &spot.key("backendRequest"),
             backend_request,
-            None,
+            Some(defaults::BACKEND_REQUEST_TIMEOUT),
         ),
         connect: out.positive(
             &path("connect"),

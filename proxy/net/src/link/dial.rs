@@ -46,7 +46,10 @@ pub(crate) enum NoPlace {
 
 impl Link {
     /// A place on the line for a new connection of `class`, when there is one.
-    pub(crate) async fn place(self: &Arc<Self>, class: &ClassSpec) -> Result<Registration, NoPlace> {
+    pub(crate) async fn place(
+        self: &Arc<Self>,
+        class: &ClassSpec,
+    ) -> Result<Registration, NoPlace> {
         let until = clock::now() + class.queue.max_wait;
         let turn = {
             let mut state = self.lock();

@@ -44,9 +44,8 @@ impl Slots {
 
     /// The slot of the class called `name`; a class that is gone is `default`.
     pub(crate) fn find(&self, name: &str) -> usize {
-        let named = |name: &str| {
-            self.slots.iter().position(|slot| slot.present && &*slot.name == name)
-        };
+        let named =
+            |name: &str| self.slots.iter().position(|slot| slot.present && &*slot.name == name);
         named(name).or_else(|| named(DEFAULT_CLASS)).unwrap_or(0)
     }
 

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use tillgate_core::link::LinkSpec;
 use tillgate_core::schedule::quantum;
 use tillgate_core::share::{Claim, water_fill};
-use tillgate_core::units::{
-    BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD, wire_bytes,
-};
+use tillgate_core::units::{BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD, wire_bytes};
 use tillgate_core::window::{RTT_UNKNOWN, WindowFlow, WindowLine, window_for, window_sum_max};
 
 use super::{ALLOCATE_EVERY, Link, State};
@@ -72,7 +70,8 @@ impl State {
     fn observe(&mut self, link: &Link, now: Instant) {
         let elapsed = now.saturating_duration_since(self.allocated_at).as_secs_f64();
         let full_period = elapsed >= ALLOCATE_EVERY.as_secs_f64() / 2.0;
-        let mut bytes = PerDirection { up: vec![0; self.slots.len()], down: vec![0; self.slots.len()] };
+        let mut bytes =
+            PerDirection { up: vec![0; self.slots.len()], down: vec![0; self.slots.len()] };
         let mut rtt: Option<Duration> = None;
         for entry in self.connections.values_mut() {
             let slot = entry.shared.slot.load(Ordering::Relaxed);
