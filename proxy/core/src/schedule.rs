@@ -272,6 +272,10 @@ impl Scheduler {
                 None => self.classes.push(ClassState::new(*share, tier, now_nanos)),
             }
         }
+        for class in self.classes.iter_mut().skip(classes.len()) {
+            // No longer wanted: it keeps its index, and no claim on the line.
+            class.retire(priorities.len().saturating_sub(1));
+        }
         for class in &mut self.classes {
             // Tags only mean something inside one tier: start level, without credit or debt.
             class.tag = 0;

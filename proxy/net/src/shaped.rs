@@ -94,10 +94,10 @@ impl ShapedStream {
                 self.acks.down.learn(info.bare_acks_sent);
                 self.acks.up.learn(info.bare_acks_received);
             }
-            if let (Some(window), Some(info)) = (&mut self.window, info) {
-                if let Some(ratio) = window.learn(&self.socket, info.receive_window) {
-                    self.place.link.learned_window_ratio(ratio);
-                }
+            if let (Some(window), Some(info)) = (&mut self.window, info)
+                && let Some(ratio) = window.learn(&self.socket, info.receive_window)
+            {
+                self.place.link.learned_window_ratio(ratio);
             }
             self.pace();
         }

@@ -34,7 +34,7 @@ pub(crate) struct TcpInfo {
 /// Reads `TCP_INFO`.
 pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut buffer = [0u8; TCP_INFO_BYTES];
-    let mut length = TCP_INFO_BYTES as libc::socklen_t;
+    let mut length = length_of(&buffer);
     // SAFETY: `buffer` outlives the call and `length` is its size; the kernel writes at most that
     // many bytes and stores how many it wrote.
     let result = unsafe {
@@ -98,10 +98,15 @@ fn set<T: Copy>(
             level,
             option,
             std::ptr::from_ref(value).cast(),
-            mem::size_of::<T>() as libc::socklen_t,
+            length_of(value),
         )
     };
     check(result)
+}
+
+/// The size of a value as the kernel wants to be told.
+fn length_of<T>(value: &T) -> libc::socklen_t {
+    libc::socklen_t::try_from(mem::size_of_val(value)).expect("options are a few hundred bytes")
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::flows::Queues;
 use super::{CEILING_BURST, ClassShare, GUARANTEE_MEMORY, LineRate, nanos};
+use crate::class::Share;
 use crate::units::BitRate;
 
 /// Nanoseconds since this point are the scheduler's time. It starts an hour in, so that clocks
@@ -88,6 +89,13 @@ impl ClassState {
         self.tier = tier;
         self.weight = share.weight.max(1);
         self.blocked = false;
+    }
+
+    /// Takes its floor and weight away and puts it into `tier`.
+    pub(super) fn retire(&mut self, tier: usize) {
+        self.share.weight = 1;
+        self.share.guarantee = Share::Rate(BitRate::default());
+        self.reshape(self.share, tier);
     }
 
     /// Sets the rates that follow from the line, and bounds the debt of the class's clocks to

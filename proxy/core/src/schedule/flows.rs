@@ -1,8 +1,8 @@
 //! Flows in a slab, and the two lists of ready flows that every class has.
 //!
 //! A flow whose demand is met stays at the end of the old list for one round: a socket asks again
-//! a moment after each grant, and must neither jump the queue as a new flow nor lose what is left
-//! of its turn. Only a flow that comes up without a demand goes idle. The lists are linked through
+//! a moment after each grant, and must neither jump the queue as a new flow nor lose its next turn.
+//! Only a flow that comes up without a demand goes idle. The lists are linked through
 //! the slab, so adding, serving and ending a flow cost the same with ten flows and ten thousand.
 
 /// A flow of one scheduler. Ids of ended flows are used again.
@@ -149,6 +149,8 @@ impl Flows {
                 self.unlink_place(queues, id);
                 continue;
             }
+            // On a line that became slow nobody finishes a turn of the old size.
+            flow.deficit = flow.deficit.min(i64::try_from(quantum).unwrap_or(i64::MAX));
             if flow.deficit > 0 {
                 break id;
             }
@@ -164,6 +166,8 @@ impl Flows {
         flow.want -= bytes;
         flow.charged_here = true;
         if flow.want == 0 {
+            // Its next turn is a whole one, like that of a flow which asked for more at once.
+            flow.deficit = i64::try_from(quantum).unwrap_or(i64::MAX);
             queues.waiting -= 1;
             self.unlink_place(queues, id);
             self.push(queues, id, Place::Old);

@@ -137,15 +137,25 @@ async fn dial(
     match tokio::time::timeout(connect_timeout, socket.connect(to)).await {
         Err(_) => Err(ConnectError::TimedOut(connect_timeout)),
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
-                ConnectError::Refused(error)
-            }
-            io::ErrorKind::TimedOut => ConnectError::TimedOut(connect_timeout),
-            io::ErrorKind::AddrNotAvailable
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::InvalidInput => ConnectError::Socket(error),
-            _ => ConnectError::Unreachable(error),
-        }),
+        Ok(Err(error)) => Err(why(error, connect_timeout)),
+    }
+}
+
+/// Which of the cases an error of `connect` is.
+fn why(error: io::Error, connect_timeout: Duration) -> ConnectError {
+    let kind = error.kind();
+    let is = |kinds: &[io::ErrorKind]| kinds.contains(&kind);
+    if is(&[io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset]) {
+        ConnectError::Refused(error)
+    } else if is(&[io::ErrorKind::TimedOut]) {
+        ConnectError::TimedOut(connect_timeout)
+    } else if is(&[
+        io::ErrorKind::AddrNotAvailable,
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::InvalidInput,
+    ]) {
+        ConnectError::Socket(error)
+    } else {
+        ConnectError::Unreachable(error)
     }
 }

@@ -1,10 +1,11 @@
 //! Who gets how much: totals against water filling, floors, runaways, ceilings, permutations.
 //!
 //! A day here is static: some classes always want more, the others are silent. After a warm-up
-//! every class must have what `water_fill` gives it, within 3 % of the line.
+//! every class must have what `water_fill` gives it, within 3 % of the line; 15 % at 1 Mbit/s, where
+//! one segment in front (12 ms) is more than the 10 ms a ceiling remembers.
 
 use super::super::*;
-use super::audit::Audited;
+use super::audit::{Audited, ClassBook};
 use super::draw::{Draw, each_seed};
 use crate::share::{Claim, water_fill};
 use crate::units::Percent;
@@ -25,7 +26,7 @@ pub(super) enum Appetite {
     Silent,
     /// Asks for everything, once.
     Endless,
-    /// Asks for a quantum (4 ms of a fast line), and again when that was granted, as a socket does.
+    /// Asks for one quantum, and again the moment it was granted, as a socket does.
     Stepwise,
 }
 
@@ -77,10 +78,7 @@ impl Day {
         let bytes = match self.appetites[self.audited.class_of(flow)] {
             Appetite::Silent => 0,
             Appetite::Endless => 1 << 50,
-            Appetite::Stepwise => {
-                let line = self.audited.scheduler.line().shaped;
-                self.audited.quantum().max(line.bytes_in(Duration::from_millis(4)))
-            }
+            Appetite::Stepwise => self.audited.quantum(),
         };
         self.audited.demand(flow, bytes, self.now);
     }
@@ -88,19 +86,19 @@ impl Day {
     /// Runs until `end`; tells of every grant and when it was.
     pub(super) fn run(&mut self, end: u64, mut on: impl FnMut(u64, Grant)) {
         while self.now < end {
-            let mut again = Vec::new();
-            let timer = self.audited.pump(self.now, |_, grant| again.push(grant));
-            for grant in &again {
-                on(self.now, *grant);
-                if self.audited.wants(grant.flow) == 0 {
-                    self.ask(grant.flow);
+            let (appetites, now) = (&self.appetites, self.now);
+            let mut granted = false;
+            let timer = self.audited.pump(now, |audited, grant| {
+                granted = true;
+                on(now, grant);
+                let appetite = appetites[audited.class_of(grant.flow)];
+                if appetite == Appetite::Stepwise && audited.wants(grant.flow) == 0 {
+                    audited.demand(grant.flow, audited.quantum(), now);
                 }
-            }
-            let Some(due) = timer.filter(|_| again.is_empty()) else {
-                if again.is_empty() {
-                    self.now = end;
-                }
-                continue;
+            });
+            let Some(due) = timer else {
+                self.now = end;
+                break;
             };
             self.now = due.max(self.now) + self.draw.between(0, self.late_max);
         }
@@ -147,7 +145,9 @@ impl Day {
         let got = self.measure(end);
         let quantum = self.audited.wire(self.audited.quantum()) * 8;
         let noise = u128::from(quantum) * 6 * 1_000_000_000 / u128::from(self.now - from);
-        let slack = rate.shaped.bits_per_second() * 3 / 100 + u64::try_from(noise).unwrap();
+        // At 1 Mbit/s a segment takes longer than a ceiling's burst: see the module.
+        let percent = if rate.capacity <= BitRate::from_mbit(1) { 15 } else { 3 };
+        let slack = rate.shaped.bits_per_second() * percent / 100 + u64::try_from(noise).unwrap();
         for (index, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
             assert!(
                 got.abs_diff(*wanted) <= slack,
@@ -160,10 +160,15 @@ impl Day {
                     .collect::<Vec<_>>()
             );
         }
-        // 9: the line is used, as far as ceilings let anybody.
+        // 9: the line is used. Where ceilings bind everybody nobody is left to fill a gap.
         let (used, full): (u64, u64) = (got.iter().sum(), wanted.iter().sum());
-        let least = full / 1_000 * 998;
-        assert!(used + slack / 30 + quantum >= least, "9: used {used} of {full}");
+        let free = |(class, appetite): (&ClassBook, &Appetite)| {
+            class.ceiling.is_none() && *appetite != Appetite::Silent
+        };
+        let anybody = self.audited.classes.iter().zip(&self.appetites).any(free);
+        let least = full / 1_000 * if anybody { 998 } else { 950 };
+        let edge = u64::try_from(noise / 3).unwrap();
+        assert!(used + edge >= least, "9: used {used} of {full}");
     }
 }
 
