@@ -37,6 +37,8 @@ enum Command {
     Compare(CompareArgs),
     /// Two minutes in the terminal: the same store without and with Tillgate.
     Demo,
+    /// What shaping costs a processor at 1 Gbit/s, against a plain TCP connection.
+    Cost(CostArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
 }
@@ -102,6 +104,17 @@ impl CompareArgs {
         };
         Order { lines: lines.collect(), cells, runs: self.runs, plan, out: self.out.clone() }
     }
+}
+
+#[derive(Args)]
+struct CostArgs {
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Length of each measurement.
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    #[arg(long, default_value_t = 16)]
+    flows: usize,
 }
 
 #[derive(Args)]
@@ -215,6 +228,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
+        Command::Cost(args) => crate::cost::run(args.runs, args.seconds, args.flows),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };
     match result {

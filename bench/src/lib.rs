@@ -8,6 +8,7 @@
 pub mod calibrate;
 pub mod cli;
 pub mod compare;
+pub mod cost;
 pub mod demo;
 pub mod emulator;
 pub mod experiment;

@@ -80,6 +80,11 @@ impl Process {
         Ok(Self { child, log })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn wait_ready(&mut self, ready: Ready) -> Result<()> {
         let deadline = sys::now() + READY_PATIENCE;
         loop {

@@ -120,9 +120,18 @@ pub fn confine(command: &mut Command, ns: BorrowedFd<'_>) {
 
 /// Asks a process that we started to end.
 pub fn terminate(pid: u32) {
+    signal(pid, libc::SIGTERM);
+}
+
+/// Asks a process that we started to read its configuration again.
+pub fn hang_up(pid: u32) {
+    signal(pid, libc::SIGHUP);
+}
+
+fn signal(pid: u32, signal: c_int) {
     if let Ok(pid) = libc::pid_t::try_from(pid) {
         // SAFETY: plain numbers; the pid is a child that has not been waited for.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
     }
 }
 

@@ -17,6 +17,7 @@ use crate::load::Way;
 use crate::preset::LineSpec;
 use crate::process::{Process, Ready, Scratch};
 use crate::rivals::{self, Flows, Rival};
+use crate::sys;
 use crate::testbed::Testbed;
 use crate::{htb, policy};
 
@@ -119,14 +120,23 @@ impl System {
         };
         let mut process = Process::start(command, bed.store_ns(), &scratch)?;
         process.wait_ready(ready)?;
-        Ok(Some(Running { process, _scratch: scratch }))
+        Ok(Some(Running { process, scratch }))
     }
 }
 
 /// A proxy that runs, with its files.
 pub struct Running {
     pub process: Process,
-    _scratch: Scratch,
+    scratch: Scratch,
+}
+
+impl Running {
+    /// Gives Tillgate another policy and tells it to read it.
+    pub fn reload(&self, policy: &str) -> Result<()> {
+        self.scratch.write(POLICY, policy)?;
+        sys::hang_up(self.process.id());
+        Ok(())
+    }
 }
 
 fn proxy_address(way: Way) -> Result<SocketAddr> {
@@ -143,7 +153,7 @@ fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> 
         }
         None => policy::for_line(line),
     };
-    let policy = scratch.write("policy.yaml", &text)?;
+    let policy = scratch.write(POLICY, &text)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
     command.arg("--http").arg(ENTRY.to_string());
@@ -151,6 +161,9 @@ fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> 
     command.arg("--admin").arg(ADMIN.to_string());
     Ok(command)
 }
+
+/// The file that Tillgate runs on, among the scratch files of its run.
+const POLICY: &str = "policy.yaml";
 
 /// This program as Tillgate.
 pub fn be_tillgate(args: impl IntoIterator<Item = OsString>) -> ExitCode {
