@@ -100,6 +100,8 @@ pub struct Scheduler {
     tiers: Vec<TierState>,
     /// Classes with ready flows, bit by index.
     ready: u64,
+    /// Classes that were ready a moment ago and may come back to their place.
+    lingering: u64,
     flows: Flows,
     next_wake: Option<u64>,
 }
@@ -120,6 +122,7 @@ impl Scheduler {
             classes: Vec::new(),
             tiers: Vec::new(),
             ready: 0,
+            lingering: 0,
             flows: Flows::default(),
             next_wake: None,
         };
@@ -170,10 +173,11 @@ impl Scheduler {
         self.flows.demand(queues, demand.flow, demand.bytes, self.quantum);
         if self.ready & (1 << index) == 0 {
             self.ready |= 1 << index;
+            self.lingering &= !(1 << index);
             let class = &mut self.classes[index];
             // A socket asks again a moment after each grant: its class has not been idle, and
             // keeps its place. Idle time beyond that earns nothing.
-            if now.saturating_sub(class.idle_since) > nanos(GUARANTEE_MEMORY) {
+            if class.is_idle_at(now) {
                 class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
             }
         }
@@ -410,22 +414,25 @@ impl Scheduler {
         }
         class.tag += tag_step(bytes, class.weight);
         let (tier, tag) = (class.tier, class.tag);
-        let virtual_time = self.backlogged_tag(tier).unwrap_or(tag);
+        let virtual_time = self.backlogged_tag(tier, now).unwrap_or(tag);
         let state = &mut self.tiers[tier];
         state.virtual_time = state.virtual_time.max(virtual_time);
         let lead = u128::from(self.quantum * LEAD_QUANTA) * TAG_SCALE;
         self.classes[index].tag = tag.min(state.virtual_time + lead);
     }
 
-    /// The smallest tag among the classes of `tier` that have demand and are not held by their
-    /// ceiling (a held class must not stop the clock of the others).
-    fn backlogged_tag(&self, tier: usize) -> Option<u128> {
+    /// The smallest tag among the classes of `tier` that have demand, or had it a moment ago, and
+    /// are not held by their ceiling (a held class must not stop the clock of the others).
+    fn backlogged_tag(&mut self, tier: usize, now: u64) -> Option<u128> {
         let mut least: Option<u128> = None;
-        let mut left = self.ready;
+        let mut left = self.ready | self.lingering;
         while left != 0 {
-            let class = &self.classes[left.trailing_zeros() as usize];
-            left &= left - 1;
-            if class.tier == tier && !class.blocked {
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            let class = &self.classes[bit.trailing_zeros() as usize];
+            if self.lingering & bit != 0 && class.is_idle_at(now) {
+                self.lingering ^= bit;
+            } else if class.tier == tier && !class.blocked {
                 least = Some(least.map_or(class.tag, |tag| tag.min(class.tag)));
             }
         }
@@ -449,6 +456,7 @@ impl Scheduler {
         let class = &mut self.classes[index];
         if self.ready & (1 << index) != 0 && class.queues.is_empty() {
             self.ready &= !(1 << index);
+            self.lingering |= 1 << index;
             class.idle_since = self.origin.latest();
         }
     }

@@ -91,6 +91,11 @@ impl ClassState {
         self.blocked = false;
     }
 
+    /// Whether a class without demand has lost its place: a socket asks again sooner.
+    pub(super) fn is_idle_at(&self, now: u64) -> bool {
+        now.saturating_sub(self.idle_since) > nanos(GUARANTEE_MEMORY)
+    }
+
     /// Takes its floor and weight away and puts it into `tier`.
     pub(super) fn retire(&mut self, tier: usize) {
         self.share.weight = 1;

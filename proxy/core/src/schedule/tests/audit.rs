@@ -338,8 +338,8 @@ impl Audited {
         let t_free = self.scheduler.t_free;
         let open: Vec<bool> =
             (0..self.classes.len()).map(|class| self.is_open(class, inner)).collect();
-        let overdraw = self.scheduler.g0 <= inner
-            && t_free <= inner.saturating_add(nanos(OVERDRAFT));
+        let overdraw =
+            self.scheduler.g0 <= inner && t_free <= inner.saturating_add(nanos(OVERDRAFT));
         match self.scheduler.poll_grant(self.at(now)) {
             Some(grant) => {
                 self.check_grant(grant, &open, t_free > inner, time);
@@ -370,9 +370,11 @@ impl Audited {
         self.grants += 1;
         let wire = self.wire(grant.bytes);
         let tier = self.classes[index].tier;
-        let waits_above = self.classes.iter().enumerate().any(|(other, class)| {
-            class.tier < tier && class.ready > 0 && open[other]
-        });
+        let waits_above = self
+            .classes
+            .iter()
+            .enumerate()
+            .any(|(other, class)| class.tier < tier && class.ready > 0 && open[other]);
         self.set_want(grant.flow, want);
         self.link.pour(wire, now);
         let brim = self.link.brim(nanos(CREDIT + OVERDRAFT), 2 * quantum);
@@ -380,8 +382,7 @@ impl Audited {
         if busy {
             assert_eq!(tier, 0, "13: only the first tier may overdraw");
             self.overdraft.pour(wire, now);
-            let brim =
-                self.overdraft.brim(overdraft_memory(self.overdraft.rate, quantum), quantum);
+            let brim = self.overdraft.brim(overdraft_memory(self.overdraft.rate, quantum), quantum);
             assert!(
                 self.overdraft.level <= brim,
                 "17, 18: the first tier overdrew its part: {:?}, brim {brim}",
@@ -395,13 +396,19 @@ impl Audited {
             assert!(class.floor > 0, "13, 11: class {index} in front of a ready upper tier");
             class.jumped.pour(wire, now);
             let brim = class.jumped.brim(floor_memory(class.floor, quantum), quantum);
-            assert!(class.jumped.level <= brim, "14: class {index} jumped beyond its floor: {class:?}");
+            assert!(
+                class.jumped.level <= brim,
+                "14: class {index} jumped beyond its floor: {class:?}"
+            );
         }
         if let Some(ceiling) = class.ceiling {
             class.under_ceiling.pour(wire, now);
             let burst = ceiling_burst(BitRate::from_bits_per_second(ceiling), quantum);
             let brim = class.under_ceiling.brim(burst, quantum);
-            assert!(class.under_ceiling.level <= brim, "2: class {index} over its ceiling: {class:?}");
+            assert!(
+                class.under_ceiling.level <= brim,
+                "2: class {index} over its ceiling: {class:?}"
+            );
         }
     }
 
