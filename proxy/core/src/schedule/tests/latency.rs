@@ -2,9 +2,10 @@
 //!
 //! The virtual line is a queue served at capacity behind the scheduler at 95 % of it. Eight bulk
 //! flows always want more; messages of a payment (1500 bytes) arrive as a Poisson process, five a
-//! second for five minutes; timers are 0.05 to 1.1 ms late. "Added" is the time from arrival to the last bit on the line, less the
-//! time that the message takes on an empty one. A change of the scheduler that moves a number is
-//! meant to show up as a changed line in `latency.txt`: `TILLGATE_BLESS=1` writes it anew.
+//! second for five minutes; timers are 0.05 to 1.1 ms late. "Added" is the time from arrival to
+//! the last bit on the line, less the time that the message takes on an empty one. A change of the
+//! scheduler that moves a number is meant to show up as a changed line in `latency.txt`:
+//! `TILLGATE_BLESS=1` writes it anew.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
