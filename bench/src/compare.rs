@@ -36,7 +36,7 @@ pub enum Cell {
     Entry,
     /// Tillgate by its forward proxy.
     Connect,
-    /// Tillgate by its entry, with pulls and no uploads: the line must still be used.
+    /// Tillgate by its entry, pulls and nothing else: the line must be used.
     PullsAlone,
 }
 
@@ -215,6 +215,8 @@ fn one_run(order: &Order, line: LineSpec, row: &mut Row) {
     let mut plan = Plan { line, way: row.cell.way(), ..order.plan.clone() };
     if row.cell == Cell::PullsAlone {
         plan.pushes = 0;
+        // At 25/s they would take 11 % of a 2 Mbit/s line, and this asks what an idle class frees.
+        plan.payments_per_second = 0.0;
     }
     let title = row.cell.title();
     for repeat in 0..=REPEATS_MAX {

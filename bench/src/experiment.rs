@@ -202,7 +202,7 @@ impl Stage<'_> {
         let [queue_down, queue_up] = self.bed.emulator.report(before.at, after.at);
         let worst = |from: Nanos| {
             let span = whole(NEW_PULL_SECONDS * 1e9);
-            (self.plan.pulls + self.plan.pushes > 0)
+            (self.plan.pulls + self.plan.pushes > 0 && !calls.is_empty())
                 .then(|| latency(calls, from, from + span).max - idle.p50)
         };
         Outcome {

@@ -99,8 +99,6 @@ pub fn judge(line: LineSpec, rows: &[Row]) -> Vec<Verdict> {
     if let Some(row) = find(Cell::PullsAlone) {
         let pull = row.median(|run| run.pull);
         bench.at_least("pulls alone", "pull", pull, demand.pulls_alone);
-        let worst = row.median(|run| run.start_worst.unwrap_or(0.0));
-        bench.at_most("pulls alone", "worst call as the pulls start, ms", worst, demand.new_pull);
     }
     bench.verdicts
 }

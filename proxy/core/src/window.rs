@@ -260,3 +260,6 @@ fn fit(plans: &mut [WindowPlan], most: u64) -> u64 {
     }
     sum(plans)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ mod receive;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -36,11 +37,27 @@ use crate::sockopt;
 /// How often a stream looks at its socket's `TCP_INFO`.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
+/// Whether a WAN connection waits for its line. It keeps the connection's place until dropped.
+#[derive(Clone, Debug)]
+pub struct LineWait {
+    place: Arc<Registration>,
+}
+
+impl LineWait {
+    /// Whether bytes of the connection wait for a grant or for their turn right now.
+    pub fn is_waiting(&self) -> bool {
+        Direction::BOTH.into_iter().any(|direction| {
+            let flow = *self.place.shared.flows.get(direction);
+            self.place.link.direction(direction).is_waiting(flow)
+        })
+    }
+}
+
 /// One WAN connection. See the module.
 #[derive(Debug)]
 pub struct ShapedStream {
     socket: TcpStream,
-    place: Registration,
+    place: Arc<Registration>,
     /// `None` for critical classes: the kernel sizes their window.
     window: Option<ReceiveWindow>,
     pacing: u64,
@@ -53,6 +70,11 @@ impl ShapedStream {
     /// The connection's least round-trip time, once the kernel has measured it.
     pub fn rtt(&self) -> Option<Duration> {
         self.place.shared.rtt()
+    }
+
+    /// To ask whether this connection waits for its line, from where its bytes are not seen.
+    pub fn line_wait(&self) -> LineWait {
+        LineWait { place: self.place.clone() }
     }
 
     /// The socket's peer.
@@ -161,12 +183,12 @@ impl AsyncRead for ShapedStream {
             let want = readable.min(room).min(shaper.quantum());
             let granted = ready!(shaper.poll_take(flow, want, context));
             let read = match this.poll_read_most(context, buffer, granted) {
-                Poll::Ready(Ok(read)) => read,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => 0,
+                Poll::Ready(result) => result,
+                Poll::Pending => Ok(0),
             };
             let (shaper, flow) = this.shaper(Direction::Down);
-            shaper.refund(flow, granted - read);
+            shaper.refund(flow, granted - *read.as_ref().unwrap_or(&0));
+            let read = read?;
             if read > 0 {
                 this.received(read);
                 return Poll::Ready(Ok(()));

@@ -79,7 +79,7 @@ impl ShapedStream {
         }
         let mut stream = Self {
             socket,
-            place,
+            place: Arc::new(place),
             window,
             pacing: 0,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
