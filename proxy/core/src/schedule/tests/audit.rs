@@ -207,9 +207,12 @@ impl Audited {
 
     /// Refunds up to `unused` bytes of the flow's last grant; says how many.
     pub(super) fn refund(&mut self, flow: FlowId, unused: u64, now: u64) -> u64 {
-        let time = self.advance(now);
         let Some((class, left)) = self.flows[&flow].last else { return 0 };
         let unused = unused.min(left);
+        if unused == 0 {
+            return 0;
+        }
+        let time = self.advance(now);
         self.scheduler.handle_refund(flow, unused, self.at(now));
         let wire = self.wire(unused);
         let book = self.flows.get_mut(&flow).unwrap();

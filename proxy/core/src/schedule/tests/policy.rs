@@ -1,7 +1,7 @@
 //! Who gets how much: totals against water filling, floors, runaways, ceilings, permutations.
 //!
 //! A day here is static: some classes always want more, the others are silent. After a warm-up
-//! every class must have what `water_fill` gives it, within 3 % of the line; 8 % at 2 and 15 % at 1
+//! every class must have what `water_fill` gives it, within 3 % of the line; 12 % at 2 and 15 % at 1
 //! Mbit/s, where one segment in front (12 ms) is more than the 10 ms a ceiling remembers.
 
 use super::super::*;
@@ -152,7 +152,7 @@ impl Day {
         // On a slow line segments take longer than a ceiling's burst: see the module.
         let percent = match rate.capacity.bits_per_second() {
             0..=1_000_000 => 15,
-            1_000_001..=2_000_000 => 8,
+            1_000_001..=2_000_000 => 12,
             _ => 3,
         };
         let slack = rate.shaped.bits_per_second() * percent / 100
