@@ -122,6 +122,23 @@ fn answers_that_contradict_themselves_are_refused() {
 }
 
 #[test]
+fn the_chunks_of_an_answer_count_and_not_a_length_beside_them() {
+    let origin = Origin::answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+         9\r\n123456789\r\n0\r\n\r\n",
+    );
+    let store = Store::default().cloud("api", "api.example", "default", origin.address);
+    let gateway = Gateway::start(store.build());
+    let mut wire = gateway.wire();
+    for _ in 0..2 {
+        wire.send(GET);
+        let reply = wire.reply();
+        assert_eq!((reply.text().as_str(), reply.complete), ("123456789", true), "{reply:?}");
+        assert_eq!(reply.header("content-length"), None);
+    }
+}
+
+#[test]
 fn heads_beyond_the_limits_are_refused() {
     let origin = Origin::echoing();
     let store = Store::default().cloud("api", "api.example", "default", origin.address);

@@ -56,6 +56,15 @@ fn what_no_route_knows_is_refused_with_a_reason() {
         "GET /v1 HTTP/1.1\r\nHost: api.example\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     );
     assert_eq!((upgrade.status, &*upgrade.reason()), (501, "upgrade_unsupported"));
+    // What curl --http2 and Java's client offer with every request is no more than an offer.
+    let mut wire = gateway.wire();
+    for _ in 0..2 {
+        wire.send(
+            "GET /v1 HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+        );
+        assert_eq!(wire.reply().status, 200);
+    }
     gateway.expect_metric(r#"tillgate_failures_total{class="default",reason="unknown_host"}"#, 1.0);
 }
 

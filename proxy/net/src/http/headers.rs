@@ -25,6 +25,7 @@ use crate::error::Failure;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -49,9 +50,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING] {
         headers.remove(name);
     }
+    headers.remove(UPGRADE);
+    headers.remove(HTTP2_SETTINGS);
     if trailers {
         headers.insert(TE, TRAILERS);
     }
@@ -65,10 +68,17 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
-/// Whether the request asks for another protocol on this connection.
+/// Whether the request cannot do without another protocol on this connection. An offer to go on
+/// in HTTP/2 (RFC 7540 section 3.2; some clients make it with every request) may be ignored.
 pub fn wants_upgrade(request: &Parts) -> bool {
-    request.headers.contains_key(UPGRADE)
+    let mut offers = request.headers.get_all(UPGRADE).iter();
+    offers.any(|value| !is_offer_of_http2(value))
         && request.headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"))
+}
+
+fn is_offer_of_http2(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or("?");
+    text.split(',').all(|token| token.trim().eq_ignore_ascii_case("h2c"))
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body.
@@ -171,6 +181,10 @@ pub fn prepare_request(
 
 /// Makes a server's head one for the client.
 pub fn prepare_response(head: &mut http::response::Parts) {
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        // The chunks were what counted (RFC 9112 section 6.3); a length beside them may be wrong.
+        head.headers.remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(&mut head.headers);
     head.extensions.clear();
     // hyper writes the version of the client's connection.
