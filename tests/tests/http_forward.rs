@@ -73,6 +73,24 @@ fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
 }
 
 #[test]
+fn a_tunnel_keeps_its_place_among_the_listeners_connections() {
+    let origin = parrot();
+    let store = Store::default().limits(|limits| limits.connections_max = 1);
+    let gateway = Gateway::start(store.build());
+    let (mut wire, status) = connect(&gateway, &origin.address.to_string());
+    assert_eq!(status, 200);
+    wire.send("hello\n");
+    assert_eq!(wire.read_until("\n"), "hello\n", "the tunnel has taken over");
+    Wire::connect(gateway.forward).expect_end();
+    let open = r#"tillgate_connections{listener="forward-proxy"}"#;
+    gateway.expect_metric(open, 1.0);
+    wire.finish();
+    assert_eq!(wire.read_until("\n"), "bye\n");
+    gateway.expect_metric(open, 0.0);
+    assert_eq!(connect(&gateway, &origin.address.to_string()).1, 200);
+}
+
+#[test]
 fn what_is_sent_with_the_connect_is_not_lost() {
     let origin = parrot();
     let gateway = Gateway::start(Store::default().build());

@@ -155,6 +155,25 @@ impl Bound {
     /// # Errors
     /// If threads or runtimes cannot be had.
     pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+        self.run_armed(|| Ok(shutdown))
+    }
+
+    /// The same; `arm` makes `shutdown`, in the context of its runtime and before anything is
+    /// served or said, so that no signal comes too early.
+    ///
+    /// # Errors
+    /// If threads or runtimes cannot be had, or `arm` fails.
+    pub fn run_armed<F>(self, arm: impl FnOnce() -> std::io::Result<F>) -> std::io::Result<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()?;
+        let context = runtime.enter();
+        let shutdown = arm()?;
+        drop(context);
         for listening in &self.gateway.listeners {
             let protocol = format!("{:?}", listening.protocol);
             tracing::info!(name = &*listening.name, address = %listening.address, protocol, "listening");
@@ -163,10 +182,6 @@ impl Bound {
         let (over, ended) = tokio::sync::oneshot::channel::<()>();
         let gateway = Arc::clone(&self.gateway);
         let (listeners, drain_timeout) = (self.admin, self.drain_timeout);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .build()?;
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 for (spec, socket) in listeners {

@@ -21,7 +21,7 @@ use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::{Observer as _, ResponseBody};
 use tillgate_net::http::head::{HeadLimits, until_head};
 use tillgate_net::http::headers;
-use tillgate_net::http::server::{Caller, ClientStream};
+use tillgate_net::http::server::{Caller, ClientStream, Place as ClientPlace};
 use tillgate_net::metrics::Held;
 use tillgate_net::tunnel;
 use tillgate_net::upstream::{self, Upstream};
@@ -65,7 +65,8 @@ async fn serve_connect(worker: &Worker, mut request: Request<Incoming>, caller: 
             outcome.answer(http::StatusCode::OK);
             let upgraded = hyper::upgrade::on(&mut request);
             let held = Held::new(&running.class(way.class).meter.tunnels);
-            let tunnel = Tunnel { server, outcome, ticket: caller.ticket.split(), held };
+            let (ticket, place) = (caller.ticket.split(), caller.place);
+            let tunnel = Tunnel { server, outcome, ticket, held, _place: place };
             tokio::spawn(tunnel.run(upgraded));
             Response::new(ResponseBody::empty())
         }
@@ -224,6 +225,8 @@ struct Tunnel {
     outcome: Outcome,
     ticket: Ticket,
     held: Held,
+    /// A tunnel is a connection of its listener as long as it lasts.
+    _place: Arc<ClientPlace>,
 }
 
 impl Tunnel {

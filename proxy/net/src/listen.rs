@@ -9,6 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::sockopt;
+
 /// Connections that may wait in the kernel until a worker takes them. Only bursts of new
 /// connections wait here; 1024 is what a till hall opens at once after a power cut.
 const BACKLOG: i32 = 1024;
@@ -20,6 +22,14 @@ pub struct Shared {
     pub address: SocketAddr,
     /// One per worker, non-blocking.
     pub sockets: Vec<TcpListener>,
+}
+
+/// Lets this process open as many files, and so sockets, as it may; returns how many that is.
+///
+/// # Errors
+/// What the kernel says; the limit is then what it was.
+pub fn raise_open_files() -> io::Result<u64> {
+    sockopt::raise_open_files()
 }
 
 /// Why an address cannot be listened on.

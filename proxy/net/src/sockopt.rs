@@ -1,7 +1,7 @@
 //! Socket options that no safe crate offers: the one file with `unsafe`.
 //!
-//! Each function is one system call on a borrowed, open descriptor with a buffer of the size the
-//! kernel is told. Failures are returned, never hidden: an option that a kernel lacks is the
+//! Each function is one or two system calls on a borrowed, open descriptor (or the process itself)
+//! with a buffer of the size the kernel is told. Failures are returned, never hidden: an option that a kernel lacks is the
 //! caller's to live without.
 
 #![allow(unsafe_code, reason = "setsockopt, getsockopt and ioctl without a safe wrapper")]
@@ -83,6 +83,17 @@ pub(crate) fn readable_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) };
     check(result)?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// Raises the process's soft limit of open files to its hard one; returns what it is then.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel stores one `struct rlimit` at the given address, which outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one initialised `struct rlimit`.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(limit.rlim_cur)
 }
 
 fn set<T: Copy>(

@@ -1,12 +1,14 @@
 //! `tillgate gateway`: load, bind, serve; SIGHUP loads again, SIGTERM drains, the second ends.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tillgate_config::effective::Effective;
-use tokio::signal::unix::{SignalKind, signal};
+use tillgate_net::listen::raise_open_files as raise_limit;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use super::policy::{self, Overrides};
@@ -61,9 +63,32 @@ fn serve(options: &Options) -> Result<(), String> {
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
     }
+    raise_open_files(&effective);
     let bound = build(effective).map_err(|error| explain(&error))?;
-    let shutdown = signals(bound.control(), options.clone());
-    bound.run(shutdown).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+    let control = bound.control();
+    let arm = || Ok(until_told(Signals::register()?, control, options.clone()));
+    bound.run_armed(arm).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+}
+
+/// Sockets that serve no client directly: listeners, timers' and runtimes' own, log, resolver.
+const FILES_APART: u64 = 128;
+
+/// Takes all the files there are, and says so if the listeners' clients would not fit.
+fn raise_open_files(effective: &Effective) {
+    let files = match raise_limit() {
+        Ok(files) => files,
+        Err(error) => return tracing::warn!(%error, "the limit of open files stays as it is"),
+    };
+    let clients = effective.listeners.iter().map(|spec| u64::from(spec.limits.connections_max));
+    // Each client's connection may have one to a server.
+    let wanted = clients.sum::<u64>() * 2 + FILES_APART;
+    if files < wanted {
+        tracing::warn!(
+            files,
+            wanted,
+            "too few open files for all connections; raise `ulimit -Hn` or lower connectionsMax"
+        );
+    }
 }
 
 fn load(options: &Options) -> Result<Effective, String> {
@@ -81,14 +106,27 @@ fn load(options: &Options) -> Result<Effective, String> {
     Ok(flags.apply(effective))
 }
 
+/// What the operating system tells a process; until registered, each of them kills it.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn register() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Ready when the process shall drain. SIGHUP reloads meanwhile; a second SIGTERM or SIGINT ends
 /// everything at once.
-async fn signals(control: Control, options: Options) {
-    let kinds = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()];
-    let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
-        tracing::error!("signals cannot be received; stop the process with SIGKILL");
-        return std::future::pending().await;
-    };
+async fn until_told(signals: Signals, control: Control, options: Options) {
+    let Signals { mut hangup, mut terminate, mut interrupt } = signals;
     loop {
         tokio::select! {
             _ = hangup.recv() => reload(&control, &options),

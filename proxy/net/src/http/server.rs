@@ -89,6 +89,8 @@ pub struct Caller {
     pub flow: InFlight,
     /// A ticket for what outlives the connection.
     pub ticket: Arc<Ticket>,
+    /// The connection's place among its listener's; a tunnel keeps it to its own end.
+    pub place: Arc<Place>,
 }
 
 /// Answers requests.
@@ -121,8 +123,9 @@ impl Entry {
     }
 }
 
-/// One client connection of a listener, counted while it lives.
-struct Place {
+/// One client connection of a listener, counted while it or a tunnel made of it lives.
+#[derive(Debug)]
+pub struct Place {
     entry: Arc<Entry>,
     _held: Held,
 }
@@ -180,10 +183,11 @@ async fn serve_connection<H: Handler>(
     let limits = place.entry.limits;
     let watch = Arc::new(Watch::new(clock::now()));
     let mut phases = ticket.phases();
-    let ticket = Arc::new(ticket);
+    let (ticket, place) = (Arc::new(ticket), Arc::new(place));
     let service = service_fn(|request: Request<Incoming>| {
         let flow = Watch::begin(&watch, clock::now());
-        let caller = Caller { peer, flow, ticket: Arc::clone(&ticket) };
+        let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
+        let caller = Caller { peer, flow, ticket, place };
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(answer.await) }
     });
