@@ -9,13 +9,15 @@ use crate::kinds::Kind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 4] = [
+const NOT_BUILT: [(Kind, &[&str]); 5] = [
     (Kind::Store, &["hours"]),
+    (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
     (Kind::Backend, &["tls", "healthCheck", "circuitBreaker"]),
     (
         Kind::ServiceRoute,
         &[
+            "rules.*.backendRefs.*.fallback",
             "rules.*.filters",
             "rules.*.retry",
             "rules.*.failover",

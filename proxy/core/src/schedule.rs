@@ -42,7 +42,7 @@ pub const FLOORS_MAX_PERCENT: u64 = 80;
 /// A class lifted by its floor may run ahead of its tier by this many quanta, no further.
 const LEAD_QUANTA: u64 = 8;
 /// Fixed-point scale of the fair-queueing tags.
-const TAG_SCALE: u128 = 1 << 16;
+const TAG_SHIFT: u32 = 16;
 
 /// What the scheduler must know of a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,8 @@ pub struct Scheduler {
     t_free: u64,
     /// The guarantee clock that all classes of tier 0 share.
     g0: u64,
+    /// How far ahead of the time `g0` may be.
+    g0_most: u64,
     tier0_floor: BitRate,
     classes: Vec<ClassState>,
     tiers: Vec<TierState>,
@@ -118,6 +120,7 @@ impl Scheduler {
             quantum: quantum(line.shaped),
             t_free: 0,
             g0: 0,
+            g0_most: nanos(OVERDRAFT),
             tier0_floor: line.shaped,
             classes: Vec::new(),
             tiers: Vec::new(),
@@ -329,6 +332,8 @@ impl Scheduler {
         }
         let left = line.shaped.bits_per_second().saturating_sub(floors);
         self.tier0_floor = BitRate::from_bits_per_second(left.max(1));
+        // One whole quantum must always fit.
+        self.g0_most = nanos(OVERDRAFT).max(self.tier0_floor.nanos_for(quantum_wire));
     }
 
     /// The class to serve at `now`, or `None` with `next_wake` set.
@@ -396,13 +401,12 @@ impl Scheduler {
             clock.max(now.saturating_sub(memory)).saturating_add(rate.nanos_for(wire))
         };
         self.t_free = advance(self.t_free, nanos(CREDIT), self.line.shaped);
-        let first_most = nanos(OVERDRAFT).max(self.tier0_floor.nanos_for(self.quantum_wire()));
         let class = &mut self.classes[index];
         // What a class has beyond its guarantee is remembered for a moment only: an hour of using
         // an idle line must not cost the guarantee of the hour after.
         if class.tier == 0 {
             let clock = advance(self.g0, nanos(OVERDRAFT), self.tier0_floor);
-            self.g0 = clock.min(now.saturating_add(first_most));
+            self.g0 = clock.min(now.saturating_add(self.g0_most));
         }
         if let Some(floor) = class.floor {
             let clock = advance(class.floor_clock, class.floor_memory, floor);
@@ -417,8 +421,9 @@ impl Scheduler {
         let virtual_time = self.backlogged_tag(tier, now).unwrap_or(tag);
         let state = &mut self.tiers[tier];
         state.virtual_time = state.virtual_time.max(virtual_time);
-        let lead = u128::from(self.quantum * LEAD_QUANTA) * TAG_SCALE;
-        self.classes[index].tag = tag.min(state.virtual_time + lead);
+        let class = &mut self.classes[index];
+        let lead = tag_step(self.quantum * LEAD_QUANTA, class.weight);
+        class.tag = tag.min(state.virtual_time + lead);
     }
 
     /// The smallest tag among the classes of `tier` that have demand, or had it a moment ago, and
@@ -475,7 +480,8 @@ fn never_zero(line: LineRate) -> LineRate {
 }
 
 fn tag_step(bytes: u64, weight: u32) -> u128 {
-    u128::from(bytes) * TAG_SCALE / u128::from(weight.max(1))
+    // A grant is at most 64 KiB: its scaled size fits into 64 bits with room to spare.
+    u128::from((bytes << TAG_SHIFT) / u64::from(weight.max(1)))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -14,6 +14,9 @@ pub const MSS: u64 = 1448;
 /// IP and TCP header bytes charged for each started segment (IPv4 20 + TCP 20 + timestamps 12).
 pub const SEGMENT_OVERHEAD: u64 = 52;
 
+/// Below this many bytes, bits times nanoseconds fit into 64 bits.
+const SMALL_BYTES: u64 = 1 << 31;
+
 /// A data rate in bits per second (decimal, SI).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BitRate(u64);
@@ -59,6 +62,10 @@ impl BitRate {
     pub fn nanos_for(self, wire_bytes: u64) -> u64 {
         if self.0 == 0 {
             return u64::MAX;
+        }
+        if wire_bytes < SMALL_BYTES {
+            // What a grant needs; a division of 128 bits would cost more than the grant.
+            return (wire_bytes * 8 * 1_000_000_000).div_ceil(self.0);
         }
         let bits = u128::from(wire_bytes) * 8 * 1_000_000_000;
         u64::try_from(bits.div_ceil(u128::from(self.0))).unwrap_or(u64::MAX)

@@ -16,7 +16,7 @@ mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tillgate_core::class::{ClassSpec, ClassTable};
@@ -75,8 +75,8 @@ struct Entry {
     active_until: PerDirection<Instant>,
     /// Since when it has been receiving without an idle second.
     busy_since: Instant,
-    /// Until then it counts as a sender that would send more if it might: it waited for a grant.
-    held_back_until: Instant,
+    /// Until then it counts as one that would move more if it might: it waited for a grant.
+    held_back_until: PerDirection<Instant>,
 }
 
 /// What a connection and its link tell each other. The connection counts; the link aims.
@@ -221,7 +221,8 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the link")
+        // A panic under the lock ended one connection; the line must go on for the others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,7 +245,7 @@ impl State {
             seen: PerDirection::default(),
             active_until: PerDirection::both(now + windows::ACTIVE_FOR),
             busy_since: now,
-            held_back_until: now,
+            held_back_until: PerDirection::both(now + windows::ACTIVE_FOR),
         };
         self.connections.insert(key, entry);
         Registration { link: link.clone(), shared, key }

@@ -16,8 +16,8 @@ mod receive;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -37,18 +37,19 @@ use crate::sockopt;
 /// How often a stream looks at its socket's `TCP_INFO`.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
-/// Whether a WAN connection waits for its line. It keeps the connection's place until dropped.
+/// Tells whether a WAN connection waits for its line, for as long as the connection lives.
 #[derive(Clone, Debug)]
 pub struct LineWait {
-    place: Arc<Registration>,
+    place: Weak<Registration>,
 }
 
 impl LineWait {
     /// Whether bytes of the connection wait for a grant or for their turn right now.
     pub fn is_waiting(&self) -> bool {
+        let Some(place) = self.place.upgrade() else { return false };
         Direction::BOTH.into_iter().any(|direction| {
-            let flow = *self.place.shared.flows.get(direction);
-            self.place.link.direction(direction).is_waiting(flow)
+            let flow = *place.shared.flows.get(direction);
+            place.link.direction(direction).is_waiting(flow)
         })
     }
 }
@@ -74,7 +75,7 @@ impl ShapedStream {
 
     /// To ask whether this connection waits for its line, from where its bytes are not seen.
     pub fn line_wait(&self) -> LineWait {
-        LineWait { place: self.place.clone() }
+        LineWait { place: Arc::downgrade(&self.place) }
     }
 
     /// The socket's peer.

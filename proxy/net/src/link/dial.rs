@@ -1,16 +1,18 @@
 //! The dial queue: how many bulk connections of a class may be busy at once.
 //!
 //! Every new connection brings the sender's initial window, unasked. So beyond a number of busy
-//! bulk connections per class further ones wait, first come first served, until one ends or goes
-//! idle. Critical classes never wait here.
+//! bulk connections per class further ones wait, first come first served, until one ends or has
+//! nothing to wait for. A connection is busy while it is new or wants more than it gets; one that
+//! trickles holds no place. Where all are busy for long, one waiting dial is let in every turn, so
+//! that endless transfers keep nobody out: they share by turns. Critical classes never wait here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tillgate_core::class::ClassSpec;
-use tillgate_core::window::{WINDOW_MIN, window_sum_max};
+use tillgate_core::window::{TURN, WINDOW_MIN, window_sum_max};
 use tokio::sync::oneshot;
 
 use super::windows::window_line;
@@ -25,13 +27,20 @@ const WAITING_MAX: usize = 1024;
 /// Dials that wait, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct DialQueues {
-    queues: BTreeMap<usize, VecDeque<oneshot::Sender<()>>>,
+    queues: BTreeMap<usize, Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: VecDeque<oneshot::Sender<()>>,
+    /// When a dial of this class was last let in, or had to wait first.
+    last_turn: Instant,
 }
 
 impl DialQueues {
     /// How many dials wait, all classes together.
     pub(crate) fn waiting(&self) -> usize {
-        self.queues.values().map(VecDeque::len).sum()
+        self.queues.values().map(|queue| queue.waiting.len()).sum()
     }
 }
 
@@ -54,7 +63,7 @@ impl Link {
         let turn = {
             let mut state = self.lock();
             let slot = state.slots.find(&class.name);
-            let ahead = state.dials.queues.get(&slot).map_or(0, VecDeque::len);
+            let ahead = state.dials.queues.get(&slot).map_or(0, |queue| queue.waiting.len());
             if class.critical || (ahead == 0 && state.room_to_dial(slot)) {
                 return Ok(state.register(self, class, clock::now()));
             }
@@ -62,7 +71,8 @@ impl Link {
                 return Err(NoPlace::QueueFull);
             }
             let (sender, turn) = oneshot::channel();
-            state.dials.queues.entry(slot).or_default().push_back(sender);
+            let empty = || Queue { waiting: VecDeque::new(), last_turn: clock::now() };
+            state.dials.queues.entry(slot).or_insert_with(empty).waiting.push_back(sender);
             turn
         };
         match tokio::time::timeout_at(until.into(), turn).await {
@@ -73,20 +83,24 @@ impl Link {
 }
 
 impl State {
-    /// Lets waiting dials go while there is room.
-    pub(crate) fn admit_dials(&mut self) {
+    /// Lets waiting dials go while there is room, and one each turn where there is none.
+    pub(crate) fn admit_dials(&mut self, now: Instant) {
         let slots: Vec<usize> = self.dials.queues.keys().copied().collect();
         for slot in slots {
             let mut room = self.dial_capacity().saturating_sub(self.busy(slot));
             let Some(queue) = self.dials.queues.get_mut(&slot) else { continue };
+            if room == 0 && now.saturating_duration_since(queue.last_turn) >= TURN {
+                room = 1;
+            }
             while room > 0 {
-                let Some(sender) = queue.pop_front() else { break };
+                let Some(sender) = queue.waiting.pop_front() else { break };
                 if sender.send(()).is_ok() {
                     room -= 1;
+                    queue.last_turn = now;
                 }
             }
-            queue.retain(|sender| !sender.is_closed());
-            if queue.is_empty() {
+            queue.waiting.retain(|sender| !sender.is_closed());
+            if queue.waiting.is_empty() {
                 self.dials.queues.remove(&slot);
             }
         }
@@ -107,7 +121,10 @@ impl State {
         self.connections
             .values()
             .filter(|entry| entry.shared.slot.load(Ordering::Relaxed) == slot)
-            .filter(|entry| entry.active_until.down > now || entry.active_until.up > now)
+            .filter(|entry| {
+                let held_back = entry.held_back_until;
+                held_back.down > now || held_back.up > now
+            })
             .count()
     }
 }

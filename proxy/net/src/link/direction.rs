@@ -5,7 +5,7 @@
 //! [`LinkDirection::drive`], which arms one timer from the scheduler. Wakers are called after the
 //! lock is released, because a waker may be the last owner of a stream of this line.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -282,7 +282,8 @@ impl LinkDirection {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the scheduler")
+        // A panic under the lock ended one connection; the line must go on for the others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -56,23 +56,27 @@ impl Slots {
         for slot in &mut self.slots {
             slot.present = false;
         }
+        // Names that stay first, so that a new one never takes the place of one that comes later.
+        let mut new = Vec::new();
         for (_, class) in classes.iter() {
-            let fresh = Slot::new(class);
-            let place = self.slots.iter().position(|slot| slot.name == class.name);
-            let free = || self.slots.iter().position(|slot| !slot.present);
-            match place {
-                Some(index) => self.slots[index] = fresh,
-                None if self.slots.len() < CLASSES_MAX => self.slots.push(fresh),
-                None => {
-                    if let Some(index) = free() {
-                        self.slots[index] = fresh;
-                    }
-                }
+            match self.slots.iter().position(|slot| slot.name == class.name) {
+                Some(index) => self.slots[index] = Slot::new(class),
+                None => new.push(Slot::new(class)),
+            }
+        }
+        let mut taken_over = Vec::new();
+        for fresh in new {
+            if self.slots.len() < CLASSES_MAX {
+                self.slots.push(fresh);
+            } else if let Some(index) = self.slots.iter().position(|slot| !slot.present) {
+                self.slots[index] = fresh;
+                taken_over.push(index);
             }
         }
         let default = self.find(DEFAULT_CLASS);
         (0..was_present.len())
-            .filter(|index| was_present[*index] && !self.slots[*index].present)
+            .filter(|index| was_present[*index])
+            .filter(|index| !self.slots[*index].present || taken_over.contains(index))
             .map(|index| (index, default))
             .collect()
     }

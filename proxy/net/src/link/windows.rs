@@ -19,6 +19,8 @@ const PACING_PERCENT: u64 = 104;
 /// No sender is paced below this part of the line: a congestion control that measures its own
 /// rate (BBR) would take a bound that was too low for a moment for the path's, and keep it.
 const PACING_LEAST_PERCENT: u64 = 25;
+/// Round trip of a far server on a terrestrial line: across an ocean.
+const RTT_FAR: Duration = Duration::from_millis(150);
 /// Weight of one allocation period in the class rates: about a second of memory.
 const RATE_EWMA: f64 = 0.1;
 /// A critical class is expected to use up to this multiple of what it used lately.
@@ -56,7 +58,7 @@ impl Link {
         state.observe(self, now);
         let parked = state.aim_windows(self, now);
         state.aim_pacing(self, now);
-        state.admit_dials();
+        state.admit_dials(now);
         for (key, parked) in parked {
             if let Some(entry) = state.connections.get(&key) {
                 self.down.set_parked(entry.shared.flows.down, parked);
@@ -93,8 +95,11 @@ impl State {
                     }
                     *until = now + ACTIVE_FOR;
                 }
-                if waits && direction == Direction::Up {
-                    entry.held_back_until = now + ACTIVE_FOR;
+                if waits {
+                    match direction {
+                        Direction::Up => entry.held_back_until.up = now + ACTIVE_FOR,
+                        Direction::Down => entry.held_back_until.down = now + ACTIVE_FOR,
+                    }
                 }
                 if full_period {
                     sums[slot] += moved - *seen;
@@ -195,7 +200,7 @@ impl State {
                 slot: entry.shared.slot.load(Ordering::Relaxed),
                 busy_since: entry.busy_since,
                 wants_all: match direction {
-                    Direction::Up => entry.held_back_until > now,
+                    Direction::Up => entry.held_back_until.up > now,
                     Direction::Down => true,
                 },
                 rtt: entry.shared.rtt(),
@@ -240,9 +245,11 @@ impl super::Shared {
 }
 
 /// The window a bulk flow would need that has the whole line to itself: what its window scale
-/// must be able to say.
+/// must be able to say. The nearest server tells little about the one that is dialled, so this
+/// assumes a far one.
 pub(crate) fn lone_window(spec: &LinkSpec, rtt: Option<Duration>) -> u64 {
-    let line = window_line(spec, rtt.unwrap_or(RTT_UNKNOWN));
+    let far = (2 * rtt.unwrap_or(RTT_UNKNOWN)).max(RTT_FAR);
+    let line = window_line(spec, far);
     window_for(line.rate, line)
 }
 

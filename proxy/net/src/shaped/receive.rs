@@ -99,11 +99,17 @@ impl ReceiveWindow {
         }
         let unread = sockopt::readable_bytes(socket.as_fd()).ok()?;
         let window = u64::from(told?) + unread;
-        if window >= self.window_max || self.requested == 0 {
+        // The kernel doubles what was asked for, and may have cut it at `rmem_max`.
+        let granted = SockRef::from(socket).recv_buffer_size().ok()? as u64 / 2;
+        if window >= self.window_max || granted == 0 {
             return None;
         }
         #[allow(clippy::cast_precision_loss, reason = "a ratio of two sizes below 2^30")]
-        let sample = (window as f64 / self.requested as f64).clamp(RATIO_MIN, RATIO_MAX);
+        let sample = window as f64 / granted as f64;
+        if !(RATIO_MIN..=RATIO_MAX).contains(&sample) {
+            // An older promise that has not drained yet, or a window that is not open yet.
+            return None;
+        }
         self.ratio += RATIO_EWMA * (sample - self.ratio);
         Some(self.ratio)
     }
