@@ -16,7 +16,7 @@ fn link(name: &str, role: LinkRole, metered: bool) -> LinkSpec {
         name: Arc::from(name),
         role,
         capacity: PerDirection::both(BitRate::from_mbit(10)),
-        headroom: Percent::new(5).unwrap(),
+        headroom: Percent::new(5).expect("below a hundred"),
         overhead_bytes: 0,
         metered,
         device: None,

@@ -16,7 +16,7 @@ fn carried(rate: BitRate, time: u64) -> u64 {
 /// 21: what is idle is used at once, and who returns has its share at once, and no more.
 #[test]
 fn a_share_is_lent_and_given_back() {
-    each_seed("lend", 30, |seed| {
+    each_seed("lend", 15, |seed| {
         let mut draw = Draw::new(seed);
         let rate = line(draw.pick(&[2, 10, 50, 100]));
         let weight = draw.pick(&[1, 4, 100, 65_536]);
@@ -53,7 +53,7 @@ fn a_share_is_lent_and_given_back() {
 /// 22: flows of a class are equal, and a flow that comes up after a pause waits for one grant.
 #[test]
 fn flows_of_a_class_share_it_equally_and_a_sparse_one_goes_first() {
-    each_seed("flows", 20, |seed| {
+    each_seed("flows", 10, |seed| {
         let mut draw = Draw::new(seed);
         let rate = line(draw.pick(&[1, 5, 20, 100, 1_000]));
         let mut day = Day::new(rate, &[class(5, 1, 0, 100)], seed);
@@ -127,7 +127,7 @@ fn a_flow_that_changes_class_takes_nothing_along() {
 /// 26: a payment that finds its tier rested is granted at the instant it arrives.
 #[test]
 fn a_payment_is_granted_at_once_in_any_state() {
-    each_seed("payment", 30, |seed| {
+    each_seed("payment", 12, |seed| {
         let mut draw = Draw::new(seed);
         let rate = line(draw.pick(&[1, 2, 5, 20, 100]));
         let classes =

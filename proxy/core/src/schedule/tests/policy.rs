@@ -220,7 +220,7 @@ fn some_day(seed: u64) -> (LineRate, Day) {
 
 #[test]
 fn totals_match_water_filling() {
-    each_seed("shares", 40, |seed| {
+    each_seed("shares", 24, |seed| {
         let (rate, mut day) = some_day(seed);
         let length = rounds(&day);
         day.run(length / 8, |_, _| {});
@@ -230,7 +230,7 @@ fn totals_match_water_filling() {
 
 #[test]
 fn totals_match_again_soon_after_classes_came_and_went() {
-    each_seed("changes", 25, |seed| {
+    each_seed("changes", 14, |seed| {
         let (rate, mut day) = some_day(seed);
         let length = rounds(&day);
         day.run(length, |_, _| {});
@@ -275,7 +275,7 @@ fn the_order_of_classes_does_not_change_shares() {
 
 #[test]
 fn a_ready_flow_of_a_class_with_a_floor_waits_a_bounded_time() {
-    each_seed("waits", 20, |seed| {
+    each_seed("waits", 10, |seed| {
         let (_, mut day) = some_day(seed);
         let end = rounds(&day);
         let mut last: std::collections::BTreeMap<FlowId, u64> = Default::default();

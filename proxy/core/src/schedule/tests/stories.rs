@@ -177,3 +177,17 @@ fn regression_a_ceiling_was_forgiven_with_every_change_of_rate() {
     let most = 19_000 * (day.now / MS) / 8 + 60_000;
     assert!(got <= most, "{got} bytes where {most} are allowed");
 }
+
+/// How far a floor may lift a class ahead of its tier did not depend on its weight: with large
+/// weights it paid for its floor for minutes after the others had left.
+#[test]
+fn regression_a_lifted_class_with_a_large_weight_paid_for_minutes() {
+    let mut classes = vec![class(5, 1_000, 30, 100)];
+    classes.extend([class(5, 1_000, 0, 100); 9]);
+    let mut day = Day::new(line(10), &classes, 1);
+    (0..10).for_each(|class| day.feed(class, 1, Appetite::Endless));
+    day.run(30 * SECOND, |_, _| {});
+    (2..10).for_each(|class| day.turn(class, Appetite::Silent));
+    day.run(day.now + SECOND, |_, _| {});
+    assert_eq!(percent(&mut day, 3)[..2], [50, 50]);
+}
