@@ -120,6 +120,20 @@ impl Origin {
         + Sync
         + 'static,
     ) -> Self {
+        Self::with_streams(200, answer)
+    }
+
+    /// The same; it takes `streams_max` requests at a time on one connection.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub fn with_streams(
+        streams_max: u32,
+        answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
         let runtime = runtime();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
@@ -141,7 +155,8 @@ impl Origin {
                         Ok::<_, Infallible>(Response::new(Pieces(frames.into())))
                     }
                 });
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                server.max_concurrent_streams(streams_max);
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
             }
         });

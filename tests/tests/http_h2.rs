@@ -75,6 +75,30 @@ fn one_class_shares_one_connection_to_an_http2_server() {
 }
 
 #[test]
+fn more_requests_than_streams_take_turns() {
+    for (streams_max, connections_max) in [(1, 1), (1, 4), (3, 2)] {
+        let origin = h2::Origin::with_streams(streams_max, |_, _, _| vec![]);
+        let store = Store::default()
+            // Nobody is refused for having waited, only for having been forgotten.
+            .max_wait(tillgate_tests::PATIENCE)
+            .pool(|pool| pool.connections_max = connections_max)
+            .backend("rpc", Location::Cloud, BackendProtocol::Http2, origin.address)
+            .route("rpc", "rpc.example", Some("default"));
+        let gateway = Gateway::start(store.build());
+        let mut client = h2::Client::connect(gateway.http);
+        let began = tillgate_tests::now();
+        for _ in 0..3 {
+            let asked = (0..30).map(|_| get("http://rpc.example/")).collect();
+            for answer in client.ask_all(asked) {
+                assert_eq!(answer.head.status, StatusCode::OK);
+            }
+        }
+        assert!(began.elapsed() < tillgate_tests::PATIENCE / 4, "a free stream woke nobody");
+        assert!(origin.connections() <= connections_max as usize);
+    }
+}
+
+#[test]
 fn an_http1_client_reaches_an_http2_server() {
     let origin = teller();
     let store = Store::default()

@@ -1,8 +1,8 @@
 //! Socket options that no safe crate offers: the one file with `unsafe`.
 //!
 //! Each function is one or two system calls on a borrowed, open descriptor (or the process itself)
-//! with a buffer of the size the kernel is told. Failures are returned, never hidden: an option that a kernel lacks is the
-//! caller's to live without.
+//! with a buffer of the size the kernel is told. Failures are returned, never hidden: an option
+//! that a kernel lacks is the caller's to live without.
 
 #![allow(unsafe_code, reason = "setsockopt, getsockopt and ioctl without a safe wrapper")]
 

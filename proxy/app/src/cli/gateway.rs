@@ -86,7 +86,7 @@ fn raise_open_files(effective: &Effective) {
         tracing::warn!(
             files,
             wanted,
-            "too few open files for all connections; raise `ulimit -Hn` or lower connectionsMax"
+            "too few open files for all connections; raise `ulimit -Hn` or lower maxConnections"
         );
     }
 }

@@ -8,16 +8,12 @@
 //! on the worker that dialled it, the handle to send on it travels.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tillgate_core::backend::{Endpoint, PoolLimit};
 use tillgate_core::class::ClassId;
 use tillgate_core::link::LinkId;
@@ -26,24 +22,14 @@ use super::body::RequestBody;
 use super::flow::Flow;
 use crate::clock;
 use crate::error::{DialError, Failure};
-use crate::metrics::{Held, UpstreamMeter};
-use crate::upstream::{self, Lane, Resolver};
+use crate::metrics::UpstreamMeter;
+use crate::upstream::{Lane, Resolver};
 
+mod open;
 mod shelf;
 
+use open::Allowance;
 use shelf::{Shelf, StreamSlot};
-
-/// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
-const BUFFER_BYTES: u16 = u16::MAX;
-
-/// What one HTTP/2 stream may have on its way to us: twice the largest receive window that a
-/// flow is granted on a 50 Mbit/s line of 80 ms. It also bounds what a slow reader can make us
-/// keep.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-
-/// Of all streams of one connection together. Larger than a few stream windows, so that slow
-/// readers of some streams do not stop the others.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// A request that finds only connections which close under it gives up after this many; each
 /// try costs nothing, but a server that closes every connection at once must not loop us.
@@ -183,7 +169,10 @@ impl Pool {
             let mut connection = shelf.checkout(target, &self.resolver).await?;
             flow.mark_sent();
             match connection.send(request).await {
-                Ok(response) => return Ok((response, Lease { connection: Some(connection) })),
+                Ok(response) => {
+                    connection.answered();
+                    return Ok((response, Lease { connection: Some(connection) }));
+                }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(SendError::Exchange(error.into_error())),
@@ -283,7 +272,7 @@ impl Lease {
 struct Connection {
     sender: Sender,
     /// One of its streams, counted until the response has ended.
-    _stream: Option<StreamSlot>,
+    stream: Option<StreamSlot>,
     shelf: Arc<Shelf>,
     born: Instant,
 }
@@ -303,13 +292,20 @@ type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
 
 impl Connection {
     fn http1(sender: http1::SendRequest<RequestBody>, shelf: &Arc<Shelf>, born: Instant) -> Self {
-        Self { sender: Sender::Http1(sender), _stream: None, shelf: Arc::clone(shelf), born }
+        Self { sender: Sender::Http1(sender), stream: None, shelf: Arc::clone(shelf), born }
     }
 
     async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unsent> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// A response has begun.
+    fn answered(&self) {
+        if let Some(stream) = &self.stream {
+            stream.answered();
         }
     }
 
@@ -322,75 +318,6 @@ impl Connection {
 /// What a dial ends with.
 enum Fresh {
     Http1(http1::SendRequest<RequestBody>),
-    /// With how many streams the server allows, as it last said.
-    Http2(http2::SendRequest<RequestBody>, Arc<AtomicUsize>),
-}
-
-/// Dials `target` and starts HTTP on it; the connection's task runs on this worker and holds
-/// `counted` until it ends.
-async fn open(
-    target: &Target,
-    resolver: &Resolver,
-    counted: impl Send + 'static,
-) -> Result<Fresh, DialError> {
-    let endpoint = &target.endpoint;
-    target.meter.dials.inc();
-    let addresses = resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
-    let mut last = None;
-    for address in addresses.iter() {
-        match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
-            Ok(stream) => return start(target, TokioIo::new(stream), counted).await,
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| DialError::QueueFull { to: endpoint.to_string(), waiting: 0 }))
-}
-
-async fn start(
-    target: &Target,
-    io: TokioIo<upstream::Upstream>,
-    counted: impl Send + 'static,
-) -> Result<Fresh, DialError> {
-    let failed = |source| DialError::Handshake { to: target.endpoint.to_string(), source };
-    let held = Held::new(&target.meter.open);
-    match target.wire {
-        Wire::Http1 => {
-            let (sender, connection) = http1::Builder::new()
-                .max_buf_size(usize::from(BUFFER_BYTES))
-                .handshake(io)
-                .await
-                .map_err(failed)?;
-            tokio::spawn(async move {
-                let _guards = (held, counted);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection to a server ended");
-                }
-            });
-            Ok(Fresh::Http1(sender))
-        }
-        Wire::Http2 => {
-            let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_header_list_size(u32::from(BUFFER_BYTES))
-                .handshake(io)
-                .await
-                .map_err(failed)?;
-            let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-            let published = Arc::clone(&allowed);
-            tokio::spawn(async move {
-                let _guards = (held, counted);
-                let ended = poll_fn(|cx| {
-                    let polled = Pin::new(&mut connection).poll(cx);
-                    published.store(connection.current_max_send_streams(), Ordering::Relaxed);
-                    polled
-                });
-                if let Err(error) = ended.await {
-                    tracing::debug!(%error, "connection to a server ended");
-                }
-            });
-            Ok(Fresh::Http2(sender, allowed))
-        }
-    }
+    /// With what the server said about its streams.
+    Http2(http2::SendRequest<RequestBody>, Arc<Allowance>),
 }

@@ -11,7 +11,8 @@ use hyper::client::conn::http2;
 use tillgate_core::backend::PoolLimit;
 use tokio::sync::oneshot;
 
-use super::{Connection, Fresh, RequestBody, Sender, Target, Wire, open};
+use super::open::{Allowance, open};
+use super::{Connection, Fresh, RequestBody, Sender, Target, Wire};
 use crate::clock;
 use crate::error::DialError;
 use crate::upstream::Resolver;
@@ -47,6 +48,8 @@ struct State {
     shared: Vec<Multiplexed>,
     waiting: VecDeque<Waiter>,
     next_waiter: u64,
+    /// How to dial for those who wait: as the last of them would.
+    dial: Option<(Arc<Target>, Arc<Resolver>)>,
     /// Connections born until then take no further request.
     evicted_at: Option<Instant>,
     /// What critical requests were sent to last, and when.
@@ -62,8 +65,7 @@ struct Idle {
 
 struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
-    /// By the server.
-    allowed: Arc<AtomicUsize>,
+    allowance: Arc<Allowance>,
     streams: Arc<AtomicUsize>,
     born: Instant,
     since: Instant,
@@ -75,12 +77,27 @@ struct Waiter {
     tell: oneshot::Sender<Result<Connection, DialError>>,
 }
 
-/// One stream of an HTTP/2 connection, counted while it lives.
-pub(super) struct StreamSlot(Arc<AtomicUsize>);
+/// One stream of an HTTP/2 connection, counted while it lives; then it is for whoever waits.
+/// Never to be dropped under the shelf's lock.
+pub(super) struct StreamSlot {
+    streams: Arc<AtomicUsize>,
+    allowance: Arc<Allowance>,
+    shelf: Arc<Shelf>,
+}
+
+impl StreamSlot {
+    /// The server has answered on it.
+    pub(super) fn answered(&self) {
+        if self.allowance.settle() {
+            self.shelf.has_streams();
+        }
+    }
+}
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.streams.fetch_sub(1, Ordering::AcqRel);
+        self.shelf.has_streams();
     }
 }
 
@@ -98,7 +115,7 @@ impl Shelf {
         target: &Arc<Target>,
         resolver: &Arc<Resolver>,
     ) -> Result<Connection, DialError> {
-        let (next, spares) = self.reserve(target, clock::now());
+        let (next, spares) = self.reserve(target, resolver, clock::now());
         for _ in 0..spares {
             self.spawn_dial(target, resolver, None);
         }
@@ -128,7 +145,12 @@ impl Shelf {
         }
     }
 
-    fn reserve(self: &Arc<Self>, target: &Arc<Target>, now: Instant) -> (Next, usize) {
+    fn reserve(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        resolver: &Arc<Resolver>,
+        now: Instant,
+    ) -> (Next, usize) {
         let mut state = self.lock();
         if target.spares > 0 {
             state.warm = Some((Arc::clone(target), now));
@@ -144,10 +166,7 @@ impl Shelf {
             return (Next::Take(connection), spares);
         }
         state.waiting.retain(|waiter| !waiter.tell.is_closed());
-        // Streams of one connection: whoever waits takes one of the dial that is under way.
-        let shares_a_dial = target.wire == Wire::Http2
-            && state.dialing > 0
-            && state.waiting.len() < state.dialing * STREAMS_MAX;
+        let shares_a_dial = target.wire == Wire::Http2 && state.streams_to_come();
         let dials = state.open < connections_max && !shares_a_dial;
         let queued = state.waiting.iter().filter(|waiter| !waiter.dials).count();
         if !dials && queued >= target.limit.waiting_max as usize {
@@ -161,6 +180,7 @@ impl Shelf {
             state.open += 1;
             state.dialing += 1;
         }
+        state.dial = Some((Arc::clone(target), Arc::clone(resolver)));
         let spares = if dials { state.reserve_spares(target, connections_max) } else { 0 };
         (Next::Wait { id, dials, told }, spares)
     }
@@ -168,6 +188,22 @@ impl Shelf {
     /// A connection that can carry a request: for whoever waits longest, else it idles.
     pub(super) fn offer(&self, connection: Connection) {
         self.lock().offer(connection);
+    }
+
+    /// There may be free streams: for those who wait longest. If there are too few, connections
+    /// are dialled for the others.
+    fn has_streams(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let unwanted = state.share_streams(self, clock::now());
+        let dials = state.reserve_dials();
+        let how = state.dial.clone().filter(|_| !dials.is_empty());
+        drop(state);
+        drop(unwanted);
+        if let Some((target, resolver)) = how {
+            for waiter in dials {
+                self.spawn_dial(&target, &resolver, Some(waiter));
+            }
+        }
     }
 
     pub(super) fn sweep(self: &Arc<Self>, now: Instant, resolver: &Arc<Resolver>) {
@@ -255,20 +291,18 @@ impl Shelf {
         match fresh {
             Fresh::Http1(sender) => {
                 state.offer(Connection::http1(sender, self, now));
+                state.dial_ended();
             }
-            Fresh::Http2(sender, allowed) => {
-                let streams = Arc::new(AtomicUsize::new(0));
-                let mut shared = Multiplexed { sender, allowed, streams, born: now, since: now };
-                while state.waiting.front().is_some() {
-                    let Some(connection) = shared.take(self) else { break };
-                    if let Err(Connection { .. }) = state.hand_out(connection) {
-                        break;
-                    }
-                }
-                state.shared.push(shared);
+            Fresh::Http2(sender, allowance) => {
+                let streams = Arc::default();
+                state.shared.push(Multiplexed { sender, allowance, streams, born: now, since: now });
+                let unwanted = state.share_streams(self, now);
+                state.dial_ended();
+                drop(state);
+                drop(unwanted);
+                self.has_streams();
             }
         }
-        state.dial_ended();
     }
 
     fn dial_failed(&self, waiter: Option<u64>, error: DialError) {
@@ -310,6 +344,61 @@ impl State {
     ) -> Option<Connection> {
         self.shared.retain_mut(|shared| shared.is_kept(now, limit));
         self.shared.iter_mut().find_map(|shared| shared.take(shelf))
+    }
+
+    /// Gives free streams to those who wait longest. A stream that nobody wants any more comes
+    /// back, to be dropped without the lock.
+    fn share_streams(&mut self, shelf: &Arc<Shelf>, now: Instant) -> Option<Connection> {
+        let limit = self.limit?;
+        while !self.waiting.is_empty() {
+            let connection = self.take_stream(shelf, now, &limit)?;
+            if let Err(unwanted) = self.hand_out(connection) {
+                return Some(unwanted);
+            }
+        }
+        None
+    }
+
+    /// Whether connections under way will have a stream for one more who waits. A server that
+    /// has not said how many it takes is given the time to say it.
+    fn streams_to_come(&self) -> bool {
+        self.awaits_word() || self.waiting.len() < self.dialing * self.streams_each()
+    }
+
+    /// Whether a server has not said yet how many streams it takes.
+    fn awaits_word(&self) -> bool {
+        let mut open = self.shared.iter().filter(|shared| !shared.sender.is_closed());
+        open.any(|shared| !shared.allowance.is_known())
+    }
+
+    /// What a further connection will carry: as many streams as the least of the known ones.
+    fn streams_each(&self) -> usize {
+        let known = self.shared.iter().filter(|shared| shared.allowance.is_known());
+        known.map(Multiplexed::streams_max).min().unwrap_or(STREAMS_MAX)
+    }
+
+    /// Who of those who wait for a stream gets a connection dialled, already counted as open.
+    fn reserve_dials(&mut self) -> Vec<u64> {
+        let mut chosen = Vec::new();
+        let Some((target, _)) = &self.dial else { return chosen };
+        let connections_max = target.limit.connections_max as usize;
+        if target.wire == Wire::Http1 || self.awaits_word() {
+            return chosen;
+        }
+        self.waiting.retain(|waiter| !waiter.tell.is_closed());
+        let each = self.streams_each();
+        for (ahead, waiter) in self.waiting.iter_mut().enumerate() {
+            if self.open >= connections_max {
+                break;
+            }
+            if !waiter.dials && ahead >= self.dialing * each {
+                waiter.dials = true;
+                self.open += 1;
+                self.dialing += 1;
+                chosen.push(waiter.id);
+            }
+        }
+        chosen
     }
 
     /// How many connections to open ahead of need, already counted as open.
@@ -364,15 +453,23 @@ impl State {
 
 impl Multiplexed {
     fn take(&mut self, shelf: &Arc<Shelf>) -> Option<Connection> {
-        let allowed = self.allowed.load(Ordering::Relaxed).min(STREAMS_MAX);
-        if self.sender.is_closed() || self.streams.load(Ordering::Acquire) >= allowed.max(1) {
+        let used = self.streams.load(Ordering::Acquire);
+        if self.sender.is_closed() || used >= self.streams_max() {
             return None;
         }
         self.streams.fetch_add(1, Ordering::AcqRel);
         self.since = clock::now();
-        let stream = Some(StreamSlot(Arc::clone(&self.streams)));
+        let stream = Some(StreamSlot {
+            streams: Arc::clone(&self.streams),
+            allowance: Arc::clone(&self.allowance),
+            shelf: Arc::clone(shelf),
+        });
         let sender = Sender::Http2(self.sender.clone());
-        Some(Connection { sender, _stream: stream, shelf: Arc::clone(shelf), born: self.born })
+        Some(Connection { sender, stream, shelf: Arc::clone(shelf), born: self.born })
+    }
+
+    fn streams_max(&self) -> usize {
+        self.allowance.streams().min(STREAMS_MAX)
     }
 
     fn is_kept(&mut self, now: Instant, limit: &PoolLimit) -> bool {
@@ -387,10 +484,17 @@ impl Multiplexed {
 }
 
 /// Counts one connection of a shelf, from before its dial until its task has ended.
-struct Opened {
+pub(super) struct Opened {
     shelf: Arc<Shelf>,
     target: Arc<Target>,
     resolver: Arc<Resolver>,
+}
+
+impl Opened {
+    /// The server has said how many streams it takes.
+    pub(super) fn has_streams(&self) {
+        self.shelf.has_streams();
+    }
 }
 
 impl Drop for Opened {

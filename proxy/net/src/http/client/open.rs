@@ -1,0 +1,208 @@
+//! Opening a connection to a server: dialled, HTTP started on it, its task spawned.
+//!
+//! In: a target. Out: the handle to send on. Of an HTTP/2 connection the [`Allowance`] tells how
+//! many streams its server takes, which nobody knows before the server has spoken.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::Notify;
+
+use super::shelf::Opened;
+use super::{Fresh, Target, Wire};
+use crate::error::DialError;
+use crate::http::body::RequestBody;
+use crate::metrics::Held;
+use crate::upstream::{self, Resolver, Upstream};
+
+/// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
+const BUFFER_BYTES: u16 = u16::MAX;
+
+/// What one HTTP/2 stream may have on its way to us: twice the largest receive window that a
+/// flow is granted on a 50 Mbit/s line of 80 ms. It also bounds what a slow reader can make us
+/// keep.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Of all streams of one connection together. Larger than a few stream windows, so that slow
+/// readers of some streams do not stop the others.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Streams used before the server has said how many it takes. None takes fewer.
+const STREAMS_UNTIL_KNOWN: usize = 1;
+
+/// How many streams a server takes on one connection.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    /// Zero: not known yet.
+    streams: AtomicUsize,
+    /// Something came from the server.
+    heard: Notify,
+}
+
+impl Allowance {
+    /// Streams that may be used now.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Acquire).max(STREAMS_UNTIL_KNOWN)
+    }
+
+    /// Whether the server has said it.
+    pub(super) fn is_known(&self) -> bool {
+        self.streams.load(Ordering::Acquire) != 0
+    }
+
+    /// The server has answered a request, so it has said all it wanted to say before; whether
+    /// that is news.
+    pub(super) fn settle(&self) -> bool {
+        let settled = self.streams.compare_exchange(
+            0,
+            STREAMS_UNTIL_KNOWN,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        settled.is_ok()
+    }
+
+    /// Keeps what the connection knows now; whether that is news.
+    fn learn(&self, streams: usize) -> bool {
+        let known = self.streams.load(Ordering::Acquire);
+        let news = streams.max(1) != known.max(STREAMS_UNTIL_KNOWN);
+        if news {
+            self.streams.store(streams.max(1), Ordering::Release);
+        }
+        news
+    }
+}
+
+/// Dials `target` and starts HTTP on it; the connection's task runs on this worker and holds
+/// `counted` until it ends.
+pub(super) async fn open(
+    target: &Target,
+    resolver: &Arc<Resolver>,
+    counted: Opened,
+) -> Result<Fresh, DialError> {
+    let endpoint = &target.endpoint;
+    target.meter.dials.inc();
+    let addresses = resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
+    let mut last = None;
+    for address in addresses.iter() {
+        match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
+            Ok(stream) => return start(target, stream, counted).await,
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| DialError::QueueFull { to: endpoint.to_string(), waiting: 0 }))
+}
+
+async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fresh, DialError> {
+    let failed = |source| DialError::Handshake { to: target.endpoint.to_string(), source };
+    let held = Held::new(&target.meter.open);
+    match target.wire {
+        Wire::Http1 => {
+            let (sender, connection) = http1::Builder::new()
+                .max_buf_size(usize::from(BUFFER_BYTES))
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(failed)?;
+            tokio::spawn(async move {
+                let _guards = (held, counted);
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection to a server ended");
+                }
+            });
+            Ok(Fresh::Http1(sender))
+        }
+        Wire::Http2 => {
+            let allowance = Arc::<Allowance>::default();
+            let io = Heard { io: TokioIo::new(stream), allowance: Arc::clone(&allowance) };
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_max_send_streams(STREAMS_UNTIL_KNOWN)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(u32::from(BUFFER_BYTES))
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            tokio::spawn(follow(connection, Arc::clone(&allowance), held, counted));
+            Ok(Fresh::Http2(sender, allowance))
+        }
+    }
+}
+
+type Http2 = http2::Connection<Heard, RequestBody, TokioExecutor>;
+
+/// Drives an HTTP/2 connection to its end, and passes on what the server says of its streams.
+async fn follow(mut connection: Http2, allowance: Arc<Allowance>, held: Held, counted: Opened) {
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            () = allowance.heard.notified() => {}
+        }
+        if allowance.learn(connection.current_max_send_streams()) {
+            counted.has_streams();
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection to a server ended");
+    }
+    // Whoever is told by what follows must find it closed.
+    drop(connection);
+    drop((held, counted));
+}
+
+/// A connection that says when something was read: hyper tells nobody of a server's settings.
+struct Heard {
+    io: TokioIo<Upstream>,
+    allowance: Arc<Allowance>,
+}
+
+impl Read for Heard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if polled.is_ready() {
+            this.allowance.heard.notify_one();
+        }
+        polled
+    }
+}
+
+impl Write for Heard {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+}
