@@ -392,6 +392,31 @@ fn waiting_for_a_connection_ends_with_the_patience_of_the_class() {
 }
 
 #[test]
+fn who_waits_for_a_connection_does_not_stand_still() {
+    let origin = Origin::start(|mut wire, _| {
+        while wire.waits_for_more() {
+            if wire.reply().header("host") == Some("slow.example") {
+                std::thread::park_timeout(SHORT * 4);
+            }
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let store = Store::default()
+        .pool(|pool| pool.connections_max = 1)
+        .limits(|limits| limits.header_timeout = SHORT)
+        .cloud("slow", "slow.example", "default", origin.address)
+        .timeouts(|timeouts| timeouts.idle = SHORT)
+        .cloud("api", "api.example", "default", origin.address);
+    let gateway = Gateway::start(store.build());
+    let mut slow = gateway.wire();
+    slow.send("GET / HTTP/1.1\r\nHost: slow.example\r\n\r\n");
+    gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 1.0);
+    assert_eq!(gateway.ask(GET).text(), "ok");
+    assert_eq!(slow.reply().text(), "ok");
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
 fn a_listener_that_is_full_closes_the_next_connection() {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let store = Store::default().cloud("api", "api.example", "default", origin.address);

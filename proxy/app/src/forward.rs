@@ -54,8 +54,14 @@ async fn serve_connect(worker: &Worker, mut request: Request<Incoming>, caller: 
         way.mark(&running, &mut outcome);
         let dial = way.dial(&running);
         let limits = HeadLimits { request: None, backend_request: None };
-        match until_head(dial, limits, outcome.flow(), None).await {
-            Ok(Ok(server)) => Ok((server, way)),
+        let queued = outcome.flow().queue();
+        let dialled = until_head(dial, limits, outcome.flow(), None).await;
+        drop(queued);
+        match dialled {
+            Ok(Ok(server)) => {
+                outcome.flow().mark_sent(server.line_wait());
+                Ok((server, way))
+            }
             Ok(Err(error)) => Err(Refusal::new(error.failure(), explain(&error))),
             Err(failure) => Err(failure.into()),
         }

@@ -55,6 +55,7 @@ where
             return Poll::Ready(Ok(()));
         }
         while idle.as_mut().poll(cx).is_ready() {
+            flow.excuse();
             let still = clock::now().saturating_duration_since(flow.moved_at());
             let Some(left) = flow.idle_limit().checked_sub(still).filter(|left| !left.is_zero())
             else {

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use crate::clock;
 use crate::error::DialError;
 use crate::link::Link;
-use crate::shaped::{ConnectError, ShapedStream};
+use crate::shaped::{ConnectError, LineWait, ShapedStream};
 
 /// How long an answer is used before the system is asked again. The system's resolver tells no
 /// lifetime; half a minute is what internal zones commonly use.
@@ -118,6 +118,16 @@ pub enum Upstream {
     Local(TcpStream),
     /// Asks its line before it moves bytes.
     Wan(ShapedStream),
+}
+
+impl Upstream {
+    /// To ask whether it waits for its line; `None` inside the store, where there is none.
+    pub fn line_wait(&self) -> Option<LineWait> {
+        match self {
+            Self::Local(_) => None,
+            Self::Wan(stream) => Some(stream.line_wait()),
+        }
+    }
 }
 
 /// Connects to `address`, on `lane` if it is across a line, within `connect_timeout`. Waiting

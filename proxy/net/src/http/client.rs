@@ -23,6 +23,7 @@ use super::flow::Flow;
 use crate::clock;
 use crate::error::{DialError, Failure};
 use crate::metrics::UpstreamMeter;
+use crate::shaped::LineWait;
 use crate::upstream::{Lane, Resolver};
 
 mod open;
@@ -166,8 +167,10 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let shelf = self.shelf(target);
         for _ in 0..TRIES_MAX {
+            let queued = flow.queue();
             let mut connection = shelf.checkout(target, &self.resolver).await?;
-            flow.mark_sent();
+            drop(queued);
+            flow.mark_sent(connection.line.clone());
             match connection.send(request).await {
                 Ok(response) => {
                     connection.answered();
@@ -252,16 +255,16 @@ impl Lease {
     /// The response has ended: the connection serves the next request, as soon as it can.
     /// Dropping a lease instead closes an HTTP/1 connection, whose rest nobody reads.
     pub fn give_back(mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let Connection { sender: Sender::Http1(mut sender), shelf, born, .. } = connection else {
-            return;
-        };
+        let Some(mut connection) = self.connection.take() else { return };
+        let shelf = Arc::clone(&connection.shelf);
+        let Sender::Http1(sender) = &mut connection.sender else { return };
         if sender.is_ready() {
-            shelf.offer(Connection::http1(sender, &shelf, born));
+            shelf.offer(connection);
         } else if !sender.is_closed() {
             tokio::spawn(async move {
+                let Sender::Http1(sender) = &mut connection.sender else { return };
                 if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
-                    shelf.offer(Connection::http1(sender, &shelf, born));
+                    shelf.offer(connection);
                 }
             });
         }
@@ -273,6 +276,8 @@ struct Connection {
     sender: Sender,
     /// One of its streams, counted until the response has ended.
     stream: Option<StreamSlot>,
+    /// Its line, if it crosses one.
+    line: Option<LineWait>,
     shelf: Arc<Shelf>,
     born: Instant,
 }
@@ -291,10 +296,6 @@ impl std::fmt::Debug for Connection {
 type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
 
 impl Connection {
-    fn http1(sender: http1::SendRequest<RequestBody>, shelf: &Arc<Shelf>, born: Instant) -> Self {
-        Self { sender: Sender::Http1(sender), stream: None, shelf: Arc::clone(shelf), born }
-    }
-
     async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unsent> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
@@ -317,7 +318,7 @@ impl Connection {
 
 /// What a dial ends with.
 enum Fresh {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<RequestBody>, Option<LineWait>),
     /// With what the server said about its streams.
-    Http2(http2::SendRequest<RequestBody>, Arc<Allowance>),
+    Http2(http2::SendRequest<RequestBody>, Arc<Allowance>, Option<LineWait>),
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::error::Failure;
+use crate::shaped::LineWait;
 
 /// One request or tunnel in flight.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ pub struct Flow {
     down: AtomicU64,
     client_cut: AtomicBool,
     client_owes: AtomicBool,
+    queued: AtomicBool,
+    /// The line of the connection that it was sent on.
+    line: Mutex<Option<LineWait>>,
     /// A [`Failure`] plus one; zero = goes on.
     ended: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -47,6 +51,8 @@ impl Flow {
             down: AtomicU64::new(0),
             client_cut: AtomicBool::new(false),
             client_owes: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
+            line: Mutex::new(None),
             ended: AtomicU8::new(0),
             waker: Mutex::new(None),
         }
@@ -105,8 +111,33 @@ impl Flow {
         self.born + Duration::from_millis(self.moved.load(Ordering::Relaxed))
     }
 
-    /// A try was handed to a connection now: from here on the server's time runs.
-    pub fn mark_sent(&self) {
+    /// It waits for a connection until the guard is dropped; nobody stands still meanwhile. Who
+    /// lets it wait limits how long.
+    pub fn queue(&self) -> Queued<'_> {
+        self.queued.store(true, Ordering::Relaxed);
+        Queued(self)
+    }
+
+    /// Whether it waits for us, not for a peer: for a connection, or for its line. Then now is
+    /// when something moved last. Returns whether that is so.
+    pub fn excuse(&self) -> bool {
+        let waits = self.queued.load(Ordering::Relaxed)
+            || self.line().as_ref().is_some_and(LineWait::is_waiting);
+        if waits {
+            self.touch();
+        }
+        waits
+    }
+
+    /// Whether it crosses a line.
+    pub fn has_line(&self) -> bool {
+        self.line().is_some()
+    }
+
+    /// A try was handed to a connection (across this line, if any) now: from here on the server's
+    /// time runs.
+    pub fn mark_sent(&self, line: Option<LineWait>) {
+        *self.line() = line;
         let now = clock::now();
         self.sent.store(self.age(now) + 1, Ordering::Relaxed);
         self.touch();
@@ -172,8 +203,23 @@ impl Flow {
         millis(now.saturating_duration_since(self.born))
     }
 
+    fn line(&self) -> std::sync::MutexGuard<'_, Option<LineWait>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While this lives, its flow waits for a connection.
+#[derive(Debug)]
+pub struct Queued<'a>(&'a Flow);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued.store(false, Ordering::Relaxed);
+        self.0.touch();
     }
 }
 

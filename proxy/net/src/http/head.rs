@@ -17,6 +17,10 @@ use crate::error::Failure;
 /// (RFC 9110 section 10.1.1 forbids waiting for ever, and clients such as curl wait one second).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A connection that waits for its line is not seen when the wait ends, so it is looked at this
+/// many times within a server's limit: the limit is exact to that part.
+const LOOKS: u32 = 8;
+
 /// How long a response's head may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
@@ -78,6 +82,7 @@ fn next_limit(limits: HeadLimits, flow: &Flow, gate: Option<&Arc<Gate>>, now: In
     }
     let mut next = request;
     let mut sooner = |at: Instant| next = Some(next.map_or(at, |known| known.min(at)));
+    flow.excuse();
     let owed = flow.owed_since();
     if let Some(gate) = gate.filter(|gate| gate.is_closed()) {
         let patience = owed.unwrap_or(now) + CONTINUE_PATIENCE;
@@ -93,7 +98,7 @@ fn next_limit(limits: HeadLimits, flow: &Flow, gate: Option<&Arc<Gate>>, now: In
         if at <= now {
             return Next::Expired(Failure::BackendTimeout);
         }
-        sooner(at);
+        sooner(if flow.has_line() { at.min(now + limit / LOOKS) } else { at });
     }
     next.map_or(Next::Never, Next::At)
 }

@@ -102,6 +102,7 @@ pub(super) async fn open(
 async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fresh, DialError> {
     let failed = |source| DialError::Handshake { to: target.endpoint.to_string(), source };
     let held = Held::new(&target.meter.open);
+    let line = stream.line_wait();
     match target.wire {
         Wire::Http1 => {
             let (sender, connection) = http1::Builder::new()
@@ -115,7 +116,7 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                     tracing::debug!(%error, "connection to a server ended");
                 }
             });
-            Ok(Fresh::Http1(sender))
+            Ok(Fresh::Http1(sender, line))
         }
         Wire::Http2 => {
             let allowance = Arc::<Allowance>::default();
@@ -130,7 +131,7 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                 .await
                 .map_err(failed)?;
             tokio::spawn(follow(connection, Arc::clone(&allowance), held, counted));
-            Ok(Fresh::Http2(sender, allowance))
+            Ok(Fresh::Http2(sender, allowance, line))
         }
     }
 }

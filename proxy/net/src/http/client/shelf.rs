@@ -15,6 +15,7 @@ use super::open::{Allowance, open};
 use super::{Connection, Fresh, RequestBody, Sender, Target, Wire};
 use crate::clock;
 use crate::error::DialError;
+use crate::shaped::LineWait;
 use crate::upstream::Resolver;
 
 /// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
@@ -66,6 +67,7 @@ struct Idle {
 struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     allowance: Arc<Allowance>,
+    line: Option<LineWait>,
     streams: Arc<AtomicUsize>,
     born: Instant,
     since: Instant,
@@ -289,13 +291,14 @@ impl Shelf {
     fn dialled(self: &Arc<Self>, fresh: Fresh, now: Instant) {
         let mut state = self.lock();
         match fresh {
-            Fresh::Http1(sender) => {
-                state.offer(Connection::http1(sender, self, now));
+            Fresh::Http1(sender, line) => {
+                let (sender, shelf) = (Sender::Http1(sender), Arc::clone(self));
+                state.offer(Connection { sender, stream: None, line, shelf, born: now });
                 state.dial_ended();
             }
-            Fresh::Http2(sender, allowance) => {
-                let streams = Arc::default();
-                state.shared.push(Multiplexed { sender, allowance, streams, born: now, since: now });
+            Fresh::Http2(sender, allowance, line) => {
+                let (streams, born, since) = (Arc::default(), now, now);
+                state.shared.push(Multiplexed { sender, allowance, line, streams, born, since });
                 let unwanted = state.share_streams(self, now);
                 state.dial_ended();
                 drop(state);
@@ -465,7 +468,8 @@ impl Multiplexed {
             shelf: Arc::clone(shelf),
         });
         let sender = Sender::Http2(self.sender.clone());
-        Some(Connection { sender, stream, shelf: Arc::clone(shelf), born: self.born })
+        let (line, shelf) = (self.line.clone(), Arc::clone(shelf));
+        Some(Connection { sender, stream, line, shelf, born: self.born })
     }
 
     fn streams_max(&self) -> usize {

@@ -92,7 +92,8 @@ impl Watch {
         }
         let flows = self.flows();
         for flow in flows.iter() {
-            if now.saturating_duration_since(flow.moved_at()) > flow.idle_limit() {
+            let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
+            if late && (flow.ended().is_some() || !flow.excuse()) {
                 if flow.ended().is_some() {
                     return Verdict::Close;
                 }
