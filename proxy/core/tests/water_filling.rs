@@ -91,8 +91,8 @@ proptest! {
         rate in 1_000_000..1_000_000_000u64, weights in proptest::collection::vec(1u32..100, 1..17),
     ) {
         let (floor, cap) = (BitRate::default(), BitRate::from_bits_per_second(u64::MAX));
-        let claims: Vec<Claim> =
-            weights.iter().map(|weight| Claim { priority: 1, weight: *weight, floor, cap }).collect();
+        let claim = |weight: &u32| Claim { priority: 1, weight: *weight, floor, cap };
+        let claims: Vec<Claim> = weights.iter().map(claim).collect();
         let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         for (share, weight) in fill(rate, &claims).iter().zip(&weights) {
             prop_assert!(share.abs_diff(rate * u64::from(*weight) / total) <= 1);

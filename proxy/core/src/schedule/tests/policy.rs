@@ -1,8 +1,8 @@
 //! Who gets how much: totals against water filling, floors, runaways, ceilings, permutations.
 //!
 //! A day here is static: some classes always want more, the others are silent. After a warm-up
-//! every class must have what `water_fill` gives it, within 3 % of the line; 12 % at 2 and 15 % at 1
-//! Mbit/s, where one segment in front (12 ms) is more than the 10 ms a ceiling remembers.
+//! every class must have what `water_fill` gives it, within 3 % of the line; 12 % at 2 Mbit/s and
+//! 15 % at 1, where segments in front (6 and 12 ms) are more than what a ceiling remembers.
 
 use super::super::*;
 use super::audit::{Audited, ClassBook};
