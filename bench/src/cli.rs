@@ -70,6 +70,9 @@ struct CompareArgs {
     systems: Vec<Cell>,
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Runs of no proxy, nginx, HAProxy and Envoy; the same as the others when not given.
+    #[arg(long, value_name = "RUNS")]
+    rival_runs: Option<usize>,
     /// Length of the measured phase.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
@@ -102,7 +105,14 @@ impl CompareArgs {
             congestion_control: self.cc.clone(),
             ..standard
         };
-        Order { lines: lines.collect(), cells, runs: self.runs, plan, out: self.out.clone() }
+        Order {
+            lines: lines.collect(),
+            cells,
+            runs: self.runs,
+            rival_runs: self.rival_runs.unwrap_or(self.runs),
+            plan,
+            out: self.out.clone(),
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::compare::{LineResult, Row};
-use crate::experiment::{Outcome, Plan};
+use crate::compare::{LineResult, Order, Row};
+use crate::experiment::Outcome;
 use crate::preset::LineSpec;
 use crate::stats::Spread;
 
@@ -109,10 +109,12 @@ pub fn table(line: LineSpec, rows: &[Row]) -> String {
 }
 
 /// The comparison as a document: a table for each line with medians and spreads, the verdicts.
-pub fn markdown(results: &[LineResult], plan: &Plan, runs: usize) -> String {
+pub fn markdown(results: &[LineResult], order: &Order) -> String {
+    let (plan, runs, rival_runs) = (&order.plan, order.runs, order.rival_runs.min(order.runs));
     let mut text = format!(
         "Payments at {}/s (700 bytes up, 900 down, {} connections) while {} pulls and {} uploads \
-         saturate the line. Median of {runs} runs of {:.0} s after {:.0} s of warm-up, lowest and \
+         saturate the line. Median of {runs} runs ({rival_runs} of no proxy, nginx, HAProxy and \
+         Envoy) of {:.0} s after {:.0} s of warm-up, lowest and \
          highest in brackets. Times in ms; \"added\" is over the idle p50 of the same run; goodput \
          is body bytes at the receiver as a share of the line; \"joins\" is the worst call in the \
          first 2 s after one more pull starts, \"all start\" the same when all flows start.\n",
