@@ -273,6 +273,41 @@ fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn one_dead_connection_is_enough_to_distrust_those_like_it() {
+    let both = std::sync::Barrier::new(2);
+    let origin = Origin::start(move |mut wire, number| {
+        while wire.waits_for_more() {
+            let dead = wire.reply().line.contains("/dead") && number < 2;
+            if number < 2 && !dead {
+                both.wait();
+            }
+            if dead {
+                // As behind a router that has forgotten the connection.
+                return while wire.waits_for_more() {
+                    wire.reply();
+                };
+            }
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let store = Store::default()
+        .timeouts(|timeouts| timeouts.backend_request = Some(SHORT))
+        .cloud("api", "api.example", "default", origin.address);
+    let gateway = Gateway::start(store.build());
+    let mut wires = [gateway.wire(), gateway.wire()];
+    for wire in &mut wires {
+        wire.send(GET);
+    }
+    for wire in &mut wires {
+        assert_eq!(wire.reply().text(), "ok");
+    }
+    let dead = "GET /dead HTTP/1.1\r\nHost: api.example\r\n\r\n";
+    assert_eq!(gateway.ask(dead).reason(), "backend_timeout");
+    assert_eq!(gateway.ask(dead).text(), "ok", "on a connection of its own");
+    assert_eq!(origin.connections(), 3);
+}
+
+#[test]
 fn a_transfer_that_stands_still_is_ended() {
     let origin = Origin::start(|mut wire, _| {
         if wire.waits_for_more() {

@@ -181,6 +181,61 @@ fn the_policy_is_asked_by_name_and_by_address() {
     assert_eq!(wire.reply().status, 403);
 }
 
+/// An address of this machine that is not loopback, if it has one.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent; the kernel says where it would be sent from.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+#[test]
+fn nobody_outside_reaches_this_machines_own_doors() {
+    let Some(ours) = own_address() else {
+        return println!("SKIPPED: this machine has no address but loopback");
+    };
+    let origin = parrot();
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let port = origin.address.port();
+    let ask = |gateway: &Gateway, from: std::net::IpAddr, target: &str| {
+        let mut wire = Wire::connect(SocketAddr::new(from, gateway.forward.port()));
+        wire.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"));
+        wire.head().status
+    };
+    let loopback = SocketAddr::from(([127, 0, 0, 1], port)).ip();
+
+    let open = || Store::default().forward_on(any).egress(TrafficPolicy::Allow);
+    let gateway = Gateway::start(open().build());
+    let itself = format!("{ours}:{}", gateway.forward.port());
+    let target = format!("127.0.0.1:{port}");
+    for refused in [&*target, &format!("localhost:{port}"), &format!("0.0.0.0:{port}"), &itself] {
+        assert_eq!(ask(&gateway, ours, refused), 403, "{refused}");
+    }
+    assert_eq!(ask(&gateway, loopback, &target), 200, "who is here may");
+
+    let everywhere = open().egress_rule(
+        "everywhere",
+        "default",
+        Location::Cloud,
+        by_network("0.0.0.0/0", &[port]),
+    );
+    assert_eq!(ask(&Gateway::start(everywhere.build()), ours, &target), 403);
+    let named =
+        open().egress_rule("named", "default", Location::Local, by_network("127.0.0.0/8", &[port]));
+    assert_eq!(ask(&Gateway::start(named.build()), ours, &target), 200, "a rule names it");
+}
+
+#[test]
+fn plain_requests_try_every_address() {
+    // `localhost` has an IPv6 address too where there is one; nobody listens on that.
+    let origin = Origin::echoing();
+    let gateway = Gateway::start(Store::default().build());
+    let mut wire = Wire::connect(gateway.forward);
+    let port = origin.address.port();
+    wire.send(format!("GET http://localhost:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!(wire.reply().status, 200);
+}
+
 #[test]
 fn tunnels_that_cannot_be_opened_say_why() {
     let gateway = Gateway::start(Store::default().build());

@@ -13,14 +13,15 @@ use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
 use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::http::server::{self, Entry};
 use tillgate_net::listen::{ListenError, Shared};
+use tillgate_net::upstream::resolver::CLIENT_LOOKUPS;
 
 use crate::admin::AdminEntry;
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Listening, Worker, limits};
 use crate::reload::ReloadError;
 
-/// Threads for the system's resolver, per worker: lookups are rare and cached, four cover a
-/// start at which every backend's name is asked for.
-const RESOLVER_THREADS: usize = 4;
+/// Threads for the system's resolver, per worker: what clients' names may take, and two that are
+/// left to the backends' names; those are few, and cached.
+const RESOLVER_THREADS: usize = CLIENT_LOOKUPS + 2;
 
 /// How long a thread for the system's resolver outlives its last lookup.
 const RESOLVER_KEEP: Duration = Duration::from_secs(5);

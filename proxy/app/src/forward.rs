@@ -5,7 +5,7 @@
 //! its class is its destination's. Plain requests in absolute-form go the way of every request,
 //! and where no rule names a class their shape does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -13,9 +13,9 @@ use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
-use tillgate_core::backend::{Host, Location};
+use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
-use tillgate_core::matching::{EgressVerdict, canonical_host};
+use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
 use tillgate_net::drain::{Phase, Ticket};
 use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::{Observer as _, ResponseBody};
@@ -24,6 +24,7 @@ use tillgate_net::http::headers;
 use tillgate_net::http::server::{Caller, ClientStream, Place as ClientPlace};
 use tillgate_net::metrics::Held;
 use tillgate_net::tunnel;
+use tillgate_net::upstream::resolver::ChosenBy;
 use tillgate_net::upstream::{self, Upstream};
 
 use crate::gateway::{Gateway, Worker};
@@ -48,9 +49,10 @@ pub(crate) async fn serve_request(
 async fn serve_connect(worker: &Worker, mut request: Request<Incoming>, caller: Caller) -> Answer {
     let running = worker.gateway().running();
     let mut outcome = serve::begin(&running, Kind::Tunnel, caller.flow);
+    let client = caller.peer.ip();
     let opened = async {
         let place = Place::of_connect(request.uri())?;
-        let way = Way::find(worker.gateway(), &running, &place, None).await?;
+        let way = Way::find(worker.gateway(), &running, &place, client, None).await?;
         way.mark(&running, &mut outcome);
         let dial = way.dial(&running);
         let limits = HeadLimits { request: None, backend_request: None };
@@ -88,14 +90,20 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let way = async {
         serve::admit(&head)?;
         let place = Place::of_absolute(&head.uri)?;
-        Way::find(worker.gateway(), &running, &place, Some(&head)).await
+        Way::find(worker.gateway(), &running, &place, client, Some(&head)).await
     };
     let way = match way.await {
         Ok(way) => way,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
     way.mark(&running, &mut outcome);
-    let target = running.egress_target(way.rule, way.addresses[0], way.location, way.class);
+    // By address, so that a connection is never used for addresses that were not checked.
+    let Some(first) = way.addresses.first() else {
+        return problem::answer(&Failure::Internal.into(), outcome);
+    };
+    let endpoint = Endpoint { host: Host::Ip(first.ip()), port: first.port() };
+    let target =
+        running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
     let pool = worker.pool(way.location);
     let sent =
         serve::send(pool, &target, &mut head, body, client, &EGRESS_TIMEOUTS, &mut outcome).await;
@@ -156,6 +164,7 @@ impl Way {
         gateway: &Gateway,
         running: &Running,
         place: &Place,
+        client: IpAddr,
         head: Option<&Parts>,
     ) -> Result<Self, Refusal> {
         let egress = running.effective.egress.as_ref();
@@ -165,7 +174,7 @@ impl Way {
         }
         let resolved = gateway
             .resolver()
-            .resolve(&place.as_host(), place.port, EGRESS_TIMEOUTS.connect)
+            .resolve(&place.as_host(), place.port, ChosenBy::Client, EGRESS_TIMEOUTS.connect)
             .await
             .map_err(|error| Refusal::new(error.failure(), explain(&error)))?;
         let mut verdict = by_host;
@@ -183,6 +192,12 @@ impl Way {
         }
         let rule = if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None };
         let named = rule.and_then(|rule| egress?.rules.get(rule));
+        if !client.to_canonical().is_loopback() {
+            addresses.retain(|address| is_named(*address, named) || !is_ours(*address, gateway));
+            if addresses.is_empty() {
+                return Err(denied(place));
+            }
+        }
         let natural = || match head {
             Some(head) => running.natural(serve::facts(&place.host, head)),
             None => running.default_class(),
@@ -218,6 +233,34 @@ impl Way {
             DialError::from_io("nowhere", std::io::ErrorKind::AddrNotAvailable.into())
         }))
     }
+}
+
+/// Whether a rule was written for where `address` is, not for every place.
+fn is_named(address: SocketAddr, rule: Option<&EgressRule>) -> bool {
+    let ip = address.ip().to_canonical();
+    let mut destinations = rule.into_iter().flat_map(|rule| &rule.destinations);
+    destinations.any(|destination| {
+        let mut networks = destination.networks.iter();
+        !destination.hosts.is_empty()
+            || networks.any(|network| network.prefix_len() > 0 && network.contains(&ip))
+    })
+}
+
+/// Whether `address` leads back into this gateway, or to what this machine offers itself alone.
+/// Whoever may use the proxy from outside may not use those through it.
+fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
+    let ip = address.ip().to_canonical();
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    let mut listeners = gateway.listeners.iter().map(|listening| listening.address);
+    listeners.any(|ours| {
+        let every_address = ours.ip().is_unspecified();
+        // Nothing is sent: what can be bound is an address of this machine.
+        let is_local = || std::net::UdpSocket::bind((ip, 0)).is_ok();
+        ours.port() == address.port()
+            && (ours.ip().to_canonical() == ip || every_address && is_local())
+    })
 }
 
 fn denied(place: &Place) -> Refusal {

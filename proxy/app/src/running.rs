@@ -4,13 +4,14 @@
 //! keeps it to its end. It holds the effective config and, beside it, the handles of metrics and
 //! the targets of pools, resolved when first used and kept.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{
-    BackendId, BackendProtocol, Endpoint, Host, Location, PoolLimit, Timeouts,
+    BackendId, BackendProtocol, Endpoint, Location, PoolLimit, Timeouts,
 };
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
 use tillgate_core::link::{Destination, LinkId, link_for};
@@ -200,6 +201,7 @@ impl Running {
             Arc::new(self.new_target(TargetFacts {
                 name: &spec.name,
                 endpoint: spec.endpoints[endpoint].clone(),
+                addresses: None,
                 location: spec.location,
                 wire: match spec.protocol {
                     BackendProtocol::Http | BackendProtocol::Tcp => Wire::Http1,
@@ -217,17 +219,19 @@ impl Running {
         Arc::new(target.with_connect_timeout(timeouts.connect))
     }
 
-    /// How plain requests of `class` reach an address that the egress policy has passed.
+    /// How plain requests of `class` reach the addresses that the egress policy has passed.
     pub(crate) fn egress_target(
         &self,
         rule: Option<usize>,
-        address: std::net::SocketAddr,
+        endpoint: Endpoint,
+        addresses: &[SocketAddr],
         location: Location,
         class: ClassId,
     ) -> Arc<Target> {
         Arc::new(self.new_target(TargetFacts {
             name: &self.egress_name(rule),
-            endpoint: Endpoint { host: Host::Ip(address.ip()), port: address.port() },
+            endpoint,
+            addresses: Some(addresses.into()),
             location,
             wire: Wire::Http1,
             limit: EGRESS_POOL,
@@ -251,6 +255,7 @@ impl Running {
         let spares = if class.spec.critical && lane.is_some() { SPARES } else { 0 };
         Target {
             endpoint: facts.endpoint,
+            addresses: facts.addresses,
             class: class.stable,
             link: lane.as_ref().map(|(id, _)| *id),
             lane: lane.map(|(_, lane)| lane),
@@ -267,6 +272,7 @@ impl Running {
 struct TargetFacts<'a> {
     name: &'a Label,
     endpoint: Endpoint,
+    addresses: Option<Arc<[SocketAddr]>>,
     location: Location,
     wire: Wire,
     limit: PoolLimit,

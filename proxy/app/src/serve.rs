@@ -158,7 +158,13 @@ pub(crate) async fn send(
         }
         Ok(Err(_)) if flow.is_cut_by_client() => Err(Failure::ClientBodyCut.into()),
         Ok(Err(error)) => Err(Refusal::new(error.failure(), explain(&error))),
-        Err(failure) => Err(failure.into()),
+        Err(failure) => {
+            let silent = matches!(failure, Failure::BackendTimeout | Failure::IdleTimeout);
+            if silent && flow.owed_since().is_some() {
+                pool.distrust(target);
+            }
+            Err(failure.into())
+        }
     }
 }
 

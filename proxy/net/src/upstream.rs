@@ -4,104 +4,24 @@
 //! in the store, and a shaped one of exactly one class for what crosses a WAN line. Which of the
 //! two, and which class, is decided by the caller; the address given is the one dialled.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tillgate_core::backend::Host;
 use tillgate_core::class::ClassSpec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::clock;
 use crate::error::DialError;
 use crate::link::Link;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
 
-/// How long an answer is used before the system is asked again. The system's resolver tells no
-/// lifetime; half a minute is what internal zones commonly use.
-const FRESH: Duration = Duration::from_secs(30);
+pub mod resolver;
 
-/// Names remembered at most; further ones are asked for each time.
-const NAMES_MAX: usize = 1024;
-
-/// Turns names into addresses with the system's resolver, and remembers the last good answer:
-/// a till that calls once in ten minutes must not meet an empty list because DNS is away.
-#[derive(Debug, Default)]
-pub struct Resolver {
-    known: Mutex<HashMap<Arc<str>, Known>>,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    addresses: Arc<[SocketAddr]>,
-    at: Instant,
-}
-
-impl Resolver {
-    /// The addresses of `host` with `port`, never empty.
-    ///
-    /// # Errors
-    /// [`DialError::Resolve`], if the name has no address now and had none before;
-    /// [`DialError::TimedOut`] after `within`.
-    pub async fn resolve(
-        &self,
-        host: &Host,
-        port: u16,
-        within: Duration,
-    ) -> Result<Arc<[SocketAddr]>, DialError> {
-        let name = match host {
-            Host::Ip(address) => return Ok(Arc::new([SocketAddr::new(*address, port)])),
-            Host::Name(name) => name,
-        };
-        let known = self.known(name);
-        if let Some(known) = &known
-            && clock::now().saturating_duration_since(known.at) < FRESH
-        {
-            return Ok(with_port(&known.addresses, port));
-        }
-        let answer = tokio::time::timeout(within, tokio::net::lookup_host((&**name, port))).await;
-        let found: io::Result<Arc<[SocketAddr]>> = match answer {
-            Ok(answer) => answer.map(Iterator::collect),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        match found {
-            Ok(addresses) if !addresses.is_empty() => {
-                self.remember(name, &addresses);
-                Ok(addresses)
-            }
-            Ok(_) => Err(io::Error::other("the answer is empty")),
-            Err(source) => Err(source),
-        }
-        .or_else(|source| match known {
-            Some(known) => Ok(with_port(&known.addresses, port)),
-            None => Err(DialError::Resolve { name: name.to_string(), source }),
-        })
-    }
-
-    fn known(&self, name: &str) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    fn remember(&self, name: &Arc<str>, addresses: &Arc<[SocketAddr]>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < NAMES_MAX || known.contains_key(name) {
-            let entry = Known { addresses: Arc::clone(addresses), at: clock::now() };
-            known.insert(Arc::clone(name), entry);
-        }
-    }
-}
-
-fn with_port(addresses: &Arc<[SocketAddr]>, port: u16) -> Arc<[SocketAddr]> {
-    if addresses.iter().all(|address| address.port() == port) {
-        return Arc::clone(addresses);
-    }
-    addresses.iter().map(|address| SocketAddr::new(address.ip(), port)).collect()
-}
+pub use self::resolver::Resolver;
 
 /// The line a connection takes, and as what.
 #[derive(Clone)]

@@ -8,6 +8,7 @@
 //! on the worker that dialled it, the handle to send on it travels.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ pub enum Wire {
 pub struct Target {
     /// The server. An address here is dialled as it is.
     pub endpoint: Endpoint,
+    /// Its addresses in the order in which to try them; `None`: ask by name.
+    pub addresses: Option<Arc<[SocketAddr]>>,
     /// The class; a connection never changes it.
     pub class: ClassId,
     /// The line, `None` inside the store.
@@ -79,6 +82,7 @@ impl Target {
     pub fn with_connect_timeout(&self, connect_timeout: Duration) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
+            addresses: self.addresses.clone(),
             lane: self.lane.clone(),
             meter: Arc::clone(&self.meter),
             connect_timeout,
@@ -178,7 +182,12 @@ impl Pool {
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(SendError::Exchange(error.into_error())),
+                    None => {
+                        if connection.is_closed() && !flow.is_cut_by_client() {
+                            shelf.evict(clock::now());
+                        }
+                        return Err(SendError::Exchange(error.into_error()));
+                    }
                 },
             }
         }
@@ -215,6 +224,12 @@ impl Pool {
         for shelf in found {
             shelf.evict(clock::now());
         }
+    }
+
+    /// Closes every idle connection that `target` would use: one like them went silent, and the
+    /// next request must not find out about the others one by one.
+    pub fn distrust(&self, target: &Target) {
+        self.shelf(target).evict(clock::now());
     }
 
     /// What there is, in no particular order.
@@ -300,6 +315,13 @@ impl Connection {
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
         }
     }
 

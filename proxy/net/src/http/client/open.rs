@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -19,6 +20,7 @@ use super::{Fresh, Target, Wire};
 use crate::error::DialError;
 use crate::http::body::RequestBody;
 use crate::metrics::Held;
+use crate::upstream::resolver::ChosenBy;
 use crate::upstream::{self, Resolver, Upstream};
 
 /// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
@@ -32,6 +34,14 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Of all streams of one connection together. Larger than a few stream windows, so that slow
 /// readers of some streams do not stop the others.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// A critical class finds out this soon that the other end is gone without a word, while requests
+/// are on the connection; a ping is 17 bytes. Others do without: while they wait for their line,
+/// an answer to a ping waits with them.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// How long a ping's answer may take: many round trips of a loaded line.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Streams used before the server has said how many it takes. None takes fewer.
 const STREAMS_UNTIL_KNOWN: usize = 1;
@@ -88,7 +98,11 @@ pub(super) async fn open(
 ) -> Result<Fresh, DialError> {
     let endpoint = &target.endpoint;
     target.meter.dials.inc();
-    let addresses = resolver.resolve(&endpoint.host, endpoint.port, target.connect_timeout).await?;
+    let (host, within) = (&endpoint.host, target.connect_timeout);
+    let addresses = match &target.addresses {
+        Some(addresses) => Arc::clone(addresses),
+        None => resolver.resolve(host, endpoint.port, ChosenBy::Policy, within).await?,
+    };
     let mut last = None;
     for address in addresses.iter() {
         match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
@@ -123,6 +137,8 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
             let io = Heard { io: TokioIo::new(stream), allowance: Arc::clone(&allowance) };
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
+                .keep_alive_interval((target.spares > 0).then_some(PING_EVERY))
+                .keep_alive_timeout(PING_TIMEOUT)
                 .initial_max_send_streams(STREAMS_UNTIL_KNOWN)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
