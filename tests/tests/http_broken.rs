@@ -198,6 +198,36 @@ fn a_slow_answer_outlives_the_idle_limit_of_the_connection() {
 }
 
 #[test]
+fn an_upload_goes_on_after_an_early_answer() {
+    let origin = Origin::start(|mut wire, _| {
+        if wire.waits_for_more() {
+            wire.head();
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            wire.read_exact(100);
+            while wire.waits_for_more() {
+                wire.reply();
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntoo");
+            }
+        }
+    });
+    let store = Store::default().cloud("api", "api.example", "default", origin.address);
+    let limits = store.limits(|limits| {
+        limits.header_timeout = SHORT;
+        limits.idle_timeout = SHORT * 2;
+    });
+    let gateway = Gateway::start(limits.build());
+    let mut wire = gateway.wire();
+    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\n");
+    assert_eq!(wire.reply().text(), "ok");
+    for _ in 0..10 {
+        wire.send([b'x'; 10]);
+        std::thread::park_timeout(SHORT / 3);
+    }
+    wire.send(GET);
+    assert_eq!(wire.reply().text(), "too");
+}
+
+#[test]
 fn a_refused_connection_and_a_black_hole_are_told_apart() {
     let refused = {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -177,7 +177,8 @@ impl Bound {
         drop(context);
         for listening in &self.gateway.listeners {
             let protocol = format!("{:?}", listening.protocol);
-            tracing::info!(name = &*listening.name, address = %listening.address, protocol, "listening");
+            let (name, address) = (&*listening.name, listening.address);
+            tracing::info!(name, %address, protocol, "listening");
         }
         let workers = spawn_workers(&self.gateway, self.data)?;
         let (over, ended) = tokio::sync::oneshot::channel::<()>();

@@ -102,8 +102,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         return problem::answer(&Failure::Internal.into(), outcome);
     };
     let endpoint = Endpoint { host: Host::Ip(first.ip()), port: first.port() };
-    let target =
-        running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
+    let target = running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
     let pool = worker.pool(way.location);
     let sent =
         serve::send(pool, &target, &mut head, body, client, &EGRESS_TIMEOUTS, &mut outcome).await;

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
-use tillgate_core::backend::{
-    BackendId, BackendProtocol, Endpoint, Location, PoolLimit, Timeouts,
-};
+use tillgate_core::backend::{BackendId, BackendProtocol, Endpoint, Location, PoolLimit, Timeouts};
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
 use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};

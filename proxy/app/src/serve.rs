@@ -141,7 +141,7 @@ pub(crate) async fn send(
     headers::prepare_request(head, client, target.wire, has_body)?;
     let gate = headers::awaits_continue(head, has_body).then(Arc::<Gate>::default);
     let flow = outcome.flow().flow();
-    let body = RequestBody::new(body, Arc::clone(flow), gate.clone());
+    let body = RequestBody::new(body, outcome.flow().clone(), gate.clone());
     let mut request = Request::from_parts(take(head), body);
     if let Some(gate) = &gate {
         headers::open_on_continue(&mut request, gate);

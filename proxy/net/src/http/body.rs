@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::client::Lease;
 use super::flow::{Flow, Gate, Owes, Passage};
+use super::server::InFlight;
 use crate::error::Failure;
 
 /// Why a body broke off.
@@ -36,13 +37,15 @@ pub enum BodyError {
 pub struct RequestBody {
     incoming: Incoming,
     flow: Arc<Flow>,
+    /// Until it has ended: the answer may end before.
+    life: Option<InFlight>,
     gate: Option<Arc<Gate>>,
 }
 
 impl RequestBody {
-    /// `incoming`, counted on `flow`, held back by `gate` if there is one.
-    pub const fn new(incoming: Incoming, flow: Arc<Flow>, gate: Option<Arc<Gate>>) -> Self {
-        Self { incoming, flow, gate }
+    /// `incoming`, counted on `life`'s flow, held back by `gate` if there is one.
+    pub fn new(incoming: Incoming, life: InFlight, gate: Option<Arc<Gate>>) -> Self {
+        Self { incoming, flow: Arc::clone(life.flow()), life: Some(life), gate }
     }
 }
 
@@ -75,7 +78,10 @@ impl Body for RequestBody {
                 this.flow.cut_by_client();
                 Poll::Ready(Some(Err(BodyError::Cut(error))))
             }
-            None => Poll::Ready(None),
+            None => {
+                this.life = None;
+                Poll::Ready(None)
+            }
         }
     }
 

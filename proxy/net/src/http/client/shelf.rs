@@ -3,24 +3,22 @@
 //! All bookkeeping happens under one short lock; dialling and waiting happen outside it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http2;
 use tillgate_core::backend::PoolLimit;
 use tokio::sync::oneshot;
 
-use super::open::{Allowance, open};
-use super::{Connection, Fresh, RequestBody, Sender, Target, Wire};
+use super::open::open;
+use super::{Connection, Fresh, Sender, Target, Wire};
 use crate::clock;
 use crate::error::DialError;
-use crate::shaped::LineWait;
 use crate::upstream::Resolver;
 
-/// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
-/// what RFC 9113 section 6.5.2 recommends as the least a server should allow.
-const STREAMS_MAX: usize = 100;
+mod streams;
+
+use self::streams::Multiplexed;
+pub(super) use self::streams::StreamSlot;
 
 /// A critical class keeps its connections ahead of need for this long after a request: a till
 /// that is used once in ten minutes must not pay for a handshake each time.
@@ -64,43 +62,10 @@ struct Idle {
     since: Instant,
 }
 
-struct Multiplexed {
-    sender: http2::SendRequest<RequestBody>,
-    allowance: Arc<Allowance>,
-    line: Option<LineWait>,
-    streams: Arc<AtomicUsize>,
-    born: Instant,
-    since: Instant,
-}
-
 struct Waiter {
     id: u64,
     dials: bool,
     tell: oneshot::Sender<Result<Connection, DialError>>,
-}
-
-/// One stream of an HTTP/2 connection, counted while it lives; then it is for whoever waits.
-/// Never to be dropped under the shelf's lock.
-pub(super) struct StreamSlot {
-    streams: Arc<AtomicUsize>,
-    allowance: Arc<Allowance>,
-    shelf: Arc<Shelf>,
-}
-
-impl StreamSlot {
-    /// The server has answered on it.
-    pub(super) fn answered(&self) {
-        if self.allowance.settle() {
-            self.shelf.has_streams();
-        }
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.streams.fetch_sub(1, Ordering::AcqRel);
-        self.shelf.has_streams();
-    }
 }
 
 /// How a checkout goes on after the lock.
@@ -349,61 +314,6 @@ impl State {
         self.shared.iter_mut().find_map(|shared| shared.take(shelf))
     }
 
-    /// Gives free streams to those who wait longest. A stream that nobody wants any more comes
-    /// back, to be dropped without the lock.
-    fn share_streams(&mut self, shelf: &Arc<Shelf>, now: Instant) -> Option<Connection> {
-        let limit = self.limit?;
-        while !self.waiting.is_empty() {
-            let connection = self.take_stream(shelf, now, &limit)?;
-            if let Err(unwanted) = self.hand_out(connection) {
-                return Some(unwanted);
-            }
-        }
-        None
-    }
-
-    /// Whether connections under way will have a stream for one more who waits. A server that
-    /// has not said how many it takes is given the time to say it.
-    fn streams_to_come(&self) -> bool {
-        self.awaits_word() || self.waiting.len() < self.dialing * self.streams_each()
-    }
-
-    /// Whether a server has not said yet how many streams it takes.
-    fn awaits_word(&self) -> bool {
-        let mut open = self.shared.iter().filter(|shared| !shared.sender.is_closed());
-        open.any(|shared| !shared.allowance.is_known())
-    }
-
-    /// What a further connection will carry: as many streams as the least of the known ones.
-    fn streams_each(&self) -> usize {
-        let known = self.shared.iter().filter(|shared| shared.allowance.is_known());
-        known.map(Multiplexed::streams_max).min().unwrap_or(STREAMS_MAX)
-    }
-
-    /// Who of those who wait for a stream gets a connection dialled, already counted as open.
-    fn reserve_dials(&mut self) -> Vec<u64> {
-        let mut chosen = Vec::new();
-        let Some((target, _)) = &self.dial else { return chosen };
-        let connections_max = target.limit.connections_max as usize;
-        if target.wire == Wire::Http1 || self.awaits_word() {
-            return chosen;
-        }
-        self.waiting.retain(|waiter| !waiter.tell.is_closed());
-        let each = self.streams_each();
-        for (ahead, waiter) in self.waiting.iter_mut().enumerate() {
-            if self.open >= connections_max {
-                break;
-            }
-            if !waiter.dials && ahead >= self.dialing * each {
-                waiter.dials = true;
-                self.open += 1;
-                self.dialing += 1;
-                chosen.push(waiter.id);
-            }
-        }
-        chosen
-    }
-
     /// How many connections to open ahead of need, already counted as open.
     fn reserve_spares(&mut self, target: &Target, connections_max: usize) -> usize {
         let cold = self.cold_until.is_some_and(|until| clock::now() < until);
@@ -451,39 +361,6 @@ impl State {
             }
         }
         Err(connection)
-    }
-}
-
-impl Multiplexed {
-    fn take(&mut self, shelf: &Arc<Shelf>) -> Option<Connection> {
-        let used = self.streams.load(Ordering::Acquire);
-        if self.sender.is_closed() || used >= self.streams_max() {
-            return None;
-        }
-        self.streams.fetch_add(1, Ordering::AcqRel);
-        self.since = clock::now();
-        let stream = Some(StreamSlot {
-            streams: Arc::clone(&self.streams),
-            allowance: Arc::clone(&self.allowance),
-            shelf: Arc::clone(shelf),
-        });
-        let sender = Sender::Http2(self.sender.clone());
-        let (line, shelf) = (self.line.clone(), Arc::clone(shelf));
-        Some(Connection { sender, stream, line, shelf, born: self.born })
-    }
-
-    fn streams_max(&self) -> usize {
-        self.allowance.streams().min(STREAMS_MAX)
-    }
-
-    fn is_kept(&mut self, now: Instant, limit: &PoolLimit) -> bool {
-        let busy = self.streams.load(Ordering::Acquire) > 0;
-        if busy {
-            self.since = now;
-        }
-        !self.sender.is_closed()
-            && now.saturating_duration_since(self.born) < limit.age_max
-            && now.saturating_duration_since(self.since) < limit.idle_timeout
     }
 }
 

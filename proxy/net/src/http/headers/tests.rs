@@ -1,3 +1,5 @@
+//! Heads as they come, and as they go on.
+
 use super::*;
 
 fn request(uri: &str, fields: &[(&str, &str)]) -> Parts {

@@ -63,7 +63,7 @@ impl Watch {
         watch.begun.store(true, Ordering::Relaxed);
         watch.head_since.store(0, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
-        InFlight { flow, watch: Arc::clone(watch) }
+        InFlight { life: Arc::new(Life { flow, watch: Arc::clone(watch) }) }
     }
 
     /// Orders everything in flight to end.
@@ -78,7 +78,8 @@ impl Watch {
     }
 
     /// Whether somebody has overstayed. Requests that stand still are told to end at their limit;
-    /// the connection is closed if one does not (its reader does not read).
+    /// the connection is closed if they do not (their reader does not read). A stream that does
+    /// not end is no reason to end the others of its connection.
     pub(super) fn judge(&self, now: Instant, limits: &Limits) -> Verdict {
         let since = |time: &AtomicU64| {
             let time = time.load(Ordering::Relaxed).checked_sub(1)?;
@@ -91,17 +92,18 @@ impl Watch {
             return Verdict::Close;
         }
         let flows = self.flows();
+        let mut overdue = 0;
         for flow in flows.iter() {
             let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
             if late && (flow.ended().is_some() || !flow.excuse()) {
                 if flow.ended().is_some() {
-                    return Verdict::Close;
+                    overdue += 1;
                 }
                 flow.end(Failure::IdleTimeout);
             }
         }
         if !flows.is_empty() {
-            return Verdict::Keep;
+            return if overdue == flows.len() { Verdict::Close } else { Verdict::Keep };
         }
         let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
         let first = !self.begun.load(Ordering::Relaxed);
@@ -154,17 +156,23 @@ impl Watch {
     }
 }
 
-/// One request's [`Flow`], known to its client's connection while this lives.
-#[derive(Debug)]
+/// One request's [`Flow`], known to its client's connection while one of these lives: a request is
+/// over when its answer and its own body are.
+#[derive(Clone, Debug)]
 pub struct InFlight {
+    life: Arc<Life>,
+}
+
+#[derive(Debug)]
+struct Life {
     flow: Arc<Flow>,
     watch: Arc<Watch>,
 }
 
 impl InFlight {
     /// The flow, to share with what moves its bytes.
-    pub const fn flow(&self) -> &Arc<Flow> {
-        &self.flow
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.life.flow
     }
 }
 
@@ -172,11 +180,11 @@ impl Deref for InFlight {
     type Target = Flow;
 
     fn deref(&self) -> &Flow {
-        &self.flow
+        &self.life.flow
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Life {
     fn drop(&mut self) {
         self.watch.finish(&self.flow, clock::now());
     }
