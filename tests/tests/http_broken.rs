@@ -320,9 +320,12 @@ fn one_dead_connection_is_enough_to_distrust_those_like_it() {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    let store = Store::default()
-        .timeouts(|timeouts| timeouts.backend_request = Some(SHORT))
-        .cloud("api", "api.example", "default", origin.address);
+    let store = Store::default().timeouts(|timeouts| timeouts.backend_request = Some(SHORT)).cloud(
+        "api",
+        "api.example",
+        "default",
+        origin.address,
+    );
     let gateway = Gateway::start(store.build());
     let mut wires = [gateway.wire(), gateway.wire()];
     for wire in &mut wires {
