@@ -2,7 +2,8 @@
 //!
 //! HTTP/1.1 and h2c on each port, kernel defaults everywhere. Payments answers 900 bytes to any
 //! POST, the registry streams as many incompressible bytes as the last segment of the path says,
-//! the metrics store swallows uploads and counts their body bytes: goodput is judged at the receiver.
+//! the metrics store swallows uploads and counts their body bytes: goodput is judged at the
+//! receiver.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};

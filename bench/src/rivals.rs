@@ -215,7 +215,8 @@ fn haproxy(line: LineSpec, percent: u32) -> String {
          use_backend metrics if {{ hdr(host) -i metrics.example }}\n  \
          default_backend payments\n\
          backend payments\n  server cloud {CLOUD}:9000\n\
-         backend registry\n  stick-table type integer size 10 expire 60s store bytes_out_rate(1s)\n  \
+         backend registry\n  \
+         stick-table type integer size 10 expire 60s store bytes_out_rate(1s)\n  \
          filter bwlim-out bulk limit {down} key int(1) table registry min-size 2896\n  \
          http-response set-bandwidth-limit bulk\n  server cloud {CLOUD}:9001\n\
          backend metrics\n  stick-table type integer size 10 expire 60s store bytes_in_rate(1s)\n  \
@@ -228,7 +229,10 @@ fn haproxy(line: LineSpec, percent: u32) -> String {
 fn envoy(line: LineSpec) -> serde_json::Value {
     use serde_json::json;
     let kib = |mbit: f64| bytes_per_second(mbit * ENVOY_SHARE) / 1_024;
-    let limit = |name: &str, mbit: f64| json!({"bucket_id": name, "kbps": {"default_value": kib(mbit), "runtime_key": name}});
+    let limit = |name: &str, mbit: f64| {
+        let rate = json!({"default_value": kib(mbit), "runtime_key": name});
+        json!({"bucket_id": name, "kbps": rate})
+    };
     let tenant = |name: &str| {
         json!({"action": {"name": name, "typed_config": {
             "@type": "type.googleapis.com/google.protobuf.StringValue", "value": name}}})
