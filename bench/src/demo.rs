@@ -232,8 +232,8 @@ fn summary(line: LineSpec, without: &Act, with: &Act) {
     row("failed payments", &|act| act.failed.to_string());
     say!(
         "\nWith Tillgate, 99 of 100 payments on the full line take at most {:.0} ms more than on \
-         the quiet one\n(without it: {:.0} ms more), while image pulls and metrics still use {:.0} % of \
-         the line down and {:.0} % up.",
+         the quiet one\n(without it: {:.0} ms more), while image pulls and metrics still use \
+         {:.0} % of the line down and {:.0} % up.",
         with.busy.p99 - with.idle.p50,
         without.busy.p99 - without.idle.p50,
         with.pull / line.down_mbit * 100.0,
