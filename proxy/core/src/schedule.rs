@@ -178,11 +178,7 @@ impl Scheduler {
             self.ready |= 1 << index;
             self.lingering &= !(1 << index);
             let class = &mut self.classes[index];
-            // A socket asks again a moment after each grant: its class has not been idle, and
-            // keeps its place. Idle time beyond that earns nothing.
-            if class.is_idle_at(now) {
-                class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
-            }
+            class.tag = class.tag.max(self.tiers[class.tier].virtual_time);
         }
     }
 
