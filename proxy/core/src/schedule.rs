@@ -166,7 +166,7 @@ impl Scheduler {
 
     /// A flow can move bytes now, or no longer can.
     pub fn handle_demand(&mut self, demand: Demand, now: Instant) {
-        let now = self.origin.nanos(now);
+        self.origin.nanos(now);
         if demand.bytes == 0 {
             self.withdraw(demand.flow);
             return;
