@@ -262,7 +262,7 @@ fn reference(rules: &[Rule], facts: RequestFacts<'_>) -> Result<u16, NoRule> {
 }
 
 const HOSTS: [&str; 7] = ["*", "*.b", "*.a.b", "a.b", "c.a.b", "b", "10.9.0.1"];
-const HOSTS: [&str; 8] = ["a.b", "c.a.b", "d.c.a.b", "b", "x.b", ".b", "10.9.0.1", "zz"];
+const ASKED: [&str; 8] = ["a.b", "c.a.b", "d.c.a.b", "b", "x.b", ".b", "10.9.0.1", "zz"];
 const PATHS: [&str; 8] = ["/", "/x", "/x/", "/x/y", "/xy", "/x/y/z", "/x//y", "*"];
 const METHODS: [Method; 2] = [Method::GET, Method::POST];
 
@@ -284,7 +284,7 @@ proptest! {
     #[test]
     fn the_index_finds_what_trying_everything_finds(
         rules in proptest::collection::vec(any_rule(), 0..12),
-        host in proptest::sample::select(HOSTS.to_vec()),
+        host in proptest::sample::select(ASKED.to_vec()),
         path in proptest::sample::select(PATHS.to_vec()),
         method in 0..2usize,
         headers in proptest::sample::subsequence(vec![("a", "1"), ("b", "1"), ("a", "2")], 0..=3),
