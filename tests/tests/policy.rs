@@ -5,6 +5,8 @@
 //! A changed answer is a changed snapshot: `TILLGATE_BLESS=1 cargo test -p tillgate-tests --test
 //! policy` writes them anew, and the diff is reviewed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
