@@ -1,17 +1,21 @@
 //! `lab cost`: what shaping costs a processor at 1 Gbit/s.
 //!
-//! The same stream over loopback, sent at a fixed rate below the line's, is read once by a plain
-//! TCP connection and once by a shaped one; the processor time of the reading thread is compared.
-//! Loopback segments are 64 KiB, so this counts grants, timers and system calls, not packets.
+//! The same stream over loopback, sent at a fixed rate below the line's in segments of an Ethernet
+//! line, is read once by plain TCP connections and once by shaped ones; the processor time of the
+//! reading thread is compared, and how much each of them read is shown beside it.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use socket2::SockRef;
 use tillgate_config::effective::Effective;
 use tillgate_core::link::LinkSpec;
-use tillgate_core::units::{BitRate, PerDirection};
+use tillgate_core::units::{BitRate, MSS, PerDirection};
 use tillgate_net::link::Link;
 use tillgate_net::shaped::ShapedStream;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -39,14 +43,19 @@ pub fn run(runs: usize, seconds: u64, flows: usize) -> Result<()> {
     let mut plain = Vec::new();
     let mut shaped = Vec::new();
     for _ in 0..runs {
-        plain.push(share_of_core(effective, false, seconds, flows)?);
-        shaped.push(share_of_core(effective, true, seconds, flows)?);
+        plain.push(measure(effective, Reader::Plain, seconds, flows)?);
+        shaped.push(measure(effective, Reader::Shaped, seconds, flows)?);
     }
-    let cost = Spread::of(plain.iter().zip(&shaped).map(|(plain, shaped)| shaped - plain));
-    let (plain, shaped) = (Spread::of(plain), Spread::of(shaped));
+    let cost = Spread::of(plain.iter().zip(&shaped).map(|(plain, shaped)| shaped.cpu - plain.cpu));
     say!("reading {} over {flows} connections, share of one core:", LINE.scale(SENT_PERCENT, 100));
-    say!("  plain TCP  {:5.1} %  ({:.1} to {:.1})", plain.median, plain.low, plain.high);
-    say!("  shaped     {:5.1} %  ({:.1} to {:.1})", shaped.median, shaped.low, shaped.high);
+    for (name, used) in [("plain TCP", &plain), ("shaped", &shaped)] {
+        let cpu = Spread::of(used.iter().map(|used| used.cpu));
+        let rate = Spread::of(used.iter().map(|used| used.mbit));
+        say!(
+            "  {name:<10} {:5.1} %  ({:.1} to {:.1})  at {:.0} Mbit/s",
+            cpu.median, cpu.low, cpu.high, rate.median
+        );
+    }
     let held = cost.median < COST_MAX_PERCENT;
     let verdict = if held { "ok" } else { "MISSED" };
     say!(
@@ -65,17 +74,32 @@ fn built_in() -> Result<Effective> {
         .map_err(|_| anyhow::anyhow!("the lab's own policy is refused"))
 }
 
-/// Percent of a core that the reading thread uses.
-fn share_of_core(effective: &Effective, shaped: bool, seconds: u64, flows: usize) -> Result<f64> {
+/// Who reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Plain,
+    Shaped,
+}
+
+/// What the reading thread used, in percent of a core, and what it read.
+#[derive(Clone, Copy)]
+struct Used {
+    cpu: f64,
+    mbit: f64,
+}
+
+fn measure(effective: &Effective, reader: Reader, seconds: u64, flows: usize) -> Result<Used> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no loopback port")?;
+    let mss = u32::try_from(MSS).context("a segment of an Ethernet line")?;
+    SockRef::from(&listener).set_tcp_mss(mss).context("set the segment size")?;
     let address = listener.local_addr()?;
     let sender = std::thread::spawn(move || send(&listener, flows));
     let effective = effective.clone();
-    let reader = std::thread::spawn(move || read(&effective, address, shaped, seconds, flows));
-    let share = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    let thread = std::thread::spawn(move || read(&effective, address, reader, seconds, flows));
+    let used = thread.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     // The sender ends when its connections close.
     sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
-    Ok(share)
+    Ok(used)
 }
 
 /// Sends at the fixed rate, in equal parts over `flows` connections, until one closes.
@@ -102,38 +126,48 @@ fn send(listener: &TcpListener, flows: usize) {
 fn read(
     effective: &Effective,
     from: SocketAddr,
-    shaped: bool,
+    reader: Reader,
     seconds: u64,
     flows: usize,
-) -> Result<f64> {
+) -> Result<Used> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = LinkSpec { capacity: PerDirection::both(LINE), ..effective.links[0].clone() };
     let class = effective.classes.id("image-pull").context("no class image-pull")?;
     let class = effective.classes.get(class).clone();
     let local = tokio::task::LocalSet::new();
+    let total = Rc::new(Cell::new(0));
     local.block_on(&runtime, async {
         let link = Link::new(&spec, &effective.classes);
-        if shaped {
-            tokio::task::spawn_local(std::sync::Arc::clone(&link).drive());
-        }
+        tokio::task::spawn_local(Arc::clone(&link).drive());
         for _ in 0..flows {
-            if shaped {
+            let total = Rc::clone(&total);
+            if reader == Reader::Shaped {
                 let patience = Duration::from_secs(5);
                 let stream = ShapedStream::connect(&link, &class, from, patience).await?;
-                tokio::task::spawn_local(swallow(stream));
+                tokio::task::spawn_local(swallow(stream, total));
             } else {
                 let stream = tokio::net::TcpStream::connect(from).await?;
-                tokio::task::spawn_local(swallow(stream));
+                tokio::task::spawn_local(swallow(stream, total));
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let (cpu, wall) = (sys::thread_cpu(), sys::now());
+        // For windows and congestion control to settle.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (cpu, wall, read) = (sys::thread_cpu(), sys::now(), total.get());
         tokio::time::sleep(Duration::from_secs(seconds)).await;
-        Ok(real(sys::thread_cpu() - cpu) * 100.0 / real(sys::now() - wall))
+        let wall = real(sys::now() - wall);
+        Ok(Used {
+            cpu: real(sys::thread_cpu() - cpu) * 100.0 / wall,
+            mbit: real(total.get() - read) * 8.0 * 1e3 / wall,
+        })
     })
 }
 
-async fn swallow(mut stream: impl AsyncRead + Unpin) {
+async fn swallow(mut stream: impl AsyncRead + Unpin, total: Rc<Cell<u64>>) {
     let mut buffer = vec![0; 64 * 1024];
-    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+    while let Ok(read) = stream.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        total.set(total.get() + read as u64);
+    }
 }
