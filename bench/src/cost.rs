@@ -53,7 +53,10 @@ pub fn run(runs: usize, seconds: u64, flows: usize) -> Result<()> {
         let rate = Spread::of(used.iter().map(|used| used.mbit));
         say!(
             "  {name:<10} {:5.1} %  ({:.1} to {:.1})  at {:.0} Mbit/s",
-            cpu.median, cpu.low, cpu.high, rate.median
+            cpu.median,
+            cpu.low,
+            cpu.high,
+            rate.median
         );
     }
     let held = cost.median < COST_MAX_PERCENT;
