@@ -25,6 +25,7 @@ const PACING_LEAST_PERCENT: u64 = 25;
 const RTT_FAR: Duration = Duration::from_millis(150);
 /// Weight of one allocation period in the class rates: about a second of memory.
 const RATE_EWMA: f64 = 0.1;
+
 /// A connection with traffic in one direction.
 #[derive(Clone, Copy, Debug)]
 struct Active {
