@@ -26,8 +26,9 @@ use crate::units::{BitRate, MSS, wire_bytes};
 pub const QUANTUM_TIME: Duration = Duration::from_millis(2);
 /// The largest quantum: 0.5 ms at 1 Gbit/s.
 pub const QUANTUM_MAX: u64 = 64 * 1024;
-/// The line's clock may lag this much behind the time: it pays for timers that fire 1 ms late.
-pub const CREDIT: Duration = Duration::from_millis(2);
+/// The line's clock may lag this much behind the time: it pays for timers that fire 1 ms late, and
+/// for a core that is not ours for another.
+pub const CREDIT: Duration = Duration::from_millis(3);
 /// How far tier 0 may run ahead of the line's clock, inside its own guarantee only.
 pub const OVERDRAFT: Duration = Duration::from_millis(50);
 /// How far bytes that nobody asked for may move the line's clock ahead.
