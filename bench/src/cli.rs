@@ -37,8 +37,10 @@ enum Command {
     Compare(CompareArgs),
     /// Two minutes in the terminal: the same store without and with Tillgate.
     Demo,
-    /// What shaping costs a processor at 1 Gbit/s, against a plain TCP connection.
-    Cost(CostArgs),
+    /// What Tillgate costs a processor: for each request, beside HAProxy, nginx and Envoy; and for
+    /// shaping at 1 Gbit/s, against plain TCP.
+    #[command(after_long_help = RIVALS)]
+    Cost(crate::cost::CostArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
 }
@@ -114,17 +116,6 @@ impl CompareArgs {
             out: self.out.clone(),
         }
     }
-}
-
-#[derive(Args)]
-struct CostArgs {
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
-    /// Length of each measurement.
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
-    #[arg(long, default_value_t = 16)]
-    flows: usize,
 }
 
 #[derive(Args)]
@@ -231,7 +222,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     if let Command::Cost(args) = &cli.command {
         // Loopback is enough: no namespaces.
-        return answer(crate::cost::run(args.runs, args.seconds, args.flows));
+        return answer(crate::cost::run(args));
     }
     if let Err(refused) = testbed::enter() {
         eprintln!("lab: {refused}");

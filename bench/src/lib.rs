@@ -8,7 +8,7 @@
 pub mod calibrate;
 pub mod cli;
 pub mod compare;
-pub mod cost;
+mod cost;
 pub mod demo;
 pub mod emulator;
 pub mod experiment;

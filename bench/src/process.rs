@@ -107,6 +107,12 @@ impl Process {
         real(ticks) / TICKS_PER_SECOND
     }
 
+    /// The same, exactly, in microseconds: what the scheduler says of each thread that lives.
+    pub fn cpu_micros(&self) -> f64 {
+        let nanos: u64 = self.family().into_iter().map(cpu_nanos).sum();
+        real(nanos) / 1_000.0
+    }
+
     /// The process and everything it has started.
     fn family(&self) -> Vec<u32> {
         let mut family = vec![self.child.id()];
@@ -184,6 +190,16 @@ fn connect(address: SocketAddr) -> Option<TcpStream> {
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     parse_ticks(&stat).unwrap_or(0)
+}
+
+/// Time on a processor of all threads of a process.
+fn cpu_nanos(pid: u32) -> u64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let of = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    threads.flatten().filter_map(of).sum()
 }
 
 fn resident_kib(pid: u32) -> u64 {

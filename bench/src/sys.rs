@@ -118,6 +118,27 @@ pub fn confine(command: &mut Command, ns: BorrowedFd<'_>) {
     }
 }
 
+/// Keeps the calling thread, and the threads it will start, on one core.
+pub fn pin(core: usize) -> io::Result<()> {
+    // SAFETY: all-zero is a valid, empty set; CPU_SET bounds the index by the set's size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        set
+    };
+    // SAFETY: `set` is valid for the call; 0 names the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })
+        .map(drop)
+}
+
+/// Prepares a child: it stays on one core.
+pub fn pin_child(command: &mut Command, core: usize) {
+    // SAFETY: the closure runs between fork and exec and makes one async-signal-safe call.
+    unsafe {
+        command.pre_exec(move || pin(core));
+    }
+}
+
 /// Asks a process that we started to end.
 pub fn terminate(pid: u32) {
     signal(pid, libc::SIGTERM);
