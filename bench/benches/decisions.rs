@@ -100,8 +100,10 @@ fn classification(criterion: &mut Criterion) {
                 let facts = RequestFacts {
                     host: black_box(&host),
                     path: black_box("/pay/authorise"),
+                    query: "",
                     method: &Method::POST,
                     headers: &headers,
+                    client: None,
                 };
                 black_box(effective.routes.find(facts)).is_ok()
             });

@@ -171,6 +171,7 @@ fn effective(
         backends: backends.into_iter().map(|one| one.spec).collect(),
         routes,
         egress,
+        telemetry: crate::effective::TelemetrySpec::default(),
         origins: std::mem::take(&mut out.origins),
         not_in_effect,
         digest: "".into(),
@@ -212,5 +213,6 @@ fn process(document: &Document, store: &StoreDoc, out: &mut Output) -> ProcessSp
             drain,
             defaults::DRAIN_TIMEOUT,
         ),
+        buffer_bytes_max: defaults::BUFFER_BYTES,
     }
 }

@@ -6,10 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use tillgate_core::backend::{AddressFamily, DnsSpec, TcpSpec};
 use tillgate_core::class::{Metered, Share};
-use tillgate_core::units::Percent;
-
-use crate::effective::{ListenerLimits, ListenerProtocol};
+use tillgate_core::listener::{ListenerLimits, ListenerProtocol, StreamTimeouts};
+use tillgate_core::tls::TlsVersion;
+use tillgate_core::units::{BitRate, Percent};
 
 /// The built-in traffic classes, as documents of the language.
 pub const BUILT_IN: &str = include_str!("builtin.yaml");
@@ -69,17 +70,89 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// After SIGTERM: what orchestrators wait by default (30 s) less a margin for the rest.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Bounds on clients. Connections: some 20 KiB each, so 4096 are 80 MiB at worst. A head of
-/// 16 KiB and 100 fields is what common servers take. 10 s is ample for a head inside a store;
-/// idle clients are closed after those of the backends would be.
+/// Bytes of bodies in user space, all workers together: room for a thousand busy streams of
+/// 64 KiB, and far below what a small gateway machine has.
+pub const BUFFER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bounds on clients. Connections: some 20 KiB each, so 4096 are 80 MiB at worst; as many requests
+/// at a time, because HTTP/1.1 has one for each connection. A head of 16 KiB and 100 fields is
+/// what common servers take, and of it a target of 8 KiB. 10 s is ample for a head inside a store;
+/// idle clients are closed after those of the backends would be. Two hundred resets in ten
+/// seconds: a person who cancels whole pages stays below, rapid reset makes as many in one
+/// packet. A body of announced length at less than 4 kbit/s (500 bytes/s, Apache's number) is a
+/// slow-body attack; bodies without are streams that may rightly be quiet (gRPC), so only the
+/// route's idle timeout ends them. UDP sessions: one socket each.
 pub const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 4096,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(120),
     header_bytes_max: 16 * 1024,
     headers_max: 100,
+    uri_bytes_max: 8 * 1024,
     streams_max: 100,
+    stream_resets_max: 200,
+    requests_max: 4096,
+    body_bytes_max: None,
+    body_rate_min: Some(BitRate::from_bits_per_second(4_000)),
+    body_timeout: None,
+    sessions_max: 1024,
 };
+
+/// Timeouts of connections without a `ServiceRoute`. Declared TCP services (ISO 8583 hosts) and
+/// passed-through TLS keep quiet connections for long: an hour, and keep-alives find the dead
+/// ones sooner. A UDP session is over when nothing came for a minute (Envoy's number).
+pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
+    let idle = match protocol {
+        ListenerProtocol::Http | ListenerProtocol::ForwardProxy | ListenerProtocol::Admin => {
+            IDLE_TIMEOUT
+        }
+        ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp => Duration::from_secs(3600),
+        ListenerProtocol::Udp => Duration::from_secs(60),
+    };
+    StreamTimeouts { connect: CONNECT_TIMEOUT, idle }
+}
+
+/// TLS 1.2 with clients and servers: card terminals live for ten years; rustls speaks no weak
+/// suite of it.
+pub const TLS_MIN_VERSION: TlsVersion = TlsVersion::V1_2;
+
+/// Names of servers: both families raced, asked again every half minute (what the resolver of
+/// most clouds says), and 5 s for an answer (two tries of the system's resolver begin after 5).
+pub const DNS: DnsSpec = DnsSpec {
+    family: AddressFamily::Auto,
+    refresh: Duration::from_secs(30),
+    timeout: Duration::from_secs(5),
+};
+
+/// Sockets to servers: a quiet one is asked after a minute, so that no NAT on the way (RFC 5382:
+/// two hours, but many forget after two to five minutes) loses it, and is dead after half a
+/// minute without an answer. Sent data that nobody acknowledges for 30 s ends the connection; the
+/// kernel alone would try for some 15 minutes.
+pub const TCP: TcpSpec = TcpSpec {
+    keepalive_idle: Duration::from_secs(60),
+    keepalive_interval: Duration::from_secs(10),
+    keepalive_probes: 3,
+    user_timeout: Duration::from_secs(30),
+};
+
+/// Keys of one rate limit that are remembered: more devices than any store has, in about 1 MiB.
+pub const RATE_KEYS: u32 = 10_000;
+
+/// Headers whose values never reach the access log, whatever a policy says: they carry secrets.
+pub const REDACTED_HEADERS: [&str; 6] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-api-key",
+    "x-amz-security-token",
+];
+
+/// The class of exported traces where none is named.
+pub const TRACING_CLASS: &str = "metrics";
+
+/// Where OTLP/HTTP takes traces (OTLP 1.x, "Default port" and "paths").
+pub const OTLP_PATH: &str = "/v1/traces";
 
 /// The listeners of a policy that names none: loopback only, so that a first start opens nothing
 /// to the network.

@@ -13,10 +13,18 @@ use std::time::Duration;
 use tillgate_core::backend::{BackendId, BackendSpec};
 use tillgate_core::class::ClassTable;
 use tillgate_core::link::LinkSpec;
+pub use tillgate_core::listener::{
+    ListenerLimits, ListenerProtocol, ListenerSpec, ProxyTrust, StreamTimeouts,
+};
 use tillgate_core::matching::{EgressTable, RouteTable};
 
 mod render;
+mod telemetry;
 mod tree;
+
+pub use telemetry::{
+    AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,
+};
 
 /// Everything one gateway runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub struct Effective {
     /// Rules of the forward proxy. `None` = no `EgressPolicy` document: allowed on loopback
     /// listeners, a start error on any other.
     pub egress: Option<EgressTable>,
+    /// Access log and traces.
+    pub telemetry: TelemetrySpec,
     /// Where each value came from, by path in the effective document
     /// (`classes.payment.guarantee.up` -> `store.yaml:12:5` or `built-in` or `default`).
     pub origins: BTreeMap<String, Origin>,
@@ -60,23 +70,27 @@ impl Effective {
 
     /// The same config with the listener of `protocol` moved to `address`, as a flag on the
     /// command line says. All its other values stay; without one, a listener with the defaults
-    /// is added. The digest follows.
+    /// is added. The digest follows. Protocols that no flag names leave it as it is.
     #[must_use]
     pub fn with_listener(mut self, protocol: ListenerProtocol, address: SocketAddr) -> Self {
         let (name, flag) = match protocol {
             ListenerProtocol::Http => ("http", "--http"),
             ListenerProtocol::ForwardProxy => ("forward-proxy", "--forward-proxy"),
             ListenerProtocol::Admin => ("admin", "--admin"),
+            ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp | ListenerProtocol::Udp => {
+                return self;
+            }
         };
         let found = self.listeners.iter_mut().find(|one| &*one.name == name);
         match found {
             Some(listener) => listener.address = address,
-            None => self.listeners.push(ListenerSpec {
-                name: name.into(),
-                address,
+            None => self.listeners.push(ListenerSpec::plain(
+                name,
                 protocol,
-                limits: crate::defaults::LIMITS,
-            }),
+                address,
+                crate::defaults::stream_timeouts(protocol),
+                crate::defaults::LIMITS,
+            )),
         }
         let path = format!("listeners.{name}.address");
         self.origins.insert(path, Origin::Flag(flag.into()));
@@ -142,47 +156,6 @@ pub struct NotInEffect {
     pub origin: Origin,
 }
 
-/// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ListenerProtocol {
-    /// The HTTP entry: HTTP/1.1 and h2c on one port, routed by `ServiceRoute`s.
-    Http,
-    /// The forward proxy: CONNECT and absolute-form, classed by `EgressPolicy`.
-    ForwardProxy,
-    /// Metrics, probes, status.
-    Admin,
-}
-
-/// One listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerSpec {
-    /// Name in policy, metrics and logs: `http`, `forward-proxy`, `admin` are built in.
-    pub name: Arc<str>,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// What it speaks.
-    pub protocol: ListenerProtocol,
-    /// What clients may ask of it.
-    pub limits: ListenerLimits,
-}
-
-/// Bounds on the clients of one listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerLimits {
-    /// Open client connections; the next one is closed at once and counted.
-    pub connections_max: u32,
-    /// A request's head must be complete this long after its first byte (or the connection).
-    pub header_timeout: Duration,
-    /// A kept-alive connection without a request is closed after this.
-    pub idle_timeout: Duration,
-    /// Bytes of a request's head.
-    pub header_bytes_max: u32,
-    /// Header fields of a request.
-    pub headers_max: u32,
-    /// Streams of one HTTP/2 connection.
-    pub streams_max: u32,
-}
-
 /// The process as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessSpec {
@@ -191,4 +164,7 @@ pub struct ProcessSpec {
     /// After SIGTERM: how long connections may take to finish; critical classes get all of it,
     /// the others half.
     pub drain_timeout: Duration,
+    /// Bytes of bodies that all workers together may hold in user space. Near it, work is shed by
+    /// class: bulk first, critical classes last.
+    pub buffer_bytes_max: u64,
 }

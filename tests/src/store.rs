@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tillgate_config::defaults;
 use tillgate_config::effective::{
-    Effective, ListenerLimits, ListenerProtocol, ListenerSpec, ProcessSpec,
+    Effective, ListenerLimits, ListenerProtocol, ListenerSpec, ProcessSpec, TelemetrySpec,
 };
 use tillgate_core::backend::{
     BackendId, BackendProtocol, BackendSpec, Endpoint, Host, Location, PoolLimit, Timeouts,
@@ -40,7 +41,14 @@ const LIMITS: ListenerLimits = ListenerLimits {
     idle_timeout: Duration::from_secs(60),
     header_bytes_max: 16 * 1024,
     headers_max: 100,
+    uri_bytes_max: 8 * 1024,
     streams_max: 100,
+    stream_resets_max: 1000,
+    requests_max: 10_000,
+    body_bytes_max: None,
+    body_rate_min: None,
+    body_timeout: None,
+    sessions_max: 1000,
 };
 
 impl Default for Store {
@@ -52,7 +60,11 @@ impl Default for Store {
             rules: Vec::new(),
             egress: None,
             limits: LIMITS,
-            process: ProcessSpec { workers: Some(2), drain_timeout: Duration::from_secs(10) },
+            process: ProcessSpec {
+                workers: Some(2),
+                drain_timeout: Duration::from_secs(10),
+                buffer_bytes_max: defaults::BUFFER_BYTES,
+            },
             timeouts: Timeouts {
                 request: Some(Duration::from_secs(30)),
                 backend_request: None,
@@ -108,6 +120,10 @@ impl Store {
             protocol,
             endpoints: vec![Endpoint { host: Host::Ip(address.ip()), port: address.port() }],
             pool: self.pool,
+            tls: None,
+            proxy_protocol: None,
+            dns: defaults::DNS,
+            tcp: defaults::TCP,
         });
         self
     }
@@ -122,19 +138,16 @@ impl Store {
     #[must_use]
     pub fn route_of(mut self, name: &str, host: &str, prefix: &str, class: Option<&str>) -> Self {
         let backend = u16::try_from(self.backends.len() - 1).expect("few backends");
-        self.rules.push(Rule {
-            route: name.into(),
-            name: "all".into(),
-            hosts: vec![HostPattern::Exact(host.into())],
-            matches: vec![RequestMatch {
-                path: PathMatch::Prefix(prefix.into()),
-                method: None,
-                headers: vec![],
-            }],
-            class: class.map(|class| classes(self.max_wait).id(class).expect("a built-in class")),
-            tiers: vec![vec![BackendRef { backend: BackendId(backend), weight: 1 }]],
-            timeouts: self.timeouts,
-        });
+        let mut rule = Rule::forward(
+            (name, "all"),
+            vec![HostPattern::Exact(host.into())],
+            vec![RequestMatch::on_path(PathMatch::Prefix(prefix.into()))],
+            vec![vec![BackendRef { backend: BackendId(backend), weight: 1 }]],
+            self.timeouts,
+        );
+        rule.class =
+            class.map(|class| classes(self.max_wait).id(class).expect("a built-in class"));
+        self.rules.push(rule);
         self
     }
 
@@ -227,11 +240,9 @@ impl Store {
     /// The finished config.
     pub fn build(self) -> Effective {
         let [http, forward, admin] = self.addresses;
-        let listener = |name: &str, protocol, address| ListenerSpec {
-            name: name.into(),
-            address,
-            protocol,
-            limits: self.limits,
+        let listener = |name: &str, protocol, address| {
+            let timeouts = defaults::stream_timeouts(protocol);
+            ListenerSpec::plain(name, protocol, address, timeouts, self.limits)
         };
         let egress = self.egress.map(|(policy, rules)| EgressTable::new(policy, rules));
         Effective {
@@ -248,6 +259,7 @@ impl Store {
             backends: self.backends,
             routes: RouteTable::new(self.rules).expect("few rules"),
             egress,
+            telemetry: TelemetrySpec::default(),
             origins: BTreeMap::new(),
             not_in_effect: vec![],
             digest: self.digest.into(),
@@ -279,6 +291,7 @@ fn classes(max_wait: Duration) -> ClassTable {
         queue: QueueLimit { max_wait, limit_bytes: 1024 * 1024 },
         dscp: None,
         metered: Metered::Allow,
+        requests_max: None,
     };
     let classes = vec![
         class("payment", 1000, true),

@@ -182,7 +182,14 @@ fn the_quick_start_does_what_its_comments_say() {
         ("metrics.example", "metrics", 9002),
     ] {
         let method = http::Method::GET;
-        let facts = RequestFacts { host, path: "/", method: &method, headers: &headers };
+        let facts = RequestFacts {
+            host,
+            path: "/",
+            query: "",
+            method: &method,
+            headers: &headers,
+            client: None,
+        };
         let rule = config.routes.rule(config.routes.find(facts).unwrap());
         assert_eq!(&*config.classes.get(rule.class.unwrap()).name, class);
         let backend = config.backend(rule.tiers[0][0].backend);

@@ -70,6 +70,10 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
             protocol: out.given(&format!("{base}.protocol"), &spot.key("protocol"), protocol),
             endpoints,
             pool: pool(backend, &spot, &base, out),
+            tls: None,
+            proxy_protocol: None,
+            dns: defaults::DNS,
+            tcp: defaults::TCP,
         },
         sized: spec.connection_pool.is_some_and(|pool| pool.max_connections.is_some()),
     }

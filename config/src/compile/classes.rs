@@ -98,6 +98,7 @@ fn one(document: &Document, class: &TrafficClassDoc, out: &mut Output) -> ClassS
         },
         dscp: out.value(&path("dscp"), &spot.key("dscp"), dscp, None),
         metered: out.value(&path("metered"), &spot.key("metered"), metered, defaults::METERED),
+        requests_max: None,
     }
 }
 

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use tillgate_core::listener::{ListenerLimits, ListenerProtocol, ListenerSpec};
+
 use super::select::Selected;
 use super::{Output, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
-use crate::effective::{ListenerLimits, ListenerProtocol, ListenerSpec, Origin};
+use crate::effective::Origin;
 use crate::kinds::ListenerDoc;
 use crate::kinds::listener::{LimitsDoc, ListenerProtocolDoc};
 use crate::scalar::Whole;
@@ -79,7 +81,8 @@ fn built_in(
     for field in fields {
         out.origins.insert(format!("{base}.limits.{field}"), Origin::Default);
     }
-    ListenerSpec { name: name.into(), address, protocol, limits: defaults::LIMITS }
+    let timeouts = defaults::stream_timeouts(protocol);
+    ListenerSpec::plain(name, protocol, address, timeouts, defaults::LIMITS)
 }
 
 fn protocol_of(protocol: ListenerProtocolDoc) -> ListenerProtocol {
@@ -96,6 +99,9 @@ pub(crate) fn protocol_text(protocol: ListenerProtocol) -> &'static str {
         ListenerProtocol::Http => "HTTP",
         ListenerProtocol::ForwardProxy => "ForwardProxy",
         ListenerProtocol::Admin => "Admin",
+        ListenerProtocol::TlsPassthrough => "TLSPassthrough",
+        ListenerProtocol::Tcp => "TCP",
+        ListenerProtocol::Udp => "UDP",
     }
 }
 
@@ -137,6 +143,12 @@ fn one(document: &Document, listener: &ListenerDoc, out: &mut Output) -> Listene
             listener.spec.address.0,
         ),
         protocol: out.given(&format!("{base}.protocol"), &spot.key("protocol"), protocol),
+        tls: None,
+        proxy_protocol: None,
+        backend: None,
+        class: None,
+        destination_port: tillgate_core::listener::HTTPS_PORT,
+        timeouts: defaults::stream_timeouts(protocol),
         limits: limits(listener.spec.limits.as_ref(), &spot.key("limits"), &base, out),
     }
 }
@@ -193,6 +205,7 @@ fn limits(
             limits.and_then(|limits| limits.max_streams).map(Whole::fit),
             default.streams_max,
         ),
+        ..default
     }
 }
 
@@ -210,6 +223,10 @@ fn check(spec: &ListenerSpec, spot: Option<&Spot<'_>>, has_egress: bool, out: &m
              127.0.0.1 unless the network protects it",
             spec.address
         ))),
-        ListenerProtocol::ForwardProxy | ListenerProtocol::Http => {}
+        ListenerProtocol::ForwardProxy
+        | ListenerProtocol::Http
+        | ListenerProtocol::TlsPassthrough
+        | ListenerProtocol::Tcp
+        | ListenerProtocol::Udp => {}
     }
 }

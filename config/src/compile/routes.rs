@@ -103,15 +103,15 @@ fn one<'a>(
             false => (class, class_spot.clone()),
         };
         out.origins.insert(format!("{base}.trafficClass"), class_spot.origin());
-        let rule = Rule {
-            route: document.name.clone(),
-            name: name.into(),
-            hosts: hosts.clone(),
-            matches: matches(rule, &spot, &base, out),
-            class,
-            tiers: tiers(rule, &spot, &base, known, out),
-            timeouts: timeouts(rule.timeouts.as_ref(), &spot, &base, out),
-        };
+        let mut compiled = Rule::forward(
+            (&document.name, name),
+            hosts.clone(),
+            matches(rule, &spot, &base, out),
+            tiers(rule, &spot, &base, known, out),
+            timeouts(rule.timeouts.as_ref(), &spot, &base, out),
+        );
+        compiled.class = class;
+        let rule = compiled;
         rules.push(Placed { rule, hosts: document.spec().key("hostnames"), spot });
     }
 }
@@ -161,11 +161,7 @@ fn matches(rule: &RuleDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> Vec
     let Some(list) = &rule.matches else {
         let path = format!("{base}.matches[0].path");
         out.origins.insert(path, Origin::Default);
-        return vec![RequestMatch {
-            path: PathMatch::Prefix("/".into()),
-            method: None,
-            headers: Vec::new(),
-        }];
+        return vec![RequestMatch::on_path(PathMatch::Prefix("/".into()))];
     };
     list.iter()
         .enumerate()
@@ -210,6 +206,8 @@ fn one_match(one: &MatchDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> R
         path: out.value(&format!("{base}.path"), &spot.key("path"), path, default),
         method,
         headers,
+        query: Vec::new(),
+        client: None,
     }
 }
 

@@ -144,6 +144,7 @@ fn of_backend(one: &BackendSpec) -> Value {
         BackendProtocol::Http2 => "HTTP2",
         BackendProtocol::Grpc => "GRPC",
         BackendProtocol::Tcp => "TCP",
+        BackendProtocol::Udp => "UDP",
     };
     let pool = map([
         ("maxConnections", number(one.pool.connections_max)),

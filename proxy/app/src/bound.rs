@@ -269,7 +269,10 @@ async fn work(gateway: Arc<Gateway>, sockets: Vec<Socket>, index: usize) {
                 ListenerProtocol::ForwardProxy => {
                     server::serve(socket, entry, Arc::new(ForwardEntry(worker))).await
                 }
-                ListenerProtocol::Admin => Ok(()),
+                ListenerProtocol::Admin
+                | ListenerProtocol::TlsPassthrough
+                | ListenerProtocol::Tcp
+                | ListenerProtocol::Udp => Ok(()),
             };
             if let Err(error) = served {
                 tracing::error!(%error, "a listener ended");

@@ -38,24 +38,19 @@ mod tests {
     fn rule(weights: &[u32]) -> Rule {
         let reference =
             |(id, weight): (u16, &u32)| BackendRef { backend: BackendId(id), weight: *weight };
-        Rule {
-            route: "r".into(),
-            name: "all".into(),
-            hosts: vec![HostPattern::Any],
-            matches: vec![RequestMatch {
-                path: PathMatch::Prefix("/".into()),
-                method: None,
-                headers: vec![],
-            }],
-            class: None,
-            tiers: vec![(0..).zip(weights).map(reference).collect()],
-            timeouts: Timeouts {
-                request: None,
-                backend_request: None,
-                connect: Duration::from_secs(1),
-                idle: Duration::from_secs(1),
-            },
-        }
+        let timeouts = Timeouts {
+            request: None,
+            backend_request: None,
+            connect: Duration::from_secs(1),
+            idle: Duration::from_secs(1),
+        };
+        Rule::forward(
+            ("r", "all"),
+            vec![HostPattern::Any],
+            vec![RequestMatch::on_path(PathMatch::Prefix("/".into()))],
+            vec![(0..).zip(weights).map(reference).collect()],
+            timeouts,
+        )
     }
 
     #[test]

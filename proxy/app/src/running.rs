@@ -202,7 +202,9 @@ impl Running {
                 addresses: None,
                 location: spec.location,
                 wire: match spec.protocol {
-                    BackendProtocol::Http | BackendProtocol::Tcp => Wire::Http1,
+                    BackendProtocol::Http | BackendProtocol::Tcp | BackendProtocol::Udp => {
+                        Wire::Http1
+                    }
                     BackendProtocol::Http2 | BackendProtocol::Grpc => Wire::Http2,
                 },
                 limit: spec.pool,

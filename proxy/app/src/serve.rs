@@ -93,7 +93,14 @@ fn classify(running: &Running, head: &Parts) -> Result<(RuleId, ClassId), Refusa
 
 /// What matching may look at.
 pub(crate) fn facts<'a>(host: &'a str, head: &'a Parts) -> RequestFacts<'a> {
-    RequestFacts { host, path: head.uri.path(), method: &head.method, headers: &head.headers }
+    RequestFacts {
+        host,
+        path: head.uri.path(),
+        query: head.uri.query().unwrap_or_default(),
+        method: &head.method,
+        headers: &head.headers,
+        client: None,
+    }
 }
 
 /// What is not carried is refused before anybody is asked. Limits on how much waits are the

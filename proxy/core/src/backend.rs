@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tls::ClientTls;
+
 /// Index of a backend in the store's list; stable by name across reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub u16);
@@ -27,8 +29,10 @@ pub enum BackendProtocol {
     Http2,
     /// gRPC: HTTP/2.
     Grpc,
-    /// Bytes. Not reachable from an HTTP route.
+    /// Bytes. Reached from `TCP` listeners, not from an HTTP route.
     Tcp,
+    /// Datagrams. Reached from `UDP` listeners.
+    Udp,
 }
 
 /// The host part of an endpoint.
@@ -45,7 +49,7 @@ pub enum Host {
 pub struct Endpoint {
     /// Address or name.
     pub host: Host,
-    /// TCP port.
+    /// TCP or UDP port.
     pub port: u16,
 }
 
@@ -72,6 +76,71 @@ pub struct BackendSpec {
     pub endpoints: Vec<Endpoint>,
     /// Bounds of its connection pools, per endpoint and class.
     pub pool: PoolLimit,
+    /// TLS to its servers; `None` = in the clear (or bytes that are encrypted already).
+    pub tls: Option<ClientTls>,
+    /// Header in front of every connection that tells the client's address; with `Http` and
+    /// `Tcp` only. A connection that has one carries the requests of one client.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// How names of its servers are resolved.
+    pub dns: DnsSpec,
+    /// Settings of its TCP sockets.
+    pub tcp: TcpSpec,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Which addresses of a name are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddressFamily {
+    /// Both, raced (RFC 8305).
+    Auto,
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+impl AddressFamily {
+    /// Whether `address` is of this family.
+    pub const fn takes(self, address: IpAddr) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Ipv4 => address.is_ipv4(),
+            Self::Ipv6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// How names are resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DnsSpec {
+    /// Which addresses are used.
+    pub family: AddressFamily,
+    /// A name is asked again after this (with jitter); the last answer serves until then, and
+    /// beyond where the resolver gives none.
+    pub refresh: Duration,
+    /// A lookup without an answer by then has failed.
+    pub timeout: Duration,
+}
+
+/// Settings of TCP sockets to servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TcpSpec {
+    /// Idle time before the first keep-alive probe.
+    pub keepalive_idle: Duration,
+    /// Time between probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered probes after which the connection is dead.
+    pub keepalive_probes: u32,
+    /// Sent data may stay unacknowledged for this long (`TCP_USER_TIMEOUT`).
+    pub user_timeout: Duration,
 }
 
 /// Bounds of one connection pool (one endpoint, one class, one link).

@@ -84,6 +84,9 @@ pub struct ClassSpec {
     pub dscp: Option<u8>,
     /// Whether it may use metered links.
     pub metered: Metered,
+    /// Requests and tunnels of this class at the same time, on all listeners together; the next
+    /// one is answered 503. `None` = only the bounds of listeners and pools count.
+    pub requests_max: Option<u32>,
 }
 
 /// All classes of a store, indexed by [`ClassId`].

@@ -7,9 +7,13 @@
 
 pub mod backend;
 pub mod class;
+pub mod filter;
+pub mod limit;
 pub mod link;
+pub mod listener;
 pub mod matching;
 pub mod schedule;
 pub mod share;
+pub mod tls;
 pub mod units;
 pub mod window;

@@ -2,9 +2,10 @@
 //!
 //! The tables here are compiled from policy once and read on every request. Precedence is the
 //! one of Gateway API's HTTPRoute: exact host before wildcard (longest first), exact path before
-//! prefix (longest first), then method, then the number of headers. What that leaves tied is
-//! refused when the policy is compiled, so order in the file never decides. A more precise host
-//! whose rules do not match leaves the request to the next less precise one.
+//! prefix (longest first), then method, then the number of headers, then of query parameters;
+//! after those, ours, the name in the client's certificate. What that leaves tied is refused when
+//! the policy is compiled, so order in the file never decides. A more precise host whose rules do
+//! not match leaves the request to the next less precise one.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -15,13 +16,18 @@ use ipnet::IpNet;
 
 use crate::backend::{BackendId, Location, Timeouts};
 use crate::class::ClassId;
+use crate::filter::{Action, Filters, SessionPersistence};
+use crate::limit::RateLimit;
+use crate::tls::{ClientIdentity, SanMatch};
 
 mod egress;
 mod natural;
+mod query;
 mod routes;
 
 pub use egress::EgressTable;
 pub use natural::natural_class;
+pub use query::QueryMatch;
 pub use routes::RouteTable;
 
 /// A hostname pattern of a route or an egress rule.
@@ -63,6 +69,10 @@ pub struct RequestMatch {
     pub method: Option<Method>,
     /// Conditions on headers.
     pub headers: Vec<HeaderMatch>,
+    /// Conditions on query parameters.
+    pub query: Vec<QueryMatch>,
+    /// Condition on the client's certificate; a client without one does not meet it.
+    pub client: Option<SanMatch>,
 }
 
 /// A weighted reference to a backend.
@@ -91,11 +101,53 @@ pub struct Rule {
     pub matches: Vec<RequestMatch>,
     /// Class named by the rule or its route; `None` = the traffic's natural class, else `default`.
     pub class: Option<ClassId>,
+    /// Who answers.
+    pub action: Action,
     /// Backends in tiers of failover: the refs without `fallback` first, then each fallback.
-    /// Never empty, no tier empty.
+    /// Empty exactly where `action` is not [`Action::Forward`]; no tier is empty.
     pub tiers: Vec<Vec<BackendRef>>,
     /// How long its steps may take.
     pub timeouts: Timeouts,
+    /// What it changes.
+    pub filters: Filters,
+    /// Whether requests of one session stay on one endpoint.
+    pub persistence: Option<SessionPersistence>,
+    /// How often requests may come; all must agree.
+    pub rate_limits: Vec<RateLimit>,
+}
+
+impl Rule {
+    /// A rule that sends what meets `matches` to `tiers`, with nothing else said.
+    pub fn forward(
+        names: (&str, &str),
+        hosts: Vec<HostPattern>,
+        matches: Vec<RequestMatch>,
+        tiers: Vec<Vec<BackendRef>>,
+        timeouts: Timeouts,
+    ) -> Self {
+        Self {
+            route: names.0.into(),
+            name: names.1.into(),
+            hosts,
+            matches,
+            class: None,
+            action: Action::Forward,
+            tiers,
+            timeouts,
+            filters: Filters::default(),
+            persistence: None,
+            rate_limits: Vec::new(),
+        }
+    }
+}
+
+/// A rule with the alternative of it that a request met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Found {
+    /// The rule.
+    pub rule: RuleId,
+    /// Which of its `matches`.
+    pub alternative: u16,
 }
 
 /// One rule of the forward proxy.
@@ -151,10 +203,14 @@ pub struct RequestFacts<'a> {
     pub host: &'a str,
     /// Path without query, as sent.
     pub path: &'a str,
+    /// Query without `?`, as sent; empty if there is none.
+    pub query: &'a str,
     /// Method.
     pub method: &'a Method,
     /// All headers.
     pub headers: &'a http::HeaderMap,
+    /// What the client's verified certificate says; `None` without one.
+    pub client: Option<&'a ClientIdentity>,
 }
 
 /// Why a request met no rule.
@@ -229,12 +285,27 @@ impl PathMatch {
 }
 
 impl RequestMatch {
-    /// Whether method and headers meet the conditions; the path is looked at elsewhere.
+    /// A match on the path alone.
+    pub fn on_path(path: PathMatch) -> Self {
+        Self { path, method: None, headers: Vec::new(), query: Vec::new(), client: None }
+    }
+
+    /// How precise the certificate condition is; 0 without one.
+    pub fn client_precision(&self) -> usize {
+        self.client.as_ref().map_or(0, SanMatch::precision)
+    }
+
+    /// Whether everything but the path meets the conditions; the path is looked at elsewhere.
     fn rest_matches(&self, facts: RequestFacts<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == facts.method)
             && self.headers.iter().all(|wanted| {
                 facts.headers.get_all(&wanted.name).iter().any(|value| *value == wanted.value)
             })
+            && self.query.iter().all(|wanted| wanted.matches(facts.query))
+            && self
+                .client
+                .as_ref()
+                .is_none_or(|wanted| facts.client.is_some_and(|client| wanted.matches(client)))
     }
 
     /// Whether all conditions hold.

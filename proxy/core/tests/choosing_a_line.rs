@@ -19,6 +19,7 @@ fn link(name: &str, role: LinkRole, metered: bool) -> LinkSpec {
         headroom: Percent::new(5).expect("below a hundred"),
         overhead_bytes: 0,
         metered,
+        requests_max: None,
         device: None,
         source: None,
     }
@@ -35,6 +36,7 @@ fn class(metered: Metered) -> ClassSpec {
         queue: QueueLimit { max_wait: Duration::from_secs(1), limit_bytes: 1 << 20 },
         dscp: None,
         metered,
+        requests_max: None,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{HostPattern, NoRule, PathMatch, RequestFacts, Rule, RuleId};
+use super::{Found, HostPattern, NoRule, PathMatch, RequestFacts, RequestMatch, Rule, RuleId};
 
 /// All rules of a store, indexed by host and path.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -66,11 +66,19 @@ impl RouteTable {
     /// # Errors
     /// [`NoRule`] says whether the host or only the rest of the request is unknown.
     pub fn find(&self, facts: RequestFacts<'_>) -> Result<RuleId, NoRule> {
+        self.find_match(facts).map(|found| found.rule)
+    }
+
+    /// The same with the alternative that was met, which says what a rewritten prefix was.
+    ///
+    /// # Errors
+    /// As [`RouteTable::find`].
+    pub fn find_match(&self, facts: RequestFacts<'_>) -> Result<Found, NoRule> {
         let mut known = false;
         if let Some(rules) = self.exact.get(facts.host) {
             known = true;
-            if let Some(rule) = rules.find(&self.rules, facts) {
-                return Ok(rule);
+            if let Some(found) = rules.find(&self.rules, facts) {
+                return Ok(found);
             }
         }
         for length in &self.suffix_lengths {
@@ -80,14 +88,14 @@ impl RouteTable {
                 break;
             }
             known = true;
-            if let Some(rule) = rules.find(&self.rules, facts) {
-                return Ok(rule);
+            if let Some(found) = rules.find(&self.rules, facts) {
+                return Ok(found);
             }
         }
         if !self.any.is_empty() {
             known = true;
-            if let Some(rule) = self.any.find(&self.rules, facts) {
-                return Ok(rule);
+            if let Some(found) = self.any.find(&self.rules, facts) {
+                return Ok(found);
             }
         }
         Err(if known { NoRule::NoMatch } else { NoRule::UnknownHost })
@@ -99,6 +107,14 @@ impl RouteTable {
     /// If the id is of another table: ids are handed out by [`RouteTable::find`] alone.
     pub fn rule(&self, id: RuleId) -> &Rule {
         &self.rules[usize::from(id.0)]
+    }
+
+    /// The alternative that was found.
+    ///
+    /// # Panics
+    /// If `found` is of another table.
+    pub fn alternative(&self, found: Found) -> &RequestMatch {
+        &self.rule(found.rule).matches[usize::from(found.alternative)]
     }
 
     fn host_rules(&mut self, host: &HostPattern) -> &mut HostRules {
@@ -138,25 +154,30 @@ impl HostRules {
         map.entry(path.key().into()).or_default().push(candidate);
     }
 
-    /// Most precise first: with a method before without, then by the number of headers; equals
-    /// stay in the order of the rules.
+    /// Most precise first: with a method before without, then by the number of headers, then of
+    /// query parameters, then by the client's name; equals stay in the order of the rules.
     fn sort(&mut self, rules: &[Rule]) {
         for candidates in self.exact.values_mut().chain(self.prefixes.values_mut()) {
             candidates.sort_by_key(|candidate| {
                 let alternative = candidate.of(rules);
-                (alternative.method.is_none(), usize::MAX - alternative.headers.len())
+                std::cmp::Reverse((
+                    alternative.method.is_some(),
+                    alternative.headers.len(),
+                    alternative.query.len(),
+                    alternative.client_precision(),
+                ))
             });
         }
         self.prefix_lengths = lengths(self.prefixes.keys());
     }
 
-    fn find(&self, rules: &[Rule], facts: RequestFacts<'_>) -> Option<RuleId> {
+    fn find(&self, rules: &[Rule], facts: RequestFacts<'_>) -> Option<Found> {
         let first = |candidates: &Vec<Candidate>| {
             let candidate = candidates.iter().find(|one| one.of(rules).rest_matches(facts))?;
-            Some(RuleId(candidate.rule))
+            Some(Found { rule: RuleId(candidate.rule), alternative: candidate.alternative })
         };
-        if let Some(rule) = self.exact.get(facts.path).and_then(first) {
-            return Some(rule);
+        if let Some(found) = self.exact.get(facts.path).and_then(first) {
+            return Some(found);
         }
         self.prefix_lengths.iter().find_map(|length| {
             let prefix = facts.path.get(..*length)?;

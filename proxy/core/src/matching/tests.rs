@@ -27,15 +27,9 @@ fn host(text: &str) -> HostPattern {
 }
 
 fn rule(hosts: &[&str], matches: Vec<RequestMatch>) -> Rule {
-    Rule {
-        route: "route".into(),
-        name: "rule".into(),
-        hosts: hosts.iter().map(|text| host(text)).collect(),
-        matches,
-        class: None,
-        tiers: vec![vec![BackendRef { backend: BackendId(0), weight: 1 }]],
-        timeouts: TIMEOUTS,
-    }
+    let tiers = vec![vec![BackendRef { backend: BackendId(0), weight: 1 }]];
+    let hosts = hosts.iter().map(|text| host(text)).collect();
+    Rule::forward(("route", "rule"), hosts, matches, tiers, TIMEOUTS)
 }
 
 fn on(path: PathMatch, method: Option<Method>, headers: &[(&str, &str)]) -> RequestMatch {
@@ -46,7 +40,7 @@ fn on(path: PathMatch, method: Option<Method>, headers: &[(&str, &str)]) -> Requ
             value: HeaderValue::from_str(value).unwrap(),
         })
         .collect();
-    RequestMatch { path, method, headers }
+    RequestMatch { path, method, headers, query: Vec::new(), client: None }
 }
 
 fn prefix(path: &str) -> PathMatch {
@@ -57,9 +51,17 @@ fn exact(path: &str) -> PathMatch {
     PathMatch::Exact(path.into())
 }
 
+fn facts<'a>(
+    (host, path): (&'a str, &'a str),
+    method: &'a Method,
+    headers: &'a HeaderMap,
+) -> RequestFacts<'a> {
+    RequestFacts { host, path, query: "", method, headers, client: None }
+}
+
 fn find(table: &RouteTable, host: &str, path: &str) -> Result<u16, NoRule> {
     let headers = HeaderMap::new();
-    let facts = RequestFacts { host, path, method: &Method::GET, headers: &headers };
+    let facts = facts((host, path), &Method::GET, &headers);
     table.find(facts).map(|id| id.0)
 }
 
@@ -128,7 +130,7 @@ fn methods_come_before_headers_and_headers_by_number() {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             map.append(name, HeaderValue::from_str(value).unwrap());
         }
-        let facts = RequestFacts { host: "h", path: "/", method, headers: &map };
+        let facts = facts(("h", "/"), method, &map);
         table.find(facts).map(|id| id.0)
     };
     assert_eq!(find(&Method::POST, &[("a", "1"), ("b", "2")]), Ok(1));
@@ -153,7 +155,7 @@ fn natural_shapes_are_recognised_and_strangers_are_not() {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             map.insert(name, HeaderValue::from_str(value).unwrap());
         }
-        natural_class(RequestFacts { host: "h", path, method, headers: &map })
+        natural_class(facts(("h", path), method, &map))
     };
     let (get, post) = (&Method::GET, &Method::POST);
     let protobuf = [("content-type", "application/x-protobuf")];
@@ -238,7 +240,8 @@ fn precision(pattern: &HostPattern, one: &RequestMatch) -> impl Ord {
         PathMatch::Exact(_) => (1, 0),
         PathMatch::Prefix(_) => (0, one.path.key().len()),
     };
-    (host, path, one.method.is_some(), one.headers.len())
+    let rest = (one.headers.len(), one.query.len(), one.client_precision());
+    (host, path, one.method.is_some(), rest)
 }
 
 fn reference(rules: &[Rule], facts: RequestFacts<'_>) -> Result<u16, NoRule> {
@@ -266,13 +269,34 @@ const ASKED: [&str; 8] = ["a.b", "c.a.b", "d.c.a.b", "b", "x.b", ".b", "10.9.0.1
 const PATHS: [&str; 8] = ["/", "/x", "/x/", "/x/y", "/xy", "/x/y/z", "/x//y", "*"];
 const METHODS: [Method; 2] = [Method::GET, Method::POST];
 
+const CLIENTS: [&[&str]; 4] =
+    [&[], &["DNS:a.till"], &["DNS:b.a.till", "URI:x"], &["URI:x", "DNS:till"]];
+
+fn any_client() -> impl Strategy<Value = SanMatch> {
+    let all = vec![
+        SanMatch::Exact("DNS:a.till".into()),
+        SanMatch::Exact("URI:x".into()),
+        SanMatch::DnsSuffix("till".into()),
+        SanMatch::DnsSuffix("a.till".into()),
+    ];
+    proptest::sample::select(all)
+}
+
 fn any_match() -> impl Strategy<Value = RequestMatch> {
     let path = (0..7usize, any::<bool>())
         .prop_map(|(path, whole)| if whole { exact(PATHS[path]) } else { prefix(PATHS[path]) });
     let method =
         proptest::option::of(0..2usize).prop_map(|method| method.map(|at| METHODS[at].clone()));
     let headers = proptest::sample::subsequence(vec![("a", "1"), ("b", "1"), ("a", "2")], 0..=2);
-    (path, method, headers).prop_map(|(path, method, headers)| on(path, method, &headers))
+    let query = proptest::sample::subsequence(vec![("a", "1"), ("b", ""), ("c", "x y")], 0..=2);
+    let client = proptest::option::weighted(0.3, any_client());
+    (path, method, headers, query, client).prop_map(|(path, method, headers, query, client)| {
+        let query = query
+            .into_iter()
+            .map(|(name, value)| QueryMatch { name: name.into(), value: value.into() })
+            .collect();
+        RequestMatch { query, client, ..on(path, method, &headers) }
+    })
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
@@ -286,15 +310,62 @@ proptest! {
         rules in proptest::collection::vec(any_rule(), 0..12),
         host in proptest::sample::select(ASKED.to_vec()),
         path in proptest::sample::select(PATHS.to_vec()),
+        query in proptest::sample::subsequence(vec!["a=1", "b", "c=x%20y", "a=2", "c=x+y"], 0..=3),
         method in 0..2usize,
         headers in proptest::sample::subsequence(vec![("a", "1"), ("b", "1"), ("a", "2")], 0..=3),
+        client in proptest::option::of(0..CLIENTS.len()),
     ) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let facts = RequestFacts { host, path, method: &METHODS[method], headers: &map };
+        let client = client.map(|index| ClientIdentity {
+            sans: CLIENTS[index].iter().map(|san| (*san).into()).collect(),
+            fingerprint: "".into(),
+        });
+        let query = query.join("&");
+        let facts = RequestFacts {
+            query: &query,
+            client: client.as_ref(),
+            ..facts((host, path), &METHODS[method], &map)
+        };
         let table = RouteTable::new(rules.clone()).unwrap();
-        prop_assert_eq!(table.find(facts).map(|id| id.0), reference(&rules, facts));
+        let found = table.find_match(facts);
+        prop_assert_eq!(found.map(|found| found.rule.0), reference(&rules, facts));
+        if let Ok(found) = found {
+            prop_assert!(table.alternative(found).matches(facts));
+        }
     }
+}
+
+#[test]
+fn query_parameters_come_after_headers_and_names_of_clients_last() {
+    let any = || RequestMatch::on_path(prefix("/"));
+    let a_is_1 = || vec![QueryMatch { name: "a".into(), value: "1".into() }];
+    let client = |san| RequestMatch { client: Some(san), ..any() };
+    let table = RouteTable::new(vec![
+        rule(&["h"], vec![any()]),
+        rule(&["h"], vec![client(SanMatch::DnsSuffix("tills".into()))]),
+        rule(&["h"], vec![client(SanMatch::Exact("DNS:a.tills".into()))]),
+        rule(&["h"], vec![RequestMatch { query: a_is_1(), ..any() }]),
+        rule(&["h"], vec![on(prefix("/"), None, &[("x", "1")])]),
+    ])
+    .unwrap();
+    let (plain, mut with) = (HeaderMap::new(), HeaderMap::new());
+    with.insert("x", HeaderValue::from_static("1"));
+    let find = |headers: &HeaderMap, query: &str, san: Option<&str>| {
+        let client = san.map(|san| ClientIdentity {
+            sans: vec![san.into()],
+            fingerprint: "".into(),
+        });
+        let about = facts(("h", "/"), &Method::GET, headers);
+        table.find(RequestFacts { query, client: client.as_ref(), ..about }).map(|id| id.0)
+    };
+    let san = Some("DNS:a.tills");
+    assert_eq!(find(&with, "a=1", san), Ok(4));
+    assert_eq!(find(&plain, "b=2&a=1", san), Ok(3));
+    assert_eq!(find(&plain, "a=2", san), Ok(2));
+    assert_eq!(find(&plain, "", Some("DNS:b.tills")), Ok(1));
+    assert_eq!(find(&plain, "", Some("DNS:tills")), Ok(0));
+    assert_eq!(find(&plain, "", None), Ok(0));
 }
