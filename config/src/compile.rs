@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::document::{Document, Spot};
 use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec};
+use crate::kinds::store::Gateway;
 use crate::kinds::{Kind, StoreDoc};
 use crate::report::{Finding, Report};
 use crate::scalar::DurationText;
@@ -17,17 +18,24 @@ use crate::{defaults, suggest};
 mod ambiguity;
 mod backends;
 mod classes;
+mod clients;
 mod egress;
+mod filters;
 mod links;
 mod lint;
 mod listeners;
+mod matches;
 mod not_in_effect;
+mod persistence;
 mod routes;
 mod select;
 mod store;
+mod telemetry;
+mod tls;
 
 pub(crate) use classes::share_text;
-pub(crate) use listeners::protocol_text;
+pub(crate) use listeners::limits::applies as limit_applies;
+pub(crate) use listeners::{dials, has_class, protocol_text};
 pub(crate) use routes::host_text;
 
 /// A policy that was read, with what could not be read of it.
@@ -70,7 +78,7 @@ pub struct Checked {
 /// Compiles `input` for the one store that it describes. `report` already holds what was found
 /// while reading; semantic findings join it.
 pub fn check(input: &Input, report: Report) -> Checked {
-    let mut out = Output { report, origins: BTreeMap::new() };
+    let mut out = Output { report, ..Output::default() };
     lint::yaml(input, &mut out.report);
     let built_in = crate::document::read_built_in(defaults::BUILT_IN);
     let selected = select::select(input, &built_in, &mut out);
@@ -85,6 +93,7 @@ pub fn check(input: &Input, report: Report) -> Checked {
 }
 
 /// What the parts of the compiler write to.
+#[derive(Default)]
 struct Output {
     report: Report,
     origins: BTreeMap<String, Origin>,
@@ -157,7 +166,15 @@ fn effective(
     let mut backends = backends::compile(selected, out);
     let routes = routes::compile(selected, input, &classes, &backends, out);
     let egress = egress::compile(selected, input, &classes, out);
-    let listeners = listeners::compile(selected, egress.is_some(), out);
+    let known = listeners::Known {
+        input,
+        classes: &classes,
+        backends: &backends,
+        has_egress: egress.is_some(),
+    };
+    let listeners = listeners::compile(selected, &known, out);
+    clients::check(selected, &listeners, out);
+    let telemetry = telemetry::compile(selected, input, &classes, out);
     let (routes, classes, facts) = (routes?, classes?, facts?);
     backends::size_pools(&mut backends, &routes, &classes);
     let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
@@ -171,7 +188,7 @@ fn effective(
         backends: backends.into_iter().map(|one| one.spec).collect(),
         routes,
         egress,
-        telemetry: crate::effective::TelemetrySpec::default(),
+        telemetry,
         origins: std::mem::take(&mut out.origins),
         not_in_effect,
         digest: "".into(),
@@ -213,6 +230,17 @@ fn process(document: &Document, store: &StoreDoc, out: &mut Output) -> ProcessSp
             drain,
             defaults::DRAIN_TIMEOUT,
         ),
-        buffer_bytes_max: defaults::BUFFER_BYTES,
+        buffer_bytes_max: buffer(gateway, &spot.key("bufferMemory"), out),
     }
+}
+
+/// Bodies of a single busy line need more than a mebibyte.
+fn buffer(gateway: Option<&Gateway>, spot: &Spot<'_>, out: &mut Output) -> u64 {
+    let given = gateway.and_then(|gateway| gateway.buffer_memory).map(|size| size.0);
+    if given.is_some_and(|bytes| bytes < 1024 * 1024) {
+        out.error(spot.finding(
+            "so little memory would refuse traffic all the time: allow 1Mi or more, as `64Mi`",
+        ));
+    }
+    out.value("process.bufferMemory", spot, given, defaults::BUFFER_BYTES)
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use tillgate_core::backend::{AddressFamily, DnsSpec, TcpSpec};
+use tillgate_core::backend::{AddressFamily, DnsSpec, PoolLimit, TcpSpec, Timeouts};
 use tillgate_core::class::{Metered, Share};
 use tillgate_core::listener::{ListenerLimits, ListenerProtocol, StreamTimeouts};
 use tillgate_core::tls::TlsVersion;
@@ -57,6 +57,14 @@ pub const POOL_IDLE: Duration = Duration::from_secs(90);
 /// An hour: long enough to be free, short enough to follow a moved name.
 pub const POOL_AGE: Duration = Duration::from_secs(3600);
 
+/// The pool of a backend that says nothing about it.
+pub const POOL: PoolLimit = PoolLimit {
+    connections_max: POOL_CONNECTIONS_BULK,
+    waiting_max: POOL_WAITING,
+    idle_timeout: POOL_IDLE,
+    age_max: POOL_AGE,
+};
+
 /// Time a server may take to answer once its request is through. A default for the request as a
 /// whole would end long uploads and calls that rightly wait for the line.
 pub const BACKEND_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,6 +74,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A transfer that stands still for five minutes will not move again; long polls are shorter.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The timeouts of a route that says none.
+pub const TIMEOUTS: Timeouts = Timeouts {
+    request: None,
+    backend_request: Some(BACKEND_REQUEST_TIMEOUT),
+    connect: CONNECT_TIMEOUT,
+    idle: IDLE_TIMEOUT,
+};
 
 /// After SIGTERM: what orchestrators wait by default (30 s) less a margin for the rest.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);

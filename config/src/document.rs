@@ -13,7 +13,7 @@ use crate::compile::{Identity, Input};
 use crate::effective::Origin;
 use crate::kinds::{
     API_VERSION, BackendDoc, EgressPolicyDoc, Kind, LinkPolicyDoc, ListenerDoc, ServiceRouteDoc,
-    StoreDoc, StoreSelector, TrafficClassDoc,
+    StoreDoc, StoreSelector, TelemetryPolicyDoc, TrafficClassDoc,
 };
 use crate::report::{Finding, Place, Report};
 use crate::scalar::{Name, Text as _};
@@ -36,6 +36,8 @@ pub enum Body {
     ServiceRoute(ServiceRouteDoc),
     /// The store.
     Store(StoreDoc),
+    /// Logs and traces.
+    TelemetryPolicy(TelemetryPolicyDoc),
     /// A class.
     TrafficClass(TrafficClassDoc),
 }
@@ -195,6 +197,9 @@ fn body(kind: Kind, file: &Arc<str>, chunk: Chunk<'_>) -> Result<(Arc<str>, Body
             named(file, chunk, |d: &ServiceRouteDoc| &d.metadata.name.0, Body::ServiceRoute)
         }
         Kind::Store => named(file, chunk, |d: &StoreDoc| &d.metadata.name.0, Body::Store),
+        Kind::TelemetryPolicy => {
+            named(file, chunk, |d: &TelemetryPolicyDoc| &d.metadata.name.0, Body::TelemetryPolicy)
+        }
         Kind::TrafficClass => {
             named(file, chunk, |d: &TrafficClassDoc| &d.metadata.name.0, Body::TrafficClass)
         }
@@ -215,6 +220,7 @@ impl Document {
             Body::LinkPolicy(d) => d.spec.store_selector.as_ref(),
             Body::Listener(d) => d.spec.store_selector.as_ref(),
             Body::ServiceRoute(d) => d.spec.store_selector.as_ref(),
+            Body::TelemetryPolicy(d) => d.spec.store_selector.as_ref(),
             Body::TrafficClass(d) => d.spec.store_selector.as_ref(),
             Body::Store(_) => None,
         }
@@ -228,6 +234,7 @@ impl Document {
             Body::LinkPolicy(d) => d.spec.precedence,
             Body::Listener(d) => d.spec.precedence,
             Body::ServiceRoute(d) => d.spec.precedence,
+            Body::TelemetryPolicy(d) => d.spec.precedence,
             Body::TrafficClass(d) => d.spec.precedence,
             Body::Store(_) => None,
         };
@@ -312,8 +319,9 @@ fn is_null(text: &str) -> bool {
 
 /// Lists that must not be empty, by field, and how long each may be. A list that is not named
 /// here may be empty. The schema says the same; a test compares them.
-const LISTS: [(&str, usize); 18] = [
+const LISTS: [(&str, usize); 23] = [
     ("backendRefs", 64),
+    ("certificates", 64),
     ("cidrs", usize::MAX),
     ("codes", usize::MAX),
     ("days", usize::MAX),
@@ -327,7 +335,11 @@ const LISTS: [(&str, usize); 18] = [
     ("matches", 64),
     ("ports", usize::MAX),
     ("prefer", usize::MAX),
+    ("queryParams", 16),
+    ("rateLimits", 4),
     ("rules", usize::MAX),
+    ("trafficClasses", usize::MAX),
+    ("trustedSources", usize::MAX),
     ("underPaths", usize::MAX),
     ("values", usize::MAX),
     ("weekly", usize::MAX),

@@ -14,10 +14,13 @@ use crate::scalar::{DurationText, LabelKey, LabelValue, Name, Rate, StorePath};
 
 pub mod backend;
 pub mod egress_policy;
+pub mod filters;
 pub mod link_policy;
 pub mod listener;
 pub mod service_route;
 pub mod store;
+pub mod telemetry_policy;
+pub mod tls;
 pub mod traffic_class;
 
 pub use backend::BackendDoc;
@@ -26,6 +29,7 @@ pub use link_policy::LinkPolicyDoc;
 pub use listener::ListenerDoc;
 pub use service_route::ServiceRouteDoc;
 pub use store::StoreDoc;
+pub use telemetry_policy::TelemetryPolicyDoc;
 pub use traffic_class::TrafficClassDoc;
 
 /// The one version of the language.
@@ -46,24 +50,27 @@ pub enum Kind {
     ServiceRoute,
     /// The store itself.
     Store,
+    /// What is logged, traced and shipped.
+    TelemetryPolicy,
     /// What a kind of traffic is worth on the line.
     TrafficClass,
 }
 
 impl Kind {
     /// Every kind, by name.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Backend,
         Self::EgressPolicy,
         Self::LinkPolicy,
         Self::Listener,
         Self::ServiceRoute,
         Self::Store,
+        Self::TelemetryPolicy,
         Self::TrafficClass,
     ];
 
     /// Kinds of the language that this release cannot read yet.
-    pub const PLANNED: [&str; 10] = [
+    pub const PLANNED: [&str; 9] = [
         "Bootstrap",
         "Bundle",
         "ChangeWindow",
@@ -73,7 +80,6 @@ impl Kind {
         "RegistryMirror",
         "RingPromotion",
         "Rollout",
-        "TelemetryPolicy",
     ];
 
     /// The word in `kind:`.
@@ -85,6 +91,7 @@ impl Kind {
             Self::Listener => "Listener",
             Self::ServiceRoute => "ServiceRoute",
             Self::Store => "Store",
+            Self::TelemetryPolicy => "TelemetryPolicy",
             Self::TrafficClass => "TrafficClass",
         }
     }
@@ -97,7 +104,7 @@ impl Kind {
     /// Of a single kind only one document applies to a store, whatever its name.
     pub const fn is_single(self) -> bool {
         match self {
-            Self::EgressPolicy | Self::LinkPolicy | Self::Store => true,
+            Self::EgressPolicy | Self::LinkPolicy | Self::Store | Self::TelemetryPolicy => true,
             Self::Backend | Self::Listener | Self::ServiceRoute | Self::TrafficClass => false,
         }
     }

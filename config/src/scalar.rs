@@ -13,12 +13,17 @@ use serde::de::{Deserializer, Error, Visitor};
 mod names;
 mod net;
 mod numbers;
+mod policy;
 mod time;
 
 pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath};
 pub use net::{Address, Cidr, Fqdn, HeaderField, HeaderText, HostText, ListenAddress, UrlPath};
 pub use numbers::{Dscp, Flag, HealthyCount, Percentage, Rate, ShareText, Size, Whole};
 pub(crate) use numbers::{dscp_text, size_text};
+pub use policy::{
+    ClassPattern, CollectorUrl, FilePath, OutputText, PlainHost, QueryName, QueryText, SanText,
+    SessionName,
+};
 pub(crate) use time::duration_text;
 pub use time::{CivilDate, DurationText, LocalTime, ZoneName};
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::kinds::{
     BackendDoc, EgressPolicyDoc, Kind, LinkPolicyDoc, ListenerDoc, ServiceRouteDoc, StoreDoc,
-    TrafficClassDoc,
+    TelemetryPolicyDoc, TrafficClassDoc,
 };
 use crate::suggest;
 
@@ -26,6 +26,7 @@ pub fn of_kind(kind: Kind) -> Value {
         Kind::Listener => of::<ListenerDoc>(kind),
         Kind::ServiceRoute => of::<ServiceRouteDoc>(kind),
         Kind::Store => of::<StoreDoc>(kind),
+        Kind::TelemetryPolicy => of::<TelemetryPolicyDoc>(kind),
         Kind::TrafficClass => of::<TrafficClassDoc>(kind),
     }
 }

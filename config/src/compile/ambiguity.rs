@@ -1,8 +1,9 @@
 //! Two rules that the same request could meet, with nothing to say which is meant.
 //!
-//! Host, path, method and number of headers decide between rules. Two alternatives of different
-//! rules are ambiguous if all four are equal and their headers do not exclude each other: the
-//! same header with another value does. Order in the file never decides, so this is an error.
+//! Host, path, method, numbers of headers and query parameters, and how precisely a client is
+//! named decide between rules. Two alternatives of different rules are ambiguous if all of them are
+//! equal and their conditions do not exclude each other: the same header, parameter or name with
+//! another value does. Order in the file never decides, so this is an error.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use super::Output;
 use super::routes::{Placed, host_text};
 
 /// What orders two alternatives; equal keys are candidates for a tie.
-type Key<'a> = (&'a HostPattern, PathMatch, Option<&'a str>, usize);
+type Key<'a> = (&'a HostPattern, PathMatch, Option<&'a str>, [usize; 3]);
 
 /// Reports every pair of rules that is ambiguous, once.
 pub(super) fn check(rules: &[Placed<'_>], out: &mut Output) {
@@ -21,7 +22,8 @@ pub(super) fn check(rules: &[Placed<'_>], out: &mut Output) {
         for (alternative, one) in placed.rule.matches.iter().enumerate() {
             for host in &placed.rule.hosts {
                 let method = one.method.as_ref().map(|method| method.as_str());
-                let key = (host, normal(&one.path), method, one.headers.len());
+                let counts = [one.headers.len(), one.query.len(), one.client_precision()];
+                let key = (host, normal(&one.path), method, counts);
                 groups.entry(key).or_default().push((index, alternative));
             }
         }
@@ -54,12 +56,15 @@ fn normal(path: &PathMatch) -> PathMatch {
     }
 }
 
-/// Whether one request can meet the headers of both. A header that both name with different
-/// values excludes it (a request with the header twice is served by the first rule by name).
+/// Whether one request can meet the conditions of both. A header, parameter or name in the client's
+/// certificate that both name with different values excludes it (a request that has both is served
+/// by the first rule by name).
 fn compatible(a: &RequestMatch, b: &RequestMatch) -> bool {
     a.headers.iter().all(|header| {
         b.headers.iter().all(|other| other.name != header.name || other.value == header.value)
-    })
+    }) && a.query.iter().all(|one| {
+        b.query.iter().all(|other| other.name != one.name || other.value == one.value)
+    }) && a.client == b.client
 }
 
 fn tell(a: &Placed<'_>, b: &Placed<'_>, at: (&HostPattern, usize), out: &mut Output) {

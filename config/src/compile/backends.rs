@@ -2,7 +2,8 @@
 //!
 //! In: the selected `Backend` documents. Out: one spec each, in the order of their names, so that
 //! a position is an id. Addresses that contradict their location are refused or linted here; what
-//! a route may do with a backend is decided in `routes`.
+//! a route or listener may do with a backend is decided there, what is under its protocol in
+//! `transport` and `tls`.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +14,14 @@ use tillgate_core::class::ClassTable;
 use tillgate_core::matching::RouteTable;
 
 use super::select::Selected;
-use super::{Output, step};
+use super::{Output, step, tls};
 use crate::defaults;
 use crate::document::{Document, Spot};
 use crate::kinds::BackendDoc;
-use crate::kinds::backend::{BackendTlsMode, EndpointDoc, Location as LocationDoc, Protocol};
+use crate::kinds::backend::{EndpointDoc, Location as LocationDoc, Protocol};
 use crate::scalar::Whole;
+
+mod transport;
 
 /// A backend while the rest is compiled.
 pub(super) struct Compiled {
@@ -47,6 +50,7 @@ pub(super) fn location(location: LocationDoc) -> Location {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "one protocol has no connections")]
 fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled {
     let spec = &backend.spec;
     let spot = document.spec();
@@ -56,9 +60,14 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
         Protocol::Http2 => BackendProtocol::Http2,
         Protocol::Grpc => BackendProtocol::Grpc,
         Protocol::Tcp => BackendProtocol::Tcp,
+        Protocol::Udp => BackendProtocol::Udp,
     };
     let endpoints = endpoints(document, backend, &base, out);
-    unencrypted(document, backend, out);
+    let about = tls::About { name: &document.name, protocol, hosts: &endpoints };
+    let tls = spec.tls.as_ref().and_then(|given| {
+        tls::client(given, &about, &spot.key("tls"), &format!("{base}.tls"), out)
+    });
+    let dns = transport::dns(backend, &endpoints, &spot, &base, out);
     Compiled {
         spec: BackendSpec {
             name: document.name.clone(),
@@ -69,11 +78,14 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
             ),
             protocol: out.given(&format!("{base}.protocol"), &spot.key("protocol"), protocol),
             endpoints,
-            pool: pool(backend, &spot, &base, out),
-            tls: None,
-            proxy_protocol: None,
-            dns: defaults::DNS,
-            tcp: defaults::TCP,
+            pool: match protocol {
+                BackendProtocol::Udp => defaults::POOL,
+                _ => pool(backend, &spot, &base, out),
+            },
+            tls,
+            proxy_protocol: transport::proxy_protocol(backend, protocol, &spot, &base, out),
+            dns,
+            tcp: transport::tcp(backend, protocol, &spot, &base, out),
         },
         sized: spec.connection_pool.is_some_and(|pool| pool.max_connections.is_some()),
     }
@@ -169,23 +181,6 @@ fn is_public(address: std::net::IpAddr) -> bool {
             let documentation = first == 0x2001 && second == 0x0db8; // RFC 3849
             (first & 0xe000) == 0x2000 && !documentation // 2000::/3, RFC 4291
         }
-    }
-}
-
-/// TLS is not built yet. Reporting it as "not in effect" would not be enough: what a policy wants
-/// encrypted must never leave in the clear.
-fn unencrypted(document: &Document, backend: &BackendDoc, out: &mut Output) {
-    let Some(tls) = &backend.spec.tls else { return };
-    match tls.mode {
-        BackendTlsMode::Simple | BackendTlsMode::Mutual => {
-            let spot = document.spec().key("tls").key("mode");
-            out.error(spot.finding(format!(
-                "TLS to backends is not built in this release, and calls to `{}` must not travel \
-                 unencrypted: reach it through a TLS terminator, or use the forward proxy",
-                document.name
-            )));
-        }
-        BackendTlsMode::None | BackendTlsMode::Passthrough => {}
     }
 }
 

@@ -98,7 +98,12 @@ fn one(document: &Document, class: &TrafficClassDoc, out: &mut Output) -> ClassS
         },
         dscp: out.value(&path("dscp"), &spot.key("dscp"), dscp, None),
         metered: out.value(&path("metered"), &spot.key("metered"), metered, defaults::METERED),
-        requests_max: None,
+        requests_max: out.value(
+            &path("maxRequests"),
+            &spot.key("maxRequests"),
+            spec.max_requests.map(|most| Some(most.fit())),
+            None,
+        ),
     }
 }
 

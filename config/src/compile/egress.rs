@@ -173,7 +173,7 @@ fn destination_of(
 }
 
 /// A list that may be absent but not empty, and has nothing twice.
-fn numbered<T: PartialEq + std::fmt::Display>(
+pub(super) fn numbered<T: PartialEq + std::fmt::Display>(
     items: Option<Vec<T>>,
     about: (&Spot<'_>, &str, &str),
     base: &str,

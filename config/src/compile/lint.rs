@@ -80,13 +80,15 @@ pub(super) fn unused(selected: &Selected<'_>, effective: &Effective, report: &mu
         report.lints.push(document.spec().key("storeSelector").finding(message));
     }
     let references = effective.routes.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
+    let references = references.map(|reference| reference.backend);
+    let listened = effective.listeners.iter().filter_map(|listener| listener.backend);
     let named: BTreeSet<&str> =
-        references.map(|reference| &*effective.backend(reference.backend).name).collect();
+        references.chain(listened).map(|id| &*effective.backend(id).name).collect();
     for (document, _) in &selected.backends {
         if !named.contains(&*document.name) {
             let message = format!(
-                "no route sends anything to the backend `{}`: name it in a ServiceRoute, or remove \
-                 it",
+                "no route or listener sends anything to the backend `{}`: name it in a ServiceRoute \
+                 or Listener, or remove it",
                 document.name
             );
             report.lints.push(document.name_spot().finding(message));

@@ -9,22 +9,21 @@ use crate::kinds::Kind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 5] = [
+const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::Store, &["hours"]),
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
-    (Kind::Backend, &["tls", "healthCheck", "circuitBreaker"]),
+    (Kind::Backend, &["healthCheck", "circuitBreaker"]),
     (
         Kind::ServiceRoute,
         &[
             "rules.*.backendRefs.*.fallback",
-            "rules.*.filters",
             "rules.*.retry",
             "rules.*.failover",
             "rules.*.idempotency",
-            "rules.*.sessionPersistence",
         ],
     ),
+    (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
@@ -42,7 +41,18 @@ pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
         };
         of_document(document, patterns, &mut found);
     }
+    untold_traces(selected, &mut found);
     found
+}
+
+/// Spans that are sampled and have nowhere to go.
+fn untold_traces(selected: &Selected<'_>, found: &mut Vec<NotInEffect>) {
+    let Some((document, policy)) = selected.telemetry else { return };
+    if policy.spec.tracing.as_ref().is_some_and(|tracing| tracing.endpoint.is_none()) {
+        let spot = document.spec().key("tracing");
+        let field = format!("{} (no endpoint)", spot.path());
+        found.push(NotInEffect { field: field.into(), origin: spot.origin() });
+    }
 }
 
 fn of_document(document: &Document, patterns: &[&str], found: &mut Vec<NotInEffect>) {

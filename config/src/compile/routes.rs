@@ -1,4 +1,4 @@
-//! Routes: hosts, matches, tiers of backends, timeouts.
+//! Routes: hosts, tiers of backends, timeouts; matches and filters in modules of their own.
 //!
 //! In: the selected `ServiceRoute` documents and what they may refer to. Out: the core's table of
 //! rules. Order in a file never decides between rules; pairs that nothing orders are found in
@@ -7,20 +7,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::Method;
 use tillgate_core::backend::{BackendId, BackendProtocol, Timeouts};
 use tillgate_core::class::{ClassId, ClassTable};
-use tillgate_core::matching::{
-    BackendRef, HeaderMatch, HostPattern, PathMatch, RequestMatch, RouteTable, Rule,
-};
+use tillgate_core::filter::Action;
+use tillgate_core::matching::{BackendRef, HostPattern, RouteTable, Rule};
 
 use super::backends::Compiled;
 use super::select::Selected;
-use super::{Input, Output, ambiguity, dangling, step};
+use super::{Input, Output, ambiguity, dangling, filters, matches, persistence, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
 use crate::effective::Origin;
-use crate::kinds::service_route::{MatchDoc, MethodDoc, PathMatchType, RuleDoc, TimeoutsDoc};
+use crate::kinds::service_route::{RuleDoc, TimeoutsDoc};
 use crate::kinds::{Kind, ServiceRouteDoc, duration};
 use crate::report::Finding;
 use crate::scalar::{DurationText, HostText, Name, Whole};
@@ -103,15 +101,23 @@ fn one<'a>(
             false => (class, class_spot.clone()),
         };
         out.origins.insert(format!("{base}.trafficClass"), class_spot.origin());
-        let mut compiled = Rule::forward(
-            (&document.name, name),
-            hosts.clone(),
-            matches(rule, &spot, &base, out),
-            tiers(rule, &spot, &base, known, out),
-            timeouts(rule.timeouts.as_ref(), &spot, &base, out),
-        );
-        compiled.class = class;
-        let rule = compiled;
+        let matches = matches::compile(rule, &spot, &base, out);
+        let given = filters::Given { rule, matches: &matches, spot: &spot, base: &base };
+        let (action, filters) = filters::compile(&given, out);
+        let session = rule.session_persistence.as_ref();
+        let rule = Rule {
+            route: document.name.clone(),
+            name: name.into(),
+            hosts: hosts.clone(),
+            class,
+            tiers: tiers(rule, &action, (&spot, &base), known, out),
+            timeouts: timeouts(rule.timeouts.as_ref(), &action, (&spot, &base), out),
+            matches,
+            action,
+            filters,
+            persistence: persistence::session(session, &spot, &base, out),
+            rate_limits: persistence::rate_limits(rule.rate_limits.as_ref(), &spot, &base, out),
+        };
         rules.push(Placed { rule, hosts: document.spec().key("hostnames"), spot });
     }
 }
@@ -156,73 +162,6 @@ fn class(
     id
 }
 
-fn matches(rule: &RuleDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> Vec<RequestMatch> {
-    let spot = spot.key("matches");
-    let Some(list) = &rule.matches else {
-        let path = format!("{base}.matches[0].path");
-        out.origins.insert(path, Origin::Default);
-        return vec![RequestMatch::on_path(PathMatch::Prefix("/".into()))];
-    };
-    list.iter()
-        .enumerate()
-        .map(|(index, one)| {
-            one_match(one, &spot.index(index), &format!("{base}.matches[{index}]"), out)
-        })
-        .collect()
-}
-
-fn one_match(one: &MatchDoc, spot: &Spot<'_>, base: &str, out: &mut Output) -> RequestMatch {
-    if one.path.is_none() && one.method.is_none() && one.headers.is_none() {
-        out.error(spot.finding(
-            "the match has no condition: add `path`, `method` or `headers`, or leave out `matches` \
-             to take every request",
-        ));
-    }
-    let path = one.path.as_ref().map(|path| {
-        let value = path.value.0.as_str().into();
-        match path.kind.unwrap_or(PathMatchType::PathPrefix) {
-            PathMatchType::Exact => PathMatch::Exact(value),
-            PathMatchType::PathPrefix => PathMatch::Prefix(value),
-        }
-    });
-    let method = one.method.map(method);
-    if method.is_some() {
-        out.given(&format!("{base}.method"), &spot.key("method"), ());
-    }
-    let mut headers: Vec<HeaderMatch> = Vec::new();
-    for (index, header) in one.headers.iter().flatten().enumerate() {
-        let spot = spot.key("headers").index(index);
-        if headers.iter().any(|known| known.name == header.name.0) {
-            out.error(spot.key("name").finding(format!(
-                "the header `{}` has two conditions in one match: keep one, or write two matches",
-                header.name.0
-            )));
-        }
-        out.given(&format!("{base}.headers[{index}]"), &spot, ());
-        headers.push(HeaderMatch { name: header.name.0.clone(), value: header.value.0.clone() });
-    }
-    let default = PathMatch::Prefix("/".into());
-    RequestMatch {
-        path: out.value(&format!("{base}.path"), &spot.key("path"), path, default),
-        method,
-        headers,
-        query: Vec::new(),
-        client: None,
-    }
-}
-
-fn method(method: MethodDoc) -> Method {
-    match method {
-        MethodDoc::Get => Method::GET,
-        MethodDoc::Head => Method::HEAD,
-        MethodDoc::Post => Method::POST,
-        MethodDoc::Put => Method::PUT,
-        MethodDoc::Patch => Method::PATCH,
-        MethodDoc::Delete => Method::DELETE,
-        MethodDoc::Options => Method::OPTIONS,
-    }
-}
-
 /// A reference with where it stands.
 struct Placement<'a> {
     reference: BackendRef,
@@ -233,16 +172,19 @@ struct Placement<'a> {
 /// Refs without `fallback` are tier one, each fallback is one further tier, in order.
 fn tiers(
     rule: &RuleDoc,
-    spot: &Spot<'_>,
-    base: &str,
+    action: &Action,
+    (spot, base): (&Spot<'_>, &str),
     known: &Known<'_>,
     out: &mut Output,
 ) -> Vec<Vec<BackendRef>> {
+    if *action != Action::Forward {
+        return Vec::new();
+    }
     let spot = spot.key("backendRefs");
     let mut first: Vec<Placement<'_>> = Vec::new();
     let mut fallbacks: Vec<Placement<'_>> = Vec::new();
     let mut seen: BTreeMap<&str, Spot<'_>> = BTreeMap::new();
-    for (index, reference) in rule.backend_refs.iter().enumerate() {
+    for (index, reference) in rule.backend_refs.iter().flatten().enumerate() {
         let spot = spot.index(index);
         let name = reference.name.0.as_str();
         if let Some(earlier) = seen.get(name) {
@@ -310,9 +252,14 @@ fn backend(name: &str, spot: &Spot<'_>, known: &Known<'_>, out: &mut Output) -> 
         out.report.errors.extend(dangling(known.input, Kind::Backend, name, spot, names));
         return None;
     };
-    if known.backends[position].spec.protocol == BackendProtocol::Tcp {
+    let speaks = match known.backends[position].spec.protocol {
+        BackendProtocol::Tcp => Some("TCP"),
+        BackendProtocol::Udp => Some("UDP"),
+        BackendProtocol::Http | BackendProtocol::Http2 | BackendProtocol::Grpc => None,
+    };
+    if let Some(speaks) = speaks {
         out.error(spot.finding(format!(
-            "the backend `{name}` speaks TCP and cannot answer HTTP requests: give it `protocol: \
+            "the backend `{name}` speaks {speaks} and cannot answer HTTP requests: give it `protocol: \
              HTTP`, or name another one"
         )));
     }
@@ -321,10 +268,13 @@ fn backend(name: &str, spot: &Spot<'_>, known: &Known<'_>, out: &mut Output) -> 
 
 fn timeouts(
     given: Option<&TimeoutsDoc>,
-    spot: &Spot<'_>,
-    base: &str,
+    action: &Action,
+    (spot, base): (&Spot<'_>, &str),
     out: &mut Output,
 ) -> Timeouts {
+    if *action != Action::Forward {
+        return defaults::TIMEOUTS;
+    }
     let spot = spot.key("timeouts");
     let path = |field: &str| format!("{base}.timeouts.{field}");
     // Gateway API: zero switches the timeout off.

@@ -10,7 +10,7 @@ use super::{Input, Output};
 use crate::document::{Body, Document, Spot};
 use crate::kinds::{
     BackendDoc, EgressPolicyDoc, Kind, LabelExpression, LabelOperator, LinkPolicyDoc, ListenerDoc,
-    Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TrafficClassDoc,
+    Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TelemetryPolicyDoc, TrafficClassDoc,
 };
 use crate::report::Finding;
 use crate::scalar::StorePath;
@@ -21,6 +21,7 @@ pub(super) struct Selected<'a> {
     pub(super) store: Option<(&'a Document, &'a StoreDoc)>,
     pub(super) link_policy: Option<(&'a Document, &'a LinkPolicyDoc)>,
     pub(super) egress: Option<(&'a Document, &'a EgressPolicyDoc)>,
+    pub(super) telemetry: Option<(&'a Document, &'a TelemetryPolicyDoc)>,
     /// The built-in classes in their order, then the others by name.
     pub(super) classes: Vec<(&'a Document, &'a TrafficClassDoc)>,
     pub(super) backends: Vec<(&'a Document, &'a BackendDoc)>,
@@ -33,8 +34,12 @@ pub(super) struct Selected<'a> {
 impl<'a> Selected<'a> {
     /// Every document that counts and is not built in.
     pub(super) fn all(&self) -> impl Iterator<Item = &'a Document> {
-        let single =
-            [self.store.map(|s| s.0), self.link_policy.map(|p| p.0), self.egress.map(|p| p.0)];
+        let single = [
+            self.store.map(|s| s.0),
+            self.link_policy.map(|p| p.0),
+            self.egress.map(|p| p.0),
+            self.telemetry.map(|p| p.0),
+        ];
         single
             .into_iter()
             .flatten()
@@ -92,6 +97,7 @@ fn sort_out<'a>(
         store,
         link_policy: None,
         egress: None,
+        telemetry: None,
         classes: Vec::new(),
         backends: Vec::new(),
         routes: Vec::new(),
@@ -116,6 +122,7 @@ impl<'a> Selected<'a> {
             Body::LinkPolicy(body) => self.link_policy = Some((document, body)),
             Body::Listener(body) => self.listeners.push((document, body)),
             Body::ServiceRoute(body) => self.routes.push((document, body)),
+            Body::TelemetryPolicy(body) => self.telemetry = Some((document, body)),
             Body::TrafficClass(body) => self.classes.push((document, body)),
             Body::Store(_) => {}
         }

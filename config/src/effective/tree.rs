@@ -5,16 +5,17 @@
 
 use std::net::IpAddr;
 
-use tillgate_core::backend::{BackendProtocol, BackendSpec, Location, Timeouts};
+use tillgate_core::backend::Location;
 use tillgate_core::class::{ClassId, ClassSpec, Metered};
 use tillgate_core::link::{LinkRole, LinkSpec};
-use tillgate_core::matching::{
-    EgressDestination, EgressTable, PathMatch, RequestMatch, Rule, TrafficPolicy,
-};
+use tillgate_core::matching::{EgressDestination, EgressTable, TrafficPolicy};
 
-use super::{Effective, ListenerSpec};
-use crate::compile::{host_text, protocol_text, share_text};
+use super::Effective;
+use crate::compile::{host_text, share_text};
 use crate::scalar::{dscp_text, duration_text, size_text};
+
+mod entry;
+mod rules;
 
 /// A value of the effective config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,35 +60,26 @@ pub(super) fn of(config: &Effective) -> Value {
     let process = map([
         ("workers", optional(config.process.workers, number)),
         ("drainTimeout", text(duration_text(config.process.drain_timeout))),
+        ("bufferMemory", text(size_text(config.process.buffer_bytes_max))),
     ]);
     let classes = config.classes.iter().map(|(_, class)| (class.name.to_string(), of_class(class)));
     let egress = optional(config.egress.as_ref(), |egress| of_egress(egress, config));
+    let listeners = named(&config.listeners, |one| {
+        (one.name.to_string(), entry::of_listener(one, config))
+    });
+    let backends =
+        named(&config.backends, |one| (one.name.to_string(), entry::of_backend(one)));
     map([
         ("store", text(&config.store)),
         ("timeZone", text(&config.time_zone)),
         ("process", process),
-        ("listeners", named(&config.listeners, |one| (one.name.to_string(), of_listener(one)))),
+        ("listeners", listeners),
         ("links", named(&config.links, |one| (one.name.to_string(), of_link(one)))),
         ("classes", Value::Map(classes.collect())),
-        ("backends", named(&config.backends, |one| (one.name.to_string(), of_backend(one)))),
-        ("routes", of_routes(config)),
+        ("backends", backends),
+        ("routes", rules::of_routes(config)),
         ("egress", egress),
-    ])
-}
-
-fn of_listener(one: &ListenerSpec) -> Value {
-    let limits = map([
-        ("maxConnections", number(one.limits.connections_max)),
-        ("headerTimeout", text(duration_text(one.limits.header_timeout))),
-        ("idleTimeout", text(duration_text(one.limits.idle_timeout))),
-        ("maxHeaderSize", text(size_text(one.limits.header_bytes_max.into()))),
-        ("maxHeaders", number(one.limits.headers_max)),
-        ("maxStreams", number(one.limits.streams_max)),
-    ]);
-    map([
-        ("protocol", text(protocol_text(one.protocol))),
-        ("address", text(one.address)),
-        ("limits", limits),
+        ("telemetry", entry::of_telemetry(config)),
     ])
 }
 
@@ -128,6 +120,7 @@ fn of_class(one: &ClassSpec) -> Value {
         ("queue", queue),
         ("dscp", optional(one.dscp, |value| text(dscp_text(value)))),
         ("metered", text(metered)),
+        ("maxRequests", optional(one.requests_max, number)),
     ])
 }
 
@@ -138,91 +131,8 @@ fn location(location: Location) -> Value {
     })
 }
 
-fn of_backend(one: &BackendSpec) -> Value {
-    let protocol = match one.protocol {
-        BackendProtocol::Http => "HTTP",
-        BackendProtocol::Http2 => "HTTP2",
-        BackendProtocol::Grpc => "GRPC",
-        BackendProtocol::Tcp => "TCP",
-        BackendProtocol::Udp => "UDP",
-    };
-    let pool = map([
-        ("maxConnections", number(one.pool.connections_max)),
-        ("maxWaiting", number(one.pool.waiting_max)),
-        ("idleTimeout", text(duration_text(one.pool.idle_timeout))),
-        ("maxAge", text(duration_text(one.pool.age_max))),
-    ]);
-    map([
-        ("location", location(one.location)),
-        ("protocol", text(protocol)),
-        ("endpoints", list(&one.endpoints, text)),
-        ("connectionPool", pool),
-    ])
-}
-
-fn of_routes(config: &Effective) -> Value {
-    let mut routes: Vec<(String, Value)> = Vec::new();
-    for rule in &config.routes.rules {
-        let entry = (rule.name.to_string(), of_rule(rule, config));
-        match routes.last_mut() {
-            Some((name, Value::Map(rules))) if **name == *rule.route => rules.push(entry),
-            _ => routes.push((rule.route.to_string(), Value::Map(vec![entry]))),
-        }
-    }
-    Value::Map(routes)
-}
-
 fn class_name(class: Option<ClassId>, config: &Effective) -> Value {
     optional(class, |id| text(&config.classes.get(id).name))
-}
-
-fn of_rule(rule: &Rule, config: &Effective) -> Value {
-    let tier = |tier: &Vec<tillgate_core::matching::BackendRef>| {
-        list(tier, |one| {
-            map([
-                ("backend", text(&config.backend(one.backend).name)),
-                ("weight", number(one.weight)),
-            ])
-        })
-    };
-    map([
-        ("hostnames", list(&rule.hosts, |host| text(host_text(host)))),
-        ("matches", list(&rule.matches, of_match)),
-        ("trafficClass", class_name(rule.class, config)),
-        ("timeouts", of_timeouts(&rule.timeouts)),
-        ("tiers", list(&rule.tiers, tier)),
-    ])
-}
-
-fn of_timeouts(timeouts: &Timeouts) -> Value {
-    // `0s` is the language's word for "no limit".
-    let optional =
-        |time: Option<std::time::Duration>| text(duration_text(time.unwrap_or_default()));
-    map([
-        ("request", optional(timeouts.request)),
-        ("backendRequest", optional(timeouts.backend_request)),
-        ("connect", text(duration_text(timeouts.connect))),
-        ("idle", text(duration_text(timeouts.idle))),
-    ])
-}
-
-fn of_match(one: &RequestMatch) -> Value {
-    let (kind, path) = match &one.path {
-        PathMatch::Exact(path) => ("Exact", path),
-        PathMatch::Prefix(path) => ("PathPrefix", path),
-    };
-    let mut entries = vec![("path".to_owned(), map([("type", text(kind)), ("value", text(path))]))];
-    if let Some(method) = &one.method {
-        entries.push(("method".to_owned(), text(method)));
-    }
-    if !one.headers.is_empty() {
-        let headers = list(&one.headers, |header| {
-            let value = String::from_utf8_lossy(header.value.as_bytes());
-            map([("name", text(&header.name)), ("value", text(value))])
-        });
-        entries.push(("headers".to_owned(), headers));
-    }
-    Value::Map(entries)
 }
 
 fn of_egress(egress: &EgressTable, config: &Effective) -> Value {

@@ -6,8 +6,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::tls::{CertificateDoc, TlsVersionDoc};
 use super::{ApiVersion, Metadata, StoreSelector};
-use crate::scalar::{Address, DurationText, Fqdn, Name, Percentage, UrlPath, Whole};
+use crate::scalar::{Address, DurationText, FilePath, Fqdn, Name, Percentage, UrlPath, Whole};
 
 /// Servers that requests can go to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -51,9 +52,22 @@ pub struct BackendSpecDoc {
     /// Bounds of the connections to each endpoint, for each traffic class.
     #[serde(default)]
     pub connection_pool: Option<ConnectionPool>,
-    /// TLS to the servers. Not built yet.
+    /// TLS to the servers.
     #[serde(default)]
     pub tls: Option<BackendTls>,
+    /// Tells the servers, in a PROXY header, where a connection comes from; with `HTTP` and
+    /// `TCP`.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocolOut>,
+    /// How the names of the servers are resolved.
+    #[serde(default)]
+    pub dns: Option<DnsDoc>,
+    /// Probes on quiet connections.
+    #[serde(default)]
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Data may stay unacknowledged for this long before the connection is given up.
+    #[serde(default)]
+    pub tcp_user_timeout: Option<DurationText>,
     /// How the servers are watched. Not built yet.
     #[serde(default)]
     pub health_check: Option<HealthCheck>,
@@ -83,9 +97,64 @@ pub enum Protocol {
     /// gRPC over HTTP/2.
     #[serde(rename = "GRPC")]
     Grpc,
-    /// Bytes; not for HTTP routes.
+    /// Bytes; for `TCP` listeners.
     #[serde(rename = "TCP")]
     Tcp,
+    /// Datagrams; for `UDP` listeners.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ProxyProtocolOut {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// How names are resolved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DnsDoc {
+    /// Which addresses are used; `Auto` without it.
+    #[serde(default)]
+    pub family: Option<FamilyDoc>,
+    /// A name is asked again after this; until an answer comes, the last one is used.
+    #[serde(default)]
+    pub refresh: Option<DurationText>,
+    /// A lookup without an answer by then has failed.
+    #[serde(default)]
+    pub timeout: Option<DurationText>,
+}
+
+/// Which addresses are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum FamilyDoc {
+    /// Both kinds, the first that connects.
+    Auto,
+    /// IPv4 alone.
+    #[serde(rename = "IPv4")]
+    Ipv4,
+    /// IPv6 alone.
+    #[serde(rename = "IPv6")]
+    Ipv6,
+}
+
+/// Probes on quiet connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TcpKeepalive {
+    /// How long a connection is quiet before the first probe.
+    #[serde(default)]
+    pub idle_time: Option<DurationText>,
+    /// Time between probes.
+    #[serde(default)]
+    pub interval: Option<DurationText>,
+    /// Unanswered probes after which the connection is dead.
+    #[serde(default)]
+    pub probes: Option<Whole<1, 100>>,
 }
 
 /// One server: exactly one of `fqdn`, `ip`, `unix`.
@@ -106,7 +175,7 @@ pub enum EndpointDoc {
 pub struct FqdnEndpoint {
     /// Its name.
     pub hostname: Fqdn,
-    /// Its TCP port.
+    /// Its port.
     pub port: Whole<1, 65_535>,
 }
 
@@ -116,7 +185,7 @@ pub struct FqdnEndpoint {
 pub struct IpEndpoint {
     /// Its address.
     pub address: Address,
-    /// Its TCP port.
+    /// Its port.
     pub port: Whole<1, 65_535>,
 }
 
@@ -152,12 +221,22 @@ pub struct ConnectionPool {
 pub struct BackendTls {
     /// How TLS is used.
     pub mode: BackendTlsMode,
-    /// Name asked for and checked.
+    /// Name asked for and checked; the endpoint's own host without it.
     #[serde(default)]
     pub sni: Option<Fqdn>,
-    /// Name of the certificate authority.
+    /// Authorities that may have signed the server's certificate, in PEM; those of the system
+    /// without it.
+    #[serde(default)]
+    pub ca_file: Option<FilePath>,
+    /// Name of the certificate authority. Not supported.
     #[serde(default)]
     pub ca_ref: Option<Name>,
+    /// Certificate that is shown to the server; with `mode: Mutual`.
+    #[serde(default)]
+    pub client_certificate: Option<CertificateDoc>,
+    /// Oldest version that is spoken; "1.2" without it.
+    #[serde(default)]
+    pub min_version: Option<TlsVersionDoc>,
 }
 
 /// How TLS is used to the servers.
@@ -169,7 +248,7 @@ pub enum BackendTlsMode {
     Simple,
     /// Both sides show one.
     Mutual,
-    /// Bytes are passed on as they are.
+    /// The bytes are TLS already and passed on as they are; with `TCP`.
     Passthrough,
 }
 

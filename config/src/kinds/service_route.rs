@@ -7,10 +7,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::filters::{ClientCertificateMatch, Filters, RateLimitDoc, SessionPersistence};
 use super::{ApiVersion, Metadata, StoreSelector};
 use crate::scalar::{
-    DurationText, Flag, HeaderField, HeaderText, HealthyCount, HostText, Name, Percentage, UrlPath,
-    Whole,
+    DurationText, Flag, HeaderField, HeaderText, HealthyCount, HostText, Name, Percentage,
+    QueryName, QueryText, UrlPath, Whole,
 };
 
 /// Routes of one service.
@@ -73,29 +74,35 @@ pub struct RuleDoc {
     /// How long the steps of a request may take.
     #[serde(default)]
     pub timeouts: Option<TimeoutsDoc>,
-    /// Changes to requests and answers. Not built yet.
+    /// Changes to requests and answers, or an answer of the gateway's own.
     #[serde(default)]
     pub filters: Option<Filters>,
     /// When a call may be sent again. Not built yet.
     #[serde(default)]
     pub retry: Option<Retry>,
     /// Where requests go. Those without `fallback` are tier one; each fallback is one more tier.
+    /// Absent only where `filters` answer by themselves.
+    #[serde(default)]
     #[schemars(length(min = 1, max = 64))]
-    pub backend_refs: Vec<BackendRefDoc>,
+    pub backend_refs: Option<Vec<BackendRefDoc>>,
     /// When the tiers change. Not built yet.
     #[serde(default)]
     pub failover: Option<Failover>,
     /// Calls that carry a key may be sent again. Not built yet.
     #[serde(default)]
     pub idempotency: Option<Idempotency>,
-    /// Requests of one session stay on one endpoint. Not built yet.
+    /// Requests of one session stay on one endpoint.
     #[serde(default)]
     pub session_persistence: Option<SessionPersistence>,
+    /// How often requests may come; all limits must agree.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 4))]
+    pub rate_limits: Option<Vec<RateLimitDoc>>,
 }
 
 /// One alternative: all present conditions must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MatchDoc {
     /// Condition on the path.
     #[serde(default)]
@@ -107,6 +114,13 @@ pub struct MatchDoc {
     #[serde(default)]
     #[schemars(length(min = 1, max = 16))]
     pub headers: Option<Vec<HeaderMatchDoc>>,
+    /// Conditions on query parameters; all must hold.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 16))]
+    pub query_params: Option<Vec<QueryParamMatchDoc>>,
+    /// Condition on the client's certificate; needs a listener that asks for one.
+    #[serde(default)]
+    pub client_certificate: Option<ClientCertificateMatch>,
 }
 
 /// A condition on the path.
@@ -162,11 +176,24 @@ pub struct HeaderMatchDoc {
     pub value: HeaderText,
 }
 
-/// How a header is compared.
+/// How a header or query parameter is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum HeaderMatchType {
     /// The whole value.
     Exact,
+}
+
+/// A query parameter that must be present with this value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryParamMatchDoc {
+    /// How it is compared; `Exact` without it.
+    #[serde(default, rename = "type")]
+    pub kind: Option<HeaderMatchType>,
+    /// Its name, as it is meant: not percent-encoded.
+    pub name: QueryName,
+    /// Its value, as it is meant.
+    pub value: QueryText,
 }
 
 /// How long the steps of a request may take.
@@ -267,67 +294,4 @@ pub enum IdempotencyScope {
     Backend,
     /// By all backends of the rule.
     AllBackends,
-}
-
-/// Requests of one session stay on one endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct SessionPersistence {
-    /// Name of the cookie or header.
-    pub session_name: HeaderField,
-    /// What carries the session; `Cookie` without it.
-    #[serde(default, rename = "type")]
-    pub kind: Option<SessionType>,
-    /// A session ends after this.
-    #[serde(default)]
-    pub absolute_timeout: Option<DurationText>,
-    /// A session without a request ends after this.
-    #[serde(default)]
-    pub idle_timeout: Option<DurationText>,
-}
-
-/// What carries a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum SessionType {
-    /// A cookie.
-    Cookie,
-    /// A header.
-    Header,
-}
-
-/// Changes to requests and answers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Filters {
-    /// Of the request's headers.
-    #[serde(default)]
-    pub request_headers: Option<HeaderChanges>,
-    /// Of the answer's headers.
-    #[serde(default)]
-    pub response_headers: Option<HeaderChanges>,
-}
-
-/// Changes to headers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderChanges {
-    /// Replaced, or added where absent.
-    #[serde(default)]
-    pub set: Vec<HeaderPair>,
-    /// Added beside what is there.
-    #[serde(default)]
-    pub add: Vec<HeaderPair>,
-    /// Removed.
-    #[serde(default)]
-    pub remove: Vec<HeaderField>,
-}
-
-/// A header with its value.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderPair {
-    /// Name of the header.
-    pub name: HeaderField,
-    /// Its value.
-    pub value: HeaderText,
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{ApiVersion, Metadata, RatePair};
 use crate::scalar::{
-    Address, CivilDate, DeviceName, DurationText, Flag, LocalTime, Name, StorePath, Whole, ZoneName,
+    Address, CivilDate, DeviceName, DurationText, Flag, LocalTime, Name, Size, StorePath, Whole, ZoneName,
 };
 
 /// One store: where it is, when it is open, what lines it has.
@@ -140,4 +140,8 @@ pub struct Gateway {
     /// How long connections may take to finish after SIGTERM.
     #[serde(default)]
     pub drain_timeout: Option<DurationText>,
+    /// Bytes of bodies that may wait in the process, all workers together; near it, bulk traffic
+    /// is refused first and critical traffic last.
+    #[serde(default)]
+    pub buffer_memory: Option<Size>,
 }
