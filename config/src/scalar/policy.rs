@@ -173,22 +173,22 @@ impl Text for SanText {
             && value.len() <= 1024
             && !value.contains(char::is_whitespace)
             && !value.chars().any(char::is_control);
-        let exact = |san| Ok(Self(SanMatch::Exact(san_text(san).into())));
+        let exact = |san: San<'_>| Self(SanMatch::Exact(san_text(san).into()));
         match kind {
             "DNS" => match value.strip_prefix("*.") {
                 Some(suffix) => {
                     Fqdn::read(suffix).map(|name| Self(SanMatch::DnsSuffix(name.0.into())))
                 }
-                None => Fqdn::read(value)
-                    .and_then(|name| exact(San::Dns(&name.0)))
-                    .map_err(|_| hint()),
+                None => {
+                    Fqdn::read(value).map(|name| exact(San::Dns(&name.0))).map_err(|_| hint())
+                }
             },
-            "URI" if plain && value.contains(':') => exact(San::Uri(value)),
-            "email" if plain && value.contains('@') => exact(San::Email(value)),
-            "IP" => value
-                .parse::<IpAddr>()
-                .map_err(|_| hint())
-                .and_then(|address| exact(San::Ip(address))),
+            "URI" if plain && value.contains(':') => Ok(exact(San::Uri(value))),
+            "email" if plain && value.contains('@') => Ok(exact(San::Email(value))),
+            "IP" => {
+                let address = value.parse::<IpAddr>().map_err(|_| hint())?;
+                Ok(exact(San::Ip(address)))
+            }
             _ => Err(hint()),
         }
     }
