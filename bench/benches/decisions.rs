@@ -112,6 +112,39 @@ fn classification(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A route whose rules all stand on one path and differ in what else they ask for; the last
+/// one is met, so that every condition is looked at.
+fn conditions(criterion: &mut Criterion) {
+    let mut text = policy(1);
+    text.push_str(
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\nmetadata: {name: api}\nspec:\n  \
+         hostnames: [api.example]\n  rules:\n",
+    );
+    for number in 0..8 {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "    - name: lane{number}\n      matches: [{{path: {{value: /v1}}, queryParams: \
+             [{{name: lane, value: \"{number}\"}}]}}]\n      backendRefs: [{{name: s0}}]\n"
+        );
+    }
+    let effective = tillgate_config::load_text("bench.yaml", &text).expect("a valid policy");
+    let headers = HeaderMap::new();
+    criterion.bench_function("classify/eight rules by query", |bencher| {
+        bencher.iter(|| {
+            let facts = RequestFacts {
+                host: black_box("api.example"),
+                path: black_box("/v1/quote"),
+                query: black_box("till=12&lane=7"),
+                method: &Method::POST,
+                headers: &headers,
+                client: None,
+            };
+            black_box(effective.routes.find(facts)).is_ok()
+        });
+    });
+}
+
 fn compilation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
     for services in [3, 100] {
@@ -123,5 +156,5 @@ fn compilation(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, grants, classification, compilation);
+criterion_group!(benches, grants, classification, conditions, compilation);
 criterion_main!(benches);

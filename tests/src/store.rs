@@ -145,8 +145,7 @@ impl Store {
             vec![vec![BackendRef { backend: BackendId(backend), weight: 1 }]],
             self.timeouts,
         );
-        rule.class =
-            class.map(|class| classes(self.max_wait).id(class).expect("a built-in class"));
+        rule.class = class.map(|class| classes(self.max_wait).id(class).expect("a built-in class"));
         self.rules.push(rule);
         self
     }

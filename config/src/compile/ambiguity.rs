@@ -62,9 +62,11 @@ fn normal(path: &PathMatch) -> PathMatch {
 fn compatible(a: &RequestMatch, b: &RequestMatch) -> bool {
     a.headers.iter().all(|header| {
         b.headers.iter().all(|other| other.name != header.name || other.value == header.value)
-    }) && a.query.iter().all(|one| {
-        b.query.iter().all(|other| other.name != one.name || other.value == one.value)
-    }) && a.client == b.client
+    }) && a
+        .query
+        .iter()
+        .all(|one| b.query.iter().all(|other| other.name != one.name || other.value == one.value))
+        && a.client == b.client
 }
 
 fn tell(a: &Placed<'_>, b: &Placed<'_>, at: (&HostPattern, usize), out: &mut Output) {

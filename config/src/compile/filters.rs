@@ -119,8 +119,7 @@ fn contradictions(given: &Given<'_>, filters: &docs::Filters, out: &mut Output) 
         ("timeouts", rule.timeouts.is_some()),
     ];
     let places = in_filters.map(|(field, is)| (spot.key(field), field, is)).into_iter();
-    let places =
-        places.chain(in_rule.map(|(field, is)| (given.spot.key(field), field, is)));
+    let places = places.chain(in_rule.map(|(field, is)| (given.spot.key(field), field, is)));
     for (place, field, _) in places.filter(|(.., is)| *is) {
         let message = format!(
             "with `{own}` the gateway answers by itself and no server is asked, so `{field}` would \
@@ -292,7 +291,8 @@ fn respond(given: &DirectResponseDoc, about: &Given<'_>, out: &mut Output) -> Di
     }
     if body.is_empty() && given.content_type.is_some() {
         out.error(
-            spot.key("contentType").finding("there is no body to have a type: add `body`, or remove it"),
+            spot.key("contentType")
+                .finding("there is no body to have a type: add `body`, or remove it"),
         );
     }
     let default = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -61,11 +61,7 @@ pub(super) fn compile(
 }
 
 /// Every address is taken once, by TCP and by UDP, and opens nothing by mistake.
-fn addresses(
-    listeners: &[(ListenerSpec, Option<&Document>)],
-    has_egress: bool,
-    out: &mut Output,
-) {
+fn addresses(listeners: &[(ListenerSpec, Option<&Document>)], has_egress: bool, out: &mut Output) {
     let mut taken: BTreeMap<(bool, SocketAddr), (&str, Option<Spot<'_>>)> = BTreeMap::new();
     for (spec, document) in listeners {
         let spot = document.map(|document| document.spec().key("address"));

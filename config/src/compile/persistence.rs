@@ -1,4 +1,7 @@
 //! What a rule keeps together and what it counts: sessions and rate limits.
+//!
+//! In: the fields of a rule. Out: the core's values. A session that nothing carries, a limit that
+//! counts nothing, and two limits that count the same are refused.
 
 use tillgate_core::filter::{SessionCarrier, SessionPersistence};
 use tillgate_core::limit::{RateKey, RateLimit};
@@ -6,9 +9,7 @@ use tillgate_core::limit::{RateKey, RateLimit};
 use super::Output;
 use crate::defaults;
 use crate::document::Spot;
-use crate::kinds::filters::{
-    self as docs, RateKeyDoc, RateKeyType, RateLimitDoc, SessionType,
-};
+use crate::kinds::filters::{self as docs, RateKeyDoc, RateKeyType, RateLimitDoc, SessionType};
 use crate::scalar::{DurationText, Whole};
 
 /// Requests of one session stay on one endpoint. `spot` is that of the rule.
@@ -120,21 +121,24 @@ fn key(
     let kind = given.map_or(RateKeyType::ClientAddress, |key| key.kind);
     let name = given.and_then(|key| key.name.as_ref());
     if name.is_some() && kind != RateKeyType::Header {
-        out.error(spot.key("name").finding(
-            "only a key of `type: Header` has a name: write that type, or remove `name`",
-        ));
+        out.error(
+            spot.key("name").finding(
+                "only a key of `type: Header` has a name: write that type, or remove `name`",
+            ),
+        );
     }
-    let key = match (kind, name) {
-        (RateKeyType::ClientAddress, _) => RateKey::ClientAddress,
-        (RateKeyType::ClientCertificate, _) => RateKey::ClientCertificate,
-        (RateKeyType::Route, _) => RateKey::Route,
-        (RateKeyType::Header, Some(name)) => RateKey::Header(name.0.clone()),
-        (RateKeyType::Header, None) => {
-            out.error(spot.key("type").finding(
-                "nothing says which header is counted by: add its `name`, as `x-till`",
-            ));
-            return None;
-        }
-    };
+    let key =
+        match (kind, name) {
+            (RateKeyType::ClientAddress, _) => RateKey::ClientAddress,
+            (RateKeyType::ClientCertificate, _) => RateKey::ClientCertificate,
+            (RateKeyType::Route, _) => RateKey::Route,
+            (RateKeyType::Header, Some(name)) => RateKey::Header(name.0.clone()),
+            (RateKeyType::Header, None) => {
+                out.error(spot.key("type").finding(
+                    "nothing says which header is counted by: add its `name`, as `x-till`",
+                ));
+                return None;
+            }
+        };
     Some(out.value(path, spot, given.map(|_| key.clone()), key))
 }

@@ -17,7 +17,12 @@ use crate::kinds::listener::{ClientCertificateMode, ClientCertificatesDoc, Liste
 use crate::kinds::tls::{CertificateDoc, TlsVersionDoc};
 
 /// TLS that ends at a listener. `spot` is that of `tls`, `base` its path in the effective config.
-pub(super) fn server(tls: &ListenerTls, spot: &Spot<'_>, base: &str, out: &mut Output) -> ServerTls {
+pub(super) fn server(
+    tls: &ListenerTls,
+    spot: &Spot<'_>,
+    base: &str,
+    out: &mut Output,
+) -> ServerTls {
     out.given(base, spot, ());
     let list = spot.key("certificates");
     let mut certificates: Vec<KeyPair> = Vec::new();
@@ -159,10 +164,7 @@ fn without(tls: &BackendTls, about: &About<'_>, spot: &Spot<'_>, out: &mut Outpu
 }
 
 fn key_pair(certificate: &CertificateDoc) -> KeyPair {
-    KeyPair {
-        cert_file: certificate.cert_file.0.clone(),
-        key_file: certificate.key_file.0.clone(),
-    }
+    KeyPair { cert_file: certificate.cert_file.0.clone(), key_file: certificate.key_file.0.clone() }
 }
 
 fn version(

@@ -64,11 +64,9 @@ pub(super) fn of(config: &Effective) -> Value {
     ]);
     let classes = config.classes.iter().map(|(_, class)| (class.name.to_string(), of_class(class)));
     let egress = optional(config.egress.as_ref(), |egress| of_egress(egress, config));
-    let listeners = named(&config.listeners, |one| {
-        (one.name.to_string(), entry::of_listener(one, config))
-    });
-    let backends =
-        named(&config.backends, |one| (one.name.to_string(), entry::of_backend(one)));
+    let listeners =
+        named(&config.listeners, |one| (one.name.to_string(), entry::of_listener(one, config)));
+    let backends = named(&config.backends, |one| (one.name.to_string(), entry::of_backend(one)));
     map([
         ("store", text(&config.store)),
         ("timeZone", text(&config.time_zone)),

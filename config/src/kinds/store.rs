@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::{ApiVersion, Metadata, RatePair};
 use crate::scalar::{
-    Address, CivilDate, DeviceName, DurationText, Flag, LocalTime, Name, Size, StorePath, Whole, ZoneName,
+    Address, CivilDate, DeviceName, DurationText, Flag, LocalTime, Name, Size, StorePath, Whole,
+    ZoneName,
 };
 
 /// One store: where it is, when it is open, what lines it has.

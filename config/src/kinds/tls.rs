@@ -1,4 +1,7 @@
 //! Certificates and versions of TLS, as `Listener` and `Backend` both say them.
+//!
+//! Certificates are paths: reading a policy opens no file, so that a policy can be checked where
+//! the store's secrets are not.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -179,9 +179,7 @@ impl Text for SanText {
                 Some(suffix) => {
                     Fqdn::read(suffix).map(|name| Self(SanMatch::DnsSuffix(name.0.into())))
                 }
-                None => {
-                    Fqdn::read(value).map(|name| exact(San::Dns(&name.0))).map_err(|_| hint())
-                }
+                None => Fqdn::read(value).map(|name| exact(San::Dns(&name.0))).map_err(|_| hint()),
             },
             "URI" if plain && value.contains(':') => Ok(exact(San::Uri(value))),
             "email" if plain && value.contains('@') => Ok(exact(San::Email(value))),

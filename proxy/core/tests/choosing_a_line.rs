@@ -19,7 +19,6 @@ fn link(name: &str, role: LinkRole, metered: bool) -> LinkSpec {
         headroom: Percent::new(5).expect("below a hundred"),
         overhead_bytes: 0,
         metered,
-        requests_max: None,
         device: None,
         source: None,
     }

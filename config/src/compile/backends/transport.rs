@@ -89,7 +89,12 @@ pub(super) fn dns(
     DnsSpec {
         family: out.value(&path("family"), &spot.key("family"), family, default.family),
         refresh: out.positive(&path("refresh"), &spot.key("refresh"), refresh, default.refresh),
-        timeout: out.positive(&path("timeout"), &spot.key("timeout"), given.timeout, default.timeout),
+        timeout: out.positive(
+            &path("timeout"),
+            &spot.key("timeout"),
+            given.timeout,
+            default.timeout,
+        ),
     }
 }
 
@@ -150,8 +155,10 @@ pub(super) fn tcp(
 /// Linux counts keep-alives in seconds.
 fn whole_seconds(given: Option<DurationText>, spot: &Spot<'_>, out: &mut Output) {
     if given.is_some_and(|time| time.0.subsec_millis() != 0) {
-        out.error(spot.finding(
-            "keep-alives are counted in whole seconds: write a duration such as `60s`",
-        ));
+        out.error(
+            spot.finding(
+                "keep-alives are counted in whole seconds: write a duration such as `60s`",
+            ),
+        );
     }
 }

@@ -88,9 +88,8 @@ fn read(
     let requests_max = number("maxRequests", requests, default.requests_max);
     let sessions = given.max_sessions.map(Whole::fit);
     let sessions_max = number("maxSessions", sessions, default.sessions_max);
-    let mut time = |field: &str, value, default| {
-        out.positive(&path(field), &spot.key(field), value, default)
-    };
+    let mut time =
+        |field: &str, value, default| out.positive(&path(field), &spot.key(field), value, default);
     let header_timeout = time("headerTimeout", given.header_timeout, default.header_timeout);
     let idle_timeout = time("idleTimeout", given.idle_timeout, default.idle_timeout);
     let body_bytes = given.max_body_size.map(|size| Some(size.0));

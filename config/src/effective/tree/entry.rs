@@ -1,4 +1,7 @@
-//! Listeners, backends and telemetry as plain data. What a protocol has no use for is not shown.
+//! Listeners, backends and telemetry as plain data.
+//!
+//! What a protocol has no use for is not shown, and what is not set is left out where it is an
+//! object of its own (TLS, a PROXY header).
 
 use tillgate_core::backend::{AddressFamily, BackendProtocol, BackendSpec, ProxyProtocol};
 use tillgate_core::listener::ListenerSpec;
@@ -18,10 +21,8 @@ fn entries<const N: usize>(list: [(&str, Value); N]) -> Entries {
 }
 
 pub(super) fn of_listener(one: &ListenerSpec, config: &Effective) -> Value {
-    let mut shown = entries([
-        ("protocol", text(protocol_text(one.protocol))),
-        ("address", text(one.address)),
-    ]);
+    let mut shown =
+        entries([("protocol", text(protocol_text(one.protocol))), ("address", text(one.address))]);
     let mut show = |key: &str, value: Value| shown.push((key.to_owned(), value));
     if let Some(tls) = &one.tls {
         show("tls", of_server_tls(tls));
@@ -75,10 +76,7 @@ fn version(version: TlsVersion) -> Value {
 }
 
 fn of_pair(pair: &KeyPair) -> Value {
-    map([
-        ("certFile", text(pair.cert_file.display())),
-        ("keyFile", text(pair.key_file.display())),
-    ])
+    map([("certFile", text(pair.cert_file.display())), ("keyFile", text(pair.key_file.display()))])
 }
 
 fn of_server_tls(tls: &ServerTls) -> Value {

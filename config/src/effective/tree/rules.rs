@@ -1,4 +1,7 @@
 //! Routes as plain data: what a rule matches, changes, answers, keeps together and counts.
+//!
+//! A rule that answers by itself has no timeouts and no tiers; filters, sessions and limits are
+//! shown where there are some.
 
 use std::time::Duration;
 
