@@ -92,7 +92,7 @@ fn every_message_says_what_to_do() {
         for finding in report.errors.iter().chain(&report.lints) {
             let message = &finding.message;
             let first = message.chars().next().unwrap();
-            let kinds = ["TLS ", "Backend/", "TrafficClass/"];
+            let kinds = ["TLS ", "Backend/", "TelemetryPolicy/", "TrafficClass/"];
             let named = kinds.iter().any(|kind| message.starts_with(kind));
             assert!(first == '`' || first.is_lowercase() || named, "{name}: {message}");
             let advice = message.split_once([':', ';']).map_or("", |(_, advice)| advice);
