@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use tillgate_config::effective::{ListenerProtocol, Origin};
 use tillgate_config::{Effective, check_text, load_text};
 use tillgate_core::backend::Location;
-use tillgate_core::matching::{EgressVerdict, RequestFacts};
+use tillgate_core::filter::Action;
+use tillgate_core::matching::{EgressVerdict, Found, RequestFacts};
+use tillgate_core::tls::ClientIdentity;
 
 fn policy_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("policy").join(name)
@@ -206,6 +208,102 @@ fn the_quick_start_does_what_its_comments_say() {
     }
 }
 
+/// What the rules of `dataplane.yaml` in the examples do to requests.
+#[test]
+fn the_data_plane_example_does_what_its_comments_say() {
+    let text = fs::read_to_string(examples_dir().join("dataplane.yaml")).unwrap();
+    let config = load(&text);
+    let till =
+        ClientIdentity { sans: vec!["DNS:t7.tills.store.example".into()], fingerprint: "".into() };
+    let headers = http::HeaderMap::new();
+    let meet = |host, path, query, client| {
+        let method = &http::Method::GET;
+        let facts = RequestFacts { host, path, query, method, headers: &headers, client };
+        config.routes.find_match(facts).unwrap()
+    };
+    let name = |found: Found| &*config.routes.rule(found.rule).name;
+    let orders = "orders.store.example";
+    let of_till = meet(orders, "/v1/quote", "", Some(&till));
+    assert_eq!(name(of_till), "tills");
+    assert_eq!(name(meet(orders, "/v1/quote", "preview=yes", Some(&till))), "canary");
+    assert_eq!(name(meet(orders, "/v1/quote", "preview=no", None)), "everyone-else");
+
+    let rewrite = config.routes.rule(of_till.rule).filters.rewrite.as_ref().unwrap();
+    let path = &config.routes.alternative(of_till).path;
+    let new = rewrite.path.as_ref().unwrap().apply("/v1/quote", path);
+    assert_eq!(
+        (new.as_str(), rewrite.host.as_deref()),
+        ("/store/v1/quote", Some("orders.api.example"))
+    );
+
+    let moved = config.routes.rule(meet("kiosk.store.example", "/shop/7", "", None).rule);
+    let Action::Redirect(redirect) = &moved.action else { panic!("{moved:?}") };
+    assert_eq!((redirect.status.as_u16(), moved.tiers.len()), (301, 0));
+    let listener = |name: &str| config.listeners.iter().find(|one| &*one.name == name).unwrap();
+    let backend = |name: &str| &config.backend(listener(name).backend.unwrap()).name;
+    assert_eq!((&**backend("card-host"), &**backend("dns")), ("card-host", "dns"));
+    assert_eq!(listener("https").tls.as_ref().unwrap().certificates.len(), 2);
+    let log = &config.telemetry.access_log;
+    let sampling = |class| log.of(config.classes.id(class).unwrap()).unwrap().sampling.value();
+    assert_eq!((sampling("payment"), sampling("image-pull")), (100, 1));
+}
+
+/// A value that the digest did not follow could change without anybody noticing.
+#[test]
+fn every_value_of_the_data_plane_changes_the_digest() {
+    let text = good("dataplane");
+    let before = load(&text).digest;
+    for (was, is) in [
+        ("bufferMemory: 128Mi", "bufferMemory: 64Mi"),
+        ("maxRequests: 20", "maxRequests: 21"),
+        ("mode: Required", "mode: Optional"),
+        ("certFile: /tls/a.crt", "certFile: /tls/c.crt"),
+        ("caFile: /tls/ca.crt", "caFile: /tls/cb.crt"),
+        ("minVersion: \"1.3\"", "minVersion: \"1.2\""),
+        ("10.0.0.0/28", "10.0.0.0/27"),
+        ("maxUriSize: 4Ki", "maxUriSize: 5Ki"),
+        ("maxBodySize: 1Mi", "maxBodySize: 2Mi"),
+        ("minBodyRate: 64kbit/s", "minBodyRate: 65kbit/s"),
+        ("bodyTimeout: 20s", "bodyTimeout: 21s"),
+        ("maxStreamResets: 50", "maxStreamResets: 51"),
+        ("connectTimeout: 3s", "connectTimeout: 4s"),
+        ("trafficClass: auth", "trafficClass: control"),
+        ("idleTimeout: 5s", "idleTimeout: 6s"),
+        ("maxSessions: 64", "maxSessions: 65"),
+        ("proxyProtocol: V1", "proxyProtocol: V2"),
+        ("family: IPv6", "family: Auto"),
+        ("refresh: 10s", "refresh: 11s"),
+        ("timeout: 2s", "timeout: 3s"),
+        ("tls: {mode: Simple}", "tls: {mode: Simple, sni: other.example}"),
+        ("tls: {mode: Simple}", "tls: {mode: None}"),
+        ("idleTime: 30s", "idleTime: 31s"),
+        ("tcpUserTimeout: 10s", "tcpUserTimeout: 11s"),
+        ("keyFile: /tls/b.key", "keyFile: /tls/c.key"),
+        ("value: \"7 & 8\"", "value: \"7\""),
+        ("spiffe://store/till", "spiffe://store/tell"),
+        ("name: x-a, value: \"1\"", "name: x-a, value: \"2\""),
+        ("remove: [server]", "remove: [via]"),
+        ("replacePrefixMatch: /", "replacePrefixMatch: /v9"),
+        ("hostname: api.example\n          path", "hostname: apj.example\n          path"),
+        ("type: Header\n", "type: Cookie\n"),
+        ("absoluteTimeout: 8h", "absoluteTimeout: 9h"),
+        ("interval: 1m", "interval: 2m"),
+        ("burst: 5", "burst: 6"),
+        ("maxKeys: 100", "maxKeys: 101"),
+        ("name: x-till}", "name: x-tell}"),
+        ("scheme: https\n", "scheme: http\n"),
+        ("port: 8443\n          path", "port: 8444\n          path"),
+        ("statusCode: 308", "statusCode: 307"),
+        ("contentType: application/json", "contentType: text/html"),
+        ("ok\":true", "ok\":false"),
+        ("statusCode: 410", "statusCode: 404"),
+    ] {
+        assert!(text.contains(was), "{was}");
+        let after = load(&text.replacen(was, is, 1)).digest;
+        assert_ne!(after, before, "{was}");
+    }
+}
+
 #[test]
 fn the_highest_matching_precedence_wins_as_a_whole() {
     let config = load(&good("selectors"));
@@ -280,10 +378,12 @@ proptest! {
     /// Whatever happens to a file, the answer is a config or a reason, and both can be shown.
     #[test]
     fn no_change_to_a_file_breaks_the_reader(
-        which in 0..4usize,
+        which in 0..6usize,
         changes in proptest::collection::vec((any::<usize>(), 1..40usize, any::<u8>()), 1..4),
     ) {
-        let name = ["everything", "selectors", "links", "issue"][which];
+        let names =
+            ["everything", "selectors", "links", "issue", "dataplane", "telemetry-collector"];
+        let name = names[which];
         let text = changes.into_iter().fold(good(name), |text, change| mutate(&text, change));
         let checked = check_text("changed.yaml", &text);
         prop_assert_eq!(checked.effective.is_none(), !checked.report.errors.is_empty());
