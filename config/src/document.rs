@@ -21,7 +21,6 @@ use crate::suggest;
 use crate::yaml::{self, Chunk, Node, Step, Tree};
 
 /// What a document says, by kind.
-#[expect(clippy::large_enum_variant, reason = "documents are few and stay where they are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Servers.

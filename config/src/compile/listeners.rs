@@ -179,14 +179,11 @@ fn one(
     }
     not_meant(spec, protocol, &spot, out);
     let port = spec.destination_port.map(Whole::fit);
-    let port = match protocol {
-        ListenerProtocol::TlsPassthrough => out.value(
-            &format!("{base}.destinationPort"),
-            &spot.key("destinationPort"),
-            port,
-            HTTPS_PORT,
-        ),
-        _ => HTTPS_PORT,
+    let port = if protocol == ListenerProtocol::TlsPassthrough {
+        let path = format!("{base}.destinationPort");
+        out.value(&path, &spot.key("destinationPort"), port, HTTPS_PORT)
+    } else {
+        HTTPS_PORT
     };
     let tls = spec.tls.as_ref().filter(|_| may_have_tls(protocol));
     ListenerSpec {
@@ -221,26 +218,26 @@ fn not_meant(
             out.error(spot.key(field).finding(message));
         }
     };
-    let tls = match protocol {
-        ListenerProtocol::TlsPassthrough => {
-            "TLS is passed on unread, so certificates are the servers' own; remove it, or write \
-             `protocol: HTTP`"
-        }
-        _ => "TLS ends at HTTP and ForwardProxy listeners only; remove it",
+    let passes = protocol == ListenerProtocol::TlsPassthrough;
+    let tls = if passes {
+        "TLS is passed on unread, so certificates are the servers' own; remove it, or write \
+         `protocol: HTTP`"
+    } else {
+        "TLS ends at HTTP and ForwardProxy listeners only; remove it"
     };
     refuse("tls", spec.tls.is_some(), may_have_tls(protocol), tls);
     let believes = !matches!(protocol, ListenerProtocol::Udp | ListenerProtocol::Admin);
     let header = "no PROXY header comes before it; remove it";
     refuse("proxyProtocol", spec.proxy_protocol.is_some(), believes, header);
-    let backend = match protocol {
-        ListenerProtocol::Http => "requests are routed by ServiceRoutes; remove it",
-        _ => "clients name the destination themselves; remove it",
+    let backend = if protocol == ListenerProtocol::Http {
+        "requests are routed by ServiceRoutes; remove it"
+    } else {
+        "clients name the destination themselves; remove it"
     };
     refuse("backendRef", spec.backend_ref.is_some(), is_forward(protocol), backend);
     let class = "the class follows from routes and egress rules; name it there";
     refuse("trafficClass", spec.traffic_class.is_some(), has_class(protocol), class);
     let port = "clients or backends name the port; remove it";
-    let passes = protocol == ListenerProtocol::TlsPassthrough;
     refuse("destinationPort", spec.destination_port.is_some(), passes, port);
     let timeout = "routes have `timeouts`, and `limits.idleTimeout` ends idle clients; write it \
                    there";
@@ -281,9 +278,10 @@ fn backend(
     if !is_forward(protocol) {
         return None;
     }
-    let (text, wanted) = match protocol {
-        ListenerProtocol::Udp => ("UDP", BackendProtocol::Udp),
-        _ => ("TCP", BackendProtocol::Tcp),
+    let (text, wanted) = if protocol == ListenerProtocol::Udp {
+        ("UDP", BackendProtocol::Udp)
+    } else {
+        ("TCP", BackendProtocol::Tcp)
     };
     let Some(reference) = &spec.backend_ref else {
         out.error(document.spec().key("protocol").finding(format!(
