@@ -18,34 +18,45 @@ pub struct QueryMatch {
 impl QueryMatch {
     /// Whether `query` (as sent, without `?`) has the parameter with this value.
     pub fn matches(&self, query: &str) -> bool {
-        let first = query.split('&').find_map(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            decodes_to(name, &self.name).then_some(value)
-        });
-        first.is_some_and(|value| decodes_to(value, &self.value))
+        let mut rest = query.as_bytes();
+        loop {
+            match decoded_prefix(rest, self.name.as_bytes()) {
+                Some([]) => return self.value.is_empty(),
+                Some([b'&', ..]) => return self.value.is_empty(),
+                Some([b'=', value @ ..]) => {
+                    let after = decoded_prefix(value, self.value.as_bytes());
+                    return matches!(after, Some([] | [b'&', ..]));
+                }
+                // Another parameter, of which this name is at most the beginning.
+                Some(_) | None => {}
+            }
+            let Some(next) = rest.iter().position(|byte| *byte == b'&') else { return false };
+            rest = &rest[next + 1..];
+        }
     }
 }
 
-/// Whether `encoded` means `plain`. A `%` without two hex digits stands for itself.
-fn decodes_to(encoded: &str, plain: &str) -> bool {
-    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let (mut rest, mut wanted) = (encoded.as_bytes(), plain.as_bytes());
-    loop {
-        let (Some(&byte), Some(&want)) = (rest.first(), wanted.first()) else {
-            return rest.is_empty() && wanted.is_empty();
+/// What follows the beginning of `encoded` that means `plain`, if it begins so. A `%` without two
+/// hex digits stands for itself; a bare `&` only ever ends a parameter.
+fn decoded_prefix<'a>(encoded: &'a [u8], plain: &[u8]) -> Option<&'a [u8]> {
+    let hex = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut rest = encoded;
+    for want in plain {
+        let (meant, length) = match rest {
+            [] | [b'&', ..] => return None,
+            [b'+', ..] => (u32::from(b' '), 1),
+            [b'%', high, low, ..] => match hex(high).zip(hex(low)) {
+                Some((high, low)) => (high * 16 + low, 3),
+                None => (u32::from(b'%'), 1),
+            },
+            [byte, ..] => (u32::from(*byte), 1),
         };
-        let pair = if byte == b'%' { hex(rest.get(1)).zip(hex(rest.get(2))) } else { None };
-        let (meant, length) = match (byte, pair) {
-            (_, Some((high, low))) => (high * 16 + low, 3),
-            (b'+', None) => (u32::from(b' '), 1),
-            (_, None) => (u32::from(byte), 1),
-        };
-        if meant != u32::from(want) {
-            return false;
+        if meant != u32::from(*want) {
+            return None;
         }
         rest = &rest[length..];
-        wanted = &wanted[1..];
     }
+    Some(rest)
 }
 
 #[cfg(test)]
@@ -80,10 +91,12 @@ mod tests {
                     _ => encoded.push_str(&format!("%{byte:02x}")),
                 }
             }
-            prop_assert!(decodes_to(&encoded, &text));
+            let of = |encoded: &str, text: &str| has(&format!("b=1&a={encoded}&c"), "a", text);
+            prop_assert!(of(&encoded, &text));
+            let as_name = format!("{encoded}=1&b");
+            prop_assert!(text.is_empty() || has(&as_name, &text, "1"));
             let (longer, other) = (format!("{text}x"), format!("{encoded}%78"));
-            prop_assert!(!decodes_to(&encoded, &longer));
-            prop_assert!(!decodes_to(&other, &text));
+            prop_assert!(!of(&encoded, &longer) && !of(&other, &text));
         }
     }
 }
