@@ -252,7 +252,8 @@ fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
-    let mut listeners = gateway.listeners.iter().map(|listening| listening.address);
+    let shown = gateway.listeners.shown();
+    let mut listeners = shown.iter().map(|listening| listening.address);
     listeners.any(|ours| {
         let every_address = ours.ip().is_unspecified();
         // Nothing is sent: what can be bound is an address of this machine.

@@ -4,7 +4,6 @@
 //! instruments, the drain. Per worker: its pools inside the store and its share of every
 //! listener's connections.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
-use tillgate_config::effective::{Effective, ListenerLimits, ListenerProtocol};
+use tillgate_config::effective::{Effective, ListenerLimits};
 use tillgate_core::backend::Location;
 use tillgate_core::class::ClassId;
 use tillgate_net::clock;
@@ -23,8 +22,10 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::link::Link;
 use tillgate_net::metrics::{LineCollector, Metrics};
 use tillgate_net::upstream::Resolver;
+use tokio::sync::Notify;
 
 use crate::lines::{Lines, Names};
+use crate::listeners::{Listeners, Orders};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
 use crate::running::Running;
@@ -42,47 +43,41 @@ pub(crate) struct Gateway {
     /// Connections across WAN lines: a pool per worker would multiply the windows.
     wan: Pool,
     resolver: Arc<Resolver>,
-    /// The first worker's runtime, which drives the lines.
+    /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
-    pub(crate) listeners: Vec<Listening>,
+    pub(crate) listeners: Listeners,
     serving: AtomicUsize,
+    served: Notify,
     pub(crate) workers: usize,
 }
 
-/// A listener that is bound.
-#[derive(Clone, Debug)]
-pub(crate) struct Listening {
-    pub(crate) name: Arc<str>,
-    pub(crate) protocol: ListenerProtocol,
-    pub(crate) address: SocketAddr,
-}
-
 impl Gateway {
-    pub(crate) fn new(
-        effective: Arc<Effective>,
-        listeners: Vec<Listening>,
-        workers: usize,
-    ) -> Arc<Self> {
+    /// A gateway that listens nowhere yet, and what its workers and its admin thread take orders
+    /// from.
+    pub(crate) fn new(effective: Arc<Effective>, workers: usize) -> (Arc<Self>, Vec<Orders>) {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
         let running = Running::new(effective, lines, &mut names, &metrics);
         let resolver = Arc::new(Resolver::default());
+        let drain = Drain::default();
+        let (listeners, orders) = Listeners::new(workers, drain.clone());
         let gateway = Arc::new(Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
             metrics,
-            drain: Drain::default(),
+            drain,
             wan: Pool::new(Arc::clone(&resolver)),
             resolver,
             driver: OnceLock::new(),
             listeners,
             serving: AtomicUsize::new(0),
+            served: Notify::new(),
             workers,
         });
         gateway.show_lines();
-        gateway
+        (gateway, orders)
     }
 
     /// Puts the lines into the scrape.
@@ -123,9 +118,9 @@ impl Gateway {
         Ok(())
     }
 
-    /// This worker drives the lines.
-    pub(crate) fn become_driver(&self) {
-        if self.driver.set(tokio::runtime::Handle::current()).is_ok() {
+    /// The lines are driven there, whatever the workers do.
+    pub(crate) fn driven_by(&self, driver: tokio::runtime::Handle) {
+        if self.driver.set(driver).is_ok() {
             for link in self.running().lines().iter() {
                 self.drive(Arc::clone(link));
             }
@@ -135,6 +130,22 @@ impl Gateway {
     fn drive(&self, link: Arc<Link>) {
         if let Some(driver) = self.driver.get() {
             driver.spawn(link.drive());
+        }
+    }
+
+    /// No new connection from here on.
+    pub(crate) fn drain_to(&self, phase: Phase) {
+        self.listeners.let_go();
+        self.drain.advance(phase);
+    }
+
+    /// Ends a listener that was taken away: its connections have the time of a drain.
+    pub(crate) fn wind_down(&self, drain: Drain) {
+        let timeout = self.running().effective.process.drain_timeout;
+        match self.driver.get() {
+            Some(driver) => drop(driver.spawn(async move { stage(&drain, timeout).await })),
+            // Nothing is served yet.
+            None => drain.advance(Phase::CutAll),
         }
     }
 
@@ -153,6 +164,18 @@ impl Gateway {
 
     pub(crate) fn worker_serves(&self) {
         self.serving.fetch_add(1, Ordering::AcqRel);
+        self.served.notify_waiters();
+    }
+
+    /// Returns once every worker serves.
+    pub(crate) async fn serves(&self) {
+        loop {
+            let changed = self.served.notified();
+            if self.serving.load(Ordering::Acquire) >= self.workers {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Why it should get no traffic now, if so.
@@ -173,6 +196,21 @@ impl Gateway {
             self.wan.sweep(clock::now());
         }
     }
+}
+
+/// Ends what `drain` counts: critical classes get all of `timeout`, the others half.
+pub(crate) async fn stage(drain: &Drain, timeout: Duration) {
+    drain.advance(Phase::Draining);
+    tokio::time::sleep(timeout / 2).await;
+    if drain.live() > 0 {
+        tracing::info!(connections = drain.live(), "draining: ending what is not critical");
+    }
+    drain.advance(Phase::CutBulk);
+    tokio::time::sleep(timeout / 2).await;
+    if drain.live() > 0 {
+        tracing::info!(connections = drain.live(), "draining: the deadline has passed");
+    }
+    drain.advance(Phase::CutAll);
 }
 
 /// The process would need more class names than it has numbers for.

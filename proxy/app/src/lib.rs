@@ -9,13 +9,18 @@ mod bound;
 pub mod cli;
 mod forward;
 mod gateway;
+mod inherited;
 mod lines;
+mod listeners;
+mod notify;
 mod outcome;
 mod pick;
 mod problem;
 pub mod reload;
 mod running;
 mod serve;
+mod takeover;
 mod telemetry;
+mod watch;
 
 pub use bound::{Bound, BuildError, Control, build};

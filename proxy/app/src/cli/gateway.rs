@@ -1,20 +1,28 @@
-//! `tillgate gateway`: load, bind, serve; SIGHUP loads again, SIGTERM drains, the second ends.
+//! `tillgate gateway`: load, bind, serve, until it is told to stop.
+//!
+//! SIGHUP or another content of the file loads again, SIGTERM drains, the second ends; SIGUSR1
+//! opens log files anew, SIGUSR2 starts the next process and hands the sockets over.
 
-use std::io;
+mod told;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tillgate_config::effective::Effective;
+use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use self::told::{Signals, Told};
 use super::policy::{self, Overrides};
+use crate::bound::build_with;
+use crate::inherited::Inherited;
+use crate::notify::Notify;
 use crate::serve::explain;
-use crate::telemetry::{self, AccessLog, LogFormat, LogOptions};
-use crate::{Control, build};
+use crate::takeover::{Predecessor, activation};
+use crate::telemetry::{self, LogFormat, LogOptions};
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
@@ -34,6 +42,10 @@ pub(crate) struct Options {
     /// Worker threads of the data plane [default: one per CPU this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// A unix socket by which the next process of this gateway takes over without refusing a
+    /// connection, and this one from the one before.
+    #[arg(long, value_name = "PATH")]
+    handover: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
@@ -64,10 +76,29 @@ fn serve(options: &Options) -> Result<(), String> {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
     }
     raise_open_files(&effective);
-    let bound = build(effective).map_err(|error| explain(&error))?;
-    let control = bound.control();
-    let arm = || Ok(until_told(Signals::register()?, control, options.clone()));
+    let (inherited, predecessor) = inherit(options)?;
+    let bound = build_with(effective, inherited).map_err(|error| explain(&error))?;
+    let told = Told {
+        control: bound.control(),
+        options: options.clone(),
+        notify: Notify::from_environment(),
+        predecessor,
+    };
+    let arm = || Ok(told.until_stopped(Signals::register()?));
     bound.run_armed(arm).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+}
+
+/// Sockets that others have bound for this process.
+fn inherit(options: &Options) -> Result<(Inherited, Option<Predecessor>), String> {
+    let activated = handover::activated(&activation(), std::process::id())
+        .map_err(|error| format!("the service manager's sockets cannot be used: {error}"))?;
+    let mut inherited = Inherited::default().activated(activated);
+    let wrong = |error| format!("the process before does not hand over its sockets: {error}");
+    let predecessor = Predecessor::find(options.handover.as_deref()).map_err(wrong)?;
+    if let Some(predecessor) = &predecessor {
+        inherited = inherited.handed_over(predecessor.sockets().map_err(wrong)?);
+    }
+    Ok((inherited, predecessor))
 }
 
 /// Sockets that serve no client directly: listeners, timers' and runtimes' own, log, resolver.
@@ -104,50 +135,4 @@ fn load(options: &Options) -> Result<Effective, String> {
         workers: options.workers,
     };
     Ok(flags.apply(effective))
-}
-
-/// What the operating system tells a process; until registered, each of them kills it.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn register() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-}
-
-/// Ready when the process shall drain. SIGHUP reloads meanwhile; a second SIGTERM or SIGINT ends
-/// everything at once.
-async fn until_told(signals: Signals, control: Control, options: Options) {
-    let Signals { mut hangup, mut terminate, mut interrupt } = signals;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reload(&control, &options),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
-    }
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("told to stop twice: ending everything now");
-        control.stop();
-    });
-}
-
-fn reload(control: &Control, options: &Options) {
-    match load(options) {
-        // A refused config is logged and counted where it is refused.
-        Ok(effective) => drop(control.reload(effective)),
-        Err(why) => control.reload_failed(&why),
-    }
 }
