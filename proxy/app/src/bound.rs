@@ -25,6 +25,7 @@ use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
 use crate::reload::ReloadError;
+use crate::spool::Spool;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
@@ -188,6 +189,7 @@ impl Bound {
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
         let workers = spawn_workers(&gateway, orders)?;
         let (over, ended) = oneshot::channel::<()>();
+        let access = Arc::clone(&gateway.access);
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
@@ -207,6 +209,7 @@ impl Bound {
         if admin.join().is_err() {
             tracing::error!("the admin thread panicked");
         }
+        access.flush();
         tracing::info!("stopped");
         Ok(())
     }
@@ -365,6 +368,11 @@ impl Control {
     /// The admin listener takes no connection any more.
     pub(crate) fn end_admin(&self) {
         self.gateway.listeners.end_admin();
+    }
+
+    /// Lines that `spool` drops are counted with the gateway's own.
+    pub(crate) fn count_log_drops(&self, spool: &Spool) {
+        spool.count_drops(self.gateway.telemetry.log_dropped.clone());
     }
 
     /// Opens log files anew.

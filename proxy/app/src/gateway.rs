@@ -20,15 +20,18 @@ use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::client::Pool;
 use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::link::Link;
-use tillgate_net::metrics::{LineCollector, Metrics};
+use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
+use tillgate_net::otlp::Span;
 use tillgate_net::upstream::Resolver;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use crate::access::AccessLog;
+use crate::export::{self, Spans};
 use crate::lines::{Lines, Names};
 use crate::listeners::{Listeners, Orders};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
-use crate::running::Running;
+use crate::running::{Running, Sinks};
 use crate::{forward, serve};
 
 /// How often pools look for connections that have idled or lived too long.
@@ -39,6 +42,11 @@ pub(crate) struct Gateway {
     running: ArcSwap<Running>,
     names: Mutex<Names>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) telemetry: TelemetryMeters,
+    pub(crate) access: Arc<AccessLog>,
+    sinks: Sinks,
+    /// Until the export has begun.
+    spans: Mutex<Option<mpsc::Receiver<Span>>>,
     pub(crate) drain: Drain,
     /// Connections across WAN lines: a pool per worker would multiply the windows.
     wan: Pool,
@@ -56,10 +64,14 @@ impl Gateway {
     /// from.
     pub(crate) fn new(effective: Arc<Effective>, workers: usize) -> (Arc<Self>, Vec<Orders>) {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let telemetry = TelemetryMeters::register(&metrics);
+        let (spans, spans_end) = Spans::new(telemetry.clone());
+        let access = Arc::new(AccessLog::new(telemetry.access_dropped.clone()));
+        let sinks = Sinks { metrics: Arc::clone(&metrics), access: Arc::clone(&access), spans };
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
-        let running = Running::new(effective, lines, &mut names, &metrics);
+        let running = Running::new(effective, lines, &mut names, sinks.clone());
         let resolver = Arc::new(Resolver::default());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
@@ -67,6 +79,10 @@ impl Gateway {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
             metrics,
+            telemetry,
+            access,
+            sinks,
+            spans: Mutex::new(Some(spans_end)),
             drain,
             wan: Pool::new(Arc::clone(&resolver)),
             resolver,
@@ -108,7 +124,7 @@ impl Gateway {
         drop(wanted);
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
-        let next = Running::new(effective, lines, &mut names, &self.metrics);
+        let next = Running::new(effective, lines, &mut names, self.sinks.clone());
         self.running.store(Arc::new(next));
         self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
@@ -118,8 +134,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// The lines are driven there, whatever the workers do.
-    pub(crate) fn driven_by(&self, driver: tokio::runtime::Handle) {
+    /// The lines are driven there, whatever the workers do; spans are exported from there.
+    pub(crate) fn driven_by(self: &Arc<Self>, driver: tokio::runtime::Handle) {
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(spans) = spans {
+            driver.spawn(export::run(Arc::downgrade(self), spans, self.telemetry.clone()));
+        }
         if self.driver.set(driver).is_ok() {
             for link in self.running().lines().iter() {
                 self.drive(Arc::clone(link));

@@ -11,6 +11,7 @@ pub mod http;
 pub mod link;
 pub mod listen;
 pub mod metrics;
+pub mod otlp;
 pub mod shaped;
 mod sockopt;
 pub mod threads;

@@ -22,7 +22,7 @@ use crate::inherited::Inherited;
 use crate::notify::Notify;
 use crate::serve::explain;
 use crate::takeover::{Predecessor, activation};
-use crate::telemetry::{self, LogFormat, LogOptions};
+use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
@@ -52,16 +52,20 @@ pub(crate) struct Options {
     /// How a log line looks.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Write one line per request and tunnel.
+    /// Log every request and tunnel as one JSON line, of the classes too that no policy names.
     #[arg(long)]
     access_log: bool,
 }
 
 /// Runs the gateway until it has drained.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let access = if options.access_log { AccessLog::On } else { AccessLog::Off };
-    telemetry::start(LogOptions { level: options.log, format: options.log_format, access });
-    match serve(options) {
+    let log = LogOptions { level: options.log, format: options.log_format };
+    let log = match ProcessLog::start(log) {
+        Ok(log) => log,
+        // There is no log to say so.
+        Err(_) => return ExitCode::FAILURE,
+    };
+    match serve(options, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!("{why}");
@@ -70,7 +74,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn serve(options: &Options) -> Result<(), String> {
+fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let effective = load(options)?;
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
@@ -78,8 +82,10 @@ fn serve(options: &Options) -> Result<(), String> {
     raise_open_files(&effective);
     let (inherited, predecessor) = inherit(options)?;
     let bound = build_with(effective, inherited).map_err(|error| explain(&error))?;
+    let control = bound.control();
+    control.count_log_drops(log.spool());
     let told = Told {
-        control: bound.control(),
+        control,
         options: options.clone(),
         notify: Notify::from_environment(),
         predecessor,
@@ -134,5 +140,6 @@ fn load(options: &Options) -> Result<Effective, String> {
         admin: options.admin,
         workers: options.workers,
     };
-    Ok(flags.apply(effective))
+    let effective = flags.apply(effective);
+    Ok(if options.access_log { effective.with_whole_access_log() } else { effective })
 }

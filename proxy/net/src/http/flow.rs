@@ -4,7 +4,7 @@
 //! counts bytes, remembers when something moved last, and carries the one order to end early.
 //! [`Gate`] holds a request's body back until the server has asked for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ pub struct Flow {
     client_cut: AtomicBool,
     client_owes: AtomicBool,
     queued: AtomicBool,
+    /// Milliseconds.
+    waited: AtomicU64,
+    tries: AtomicU32,
     /// The line of the connection that it was sent on.
     line: Mutex<Option<LineWait>>,
     /// A [`Failure`] plus one; zero = goes on.
@@ -52,6 +55,8 @@ impl Flow {
             client_cut: AtomicBool::new(false),
             client_owes: AtomicBool::new(false),
             queued: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
+            tries: AtomicU32::new(0),
             line: Mutex::new(None),
             ended: AtomicU8::new(0),
             waker: Mutex::new(None),
@@ -115,7 +120,17 @@ impl Flow {
     /// lets it wait limits how long.
     pub fn queue(&self) -> Queued<'_> {
         self.queued.store(true, Ordering::Relaxed);
-        Queued(self)
+        Queued { flow: self, since: self.moved.load(Ordering::Relaxed) }
+    }
+
+    /// How long it has waited for connections.
+    pub fn queued_for(&self) -> Duration {
+        Duration::from_millis(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Connections that it was sent on.
+    pub fn tries(&self) -> u32 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Whether it waits for us, not for a peer: for a connection, or for its line. Then now is
@@ -138,6 +153,8 @@ impl Flow {
     /// time runs.
     pub fn mark_sent(&self, line: Option<LineWait>) {
         *self.line() = line;
+        // One task writes this: no need to add in one step.
+        self.tries.store(self.tries() + 1, Ordering::Relaxed);
         let now = clock::now();
         self.sent.store(self.age(now) + 1, Ordering::Relaxed);
         self.touch();
@@ -214,12 +231,19 @@ impl Flow {
 
 /// While this lives, its flow waits for a connection.
 #[derive(Debug)]
-pub struct Queued<'a>(&'a Flow);
+pub struct Queued<'a> {
+    flow: &'a Flow,
+    /// Milliseconds after the flow was born: when something moved last, which is close enough.
+    since: u64,
+}
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.queued.store(false, Ordering::Relaxed);
-        self.0.touch();
+        let flow = self.flow;
+        flow.queued.store(false, Ordering::Relaxed);
+        flow.touch();
+        let waited = flow.moved.load(Ordering::Relaxed).saturating_sub(self.since);
+        flow.waited.store(flow.waited.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
     }
 }
 
