@@ -18,7 +18,7 @@ enum Origin {
 
 /// Sockets to take before binding anything.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     sockets: Vec<(Origin, Named)>,
 }
 

@@ -19,7 +19,7 @@ use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer;
 use tillgate_net::http::server::InFlight;
-use tillgate_net::metrics::{Held, Label, RequestMeter};
+use tillgate_net::metrics::Held;
 
 use self::record::Record;
 use crate::running::Running;
@@ -46,7 +46,7 @@ impl Kind {
 }
 
 /// Which rule decided.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum By {
     /// None (yet).
     None,
@@ -54,8 +54,6 @@ pub(crate) enum By {
     Rule(RuleId),
     /// A rule of the egress policy, or the policy as a whole.
     Egress(Option<usize>),
-    /// Something else with a name and a meter of its own.
-    Named(Label, Arc<RequestMeter>),
 }
 
 /// How one request or tunnel went. See the module.
@@ -163,7 +161,6 @@ impl Outcome {
             By::None => self.running.no_route_meter(),
             By::Rule(rule) => self.running.route_meter(*rule, self.class),
             By::Egress(rule) => self.running.egress_meter(*rule, self.class),
-            By::Named(_, meter) => meter,
         }
         .count(self.status);
         let meter = &self.running.class(self.class).meter;

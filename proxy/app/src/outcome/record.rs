@@ -155,7 +155,6 @@ impl Outcome {
             By::None => "none".into(),
             By::Rule(rule) => Arc::clone(&self.running.effective.routes.rule(*rule).route),
             By::Egress(rule) => self.running.egress_name(*rule),
-            By::Named(name, _) => Arc::clone(name),
         }
     }
 
