@@ -42,7 +42,9 @@ fn a_signal_starts_the_next_process_and_no_connection_is_lost() {
     });
     assert_eq!(get(admin, "a.example").status, 404, "the admin listener went along");
     signal(next, "TERM");
-    eventually("the next process ends", || std::net::TcpStream::connect(http).is_err().then_some(()));
+    eventually("the next process ends", || {
+        std::net::TcpStream::connect(http).is_err().then_some(())
+    });
     assert!(lost.is_empty(), "{served} served, lost {lost:?}\n{}", old.log());
 }
 

@@ -56,9 +56,8 @@ fn percent(value: u8) -> Percent {
 fn lines(path: &PathBuf, count: usize) -> Vec<serde_json::Value> {
     eventually(&format!("{count} lines in {}", path.display()), || {
         let text = fs::read_to_string(path).ok()?;
-        (text.lines().count() >= count && text.ends_with('\n')).then(|| {
-            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-        })
+        (text.lines().count() >= count && text.ends_with('\n'))
+            .then(|| text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
     })
 }
 
@@ -128,9 +127,9 @@ fn classes_are_sampled_and_failures_always_logged() {
     let store = Store::default()
         .local("pay", "pay.example", "payment", origin.address)
         .local("bulk", "bulk.example", "metrics", origin.address)
-        .local("few", "few.example", "control", origin.address)
-        .local("broken", "broken.example", "control", closed_port());
-    let logged = Logged::new("sampled", store, &[("payment", 100, &[]), ("control", 1, &[])]);
+        .local("few", "few.example", "image-pull", origin.address)
+        .local("broken", "broken.example", "image-pull", closed_port());
+    let logged = Logged::new("sampled", store, &[("payment", 100, &[]), ("image-pull", 1, &[])]);
     let gateway = Gateway::start(logged.effective.clone());
     for _ in 0..20 {
         assert_eq!(gateway.ask(&get("bulk.example")).status, 200);
@@ -139,9 +138,8 @@ fn classes_are_sampled_and_failures_always_logged() {
     }
     assert_eq!(gateway.ask(&get("pay.example")).status, 200);
     let lines = eventually("the last request is logged", || {
-        Some(lines(&logged.path, 21)).filter(|lines| {
-            lines.iter().any(|line| line["class"] == "payment")
-        })
+        Some(lines(&logged.path, 21))
+            .filter(|lines| lines.iter().any(|line| line["class"] == "payment"))
     });
     let of = |route: &str| lines.iter().filter(|line| line["route"] == route).count();
     assert_eq!((of("pay"), of("broken"), of("bulk")), (1, 20, 0));

@@ -178,8 +178,7 @@ impl Bound {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime =
-            Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
         let context = runtime.enter();
         let shutdown = arm()?;
         drop(context);

@@ -48,9 +48,8 @@ impl ProcessLog {
             .with_default(options.level.min(LevelFilter::INFO))
             .with_target("tillgate", options.level)
             .with_target("tillgate_net", options.level);
-        let lines = tracing_subscriber::fmt::layer()
-            .with_writer(Lines(spool.clone()))
-            .with_ansi(false);
+        let lines =
+            tracing_subscriber::fmt::layer().with_writer(Lines(spool.clone())).with_ansi(false);
         let registry = tracing_subscriber::registry();
         let started = match options.format {
             LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),

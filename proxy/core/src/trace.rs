@@ -136,9 +136,8 @@ mod tests {
         assert!(TraceContext::begin(parent(true), percent(0), [1, 2, 3]).sampled);
         assert!(!TraceContext::begin(parent(false), percent(100), [1, 2, 3]).sampled);
         for value in [0, 1, 10, 100] {
-            let kept = (0..1000).filter(|draw| {
-                TraceContext::begin(None, percent(value), [1, 2, *draw]).sampled
-            });
+            let kept = (0..1000)
+                .filter(|draw| TraceContext::begin(None, percent(value), [1, 2, *draw]).sampled);
             assert_eq!(kept.count(), usize::from(value) * 10);
         }
         let zero = TraceContext::begin(None, percent(1), [0; 3]);

@@ -76,11 +76,7 @@ pub struct Ticket {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self {
-            phase: watch::Sender::new(Phase::Open),
-            live: Arc::default(),
-            parts: Arc::default(),
-        }
+        Self { phase: watch::Sender::new(Phase::Open), live: Arc::default(), parts: Arc::default() }
     }
 }
 

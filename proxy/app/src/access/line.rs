@@ -26,7 +26,7 @@ const fn field(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The fields of a line, in its order.
-pub const FIELDS: [Field; 22] = [
+pub const FIELDS: [Field; 23] = [
     field("time", "when it ended (RFC 3339, UTC)"),
     field("kind", "what it was: `request`, `forward` (through the proxy) or `tunnel`"),
     field("request_id", "`X-Request-Id`, the client's or ours"),
@@ -45,6 +45,7 @@ pub const FIELDS: [Field; 22] = [
     field("duration_ms", "from its head to its last byte"),
     field("first_byte_ms", "from its head to the head of its answer"),
     field("queued_ms", "of that, waiting for a connection and a place on the line"),
+    field("line_ms", "waiting for the line since it was sent, in both directions together"),
     field("tries", "connections it was sent on"),
     field("critical", "whether its class is critical"),
     field("sampled", "whether it is here by sampling; failures always are"),
@@ -70,6 +71,7 @@ pub(crate) struct Line<'a> {
     pub(crate) duration: Duration,
     pub(crate) first_byte: Option<Duration>,
     pub(crate) queued: Duration,
+    pub(crate) line: Duration,
     pub(crate) tries: u32,
     pub(crate) critical: bool,
     pub(crate) sampled: bool,
@@ -102,6 +104,7 @@ impl Line<'_> {
         json.bare("duration_ms", Some(Millis(self.duration)));
         json.bare("first_byte_ms", self.first_byte.map(Millis));
         json.bare("queued_ms", Some(Millis(self.queued)));
+        json.bare("line_ms", Some(Millis(self.line)));
         json.bare("tries", Some(self.tries));
         json.bare("critical", Some(self.critical));
         json.bare("sampled", Some(self.sampled));
@@ -202,6 +205,7 @@ mod tests {
             duration: Duration::from_micros(12_034),
             first_byte: None,
             queued: Duration::ZERO,
+            line: Duration::ZERO,
             tries: 1,
             critical: true,
             sampled: true,

@@ -23,6 +23,7 @@ use crate::notify::Notify;
 use crate::serve::explain;
 use crate::takeover::{Predecessor, activation};
 use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
+use crate::watch::Watch;
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
@@ -75,6 +76,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
+    // Before it is read, so that no change after that is missed.
+    let watch = Watch::new(vec![options.config.clone()]);
     let effective = load(options)?;
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
@@ -89,6 +92,7 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         options: options.clone(),
         notify: Notify::from_environment(),
         predecessor,
+        watch,
     };
     let arm = || Ok(told.until_stopped(Signals::register()?));
     bound.run_armed(arm).map_err(|error| format!("the gateway cannot start its threads: {error}"))

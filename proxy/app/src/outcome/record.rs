@@ -104,6 +104,7 @@ impl Record {
             duration: took,
             first_byte: first,
             queued: flow.queued_for(),
+            line: flow.line_waited(),
             tries: flow.tries(),
             critical: class.critical,
             sampled: self.sampled,

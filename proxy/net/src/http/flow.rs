@@ -33,6 +33,8 @@ pub struct Flow {
     tries: AtomicU32,
     /// The line of the connection that it was sent on.
     line: Mutex<Option<LineWait>>,
+    /// What that connection had waited for grants before, in microseconds.
+    line_waited: AtomicU64,
     /// A [`Failure`] plus one; zero = goes on.
     ended: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -58,6 +60,7 @@ impl Flow {
             waited: AtomicU64::new(0),
             tries: AtomicU32::new(0),
             line: Mutex::new(None),
+            line_waited: AtomicU64::new(0),
             ended: AtomicU8::new(0),
             waker: Mutex::new(None),
         }
@@ -128,6 +131,13 @@ impl Flow {
         Duration::from_millis(self.waited.load(Ordering::Relaxed))
     }
 
+    /// How long bytes on its connection have waited for the line since it was sent; of a
+    /// connection that is gone, nothing is known.
+    pub fn line_waited(&self) -> Duration {
+        let now = self.line().as_ref().map_or(Duration::ZERO, LineWait::waited);
+        now.saturating_sub(Duration::from_micros(self.line_waited.load(Ordering::Relaxed)))
+    }
+
     /// Connections that it was sent on.
     pub fn tries(&self) -> u32 {
         self.tries.load(Ordering::Relaxed)
@@ -152,6 +162,10 @@ impl Flow {
     /// A try was handed to a connection (across this line, if any) now: from here on the server's
     /// time runs.
     pub fn mark_sent(&self, line: Option<LineWait>) {
+        if let Some(line) = &line {
+            let waited = u64::try_from(line.waited().as_micros()).unwrap_or(u64::MAX);
+            self.line_waited.store(waited, Ordering::Relaxed);
+        }
         *self.line() = line;
         // One task writes this: no need to add in one step.
         self.tries.store(self.tries() + 1, Ordering::Relaxed);

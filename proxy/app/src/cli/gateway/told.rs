@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use tillgate_net::handover::Named;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,6 +42,7 @@ pub(super) struct Told {
     pub(super) options: Options,
     pub(super) notify: Notify,
     pub(super) predecessor: Option<Predecessor>,
+    pub(super) watch: Watch,
 }
 
 /// A handover under way: the number of the process that serves now.
@@ -53,17 +53,16 @@ impl Told {
     pub(super) async fn until_stopped(mut self, mut signals: Signals) {
         self.control.serves().await;
         let door = self.begin();
-        let mut watch = Watch::new(vec![PathBuf::from(&self.options.config)]);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut handover: Option<Handover> = None;
         loop {
             tokio::select! {
                 _ = signals.hangup.recv() => {
-                    watch.settle();
+                    self.watch.settle();
                     self.reload();
                 }
-                _ = looks.tick() => if watch.has_changed() {
+                _ = looks.tick() => if self.watch.has_changed() {
                     self.reload();
                 },
                 _ = signals.reopen.recv() => self.control.reopen_logs(),
