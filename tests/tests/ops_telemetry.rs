@@ -25,8 +25,11 @@ struct Logged {
     path: PathBuf,
 }
 
+/// A class, how many of its requests are logged, and header fields (redacted or not).
+type Class<'a> = (&'a str, u8, &'a [(&'static str, bool)]);
+
 impl Logged {
-    fn new(name: &str, store: Store, classes: &[(&str, u8, &[(&'static str, bool)])]) -> Self {
+    fn new(name: &str, store: Store, classes: &[Class<'_>]) -> Self {
         let path = scratch(name);
         let _ = fs::remove_file(&path);
         let mut effective = store.build();

@@ -100,8 +100,8 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
 #[repr(C, align(8))]
 struct OneDescriptor([u8; 64]);
 
-/// Bytes of one descriptor.
-const DESCRIPTOR_BYTES: u32 = size_of::<libc::c_int>() as u32;
+/// Bytes of one descriptor, a C `int`.
+const DESCRIPTOR_BYTES: u32 = libc::c_int::BITS / 8;
 
 /// Sends one byte over a unix socket, and `descriptor` with it.
 pub(crate) fn send_descriptor(
