@@ -54,8 +54,8 @@ impl Program {
             .stderr(Stdio::piped());
         change(&mut command);
         let mut child = command.spawn().expect("the program starts");
-        let log = collect(child.stderr.take().expect("piped"));
-        let said = collect(child.stdout.take().expect("piped"));
+        let log = child.stderr.take().map(collect).unwrap_or_default();
+        let said = child.stdout.take().map(collect).unwrap_or_default();
         Self { child, policy: path, log, said }
     }
 

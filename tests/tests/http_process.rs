@@ -108,6 +108,27 @@ fn a_process_at_rest_is_small() {
 }
 
 #[test]
+fn workers_stay_on_a_cpu_each_when_told_to() {
+    let origin = Origin::answering(OK);
+    let policy = policy("api.example", origin.address);
+    let program = Program::start(PROGRAM, "pinned", &policy, &["--pin-workers"]);
+    assert_eq!(program.get("api.example").status, 200);
+    let tasks = fs::read_dir(format!("/proc/{}/task", program.id())).expect("a running process");
+    let mut pinned = Vec::new();
+    for task in tasks {
+        let task = task.expect("a thread").path();
+        let read = |file| fs::read_to_string(task.join(file)).unwrap_or_default();
+        if read("comm").starts_with("worker-") {
+            let status = read("status");
+            let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+            pinned.push(cpus.expect("every thread has one").trim().to_owned());
+        }
+    }
+    assert_eq!(pinned.len(), 2, "{pinned:?}");
+    assert!(pinned.iter().all(|cpus| cpus.parse::<usize>().is_ok()), "one CPU each: {pinned:?}");
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_explained() {
     let run = |arguments: &[&str]| {
         let output = Command::new(PROGRAM).args(arguments).output().expect("the program starts");

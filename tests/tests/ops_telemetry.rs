@@ -12,8 +12,9 @@ use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::units::Percent;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
-use tillgate_tests::program::scratch;
+use tillgate_tests::program::{Program, policy, scratch};
 use tillgate_tests::store::Store;
+use tillgate_tests::wire::Wire;
 use tillgate_tests::{PATIENCE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -256,4 +257,76 @@ fn a_collector_that_is_away_costs_nothing_but_its_spans() {
         let dropped = gateway.metric(r#"tillgate_trace_spans_total{result="dropped"}"#);
         (dropped > 0.0).then_some(())
     });
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
+
+#[test]
+fn a_policy_names_class_header_and_file_and_a_signal_opens_it_anew() {
+    let origin = Origin::answering(OK);
+    let (path, moved) = (scratch("policy.log"), scratch("policy.log.1"));
+    let policy = format!(
+        "{}---
+apiVersion: tillgate.dev/v1alpha1
+kind: TelemetryPolicy
+metadata: {{name: store}}
+spec:
+  accessLogging:
+    - {{trafficClasses: [payment], sampling: 100%, headers: [user-agent, cookie]}}
+  accessLogOutput: {{path: {}}}
+",
+        policy("a.example", origin.address),
+        path.display()
+    );
+    let program = Program::start(PROGRAM, "logged", &policy, &[]);
+    let http = program.address("http");
+    let ask = || {
+        let mut wire = Wire::connect(http);
+        wire.send(
+            "GET / HTTP/1.1\r\nHost: a.example\r\nUser-Agent: till\r\nCookie: a=hush\r\n\r\n",
+        );
+        assert_eq!(wire.reply().status, 200);
+    };
+    ask();
+    let line = &lines(&path, 1)[0];
+    assert_eq!(line["headers"]["user-agent"], "till");
+    assert_eq!(line["headers"]["cookie"], "[redacted]");
+    fs::rename(&path, &moved).expect("renamed");
+    program.signal("USR1");
+    eventually("the file is there anew", || path.exists().then_some(()));
+    ask();
+    assert_eq!(lines(&path, 1).len(), 1);
+    assert_eq!(lines(&moved, 1).len(), 1);
+    for path in [path, moved] {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[test]
+fn logs_that_nobody_reads_hold_up_no_request() {
+    let origin = Origin::answering(OK);
+    let (full, never_read) = std::os::unix::net::UnixStream::pair().expect("two ends");
+    let policy = policy("a.example", origin.address);
+    let more = ["--access-log", "--pin-workers"];
+    let program = Program::start_with(PROGRAM, "stuck", &policy, &more, |command| {
+        command.stdout(std::os::fd::OwnedFd::from(full));
+    });
+    let mut wire = Wire::connect(program.address("http"));
+    let admin = program.address("admin");
+    let dropped = || {
+        let mut wire = Wire::connect(admin);
+        wire.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        let text = wire.reply().text();
+        let series = "tillgate_log_lines_dropped_total{log=\"access\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.expect("the series is there").parse::<u64>().expect("a number")
+    };
+    let mut asked = 0;
+    while asked < 50_000 && (asked % 500 != 0 || dropped() == 0) {
+        wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        assert_eq!(wire.reply().status, 200);
+        asked += 1;
+    }
+    assert!(dropped() > 0, "after {asked} requests");
+    drop(never_read);
 }

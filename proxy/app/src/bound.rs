@@ -15,6 +15,7 @@ use tillgate_net::drain::Phase;
 use tillgate_net::handover::Named;
 use tillgate_net::http::server;
 use tillgate_net::listen::{ListenError, Socket};
+use tillgate_net::threads;
 use tillgate_net::upstream::resolver::CLIENT_LOOKUPS;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -79,6 +80,8 @@ pub struct Bound {
     gateway: Arc<Gateway>,
     /// By worker, the admin thread last.
     orders: Vec<Orders>,
+    /// For the workers, in turn; empty = wherever the kernel likes.
+    cpus: Vec<usize>,
 }
 
 /// A handle on a gateway, from another thread.
@@ -115,7 +118,7 @@ pub(crate) fn build_with(
     let plan = gateway.listeners.plan(&effective, &gateway.metrics, &mut inherited)?;
     inherited.close_rest();
     gateway.listeners.commit(plan, || Ok::<(), Busy>(()))?;
-    Ok(Bound { gateway, orders })
+    Ok(Bound { gateway, orders, cpus: Vec::new() })
 }
 
 /// A forward proxy that anybody may use must be limited by policy.
@@ -155,6 +158,16 @@ impl Bound {
         Some(shown.iter().find(|listening| &*listening.name == name)?.address)
     }
 
+    /// The same with each worker on a CPU of its own, as far as there are any.
+    #[must_use]
+    pub(crate) fn pinned(self) -> Self {
+        let cpus = threads::allowed_cpus().unwrap_or_else(|error| {
+            tracing::warn!(%error, "workers are not pinned");
+            Vec::new()
+        });
+        Self { cpus, ..self }
+    }
+
     /// A handle to reload or stop it while it runs.
     pub fn control(&self) -> Control {
         Control { gateway: Arc::clone(&self.gateway) }
@@ -183,10 +196,10 @@ impl Bound {
         let shutdown = arm()?;
         drop(context);
         self.gateway.listeners.shown().iter().for_each(Listening::say);
-        let Self { gateway, mut orders } = self;
+        let Self { gateway, mut orders, cpus } = self;
         let lines = drive_lines(&gateway)?;
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
-        let workers = spawn_workers(&gateway, orders)?;
+        let workers = spawn_workers(&gateway, orders, &cpus)?;
         let (over, ended) = oneshot::channel::<()>();
         let access = Arc::clone(&gateway.access);
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
@@ -235,13 +248,19 @@ fn drive_lines(gateway: &Arc<Gateway>) -> io::Result<oneshot::Sender<()>> {
 fn spawn_workers(
     gateway: &Arc<Gateway>,
     orders: Vec<Orders>,
+    cpus: &[usize],
 ) -> io::Result<Vec<thread::JoinHandle<()>>> {
     let mut threads = Vec::new();
     for (index, orders) in orders.into_iter().enumerate() {
         let (gateway, runtime) = (Arc::clone(gateway), runtime()?);
-        let thread = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(work(gateway, orders)))?;
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let name = format!("worker-{index}");
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            if let Some(Err(error)) = cpu.map(threads::stay_on) {
+                tracing::warn!(?cpu, %error, "a worker is not pinned");
+            }
+            runtime.block_on(work(gateway, orders));
+        })?;
         threads.push(thread);
     }
     Ok(threads)

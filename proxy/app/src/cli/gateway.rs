@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Worker threads of the data plane [default: one per CPU this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Keep each worker on one CPU of those that this process may use.
+    #[arg(long)]
+    pin_workers: bool,
     /// A unix socket by which the next process of this gateway takes over without refusing a
     /// connection, and this one from the one before.
     #[arg(long, value_name = "PATH")]
@@ -85,6 +88,7 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     raise_open_files(&effective);
     let (inherited, predecessor) = inherit(options)?;
     let bound = build_with(effective, inherited).map_err(|error| explain(&error))?;
+    let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
     control.count_log_drops(log.spool());
     let told = Told {
