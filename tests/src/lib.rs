@@ -7,7 +7,9 @@
 
 pub mod gateway;
 pub mod h2;
+pub mod hammer;
 pub mod origin;
+pub mod program;
 pub mod store;
 pub mod wire;
 

@@ -120,6 +120,21 @@ fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
 }
 
 #[test]
+fn who_is_connected_when_a_drain_begins_gets_an_answer() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let store = Store::default().cloud("api", "api.example", "default", origin.address);
+    let mut gateway = Gateway::start(store.build());
+    let mut connected: Vec<_> = (0..8).map(|_| gateway.wire()).collect();
+    gateway.control.drain();
+    for wire in &mut connected {
+        wire.send(get("api.example"));
+        assert_eq!(wire.reply().status, 200);
+        wire.expect_end();
+    }
+    gateway.ended();
+}
+
+#[test]
 fn what_does_not_finish_in_time_is_ended_critical_classes_last() {
     let origin = Origin::start(|mut wire, _| {
         while wire.waits_for_more() {

@@ -51,6 +51,15 @@ fn the_metric_table_is_the_one_of_a_scrape() {
     compare("metrics", &table);
 }
 
+#[test]
+fn the_fields_of_the_access_log_are_the_ones_of_the_code() {
+    let mut table = String::from("| field | what it holds |\n|---|---|\n");
+    for field in tillgate::access::FIELDS {
+        let _ = writeln!(table, "| `{}` | {} |", field.name, field.meaning);
+    }
+    compare("access-log", &table);
+}
+
 fn compare(name: &str, table: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = std::fs::read_to_string(&path).expect("there is a README.md");

@@ -94,3 +94,23 @@ impl std::fmt::Display for OtlpEndpoint {
         write!(f, "{scheme}://{}{}", self.server, self.path)
     }
 }
+
+impl super::Effective {
+    /// The same config with every request logged of the classes that log nothing, as
+    /// `--access-log` says. The digest follows.
+    #[must_use]
+    pub fn with_whole_access_log(mut self) -> Self {
+        let logs = &mut self.telemetry.access_log.classes;
+        let whole = ClassLog { sampling: Percent::FULL, headers: Vec::new() };
+        for (id, _) in self.classes.iter() {
+            match logs.get_mut(id.index()) {
+                Some(log) if log.sampling.value() > 0 => {}
+                Some(log) => *log = whole.clone(),
+                None => logs.push(whole.clone()),
+            }
+        }
+        let path = "telemetry.accessLog".to_owned();
+        self.origins.insert(path, super::Origin::Flag("--access-log".into()));
+        self.with_digest()
+    }
+}

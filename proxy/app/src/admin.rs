@@ -65,7 +65,7 @@ async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose
     }
     let digest = Arc::clone(&gateway.running().effective.digest);
     let mut text = format!("workers {}\nconfig {digest}\n", gateway.workers);
-    for listening in &gateway.listeners {
+    for listening in gateway.listeners.shown().iter() {
         // Writing into a string cannot fail.
         let _ = writeln!(text, "listener {} {}", listening.name, listening.address);
     }

@@ -1,23 +1,32 @@
 //! From an effective config to a process that serves: bind everything, then run.
 //!
 //! Workers are threads with a current-thread runtime each and a socket of their own on every
-//! data listener (`SO_REUSEPORT`). The admin listener has its own thread and runtime: a scrape
-//! never waits for a pull, nor a payment for a scrape.
+//! data listener (`SO_REUSEPORT`). The timers of the lines have their own thread, and so has the
+//! admin listener: a scrape never waits for a pull, nor a payment for a scrape.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
-use tillgate_net::drain::{Drain, Phase};
-use tillgate_net::http::server::{self, Entry};
-use tillgate_net::listen::{ListenError, Shared};
+use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_net::drain::Phase;
+use tillgate_net::handover::Named;
+use tillgate_net::http::server;
+use tillgate_net::listen::{ListenError, Socket};
+use tillgate_net::threads;
 use tillgate_net::upstream::resolver::CLIENT_LOOKUPS;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Listening, Worker, limits};
+use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Worker, stage};
+use crate::inherited::Inherited;
+use crate::listeners::{Busy, Listening, Opening, Orders};
 use crate::reload::ReloadError;
+use crate::spool::Spool;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
@@ -55,14 +64,24 @@ pub enum BuildError {
     /// The config has no class or no link; a compiled one always has.
     #[error("the config has no {0}; compile it from policy documents")]
     Empty(&'static str),
+    /// Too many reloads at once.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+}
+
+impl BuildError {
+    pub(crate) fn listen(name: &Arc<str>, source: ListenError) -> Self {
+        Self::Listen { name: Arc::clone(name), flag: flag(name), source }
+    }
 }
 
 /// Everything is bound, nothing is served.
 pub struct Bound {
     gateway: Arc<Gateway>,
-    data: Vec<(ListenerSpec, Shared)>,
-    admin: Vec<(ListenerSpec, TcpListener)>,
-    drain_timeout: Duration,
+    /// By worker, the admin thread last.
+    orders: Vec<Orders>,
+    /// For the workers, in turn; empty = wherever the kernel likes.
+    cpus: Vec<usize>,
 }
 
 /// A handle on a gateway, from another thread.
@@ -76,6 +95,17 @@ pub struct Control {
 /// # Errors
 /// [`BuildError`] names what cannot be had and what to do about it.
 pub fn build(effective: Effective) -> Result<Bound, BuildError> {
+    build_with(effective, Inherited::default())
+}
+
+/// The same, with sockets that are bound already.
+///
+/// # Errors
+/// [`BuildError`] names what cannot be had and what to do about it.
+pub(crate) fn build_with(
+    effective: Effective,
+    mut inherited: Inherited,
+) -> Result<Bound, BuildError> {
     if effective.classes.is_empty() {
         return Err(BuildError::Empty("traffic class"));
     }
@@ -83,29 +113,12 @@ pub fn build(effective: Effective) -> Result<Bound, BuildError> {
         return Err(BuildError::Empty("link"));
     }
     let workers = workers(&effective);
-    let mut data = Vec::new();
-    let mut admin = Vec::new();
-    let mut listening = Vec::new();
-    for spec in &effective.listeners {
-        refuse_open_proxy(&effective, spec.protocol, spec.address)?;
-        let is_admin = spec.protocol == ListenerProtocol::Admin;
-        let count = if is_admin { 1 } else { workers };
-        let shared = Shared::bind(spec.address, count).map_err(|source| BuildError::Listen {
-            name: Arc::clone(&spec.name),
-            flag: flag(&spec.name),
-            source,
-        })?;
-        let (name, protocol, address) = (Arc::clone(&spec.name), spec.protocol, shared.address);
-        listening.push(Listening { name, protocol, address });
-        if is_admin {
-            admin.extend(shared.sockets.into_iter().map(|socket| (spec.clone(), socket)));
-        } else {
-            data.push((spec.clone(), shared));
-        }
-    }
-    let drain_timeout = effective.process.drain_timeout;
-    let gateway = Gateway::new(Arc::new(effective), listening, workers);
-    Ok(Bound { gateway, data, admin, drain_timeout })
+    let effective = Arc::new(effective);
+    let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers);
+    let plan = gateway.listeners.plan(&effective, &gateway.metrics, &mut inherited)?;
+    inherited.close_rest();
+    gateway.listeners.commit(plan, || Ok::<(), Busy>(()))?;
+    Ok(Bound { gateway, orders, cpus: Vec::new() })
 }
 
 /// A forward proxy that anybody may use must be limited by policy.
@@ -141,8 +154,18 @@ fn workers(effective: &Effective) -> usize {
 impl Bound {
     /// Where the listener called `name` is bound.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        let found = self.gateway.listeners.iter().find(|listening| &*listening.name == name)?;
-        Some(found.address)
+        let shown = self.gateway.listeners.shown();
+        Some(shown.iter().find(|listening| &*listening.name == name)?.address)
+    }
+
+    /// The same with each worker on a CPU of its own, as far as there are any.
+    #[must_use]
+    pub(crate) fn pinned(self) -> Self {
+        let cpus = threads::allowed_cpus().unwrap_or_else(|error| {
+            tracing::warn!(%error, "workers are not pinned");
+            Vec::new()
+        });
+        Self { cpus, ..self }
     }
 
     /// A handle to reload or stop it while it runs.
@@ -155,7 +178,7 @@ impl Bound {
     ///
     /// # Errors
     /// If threads or runtimes cannot be had.
-    pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    pub fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         self.run_armed(|| Ok(shutdown))
     }
 
@@ -164,40 +187,28 @@ impl Bound {
     ///
     /// # Errors
     /// If threads or runtimes cannot be had, or `arm` fails.
-    pub fn run_armed<F>(self, arm: impl FnOnce() -> std::io::Result<F>) -> std::io::Result<()>
+    pub fn run_armed<F>(self, arm: impl FnOnce() -> io::Result<F>) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .build()?;
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
         let context = runtime.enter();
         let shutdown = arm()?;
         drop(context);
-        for listening in &self.gateway.listeners {
-            let protocol = format!("{:?}", listening.protocol);
-            let (name, address) = (&*listening.name, listening.address);
-            tracing::info!(name, %address, protocol, "listening");
-        }
-        let workers = spawn_workers(&self.gateway, self.data)?;
-        let (over, ended) = tokio::sync::oneshot::channel::<()>();
-        let gateway = Arc::clone(&self.gateway);
-        let (listeners, drain_timeout) = (self.admin, self.drain_timeout);
+        self.gateway.listeners.shown().iter().for_each(Listening::say);
+        let Self { gateway, mut orders, cpus } = self;
+        let lines = drive_lines(&gateway)?;
+        let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
+        let workers = spawn_workers(&gateway, orders, &cpus)?;
+        let (over, ended) = oneshot::channel::<()>();
+        let access = Arc::clone(&gateway.access);
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
-                for (spec, socket) in listeners {
-                    let meter = gateway.metrics.listener(&spec.name);
-                    // Probes and scrapes go on while the data plane drains.
-                    let entry = Entry::new(limits(&spec.limits), meter, Drain::default());
-                    let handler = AdminEntry::new(Arc::clone(&gateway));
-                    tokio::spawn(server::serve(socket, entry, handler));
-                }
-                let stopping = stop(gateway, shutdown, drain_timeout);
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
                     _ = ended => {}
-                    () = stopping => {}
+                    () = serve_admin(Arc::clone(&gateway), admin_orders) => {}
+                    () = stop(gateway, shutdown) => {}
                 }
             });
         })?;
@@ -206,81 +217,83 @@ impl Bound {
                 tracing::error!("a worker thread panicked");
             }
         }
-        drop(over);
+        drop((over, lines));
         if admin.join().is_err() {
             tracing::error!("the admin thread panicked");
         }
+        access.flush();
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-/// Starts the workers, each with its socket of every listener. No socket stays behind here: when
-/// the workers stop listening, the kernel refuses new connections.
+/// Starts the thread that drives the lines, until what is returned is dropped: timers of a line
+/// never wait for a request, and no worker has more to do than another.
+fn drive_lines(gateway: &Arc<Gateway>) -> io::Result<oneshot::Sender<()>> {
+    let runtime = runtime()?;
+    gateway.driven_by(runtime.handle().clone());
+    let (over, ended) = oneshot::channel();
+    let gateway = Arc::clone(gateway);
+    thread::Builder::new().name("lines".into()).spawn(move || {
+        runtime.block_on(async move {
+            tokio::spawn(gateway.sweep_wan());
+            // Dropped at the end.
+            let _: Result<(), _> = ended.await;
+        });
+    })?;
+    Ok(over)
+}
+
+/// Starts the workers; each takes orders of what to listen on.
 fn spawn_workers(
     gateway: &Arc<Gateway>,
-    data: Vec<(ListenerSpec, Shared)>,
-) -> std::io::Result<Vec<thread::JoinHandle<()>>> {
-    let mut shares: Vec<Vec<Socket>> = (0..gateway.workers).map(|_| Vec::new()).collect();
-    for (spec, shared) in data {
-        let meter = gateway.metrics.listener(&spec.name);
-        let entry = Entry::new(limits(&spec.limits), meter, gateway.drain.clone());
-        for (share, socket) in shares.iter_mut().zip(shared.sockets) {
-            share.push(Socket { socket, entry: Arc::clone(&entry), protocol: spec.protocol });
-        }
-    }
+    orders: Vec<Orders>,
+    cpus: &[usize],
+) -> io::Result<Vec<thread::JoinHandle<()>>> {
     let mut threads = Vec::new();
-    for (index, sockets) in shares.into_iter().enumerate() {
-        let gateway = Arc::clone(gateway);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(RESOLVER_THREADS)
-            .thread_keep_alive(RESOLVER_KEEP)
-            .build()?;
-        let thread = thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(work(gateway, sockets, index)))?;
+    for (index, orders) in orders.into_iter().enumerate() {
+        let (gateway, runtime) = (Arc::clone(gateway), runtime()?);
+        let cpu = cpus.get(index % cpus.len().max(1)).copied();
+        let name = format!("worker-{index}");
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            if let Some(Err(error)) = cpu.map(threads::stay_on) {
+                tracing::warn!(?cpu, %error, "a worker is not pinned");
+            }
+            runtime.block_on(work(gateway, orders));
+        })?;
         threads.push(thread);
     }
     Ok(threads)
 }
 
-/// One worker's socket of one listener.
-struct Socket {
-    socket: TcpListener,
-    entry: Arc<Entry>,
-    protocol: ListenerProtocol,
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(RESOLVER_THREADS)
+        .thread_keep_alive(RESOLVER_KEEP)
+        .build()
 }
 
-async fn work(gateway: Arc<Gateway>, sockets: Vec<Socket>, index: usize) {
+async fn work(gateway: Arc<Gateway>, mut orders: Orders) {
     let worker = Worker::new(Arc::clone(&gateway));
-    if index == 0 {
-        gateway.become_driver();
-        tokio::spawn(Arc::clone(&gateway).sweep_wan());
-    }
     tokio::spawn(Arc::clone(&worker).sweep_local());
-    for Socket { socket, entry, protocol } in sockets {
-        let worker = Arc::clone(&worker);
-        tokio::spawn(async move {
-            let served = match protocol {
-                ListenerProtocol::Http => {
-                    server::serve(socket, entry, Arc::new(HttpEntry(worker))).await
-                }
-                ListenerProtocol::ForwardProxy => {
-                    server::serve(socket, entry, Arc::new(ForwardEntry(worker))).await
-                }
-                ListenerProtocol::Admin
-                | ListenerProtocol::TlsPassthrough
-                | ListenerProtocol::Tcp
-                | ListenerProtocol::Udp => Ok(()),
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "a listener ended");
-            }
-        });
+    let mut served = JoinSet::new();
+    let mut serves = false;
+    loop {
+        let openings = tokio::select! {
+            () = gateway.drain.reached(Phase::Draining) => break,
+            openings = orders.recv() => openings.unwrap_or_default(),
+            _ = served.join_next(), if !served.is_empty() => continue,
+        };
+        for opening in openings {
+            served.spawn(serve(Arc::clone(&worker), opening));
+        }
+        if !std::mem::replace(&mut serves, true) {
+            gateway.worker_serves();
+        }
     }
-    gateway.worker_serves();
-    gateway.drain.reached(Phase::Draining).await;
+    // Each takes what the kernel has for it before it ends.
+    while served.join_next().await.is_some() {}
     tokio::select! {
         () = gateway.drain.empty() => {}
         () = gateway.drain.reached(Phase::CutAll) => {
@@ -290,26 +303,54 @@ async fn work(gateway: Arc<Gateway>, sockets: Vec<Socket>, index: usize) {
     }
 }
 
-/// Waits for `shutdown`, then drains: critical classes get all of `timeout`, the others half.
-async fn stop(gateway: Arc<Gateway>, shutdown: impl Future<Output = ()>, timeout: Duration) {
+/// Serves one socket of a listener until the listener drains.
+async fn serve(worker: Arc<Worker>, opening: Opening) {
+    let Opening { spec, socket, entry } = opening;
+    let served = match (spec.protocol, socket) {
+        (ListenerProtocol::Http, Socket::Stream(socket)) => {
+            server::serve(socket, entry, Arc::new(HttpEntry(worker))).await
+        }
+        (ListenerProtocol::ForwardProxy, Socket::Stream(socket)) => {
+            server::serve(socket, entry, Arc::new(ForwardEntry(worker))).await
+        }
+        // The admin listener has its own thread; a socket always is of its protocol's transport.
+        (ListenerProtocol::Admin, _)
+        | (ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp | ListenerProtocol::Udp, _)
+        | (ListenerProtocol::Http | ListenerProtocol::ForwardProxy, Socket::Datagram(_)) => Ok(()),
+    };
+    if let Err(error) = served {
+        tracing::error!(name = &*spec.name, %error, "a listener ended");
+    }
+}
+
+/// Serves the admin listener, wherever it is, until aborted.
+async fn serve_admin(gateway: Arc<Gateway>, mut orders: Orders) {
+    let handler = AdminEntry::new(gateway);
+    while let Some(openings) = orders.recv().await {
+        for Opening { socket, entry, .. } in openings {
+            if let Socket::Stream(socket) = socket {
+                tokio::spawn(server::serve(socket, entry, Arc::clone(&handler)));
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// Waits for `shutdown`, then drains until aborted.
+async fn stop(gateway: Arc<Gateway>, shutdown: impl Future<Output = ()>) {
     tokio::select! {
         () = shutdown => {}
         () = gateway.drain.reached(Phase::Draining) => {}
     }
-    let open = gateway.drain.live();
-    tracing::info!(connections = open, deadline = ?timeout, "draining");
-    gateway.drain.advance(Phase::Draining);
-    tokio::time::sleep(timeout / 2).await;
-    tracing::info!(connections = gateway.drain.live(), "draining: ending what is not critical");
-    gateway.drain.advance(Phase::CutBulk);
-    tokio::time::sleep(timeout / 2).await;
-    tracing::info!(connections = gateway.drain.live(), "draining: the deadline has passed");
-    gateway.drain.advance(Phase::CutAll);
+    let timeout = gateway.running().effective.process.drain_timeout;
+    tracing::info!(connections = gateway.drain.live(), deadline = ?timeout, "draining");
+    gateway.drain_to(Phase::Draining);
+    stage(&gateway.drain, timeout).await;
     std::future::pending().await
 }
 
 impl Control {
-    /// Puts another config in effect. Listeners keep their addresses and limits until a restart.
+    /// Puts another config in effect, with its listeners.
     ///
     /// # Errors
     /// [`ReloadError`]; the running config stays.
@@ -327,13 +368,43 @@ impl Control {
         Arc::clone(&self.gateway.running().effective.digest)
     }
 
+    /// Returns once it serves.
+    pub(crate) async fn serves(&self) {
+        self.gateway.serves().await;
+    }
+
+    /// Returns once it drains.
+    pub(crate) async fn drains(&self) {
+        self.gateway.drain.reached(Phase::Draining).await;
+    }
+
+    /// Every listening socket once more, for the next process.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<Named>> {
+        self.gateway.listeners.copies()
+    }
+
+    /// The admin listener takes no connection any more.
+    pub(crate) fn end_admin(&self) {
+        self.gateway.listeners.end_admin();
+    }
+
+    /// Lines that `spool` drops are counted with the gateway's own.
+    pub(crate) fn count_log_drops(&self, spool: &Spool) {
+        spool.count_drops(self.gateway.telemetry.log_dropped.clone());
+    }
+
+    /// Opens log files anew.
+    pub(crate) fn reopen_logs(&self) {
+        self.gateway.access.reopen();
+    }
+
     /// Begins to drain.
     pub fn drain(&self) {
-        self.gateway.drain.advance(Phase::Draining);
+        self.gateway.drain_to(Phase::Draining);
     }
 
     /// Ends everything at once.
     pub fn stop(&self) {
-        self.gateway.drain.advance(Phase::CutAll);
+        self.gateway.drain_to(Phase::CutAll);
     }
 }

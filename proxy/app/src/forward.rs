@@ -28,7 +28,7 @@ use tillgate_net::upstream::resolver::ChosenBy;
 use tillgate_net::upstream::{self, Upstream};
 
 use crate::gateway::{Gateway, Worker};
-use crate::outcome::{Kind, Outcome};
+use crate::outcome::{By, Kind, Outcome};
 use crate::problem::{self, Answer, Refusal};
 use crate::running::{EGRESS_TIMEOUTS, Running};
 use crate::serve::{self, explain};
@@ -46,14 +46,18 @@ pub(crate) async fn serve_request(
     }
 }
 
-async fn serve_connect(worker: &Worker, mut request: Request<Incoming>, caller: Caller) -> Answer {
+async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Caller) -> Answer {
     let running = worker.gateway().running();
     let mut outcome = serve::begin(&running, Kind::Tunnel, caller.flow);
+    let (mut head, body) = request.into_parts();
+    outcome.attend(&mut head, caller.peer);
+    let mut request = Request::from_parts(head, body);
     let client = caller.peer.ip();
     let opened = async {
         let place = Place::of_connect(request.uri())?;
         let way = Way::find(worker.gateway(), &running, &place, client, None).await?;
         way.mark(&running, &mut outcome);
+        outcome.sample(request.headers());
         let dial = way.dial(&running);
         let limits = HeadLimits { request: None, backend_request: None };
         let queued = outcome.flow().queue();
@@ -86,6 +90,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let running = worker.gateway().running();
     let (mut head, body) = request.into_parts();
     let mut outcome = serve::begin(&running, Kind::Forward, caller.flow);
+    outcome.attend(&mut head, caller.peer);
     let client = caller.peer.ip();
     let way = async {
         serve::admit(&head)?;
@@ -97,6 +102,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
     way.mark(&running, &mut outcome);
+    outcome.sample(&head.headers);
     // By address, so that a connection is never used for addresses that were not checked.
     let Some(first) = way.addresses.first() else {
         return problem::answer(&Failure::Internal.into(), outcome);
@@ -212,9 +218,7 @@ impl Way {
     /// Notes on the outcome what is known now.
     fn mark(&self, running: &Running, outcome: &mut Outcome) {
         let class = running.class(self.class);
-        let meter = running.egress_meter(self.rule, self.class);
-        let name = running.egress_name(self.rule);
-        outcome.classify((&class.spec.name, &class.meter), meter, &name);
+        outcome.classify(self.class, By::Egress(self.rule));
         outcome.flow().bind(EGRESS_TIMEOUTS.idle, class.critical());
     }
 
@@ -252,7 +256,8 @@ fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
-    let mut listeners = gateway.listeners.iter().map(|listening| listening.address);
+    let shown = gateway.listeners.shown();
+    let mut listeners = shown.iter().map(|listening| listening.address);
     listeners.any(|ours| {
         let every_address = ours.ip().is_unspecified();
         // Nothing is sent: what can be bound is an address of this machine.

@@ -4,7 +4,6 @@
 //! instruments, the drain. Per worker: its pools inside the store and its share of every
 //! listener's connections.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
-use tillgate_config::effective::{Effective, ListenerLimits, ListenerProtocol};
+use tillgate_config::effective::{Effective, ListenerLimits};
 use tillgate_core::backend::Location;
 use tillgate_core::class::ClassId;
 use tillgate_net::clock;
@@ -21,13 +20,18 @@ use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::client::Pool;
 use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::link::Link;
-use tillgate_net::metrics::{LineCollector, Metrics};
+use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
+use tillgate_net::otlp::Span;
 use tillgate_net::upstream::Resolver;
+use tokio::sync::{Notify, mpsc};
 
+use crate::access::AccessLog;
+use crate::export::{self, Spans};
 use crate::lines::{Lines, Names};
+use crate::listeners::{Listeners, Orders};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
-use crate::running::Running;
+use crate::running::{Running, Sinks};
 use crate::{forward, serve};
 
 /// How often pools look for connections that have idled or lived too long.
@@ -38,51 +42,58 @@ pub(crate) struct Gateway {
     running: ArcSwap<Running>,
     names: Mutex<Names>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) telemetry: TelemetryMeters,
+    pub(crate) access: Arc<AccessLog>,
+    sinks: Sinks,
+    /// Until the export has begun.
+    spans: Mutex<Option<mpsc::Receiver<Span>>>,
     pub(crate) drain: Drain,
     /// Connections across WAN lines: a pool per worker would multiply the windows.
     wan: Pool,
     resolver: Arc<Resolver>,
-    /// The first worker's runtime, which drives the lines.
+    /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
-    pub(crate) listeners: Vec<Listening>,
+    pub(crate) listeners: Listeners,
     serving: AtomicUsize,
+    served: Notify,
     pub(crate) workers: usize,
 }
 
-/// A listener that is bound.
-#[derive(Clone, Debug)]
-pub(crate) struct Listening {
-    pub(crate) name: Arc<str>,
-    pub(crate) protocol: ListenerProtocol,
-    pub(crate) address: SocketAddr,
-}
-
 impl Gateway {
-    pub(crate) fn new(
-        effective: Arc<Effective>,
-        listeners: Vec<Listening>,
-        workers: usize,
-    ) -> Arc<Self> {
+    /// A gateway that listens nowhere yet, and what its workers and its admin thread take orders
+    /// from.
+    pub(crate) fn new(effective: Arc<Effective>, workers: usize) -> (Arc<Self>, Vec<Orders>) {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let telemetry = TelemetryMeters::register(&metrics);
+        let (spans, spans_end) = Spans::new(telemetry.clone());
+        let access = Arc::new(AccessLog::new(telemetry.access_dropped.clone()));
+        let sinks = Sinks { metrics: Arc::clone(&metrics), access: Arc::clone(&access), spans };
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
-        let running = Running::new(effective, lines, &mut names, &metrics);
+        let running = Running::new(effective, lines, &mut names, sinks.clone());
         let resolver = Arc::new(Resolver::default());
+        let drain = Drain::default();
+        let (listeners, orders) = Listeners::new(workers, drain.clone());
         let gateway = Arc::new(Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
             metrics,
-            drain: Drain::default(),
+            telemetry,
+            access,
+            sinks,
+            spans: Mutex::new(Some(spans_end)),
+            drain,
             wan: Pool::new(Arc::clone(&resolver)),
             resolver,
             driver: OnceLock::new(),
             listeners,
             serving: AtomicUsize::new(0),
+            served: Notify::new(),
             workers,
         });
         gateway.show_lines();
-        gateway
+        (gateway, orders)
     }
 
     /// Puts the lines into the scrape.
@@ -113,7 +124,7 @@ impl Gateway {
         drop(wanted);
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
-        let next = Running::new(effective, lines, &mut names, &self.metrics);
+        let next = Running::new(effective, lines, &mut names, self.sinks.clone());
         self.running.store(Arc::new(next));
         self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
@@ -123,9 +134,13 @@ impl Gateway {
         Ok(())
     }
 
-    /// This worker drives the lines.
-    pub(crate) fn become_driver(&self) {
-        if self.driver.set(tokio::runtime::Handle::current()).is_ok() {
+    /// The lines are driven there, whatever the workers do; spans are exported from there.
+    pub(crate) fn driven_by(self: &Arc<Self>, driver: tokio::runtime::Handle) {
+        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(spans) = spans {
+            driver.spawn(export::run(Arc::downgrade(self), spans, self.telemetry.clone()));
+        }
+        if self.driver.set(driver).is_ok() {
             for link in self.running().lines().iter() {
                 self.drive(Arc::clone(link));
             }
@@ -135,6 +150,22 @@ impl Gateway {
     fn drive(&self, link: Arc<Link>) {
         if let Some(driver) = self.driver.get() {
             driver.spawn(link.drive());
+        }
+    }
+
+    /// No new connection from here on.
+    pub(crate) fn drain_to(&self, phase: Phase) {
+        self.listeners.let_go();
+        self.drain.advance(phase);
+    }
+
+    /// Ends a listener that was taken away: its connections have the time of a drain.
+    pub(crate) fn wind_down(&self, drain: Drain) {
+        let timeout = self.running().effective.process.drain_timeout;
+        match self.driver.get() {
+            Some(driver) => drop(driver.spawn(async move { stage(&drain, timeout).await })),
+            // Nothing is served yet.
+            None => drain.advance(Phase::CutAll),
         }
     }
 
@@ -153,6 +184,18 @@ impl Gateway {
 
     pub(crate) fn worker_serves(&self) {
         self.serving.fetch_add(1, Ordering::AcqRel);
+        self.served.notify_waiters();
+    }
+
+    /// Returns once every worker serves.
+    pub(crate) async fn serves(&self) {
+        loop {
+            let changed = self.served.notified();
+            if self.serving.load(Ordering::Acquire) >= self.workers {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Why it should get no traffic now, if so.
@@ -173,6 +216,21 @@ impl Gateway {
             self.wan.sweep(clock::now());
         }
     }
+}
+
+/// Ends what `drain` counts: critical classes get all of `timeout`, the others half.
+pub(crate) async fn stage(drain: &Drain, timeout: Duration) {
+    drain.advance(Phase::Draining);
+    tokio::time::sleep(timeout / 2).await;
+    if drain.live() > 0 {
+        tracing::info!(connections = drain.live(), "draining: ending what is not critical");
+    }
+    drain.advance(Phase::CutBulk);
+    tokio::time::sleep(timeout / 2).await;
+    if drain.live() > 0 {
+        tracing::info!(connections = drain.live(), "draining: the deadline has passed");
+    }
+    drain.advance(Phase::CutAll);
 }
 
 /// The process would need more class names than it has numbers for.

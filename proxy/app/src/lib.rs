@@ -4,18 +4,26 @@
 //! bound and its address known, nothing is served yet. [`Bound::run`] serves until it is told to
 //! stop and everything has drained.
 
+pub mod access;
 mod admin;
 mod bound;
 pub mod cli;
+mod export;
 mod forward;
 mod gateway;
+mod inherited;
 mod lines;
+mod listeners;
+mod notify;
 mod outcome;
 mod pick;
 mod problem;
 pub mod reload;
 mod running;
 mod serve;
+mod spool;
+mod takeover;
 mod telemetry;
+mod watch;
 
 pub use bound::{Bound, BuildError, Control, build};

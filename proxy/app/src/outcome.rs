@@ -1,17 +1,28 @@
 //! Exactly one outcome per request and per tunnel.
 //!
 //! An [`Outcome`] is made with the request and filled in on its way; when it ends, by its body's
-//! end or by being dropped, it writes one set of metrics and one access-log line. The line holds
-//! no header value, no path, no host and no byte of a body.
+//! end or by being dropped, it writes one set of metrics, one line of access log if its class is
+//! logged, and one span if it is traced. It keeps the config that the request began with, so that
+//! nothing of it is copied; what only logs and spans need is kept apart, for who wants them.
+
+mod record;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
+use http::request::Parts;
+use tillgate_core::backend::BackendId;
+use tillgate_core::class::ClassId;
+use tillgate_core::matching::RuleId;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer;
 use tillgate_net::http::server::InFlight;
-use tillgate_net::metrics::{ClassMeter, Held, Label, RequestMeter};
+use tillgate_net::metrics::Held;
+
+use self::record::Record;
+use crate::running::Running;
 
 /// What a log line says beside the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,69 +45,97 @@ impl Kind {
     }
 }
 
+/// Which rule decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum By {
+    /// None (yet).
+    None,
+    /// A rule of a route.
+    Rule(RuleId),
+    /// A rule of the egress policy, or the policy as a whole.
+    Egress(Option<usize>),
+}
+
 /// How one request or tunnel went. See the module.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     kind: Kind,
-    started: Instant,
-    flow: InFlight,
-    class: Label,
-    class_meter: Arc<ClassMeter>,
-    meter: Arc<RequestMeter>,
-    in_flight: Option<Held>,
-    route: Label,
-    backend: Option<Label>,
+    written: bool,
+    class: ClassId,
     status: Option<u16>,
     failure: Option<Failure>,
-    written: bool,
+    backend: Option<(BackendId, usize)>,
+    by: By,
+    started: Instant,
+    flow: InFlight,
+    in_flight: Option<Held>,
+    running: Arc<Running>,
+    /// Only where requests are logged or traced.
+    record: Option<Box<Record>>,
 }
 
 impl Outcome {
     /// For a request of which nothing is known yet but that it is here.
-    pub(crate) fn new(
-        kind: Kind,
-        flow: InFlight,
-        class: (&Label, &Arc<ClassMeter>),
-        meter: Arc<RequestMeter>,
-    ) -> Self {
+    pub(crate) fn new(kind: Kind, flow: InFlight, running: Arc<Running>) -> Self {
+        let class = running.default_class();
         Self {
             kind,
-            started: flow.born(),
-            flow,
-            class: Arc::clone(class.0),
-            class_meter: Arc::clone(class.1),
-            meter,
-            in_flight: Some(Held::new(&class.1.in_flight)),
-            route: "none".into(),
-            backend: None,
+            written: false,
+            class,
             status: None,
             failure: None,
-            written: false,
+            backend: None,
+            by: By::None,
+            started: flow.born(),
+            flow,
+            in_flight: Some(Held::new(&running.class(class).meter.in_flight)),
+            record: None,
+            running,
         }
     }
 
-    /// It is of this class, on this route.
-    pub(crate) fn classify(
-        &mut self,
-        class: (&Label, &Arc<ClassMeter>),
-        meter: Arc<RequestMeter>,
-        route: &Label,
-    ) {
-        self.in_flight = Some(Held::new(&class.1.in_flight));
-        self.class = Arc::clone(class.0);
-        self.class_meter = Arc::clone(class.1);
-        self.meter = meter;
-        self.route = Arc::clone(route);
+    /// Remembers who asks, where requests are logged or traced; continues the trace in `head`, or
+    /// begins one.
+    pub(crate) fn attend(&mut self, head: &mut Parts, client: std::net::SocketAddr) {
+        if self.running.observes() {
+            self.record = Some(Box::new(Record::new(&self.running, head, client)));
+        }
+    }
+
+    /// It is of this class, by this rule.
+    pub(crate) fn classify(&mut self, class: ClassId, by: By) {
+        if class != self.class {
+            self.in_flight = Some(Held::new(&self.running.class(class).meter.in_flight));
+            self.class = class;
+        }
+        self.by = by;
+    }
+
+    /// Decides whether it is logged even if it goes well, and keeps the header fields for that.
+    pub(crate) fn sample(&mut self, headers: &HeaderMap) {
+        if let Some(record) = &mut self.record {
+            record.sample(&self.running, self.class, headers);
+        }
     }
 
     /// It goes there.
-    pub(crate) fn send_to(&mut self, backend: &Label) {
-        self.backend = Some(Arc::clone(backend));
+    pub(crate) fn send_to(&mut self, backend: BackendId, endpoint: usize) {
+        self.backend = Some((backend, endpoint));
+    }
+
+    /// The request's name for people, as the server is told it.
+    pub(crate) fn identify(&mut self, id: http::HeaderValue) {
+        if let Some(record) = &mut self.record {
+            record.request_id = Some(id);
+        }
     }
 
     /// The client gets this status.
     pub(crate) fn answer(&mut self, status: http::StatusCode) {
         self.status = Some(status.as_u16());
+        if let Some(record) = &mut self.record {
+            record.answered_at.get_or_insert_with(clock::now);
+        }
     }
 
     /// It failed; the answer, if there is one, says so.
@@ -118,27 +157,26 @@ impl Outcome {
         }
         let took = clock::now().saturating_duration_since(self.started);
         let (up, down) = (self.flow.up(), self.flow.down());
-        self.meter.count(self.status);
-        self.class_meter.duration.observe(took.as_secs_f64());
-        self.class_meter.bytes.up.inc_by(up);
-        self.class_meter.bytes.down.inc_by(down);
-        if let Some(failure) = self.failure {
-            self.class_meter.fail(failure);
+        match &self.by {
+            By::None => self.running.no_route_meter(),
+            By::Rule(rule) => self.running.route_meter(*rule, self.class),
+            By::Egress(rule) => self.running.egress_meter(*rule, self.class),
         }
-        tracing::debug!(
-            target: "tillgate::access",
-            kind = self.kind.label(),
-            class = &*self.class,
-            route = &*self.route,
-            backend = self.backend.as_deref(),
-            status = self.status,
-            reason = self.failure.map(Failure::reason),
-            blame = self.failure.map(|failure| failure.row().blame.label()),
-            up_bytes = up,
-            down_bytes = down,
-            duration_ms = took.as_secs_f64() * 1000.0,
-            "done"
-        );
+        .count(self.status);
+        let meter = &self.running.class(self.class).meter;
+        meter.duration.observe(took.as_secs_f64());
+        if up > 0 {
+            meter.bytes.up.inc_by(up);
+        }
+        if down > 0 {
+            meter.bytes.down.inc_by(down);
+        }
+        if let Some(failure) = self.failure {
+            meter.fail(failure);
+        }
+        if let Some(record) = self.record.take() {
+            record.write(self, took);
+        }
     }
 }
 

@@ -1,16 +1,21 @@
 //! Reload: another config behind the same pointer.
 //!
 //! In: an effective config, compiled and valid. What it says of lines and classes reaches live
-//! flows at once, what it says of routes the next request; pools and connections survive. What
-//! cannot change while running (listeners, workers) is named in the log and waits for a restart.
-//! A config that is refused changes nothing.
+//! flows at once, what it says of routes the next request; pools and connections survive.
+//! Listeners come, go and move with it: all that is new is bound before anything changes. What
+//! cannot change while running (the number of workers) is named in the log and waits for a
+//! restart. A config that is refused changes nothing.
 
 use std::sync::Arc;
 
 use tillgate_config::effective::Effective;
+use tillgate_net::drain::Phase;
 
-use crate::bound::{BuildError, refuse_open_proxy};
+use crate::bound::BuildError;
 use crate::gateway::{Gateway, TooManyNames};
+use crate::inherited::Inherited;
+use crate::listeners::{Busy, Listening};
+use crate::serve::explain;
 
 /// Why a valid config cannot replace the running one.
 #[derive(Debug, thiserror::Error)]
@@ -29,32 +34,48 @@ pub enum ReloadError {
     /// Too many class names over the life of the process.
     #[error(transparent)]
     Names(#[from] TooManyNames),
+    /// Too many reloads at once.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// It is on its way out.
+    #[error("the gateway is stopping; what it serves does not change any more")]
+    Stopping,
 }
 
 pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
-    let running = gateway.running();
-    let before = &running.effective;
-    let checked = check(gateway, before, &effective);
+    let before = Arc::clone(&gateway.running().effective);
     let digest = Arc::clone(&effective.digest);
-    let result = checked.and_then(|()| {
-        let restart =
-            before.listeners != effective.listeners || before.process != effective.process;
-        gateway.follow(Arc::new(effective))?;
-        Ok(restart)
-    });
-    match result {
-        Ok(restart) => {
+    let workers = effective.process.workers;
+    let swapped = check(gateway, &before, &effective).and_then(|()| swap(gateway, effective));
+    match swapped {
+        Ok(()) => {
             tracing::info!(before = &*before.digest, digest = &*digest, "config reloaded");
-            if restart {
-                tracing::warn!("listeners and workers keep their old config until a restart");
+            if before.process.workers != workers {
+                tracing::warn!("the number of workers changes with the next start");
             }
             Ok(())
         }
         Err(error) => {
-            failed(gateway, &error.to_string());
+            failed(gateway, &explain(&error));
             Err(error)
         }
     }
+}
+
+/// Binds all that is new, then changes everything at once.
+fn swap(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
+    let none = &mut Inherited::default();
+    let plan = gateway.listeners.plan(&effective, &gateway.metrics, none)?;
+    let follow = || gateway.follow(Arc::new(effective)).map_err(ReloadError::from);
+    let change = gateway.listeners.commit(plan, follow)?;
+    change.come.iter().for_each(Listening::say);
+    for (listening, drain) in change.gone {
+        let (name, address) = (&*listening.name, listening.address);
+        tracing::info!(name, %address, connections = drain.live(), "no longer listening");
+        drain.advance(Phase::Draining);
+        gateway.wind_down(drain);
+    }
+    Ok(())
 }
 
 /// Counts and logs a config that was refused; the running one stays.
@@ -69,8 +90,8 @@ fn check(gateway: &Gateway, before: &Effective, after: &Effective) -> Result<(),
         let (old, new) = (Arc::clone(&before.store), Arc::clone(&after.store));
         return Err(ReloadError::OtherStore { old, new });
     }
-    for listening in &gateway.listeners {
-        refuse_open_proxy(after, listening.protocol, listening.address)?;
+    if gateway.drain.phase() != Phase::Open {
+        return Err(ReloadError::Stopping);
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ use tillgate_net::http::flow::Critical;
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter};
 use tillgate_net::upstream::Lane;
 
+use crate::access::{AccessLog, Wanted};
+use crate::export::Spans;
 use crate::lines::{Lines, Names};
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
@@ -53,14 +55,33 @@ pub(crate) struct Running {
     image_pull: Option<ClassId>,
     metrics_class: Option<ClassId>,
     /// By rule, then by class.
-    routes: Vec<Vec<OnceLock<Arc<RequestMeter>>>>,
+    routes: Vec<Vec<OnceLock<RequestMeter>>>,
     /// By egress rule (the last one: no rule), then by class.
-    egress: Vec<Vec<OnceLock<Arc<RequestMeter>>>>,
-    no_route: Arc<RequestMeter>,
+    egress: Vec<Vec<OnceLock<RequestMeter>>>,
+    no_route: RequestMeter,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
     lines: Lines,
     metrics: Arc<Metrics>,
+    /// Where lines of the access log go.
+    pub(crate) access: Arc<AccessLog>,
+    /// Where spans go.
+    pub(crate) spans: Spans,
+    observes: bool,
+}
+
+/// Where requests are recorded: the same for every config of the process.
+#[derive(Clone)]
+pub(crate) struct Sinks {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access: Arc<AccessLog>,
+    pub(crate) spans: Spans,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("digest", &self.effective.digest).finish_non_exhaustive()
+    }
 }
 
 /// A class as requests need it.
@@ -83,8 +104,14 @@ impl Running {
         effective: Arc<Effective>,
         lines: Lines,
         names: &mut Names,
-        metrics: &Arc<Metrics>,
+        sinks: Sinks,
     ) -> Self {
+        let Sinks { metrics, access, spans } = sinks;
+        let telemetry = &effective.telemetry;
+        let logs = effective.classes.iter().any(|(id, _)| telemetry.access_log.of(id).is_some());
+        let wanted = if logs { Wanted::Yes } else { Wanted::No };
+        access.follow(&telemetry.access_log.output, wanted);
+        let observes = logs || telemetry.tracing.is_some();
         let class = |spec: &ClassSpec| Class {
             spec: Arc::new(spec.clone()),
             meter: Arc::new(metrics.class(&spec.name)),
@@ -106,7 +133,7 @@ impl Running {
             .collect();
         let no_route = {
             let class = &classes[default_class.index()];
-            Arc::new(metrics.request(&class.spec.name, &NO_ROUTE.into()))
+            metrics.request(&class.spec.name, &NO_ROUTE.into())
         };
         let egress_rules = effective.egress.as_ref().map_or(0, |egress| egress.rules.len());
         Self {
@@ -119,9 +146,17 @@ impl Running {
             targets,
             classes,
             lines,
-            metrics: Arc::clone(metrics),
+            metrics,
+            access,
+            spans,
+            observes,
             effective,
         }
+    }
+
+    /// Whether any request may be logged or traced.
+    pub(crate) const fn observes(&self) -> bool {
+        self.observes
     }
 
     pub(crate) fn class(&self, id: ClassId) -> &Class {
@@ -147,23 +182,23 @@ impl Running {
     }
 
     /// Where requests of `class` on a rule are counted.
-    pub(crate) fn route_meter(&self, rule: RuleId, class: ClassId) -> Arc<RequestMeter> {
+    pub(crate) fn route_meter(&self, rule: RuleId, class: ClassId) -> &RequestMeter {
         let cell = &self.routes[usize::from(rule.0)][class.index()];
         let resolve = || {
             let route = &self.effective.routes.rule(rule).route;
-            Arc::new(self.metrics.request(&self.class(class).spec.name, route))
+            self.metrics.request(&self.class(class).spec.name, route)
         };
-        Arc::clone(cell.get_or_init(resolve))
+        cell.get_or_init(resolve)
     }
 
     /// Where requests of `class` on an egress rule (or none) are counted.
-    pub(crate) fn egress_meter(&self, rule: Option<usize>, class: ClassId) -> Arc<RequestMeter> {
+    pub(crate) fn egress_meter(&self, rule: Option<usize>, class: ClassId) -> &RequestMeter {
         let row = rule.unwrap_or(self.egress.len() - 1);
         let resolve = || {
             let route = self.egress_name(rule);
-            Arc::new(self.metrics.request(&self.class(class).spec.name, &route))
+            self.metrics.request(&self.class(class).spec.name, &route)
         };
-        Arc::clone(self.egress[row][class.index()].get_or_init(resolve))
+        self.egress[row][class.index()].get_or_init(resolve)
     }
 
     /// The `route` of an egress rule in metrics and logs.
@@ -176,8 +211,8 @@ impl Running {
     }
 
     /// Where requests that met no route are counted.
-    pub(crate) fn no_route_meter(&self) -> Arc<RequestMeter> {
-        Arc::clone(&self.no_route)
+    pub(crate) fn no_route_meter(&self) -> &RequestMeter {
+        &self.no_route
     }
 
     /// Whether a backend is inside the store.

@@ -22,7 +22,7 @@ use tillgate_net::http::headers::{self, HasBody};
 use tillgate_net::http::server::Caller;
 
 use crate::gateway::Worker;
-use crate::outcome::{Kind, Outcome};
+use crate::outcome::{By, Kind, Outcome};
 use crate::pick;
 use crate::problem::{self, Answer, Refusal};
 use crate::running::Running;
@@ -36,6 +36,7 @@ pub(crate) async fn serve_request(
     let running = worker.gateway().running();
     let (mut head, body) = request.into_parts();
     let mut outcome = begin(&running, Kind::Request, caller.flow);
+    outcome.attend(&mut head, caller.peer);
 
     let (rule_id, class) = match classify(&running, &head) {
         Ok(found) => found,
@@ -43,8 +44,8 @@ pub(crate) async fn serve_request(
     };
     let rule = running.effective.routes.rule(rule_id);
     let found = running.class(class);
-    let meter = running.route_meter(rule_id, class);
-    outcome.classify((&found.spec.name, &found.meter), meter, &rule.route);
+    outcome.classify(class, By::Rule(rule_id));
+    outcome.sample(&head.headers);
     outcome.flow().bind(rule.timeouts.idle, found.critical());
 
     if let Err(failure) = admit(&head) {
@@ -61,12 +62,11 @@ pub(crate) async fn serve_request(
 
 /// An outcome for a request that is of no class yet.
 pub(crate) fn begin(
-    running: &Running,
+    running: &Arc<Running>,
     kind: Kind,
     flow: tillgate_net::http::server::InFlight,
 ) -> Outcome {
-    let class = running.class(running.default_class());
-    Outcome::new(kind, flow, (&class.spec.name, &class.meter), running.no_route_meter())
+    Outcome::new(kind, flow, Arc::clone(running))
 }
 
 /// Which rule the request meets, and of which class it is: the rule's, else what its shape
@@ -122,7 +122,7 @@ fn pick(
     let backend = pick::backend(rule, fastrand::u64(..));
     let spec = running.effective.backend(backend);
     let endpoint = pick::endpoint(spec, fastrand::u64(..));
-    outcome.send_to(&spec.name);
+    outcome.send_to(backend, endpoint);
     (running.target(backend, endpoint, class, &rule.timeouts), running.location(backend))
 }
 
@@ -145,7 +145,7 @@ pub(crate) async fn send(
     outcome: &mut Outcome,
 ) -> Result<Reply, Refusal> {
     let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
-    headers::prepare_request(head, client, target.wire, has_body)?;
+    outcome.identify(headers::prepare_request(head, client, target.wire, has_body)?);
     let gate = headers::awaits_continue(head, has_body).then(Arc::<Gate>::default);
     let flow = outcome.flow().flow();
     let body = RequestBody::new(body, outcome.flow().clone(), gate.clone());

@@ -1,17 +1,25 @@
-//! Logs to standard error: one line per event, text for people or JSON for machines.
+//! The process's own log, to standard error: one line per event, text for people or JSON for
+//! machines.
+//!
+//! Lines are formatted where they happen and written by a thread of their own: a terminal that
+//! stands still holds up nobody. What does not fit into the queue is dropped and counted.
+
+use std::io;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::spool::{Output, Spool};
 
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogOptions {
     pub(crate) level: LevelFilter,
     pub(crate) format: LogFormat,
-    pub(crate) access: AccessLog,
 }
 
 /// How a line looks.
@@ -23,33 +31,70 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Whether each request gets a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AccessLog {
-    /// It does.
-    On,
-    /// Only at level DEBUG.
-    Off,
+/// The log of this process; what was said is written before it is dropped.
+#[derive(Debug)]
+pub(crate) struct ProcessLog {
+    spool: Spool,
 }
 
-/// Starts logging. A second call in one process changes nothing.
-pub(crate) fn start(options: LogOptions) {
-    let access = match options.access {
-        AccessLog::On => LevelFilter::DEBUG,
-        AccessLog::Off => options.level,
-    };
-    let filter = Targets::new()
-        .with_default(options.level.min(LevelFilter::INFO))
-        .with_target("tillgate", options.level)
-        .with_target("tillgate_net", options.level)
-        .with_target("tillgate::access", access);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    let registry = tracing_subscriber::registry();
-    let started = match options.format {
-        LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
-        LogFormat::Json => {
-            registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
-        }
-    };
-    drop(started);
+impl ProcessLog {
+    /// Starts logging. A second call in one process changes nothing.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub(crate) fn start(options: LogOptions) -> io::Result<Self> {
+        let spool = Spool::start("log", Output::Stderr)?;
+        let filter = Targets::new()
+            .with_default(options.level.min(LevelFilter::INFO))
+            .with_target("tillgate", options.level)
+            .with_target("tillgate_net", options.level);
+        let lines =
+            tracing_subscriber::fmt::layer().with_writer(Lines(spool.clone())).with_ansi(false);
+        let registry = tracing_subscriber::registry();
+        let started = match options.format {
+            LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
+            LogFormat::Json => {
+                registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
+            }
+        };
+        drop(started);
+        Ok(Self { spool })
+    }
+
+    /// Where its lines go.
+    pub(crate) const fn spool(&self) -> &Spool {
+        &self.spool
+    }
+}
+
+impl Drop for ProcessLog {
+    fn drop(&mut self) {
+        self.spool.flush();
+    }
+}
+
+/// Hands each event's line to a spool.
+#[derive(Debug)]
+struct Lines(Spool);
+
+/// One event on its way; it is written in one piece.
+struct Line<'a>(&'a Spool);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.put(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

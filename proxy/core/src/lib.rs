@@ -15,5 +15,6 @@ pub mod matching;
 pub mod schedule;
 pub mod share;
 pub mod tls;
+pub mod trace;
 pub mod units;
 pub mod window;

@@ -3,6 +3,8 @@
 
 use std::time::{Instant, SystemTime};
 
+use crate::sockopt;
+
 /// The monotonic time.
 #[allow(clippy::disallowed_methods, reason = "this module is the one clock")]
 pub fn now() -> Instant {
@@ -13,4 +15,10 @@ pub fn now() -> Instant {
 #[allow(clippy::disallowed_methods, reason = "this module is the one clock")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// Microseconds of the monotonic clock since its own zero, for who compares it with his own
+/// (the service manager).
+pub fn monotonic_micros() -> u64 {
+    sockopt::monotonic_micros()
 }

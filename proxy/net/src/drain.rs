@@ -1,10 +1,12 @@
 //! Draining: one broadcast phase, and a count of what still runs.
 //!
 //! Connections and tunnels hold a [`Ticket`]; it tells them the phase and counts them while they
-//! live. Who sets the phase, and when, is the caller's affair: here are no deadlines.
+//! live. A listener that is taken away drains as a [part](Drain::part) of its process: it drains
+//! alone, or with the whole. Who sets the phase, and when, is the caller's affair: here are no
+//! deadlines.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
 
@@ -26,12 +28,39 @@ pub enum Phase {
 pub struct Drain {
     phase: watch::Sender<Phase>,
     live: Arc<Live>,
+    parts: Arc<Mutex<Vec<Part>>>,
+}
+
+/// What drains with the whole. Bounded by the listeners that still have connections.
+#[derive(Debug)]
+struct Part {
+    phase: watch::Sender<Phase>,
+    live: Weak<Live>,
 }
 
 #[derive(Debug, Default)]
 struct Live {
     count: AtomicUsize,
     changed: Notify,
+    whole: Option<Arc<Self>>,
+}
+
+impl Live {
+    fn enter(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.enter();
+        }
+    }
+
+    fn leave(&self) {
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.changed.notify_waiters();
+        }
+        if let Some(whole) = &self.whole {
+            whole.leave();
+        }
+    }
 }
 
 /// Tells the phase, and counts nothing.
@@ -47,20 +76,33 @@ pub struct Ticket {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Open), live: Arc::default() }
+        Self { phase: watch::Sender::new(Phase::Open), live: Arc::default(), parts: Arc::default() }
     }
 }
 
 impl Drain {
-    /// Moves to `phase`; phases never go back.
+    /// Moves to `phase`, with all parts; phases never go back.
     pub fn advance(&self, phase: Phase) {
-        self.phase.send_if_modified(|current| {
-            let forward = phase > *current;
-            if forward {
-                *current = phase;
-            }
-            forward
-        });
+        let parts = self.parts();
+        forward(&self.phase, phase);
+        for part in parts.iter() {
+            forward(&part.phase, phase);
+        }
+    }
+
+    /// A part that can drain alone, and drains with the whole; the whole counts its tickets.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let mut parts = self.parts();
+        parts.retain(|part| part.live.strong_count() > 0);
+        let live = Live { whole: Some(Arc::clone(&self.live)), ..Live::default() };
+        let part = Self {
+            phase: watch::Sender::new(self.phase()),
+            live: Arc::new(live),
+            parts: Arc::default(),
+        };
+        parts.push(Part { phase: part.phase.clone(), live: Arc::downgrade(&part.live) });
+        part
     }
 
     /// The phase now.
@@ -77,7 +119,7 @@ impl Drain {
 
     /// A ticket for one connection or tunnel.
     pub fn ticket(&self) -> Ticket {
-        self.live.count.fetch_add(1, Ordering::Relaxed);
+        self.live.enter();
         Ticket { phases: Phases(self.phase.subscribe()), live: Arc::clone(&self.live) }
     }
 
@@ -96,6 +138,20 @@ impl Drain {
             changed.await;
         }
     }
+
+    fn parts(&self) -> MutexGuard<'_, Vec<Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forward(current: &watch::Sender<Phase>, phase: Phase) {
+    current.send_if_modified(|current| {
+        let forward = phase > *current;
+        if forward {
+            *current = phase;
+        }
+        forward
+    });
 }
 
 impl Phases {
@@ -122,16 +178,14 @@ impl Ticket {
     /// One more ticket, for what outlives this connection (a tunnel).
     #[must_use]
     pub fn split(&self) -> Self {
-        self.live.count.fetch_add(1, Ordering::Relaxed);
+        self.live.enter();
         Self { phases: self.phases.clone(), live: Arc::clone(&self.live) }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.live.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.live.changed.notify_waiters();
-        }
+        self.live.leave();
     }
 }
 
@@ -150,5 +204,23 @@ mod tests {
         assert_eq!(ticket.phases().phase(), Phase::CutAll);
         drop((ticket, second));
         assert_eq!(drain.live(), 0);
+    }
+    #[test]
+    fn a_part_drains_alone_or_with_the_whole() {
+        let whole = Drain::default();
+        let (first, second) = (whole.part(), whole.part());
+        let ticket = first.ticket();
+        assert_eq!((first.live(), second.live(), whole.live()), (1, 0, 1));
+        first.advance(Phase::Draining);
+        let phases = || (first.phase(), second.phase(), whole.phase());
+        assert_eq!(phases(), (Phase::Draining, Phase::Open, Phase::Open));
+        whole.advance(Phase::CutBulk);
+        assert_eq!(phases(), (Phase::CutBulk, Phase::CutBulk, Phase::CutBulk));
+        assert_eq!(ticket.phases().phase(), Phase::CutBulk);
+        assert_eq!(whole.part().phase(), Phase::CutBulk);
+        drop(first);
+        assert_eq!(whole.live(), 1, "its connections are counted beyond its own end");
+        drop(ticket);
+        assert_eq!(whole.live(), 0);
     }
 }

@@ -10,4 +10,5 @@ pub mod client;
 pub mod flow;
 pub mod head;
 pub mod headers;
+pub mod post;
 pub mod server;

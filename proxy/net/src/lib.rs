@@ -6,11 +6,14 @@
 pub mod clock;
 pub mod drain;
 pub mod error;
+pub mod handover;
 pub mod http;
 pub mod link;
 pub mod listen;
 pub mod metrics;
+pub mod otlp;
 pub mod shaped;
 mod sockopt;
+pub mod threads;
 pub mod tunnel;
 pub mod upstream;

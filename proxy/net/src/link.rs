@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     slot: AtomicUsize,
     /// Payload bytes moved since the start.
     pub(crate) moved: PerDirection<AtomicU64>,
+    /// Microseconds for which bytes have waited for grants since the start.
+    pub(crate) waited_micros: AtomicU64,
     /// Least round-trip time in microseconds; 0 = not measured.
     pub(crate) rtt_micros: AtomicU64,
     /// Receive window to have, in payload bytes; 0 = leave it to the kernel.
@@ -234,6 +236,7 @@ impl State {
             flows: PerDirection { up: link.up.add_flow(slot), down: link.down.add_flow(slot) },
             slot: AtomicUsize::new(slot),
             moved: PerDirection::default(),
+            waited_micros: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
             window: AtomicU64::new(0),
             pacing: AtomicU64::new(0),

@@ -19,8 +19,10 @@ use tillgate_core::units::{Direction, PerDirection};
 use crate::error::{Failure, TABLE};
 
 mod lines;
+mod telemetry;
 
 pub use self::lines::LineCollector;
+pub use self::telemetry::TelemetryMeters;
 
 /// A label value: a name from the policy.
 pub type Label = Arc<str>;

@@ -52,6 +52,13 @@ impl LineWait {
             place.link.direction(direction).is_waiting(flow)
         })
     }
+
+    /// For how long bytes of the connection have waited for grants since its start.
+    pub fn waited(&self) -> Duration {
+        let place = self.place.upgrade();
+        let micros = place.map_or(0, |place| place.shared.waited_micros.load(Ordering::Relaxed));
+        Duration::from_micros(micros)
+    }
 }
 
 /// One WAN connection. See the module.
@@ -65,6 +72,8 @@ pub struct ShapedStream {
     sampled_at: Instant,
     /// Acknowledgements that each direction's payload causes on the other.
     acks: PerDirection<AckTax>,
+    /// Since when a grant has been waited for.
+    asks_since: PerDirection<Option<Instant>>,
 }
 
 impl ShapedStream {
@@ -102,8 +111,33 @@ impl ShapedStream {
         self.place.link.direction(acks_go).charge_acks(acks);
     }
 
-    /// Looks at the socket and follows what the link aims for. Cheap unless it is time.
-    fn maintain(&mut self) {
+    /// Asks for `want` bytes at most; counts how long that takes.
+    fn poll_take(
+        &mut self,
+        direction: Direction,
+        want: u64,
+        now: Instant,
+        context: &mut Context<'_>,
+    ) -> Poll<u64> {
+        let (shaper, flow) = self.shaper(direction);
+        let taken = shaper.poll_take(flow, want, context);
+        let since = match direction {
+            Direction::Up => &mut self.asks_since.up,
+            Direction::Down => &mut self.asks_since.down,
+        };
+        if taken.is_pending() {
+            since.get_or_insert(now);
+        } else if let Some(since) = since.take() {
+            let waited = now.saturating_duration_since(since).as_micros();
+            let waited = u64::try_from(waited).unwrap_or(u64::MAX);
+            self.place.shared.waited_micros.fetch_add(waited, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Looks at the socket and follows what the link aims for. Cheap unless it is time. Returns
+    /// the time.
+    fn maintain(&mut self) -> Instant {
         let now = clock::now();
         let due = now.saturating_duration_since(self.sampled_at) >= SAMPLE_EVERY;
         if due {
@@ -127,6 +161,7 @@ impl ShapedStream {
         if let Some(window) = &mut self.window {
             window.aim(self.place.shared.window.load(Ordering::Relaxed));
         }
+        now
     }
 
     fn pace(&mut self) {
@@ -165,7 +200,7 @@ impl AsyncRead for ShapedStream {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        this.maintain();
+        let now = this.maintain();
         loop {
             ready!(this.socket.poll_read_ready(context))?;
             let readable = sockopt::readable_bytes(this.socket.as_fd())?;
@@ -180,9 +215,9 @@ impl AsyncRead for ShapedStream {
                 return Poll::Ready(Ok(()));
             }
             let room = u64::try_from(buffer.remaining()).unwrap_or(u64::MAX);
-            let (shaper, flow) = this.shaper(Direction::Down);
+            let (shaper, _) = this.shaper(Direction::Down);
             let want = readable.min(room).min(shaper.quantum());
-            let granted = ready!(shaper.poll_take(flow, want, context));
+            let granted = ready!(this.poll_take(Direction::Down, want, now, context));
             let read = match this.poll_read_most(context, buffer, granted) {
                 Poll::Ready(result) => result,
                 Poll::Pending => Ok(0),
@@ -220,12 +255,12 @@ impl AsyncWrite for ShapedStream {
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        this.maintain();
+        let now = this.maintain();
         loop {
             ready!(this.socket.poll_write_ready(context))?;
-            let (shaper, flow) = this.shaper(Direction::Up);
+            let (shaper, _) = this.shaper(Direction::Up);
             let want = u64::try_from(buffer.len()).unwrap_or(u64::MAX).min(shaper.quantum());
-            let granted = ready!(shaper.poll_take(flow, want, context));
+            let granted = ready!(this.poll_take(Direction::Up, want, now, context));
             let length = usize::try_from(granted).unwrap_or(usize::MAX).min(buffer.len());
             let result = this.socket.try_write(&buffer[..length]);
             let written = *result.as_ref().unwrap_or(&0) as u64;

@@ -4,11 +4,11 @@
 //! with a buffer of the size the kernel is told. Failures are returned, never hidden: an option
 //! that a kernel lacks is the caller's to live without.
 
-#![allow(unsafe_code, reason = "setsockopt, getsockopt and ioctl without a safe wrapper")]
+#![allow(unsafe_code, reason = "system calls without a safe wrapper")]
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// `SO_MAX_PACING_RATE` (asm-generic/socket.h); the libc crate does not name it.
@@ -94,6 +94,122 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
     // SAFETY: the kernel reads one initialised `struct rlimit`.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
     Ok(limit.rlim_cur)
+}
+
+/// Room for the one descriptor of a message, aligned as its header wants it.
+#[repr(C, align(8))]
+struct OneDescriptor([u8; 64]);
+
+/// Bytes of one descriptor, a C `int`.
+const DESCRIPTOR_BYTES: u32 = libc::c_int::BITS / 8;
+
+/// Sends one byte over a unix socket, and `descriptor` with it.
+pub(crate) fn send_descriptor(
+    socket: BorrowedFd<'_>,
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let (mut byte, mut control) = ([0u8; 1], OneDescriptor([0; 64]));
+    let mut piece = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: all fields of `msghdr` are integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: the macros compute sizes and places inside `control`, whose 64 aligned bytes hold
+    // a header and one descriptor; everything pointed to outlives the call.
+    let result = unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(DESCRIPTOR_BYTES) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(DESCRIPTOR_BYTES) as usize;
+        libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(descriptor.as_raw_fd());
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    if result == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Receives what [`send_descriptor`] has sent.
+pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (mut byte, mut control) = ([0u8; 1], OneDescriptor([0; 64]));
+    let mut piece = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // SAFETY: all fields of `msghdr` are integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: as above; there is room for one descriptor, so the kernel installs one at most,
+    // and it is ours alone from here on.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(DESCRIPTOR_BYTES) as usize;
+        let flags = libc::MSG_CMSG_CLOEXEC;
+        match libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {}
+        }
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        let is_descriptor = !header.is_null()
+            && (*header).cmsg_level == libc::SOL_SOCKET
+            && (*header).cmsg_type == libc::SCM_RIGHTS
+            && (*header).cmsg_len == libc::CMSG_LEN(DESCRIPTOR_BYTES) as usize;
+        if !is_descriptor {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let raw = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
+        Ok(OwnedFd::from_raw_fd(raw))
+    }
+}
+
+/// The open ones of `count` descriptors from `first` on, which the parent process has left for
+/// this one. To be called once, before anything else could have opened a file there.
+pub(crate) fn inherited(first: RawFd, count: RawFd) -> Vec<OwnedFd> {
+    // SAFETY: F_GETFD only asks; an open descriptor in this range is the parent's gift, which
+    // nobody else in this process owns.
+    let open = |raw: &RawFd| unsafe { libc::fcntl(*raw, libc::F_GETFD) } != -1;
+    // SAFETY: see above.
+    (first..first.saturating_add(count))
+        .filter(open)
+        .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) })
+        .collect()
+}
+
+/// Microseconds of `CLOCK_MONOTONIC`, whose zero `Instant` hides.
+pub(crate) fn monotonic_micros() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel stores one `struct timespec` at the given address.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    if result == -1 {
+        return 0;
+    }
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0) * 1_000_000 + nanos.unwrap_or(0) / 1000
+}
+
+/// The CPUs that this thread may use, in order.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: a `cpu_set_t` is a set of bits; zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the kernel fills in at most the size that it is told.
+    check(unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) })?;
+    let all = 0..libc::CPU_SETSIZE.unsigned_abs() as usize;
+    // SAFETY: `cpu` is below CPU_SETSIZE.
+    Ok(all.filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+}
+
+/// Keeps this thread on one CPU.
+pub(crate) fn stay_on(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE.unsigned_abs() as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a `cpu_set_t` is a set of bits; zero is the empty set, and `cpu` is one of them.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        set
+    };
+    // SAFETY: the kernel reads one initialised set of the size given.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
 }
 
 fn set<T: Copy>(

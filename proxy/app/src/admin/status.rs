@@ -15,6 +15,7 @@ pub(crate) fn of(gateway: &Gateway) -> Value {
         running.lines().iter().map(|link| show_link(&link.snapshot())).collect();
     let listeners: Vec<Value> = gateway
         .listeners
+        .shown()
         .iter()
         .map(|listening| {
             json!({ "name": &*listening.name, "address": listening.address.to_string() })

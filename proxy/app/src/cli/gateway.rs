@@ -1,20 +1,29 @@
-//! `tillgate gateway`: load, bind, serve; SIGHUP loads again, SIGTERM drains, the second ends.
+//! `tillgate gateway`: load, bind, serve, until it is told to stop.
+//!
+//! SIGHUP or another content of the file loads again, SIGTERM drains, the second ends; SIGUSR1
+//! opens log files anew, SIGUSR2 starts the next process and hands the sockets over.
 
-use std::io;
+mod told;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tillgate_config::effective::Effective;
+use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use self::told::{Signals, Told};
 use super::policy::{self, Overrides};
+use crate::bound::build_with;
+use crate::inherited::Inherited;
+use crate::notify::Notify;
 use crate::serve::explain;
-use crate::telemetry::{self, AccessLog, LogFormat, LogOptions};
-use crate::{Control, build};
+use crate::takeover::{Predecessor, activation};
+use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
+use crate::watch::Watch;
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
@@ -34,22 +43,33 @@ pub(crate) struct Options {
     /// Worker threads of the data plane [default: one per CPU this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Keep each worker on one CPU of those that this process may use.
+    #[arg(long)]
+    pin_workers: bool,
+    /// A unix socket by which the next process of this gateway takes over without refusing a
+    /// connection, and this one from the one before.
+    #[arg(long, value_name = "PATH")]
+    handover: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
     /// How a log line looks.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// Write one line per request and tunnel.
+    /// Log every request and tunnel as one JSON line, of the classes too that no policy names.
     #[arg(long)]
     access_log: bool,
 }
 
 /// Runs the gateway until it has drained.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let access = if options.access_log { AccessLog::On } else { AccessLog::Off };
-    telemetry::start(LogOptions { level: options.log, format: options.log_format, access });
-    match serve(options) {
+    let log = LogOptions { level: options.log, format: options.log_format };
+    let log = match ProcessLog::start(log) {
+        Ok(log) => log,
+        // There is no log to say so.
+        Err(_) => return ExitCode::FAILURE,
+    };
+    match serve(options, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             tracing::error!("{why}");
@@ -58,16 +78,41 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn serve(options: &Options) -> Result<(), String> {
+fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
+    // Before it is read, so that no change after that is missed.
+    let watch = Watch::new(vec![options.config.clone()]);
     let effective = load(options)?;
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
     }
     raise_open_files(&effective);
-    let bound = build(effective).map_err(|error| explain(&error))?;
+    let (inherited, predecessor) = inherit(options)?;
+    let bound = build_with(effective, inherited).map_err(|error| explain(&error))?;
+    let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
-    let arm = || Ok(until_told(Signals::register()?, control, options.clone()));
+    control.count_log_drops(log.spool());
+    let told = Told {
+        control,
+        options: options.clone(),
+        notify: Notify::from_environment(),
+        predecessor,
+        watch,
+    };
+    let arm = || Ok(told.until_stopped(Signals::register()?));
     bound.run_armed(arm).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+}
+
+/// Sockets that others have bound for this process.
+fn inherit(options: &Options) -> Result<(Inherited, Option<Predecessor>), String> {
+    let activated = handover::activated(&activation(), std::process::id())
+        .map_err(|error| format!("the service manager's sockets cannot be used: {error}"))?;
+    let mut inherited = Inherited::default().activated(activated);
+    let wrong = |error| format!("the process before does not hand over its sockets: {error}");
+    let predecessor = Predecessor::find(options.handover.as_deref()).map_err(wrong)?;
+    if let Some(predecessor) = &predecessor {
+        inherited = inherited.handed_over(predecessor.sockets().map_err(wrong)?);
+    }
+    Ok((inherited, predecessor))
 }
 
 /// Sockets that serve no client directly: listeners, timers' and runtimes' own, log, resolver.
@@ -103,51 +148,6 @@ fn load(options: &Options) -> Result<Effective, String> {
         admin: options.admin,
         workers: options.workers,
     };
-    Ok(flags.apply(effective))
-}
-
-/// What the operating system tells a process; until registered, each of them kills it.
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn register() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-}
-
-/// Ready when the process shall drain. SIGHUP reloads meanwhile; a second SIGTERM or SIGINT ends
-/// everything at once.
-async fn until_told(signals: Signals, control: Control, options: Options) {
-    let Signals { mut hangup, mut terminate, mut interrupt } = signals;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reload(&control, &options),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
-    }
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("told to stop twice: ending everything now");
-        control.stop();
-    });
-}
-
-fn reload(control: &Control, options: &Options) {
-    match load(options) {
-        // A refused config is logged and counted where it is refused.
-        Ok(effective) => drop(control.reload(effective)),
-        Err(why) => control.reload_failed(&why),
-    }
+    let effective = flags.apply(effective);
+    Ok(if options.access_log { effective.with_whole_access_log() } else { effective })
 }

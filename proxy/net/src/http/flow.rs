@@ -4,7 +4,7 @@
 //! counts bytes, remembers when something moved last, and carries the one order to end early.
 //! [`Gate`] holds a request's body back until the server has asked for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -28,8 +28,13 @@ pub struct Flow {
     client_cut: AtomicBool,
     client_owes: AtomicBool,
     queued: AtomicBool,
+    /// Milliseconds.
+    waited: AtomicU64,
+    tries: AtomicU32,
     /// The line of the connection that it was sent on.
     line: Mutex<Option<LineWait>>,
+    /// What that connection had waited for grants before, in microseconds.
+    line_waited: AtomicU64,
     /// A [`Failure`] plus one; zero = goes on.
     ended: AtomicU8,
     waker: Mutex<Option<Waker>>,
@@ -52,7 +57,10 @@ impl Flow {
             client_cut: AtomicBool::new(false),
             client_owes: AtomicBool::new(false),
             queued: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
+            tries: AtomicU32::new(0),
             line: Mutex::new(None),
+            line_waited: AtomicU64::new(0),
             ended: AtomicU8::new(0),
             waker: Mutex::new(None),
         }
@@ -115,7 +123,24 @@ impl Flow {
     /// lets it wait limits how long.
     pub fn queue(&self) -> Queued<'_> {
         self.queued.store(true, Ordering::Relaxed);
-        Queued(self)
+        Queued { flow: self, since: self.moved.load(Ordering::Relaxed) }
+    }
+
+    /// How long it has waited for connections.
+    pub fn queued_for(&self) -> Duration {
+        Duration::from_millis(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// How long bytes on its connection have waited for the line since it was sent; of a
+    /// connection that is gone, nothing is known.
+    pub fn line_waited(&self) -> Duration {
+        let now = self.line().as_ref().map_or(Duration::ZERO, LineWait::waited);
+        now.saturating_sub(Duration::from_micros(self.line_waited.load(Ordering::Relaxed)))
+    }
+
+    /// Connections that it was sent on.
+    pub fn tries(&self) -> u32 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Whether it waits for us, not for a peer: for a connection, or for its line. Then now is
@@ -137,7 +162,13 @@ impl Flow {
     /// A try was handed to a connection (across this line, if any) now: from here on the server's
     /// time runs.
     pub fn mark_sent(&self, line: Option<LineWait>) {
+        if let Some(line) = &line {
+            let waited = u64::try_from(line.waited().as_micros()).unwrap_or(u64::MAX);
+            self.line_waited.store(waited, Ordering::Relaxed);
+        }
         *self.line() = line;
+        // One task writes this: no need to add in one step.
+        self.tries.store(self.tries() + 1, Ordering::Relaxed);
         let now = clock::now();
         self.sent.store(self.age(now) + 1, Ordering::Relaxed);
         self.touch();
@@ -214,12 +245,19 @@ impl Flow {
 
 /// While this lives, its flow waits for a connection.
 #[derive(Debug)]
-pub struct Queued<'a>(&'a Flow);
+pub struct Queued<'a> {
+    flow: &'a Flow,
+    /// Milliseconds after the flow was born: when something moved last, which is close enough.
+    since: u64,
+}
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.queued.store(false, Ordering::Relaxed);
-        self.0.touch();
+        let flow = self.flow;
+        flow.queued.store(false, Ordering::Relaxed);
+        flow.touch();
+        let waited = flow.moved.load(Ordering::Relaxed).saturating_sub(self.since);
+        flow.waited.store(flow.waited.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
     }
 }
 

@@ -9,8 +9,8 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use self::watch::{Verdict, Watch};
 use crate::clock;
@@ -51,6 +52,14 @@ const BUFFER_MAX: usize = 64 * 1024;
 /// After an accept that failed because this process has too many files open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections that a listener which ends still takes from the kernel, as many as may wait there:
+/// their clients believe that they are connected.
+const LAST_ACCEPTS: usize = 1024;
+
+/// A connection without a request when the drain begins has one on its way, or never will: a round
+/// trip inside a store and some scheduling.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Bounds on the clients of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -71,8 +80,8 @@ pub struct Limits {
 /// One listener, as all of its workers share it.
 #[derive(Debug)]
 pub struct Entry {
-    /// Bounds on its clients.
-    pub limits: Limits,
+    /// Bounds on its clients; a reload changes them.
+    limits: RwLock<Limits>,
     /// Where to count.
     pub meter: ListenerMeter,
     /// When to stop.
@@ -109,11 +118,22 @@ pub trait Handler: Send + Sync + 'static {
 impl Entry {
     /// A listener without connections.
     pub fn new(limits: Limits, meter: ListenerMeter, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { limits, meter, drain, open: AtomicUsize::new(0) })
+        Arc::new(Self { limits: RwLock::new(limits), meter, drain, open: AtomicUsize::new(0) })
+    }
+
+    /// The bounds now.
+    pub fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other bounds: at once for new connections and for the times of open ones; an open one keeps
+    /// the sizes that it began with.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     fn admit(self: &Arc<Self>) -> Option<Place> {
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits.connections_max {
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits().connections_max {
             self.open.fetch_sub(1, Ordering::AcqRel);
             self.meter.refused.inc();
             return None;
@@ -152,16 +172,11 @@ pub async fn serve<H: Handler>(
     let mut draining = pin!(entry.drain.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
-            () = &mut draining => return Ok(()),
+            () = &mut draining => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let Some(place) = entry.admit() else { continue };
-                let ticket = entry.drain.ticket();
-                let handler = Arc::clone(&handler);
-                tokio::spawn(serve_connection(stream, peer, place, ticket, handler));
-            }
+            Ok((stream, peer)) => begin(stream, peer, &entry, &handler),
             Err(error) => {
                 // A client that left between SYN and accept, or we have no file left: not fatal.
                 tracing::debug!(%error, "accept failed");
@@ -169,6 +184,19 @@ pub async fn serve<H: Handler>(
             }
         }
     }
+    let listener = listener.into_std()?;
+    for _ in 0..LAST_ACCEPTS {
+        let Ok((stream, peer)) = listener.accept() else { break };
+        stream.set_nonblocking(true)?;
+        begin(TcpStream::from_std(stream)?, peer, &entry, &handler);
+    }
+    Ok(())
+}
+
+fn begin<H: Handler>(stream: TcpStream, peer: SocketAddr, entry: &Arc<Entry>, handler: &Arc<H>) {
+    let Some(place) = entry.admit() else { return };
+    let ticket = entry.drain.ticket();
+    tokio::spawn(serve_connection(stream, peer, place, ticket, Arc::clone(handler)));
 }
 
 async fn serve_connection<H: Handler>(
@@ -180,11 +208,17 @@ async fn serve_connection<H: Handler>(
 ) {
     // Answers must not wait for acknowledgements of earlier ones.
     let _ = stream.set_nodelay(true);
-    let limits = place.entry.limits;
+    let limits = place.entry.limits();
     let watch = Arc::new(Watch::new(clock::now()));
     let mut phases = ticket.phases();
     let (ticket, place) = (Arc::new(ticket), Arc::new(place));
+    // It drains, and its first request has not come yet: the client is owed that one.
+    let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
+    let first = Notify::new();
     let service = service_fn(|request: Request<Incoming>| {
+        if owed.load(Ordering::Relaxed) {
+            first.notify_one();
+        }
         let flow = Watch::begin(&watch, clock::now());
         let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
         let caller = Caller { peer, flow, ticket, place };
@@ -194,8 +228,9 @@ async fn serve_connection<H: Handler>(
     let builder = builder(&limits);
     let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
-    let tick = tick(&limits);
     loop {
+        let owes = owed.load(Ordering::Relaxed);
+        let tick = if owes { FIRST_REQUEST } else { tick(&place.entry.limits()) };
         tokio::select! {
             result = connection.as_mut() => {
                 if let Err(error) = result {
@@ -205,15 +240,22 @@ async fn serve_connection<H: Handler>(
             }
             phase = phases.changed() => match phase {
                 Phase::Open => {}
-                Phase::Draining => connection.as_mut().graceful_shutdown(),
+                Phase::Draining if watch.has_begun() => connection.as_mut().graceful_shutdown(),
+                Phase::Draining => owed.store(true, Ordering::Relaxed),
                 Phase::CutBulk if watch.has_critical() => {}
                 Phase::CutBulk | Phase::CutAll => {
                     watch.end_all(Failure::Drained);
                     return;
                 }
             },
+            () = first.notified(), if owes => {
+                owed.store(false, Ordering::Relaxed);
+                connection.as_mut().graceful_shutdown();
+            }
             () = tokio::time::sleep(tick) => {
-                if watch.judge(clock::now(), &limits) == Verdict::Close {
+                if owed.swap(false, Ordering::Relaxed) {
+                    connection.as_mut().graceful_shutdown();
+                } else if watch.judge(clock::now(), &place.entry.limits()) == Verdict::Close {
                     place.entry.meter.timeouts.inc();
                     return;
                 }

@@ -84,6 +84,7 @@ impl ShapedStream {
             pacing: 0,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
             acks: PerDirection::default(),
+            asks_since: PerDirection::default(),
         };
         stream.maintain();
         Ok(stream)

@@ -73,6 +73,11 @@ impl Watch {
         }
     }
 
+    /// Whether a request's head has ever been complete.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     pub(super) fn has_critical(&self) -> bool {
         self.flows().iter().any(|flow| flow.is_critical())
     }

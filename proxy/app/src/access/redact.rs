@@ -1,0 +1,119 @@
+//! What of a header's value may be read by whoever reads logs.
+
+use http::{HeaderName, HeaderValue};
+use tillgate_config::defaults::REDACTED_HEADERS;
+
+/// In the place of what is not shown.
+pub(super) const HIDDEN: &str = "[redacted]";
+
+/// Bytes of a value that are shown; a line must not grow with what a client sends.
+const VALUE_MAX: usize = 256;
+
+/// Digits of payment card numbers (ISO/IEC 7812).
+const CARD_DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
+
+/// Whether the field carries secrets, whatever a policy says.
+pub(super) fn is_secret(name: &HeaderName) -> bool {
+    REDACTED_HEADERS.contains(&name.as_str())
+}
+
+/// A value with everything in it that looks like a card number taken out.
+pub(super) fn harmless(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= VALUE_MAX).last();
+    let cut = if text.len() > VALUE_MAX { &text[..end.unwrap_or(0)] } else { &text };
+    without_cards(cut)
+}
+
+/// Runs of digits, in groups or not, that pass the check of card numbers are hidden.
+fn without_cards(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        shown.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let run = run_of_digits(rest);
+        let digits: Vec<u8> = run.bytes().filter(u8::is_ascii_digit).map(|b| b - b'0').collect();
+        if holds_card(&digits) {
+            shown.push_str(HIDDEN);
+        } else {
+            shown.push_str(run);
+        }
+        rest = &rest[run.len()..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Digits from the start on, with at most one blank, dash or dot between two.
+fn run_of_digits(text: &str) -> &str {
+    let bytes = text.as_bytes();
+    let mut end = 0;
+    while end < bytes.len() {
+        let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+        if digit(end) || (matches!(bytes[end], b' ' | b'-' | b'.') && digit(end + 1)) {
+            end += 1;
+        } else {
+            break;
+        }
+    }
+    &text[..end]
+}
+
+/// Whether some part of `digits` could be a card number: one may stand beside other numbers. That
+/// hides some that are none, which is the side to err on.
+fn holds_card(digits: &[u8]) -> bool {
+    CARD_DIGITS.clone().any(|length| digits.windows(length).any(passes_luhn))
+}
+
+/// The check digit of ISO/IEC 7812.
+fn passes_luhn(digits: &[u8]) -> bool {
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(place, digit)| {
+            let digit = u32::from(*digit);
+            match place % 2 {
+                0 => digit,
+                _ if digit > 4 => digit * 2 - 9,
+                _ => digit * 2,
+            }
+        })
+        .sum();
+    sum.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        harmless(&HeaderValue::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn card_numbers_are_hidden_in_every_spelling() {
+        for card in ["4111111111111111", "4111 1111 1111 1111", "5500-0000-0000-0004"] {
+            let text = shown(&format!("pan={card};till=7"));
+            assert_eq!(text, "pan=[redacted];till=7", "{card}");
+        }
+        for text in ["x4111111111111111999", "12 4111111111111111"] {
+            assert!(!shown(text).contains("4111"), "also beside other digits: {text}");
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_shown() {
+        for text in ["store-0412", "2026-11-21 12:00:01", "4111111111112", "123456789012", ""] {
+            assert_eq!(shown(text), text);
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_and_secrets_known() {
+        assert_eq!(shown(&"x".repeat(1000)).len(), VALUE_MAX);
+        assert!(is_secret(&http::header::AUTHORIZATION) && is_secret(&http::header::COOKIE));
+        assert!(!is_secret(&http::header::USER_AGENT));
+    }
+}

@@ -1,0 +1,189 @@
+//! What a running gateway is told, and by whom: the operating system's signals, the policy file
+//! that changes, the next process that wants the sockets, the service manager that listens.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use tillgate_net::handover::Named;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Options, load};
+use crate::Control;
+use crate::notify::Notify;
+use crate::takeover::{Door, Next, Predecessor, hand_over};
+use crate::watch::{LOOK_EVERY, Watch};
+
+/// What the operating system tells a process; until registered, each of them kills it.
+pub(super) struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+    replace: Signal,
+}
+
+impl Signals {
+    pub(super) fn register() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            replace: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// A gateway and those who tell it what to do.
+pub(super) struct Told {
+    pub(super) control: Control,
+    pub(super) options: Options,
+    pub(super) notify: Notify,
+    pub(super) predecessor: Option<Predecessor>,
+    pub(super) watch: Watch,
+}
+
+/// A handover under way: the number of the process that serves now.
+type Handover = oneshot::Receiver<io::Result<u32>>;
+
+impl Told {
+    /// Ready when the gateway shall drain. A second SIGTERM or SIGINT then ends everything.
+    pub(super) async fn until_stopped(mut self, mut signals: Signals) {
+        self.control.serves().await;
+        let door = self.begin();
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut handover: Option<Handover> = None;
+        loop {
+            tokio::select! {
+                _ = signals.hangup.recv() => {
+                    self.watch.settle();
+                    self.reload();
+                }
+                _ = looks.tick() => if self.watch.has_changed() {
+                    self.reload();
+                },
+                _ = signals.reopen.recv() => self.control.reopen_logs(),
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                () = self.control.drains() => break,
+                _ = signals.replace.recv(), if handover.is_none() => {
+                    handover = self.succeed(None);
+                }
+                stream = knock(door.as_ref()), if handover.is_none() => {
+                    handover = self.succeed(Some(stream));
+                }
+                result = finished(&mut handover) => {
+                    handover = None;
+                    if self.is_replaced(result) {
+                        return self.watch_the_end(signals);
+                    }
+                }
+            }
+        }
+        self.notify.stopping();
+        self.watch_the_end(signals);
+    }
+
+    /// It serves: says so to everyone.
+    fn begin(&mut self) -> Option<Door> {
+        if let Some(predecessor) = self.predecessor.take() {
+            match predecessor.replace() {
+                Ok(()) => tracing::info!("took over from the process before"),
+                Err(error) => tracing::warn!(%error, "the process before is gone already"),
+            }
+        }
+        self.notify.ready();
+        let path = self.options.handover.as_deref()?;
+        let opened = Door::open(path);
+        opened
+            .inspect_err(|error| {
+                tracing::error!(path = %path.display(), %error, "no handover from this process");
+            })
+            .ok()
+    }
+
+    fn reload(&self) {
+        self.notify.reloading();
+        match load(&self.options) {
+            // A refused config is logged and counted where it is refused.
+            Ok(effective) => drop(self.control.reload(effective)),
+            Err(why) => self.control.reload_failed(&why),
+        }
+        self.notify.ready();
+    }
+
+    /// Hands the sockets to the process at the other end of `stream`, or to one that is started
+    /// for it. On a thread of its own: the other process may take its time.
+    fn succeed(&self, stream: Option<io::Result<UnixStream>>) -> Option<Handover> {
+        let (tell, told) = oneshot::channel();
+        let sockets = self.control.sockets();
+        let thread = std::thread::Builder::new().name("handover".into());
+        let spawned = thread.spawn(move || {
+            // Nobody listens any more if this process is told to stop meanwhile.
+            let _ = tell.send(sockets.and_then(|sockets| replace_by(stream, &sockets)));
+        });
+        match spawned {
+            Ok(_) => Some(told),
+            Err(error) => {
+                tracing::error!(%error, "handover failed; this process goes on");
+                None
+            }
+        }
+    }
+
+    fn is_replaced(&self, result: io::Result<u32>) -> bool {
+        match result {
+            Ok(process) => {
+                tracing::info!(process, "another process has taken over");
+                self.notify.handed_over(process);
+                self.control.end_admin();
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "handover failed; this process goes on");
+                false
+            }
+        }
+    }
+
+    /// What a signal means while it drains.
+    fn watch_the_end(self, mut signals: Signals) {
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = signals.terminate.recv() => {}
+                _ = signals.interrupt.recv() => {}
+            }
+            tracing::warn!("told to stop twice: ending everything now");
+            self.control.stop();
+        });
+    }
+}
+
+fn replace_by(stream: Option<io::Result<UnixStream>>, sockets: &[Named]) -> io::Result<u32> {
+    match stream {
+        Some(stream) => hand_over(&stream?, sockets),
+        None => {
+            let next = Next::start()?;
+            let process = hand_over(&next.stream, sockets)?;
+            next.keep();
+            Ok(process)
+        }
+    }
+}
+
+async fn knock(door: Option<&Door>) -> io::Result<UnixStream> {
+    match door {
+        Some(door) => door.knock().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(handover: &mut Option<Handover>) -> io::Result<u32> {
+    match handover {
+        Some(told) => told.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+        None => std::future::pending().await,
+    }
+}

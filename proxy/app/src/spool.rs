@@ -1,0 +1,248 @@
+//! Lines on their way to a file or a pipe, written by a thread of their own.
+//!
+//! Whoever has a line hands it over and goes on: a full disk or a terminal that stands still never
+//! holds up a worker. What does not fit into the queue is dropped and counted. A file is opened
+//! anew when told to, and when somebody has moved it away.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tillgate_config::effective::LogOutput;
+
+/// Lines that wait: about two seconds of the busiest store, and at some 500 bytes each no more
+/// than 2 MiB when nobody writes them.
+const LINES_MAX: usize = 4096;
+
+/// How often a file is looked for at its place.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the end waits for lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Standard error.
+    Stderr,
+    /// As a policy says.
+    Policy(LogOutput),
+}
+
+enum Message {
+    Line(Vec<u8>),
+    Reopen,
+    MoveTo(Output),
+    Flush(SyncSender<()>),
+}
+
+/// A queue of lines. Clones are of the same queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Spool {
+    sender: SyncSender<Message>,
+    dropped: Arc<OnceLock<Counter>>,
+}
+
+impl Spool {
+    /// Starts a thread that writes to `output`.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub(crate) fn start(name: &str, output: Output) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(LINES_MAX);
+        thread::Builder::new().name(name.into()).spawn(move || {
+            let place = Place::open(output);
+            write(&receiver, place);
+        })?;
+        Ok(Self { sender, dropped: Arc::default() })
+    }
+
+    /// Where to count lines that are dropped; the first one told counts.
+    pub(crate) fn count_drops(&self, counter: Counter) {
+        let _ = self.dropped.set(counter);
+    }
+
+    /// Writes `line` some time soon, or drops it.
+    pub(crate) fn put(&self, line: Vec<u8>) {
+        let full = matches!(self.sender.try_send(Message::Line(line)), Err(TrySendError::Full(_)));
+        if let (true, Some(dropped)) = (full, self.dropped.get()) {
+            dropped.inc();
+        }
+    }
+
+    /// Opens the file anew.
+    pub(crate) fn reopen(&self) {
+        // A full queue has a thread that stands still, which will look by itself.
+        let _ = self.sender.try_send(Message::Reopen);
+    }
+
+    /// Writes to `output` from here on.
+    pub(crate) fn move_to(&self, output: Output) {
+        let _ = self.sender.try_send(Message::MoveTo(output));
+    }
+
+    /// Waits, not for long, until everything handed over so far is written.
+    pub(crate) fn flush(&self) {
+        let (tell, told) = sync_channel(1);
+        if self.sender.try_send(Message::Flush(tell)).is_ok() {
+            let _ = told.recv_timeout(FLUSH_TIMEOUT);
+        }
+    }
+}
+
+fn write(receiver: &Receiver<Message>, mut place: Place) {
+    loop {
+        let message = match receiver.recv_timeout(LOOK_EVERY) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if message.is_none() {
+            place.look();
+        }
+        let mut next = message;
+        // What is there goes out in one piece, and a file is looked for between pieces.
+        let mut piece = Vec::new();
+        while let Some(message) = next {
+            match message {
+                Message::Line(line) => piece.extend_from_slice(&line),
+                Message::Reopen => {
+                    place.put(&mut piece);
+                    place = Place::open(place.output);
+                }
+                Message::MoveTo(output) => {
+                    place.put(&mut piece);
+                    place = Place::open(output);
+                }
+                Message::Flush(tell) => {
+                    place.put(&mut piece);
+                    let _ = tell.send(());
+                }
+            }
+            next = if piece.len() < PIECE_MAX { receiver.try_recv().ok() } else { None };
+        }
+        if !piece.is_empty() {
+            place.look();
+            place.put(&mut piece);
+        }
+    }
+}
+
+/// Lines that are written at once.
+const PIECE_MAX: usize = 64 * 1024;
+
+/// An output as it is open.
+struct Place {
+    output: Output,
+    file: Option<File>,
+}
+
+impl Place {
+    fn open(output: Output) -> Self {
+        let file = match &output {
+            Output::Policy(LogOutput::File(path)) => open(path)
+                .inspect_err(|error| {
+                    let path = path.display();
+                    tracing::error!(%path, %error, "the log file cannot be opened");
+                })
+                .ok(),
+            Output::Policy(LogOutput::Stdout) | Output::Stderr => None,
+        };
+        Self { output, file }
+    }
+
+    /// Opens the file anew if it is not where it was.
+    fn look(&mut self) {
+        let Output::Policy(LogOutput::File(path)) = &self.output else { return };
+        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let there = fs::metadata(path).ok();
+        let same = match (&ours, &there) {
+            (Some(ours), Some(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        };
+        // What could not be opened is tried again in silence.
+        if !same && let Ok(file) = open(path) {
+            self.file = Some(file);
+        }
+    }
+
+    fn put(&mut self, piece: &mut Vec<u8>) {
+        // A reader that is gone, a full disk: lines are lost, the gateway goes on.
+        let _ = match (&self.output, &mut self.file) {
+            (Output::Stderr, _) => io::stderr().lock().write_all(piece),
+            (Output::Policy(LogOutput::Stdout), _) => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(piece).and_then(|()| stdout.flush())
+            }
+            (Output::Policy(LogOutput::File(_)), Some(file)) => file.write_all(piece),
+            (Output::Policy(LogOutput::File(_)), None) => Ok(()),
+        };
+        piece.clear();
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> std::path::PathBuf {
+        let name = format!("tillgate-spool-{}-{name}.log", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    fn file(path: &Path) -> Output {
+        Output::Policy(LogOutput::File(path.into()))
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let (path, moved) = (path("one"), path("moved"));
+        let spool = Spool::start("test", file(&path)).unwrap();
+        spool.put(b"one\n".to_vec());
+        spool.flush();
+        fs::rename(&path, &moved).unwrap();
+        spool.put(b"two\n".to_vec());
+        spool.flush();
+        // Whether the second line met the old file or the new one, the third meets the new one.
+        spool.reopen();
+        spool.put(b"three\n".to_vec());
+        spool.flush();
+        let (old, new) = (fs::read_to_string(&moved).unwrap(), fs::read_to_string(&path).unwrap());
+        assert!(old.starts_with("one\n") && new.ends_with("three\n"), "{old:?} {new:?}");
+        assert_eq!(format!("{old}{new}"), "one\ntwo\nthree\n");
+        let other = self::path("other");
+        spool.move_to(file(&other));
+        spool.put(b"four\n".to_vec());
+        spool.flush();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "four\n");
+        for path in [path, moved, other] {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts_and_does_not_wait() {
+        // Nobody takes anything out.
+        let (sender, receiver) = sync_channel(2);
+        let spool = Spool { sender, dropped: Arc::default() };
+        let counter = Counter::default();
+        spool.count_drops(counter.clone());
+        for _ in 0..5 {
+            spool.put(b"line\n".to_vec());
+        }
+        assert_eq!(counter.get(), 3);
+        drop(receiver);
+    }
+}

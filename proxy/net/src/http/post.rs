@@ -1,0 +1,78 @@
+//! A sender of our own small messages (telemetry) to one server, on one kept-alive connection.
+//!
+//! It is a client like others on the line: its connection has a class and is shaped. What fails
+//! is the caller's to try again; the next message finds a fresh connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Bytes of an answer that are read, so that the connection can be used again.
+const ANSWER_MAX: usize = 64 * 1024;
+
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The connection broke, or what came was no HTTP.
+    #[error("the connection broke")]
+    Broken(#[from] hyper::Error),
+    /// The answer did not end.
+    #[error("the answer does not end")]
+    Answer,
+    /// Nothing came in time.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// A connection to post on.
+#[derive(Debug)]
+pub struct Post {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Post {
+    /// Begins to speak HTTP/1.1 on `stream`; its task runs on this runtime.
+    ///
+    /// # Errors
+    /// If the connection is gone already.
+    pub async fn begin<S>(stream: S) -> Result<Self, PostError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // Whoever sends learns of it.
+            let _ = connection.await;
+        });
+        Ok(Self { sender })
+    }
+
+    /// Whether another message can be sent.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Sends one message and waits for its answer.
+    ///
+    /// # Errors
+    /// [`PostError`]; the connection is not to be used again then.
+    pub async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+    ) -> Result<StatusCode, PostError> {
+        let exchange = async {
+            self.sender.ready().await?;
+            let response = self.sender.send_request(request).await?;
+            let status = response.status();
+            let rest = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+            rest.map(|_| status).map_err(|_| PostError::Answer)
+        };
+        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(PostError::TimedOut(timeout)))
+    }
+}

@@ -1,0 +1,190 @@
+//! The program as a process: its arguments, its log, its signals.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::eventually;
+use crate::wire::{Reply, Wire};
+
+/// A running `tillgate gateway` with a policy file of its own.
+pub struct Program {
+    child: Child,
+    /// Its policy file.
+    pub policy: PathBuf,
+    log: Text,
+    said: Text,
+}
+
+type Text = Arc<Mutex<String>>;
+
+impl Program {
+    /// Starts `program` on free ports of loopback, with `more` arguments.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(program: &str, name: &str, policy: &str, more: &[&str]) -> Self {
+        Self::start_with(program, name, policy, more, |_| {})
+    }
+
+    /// The same; `change` has the last word on the command.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with(
+        program: &str,
+        name: &str,
+        policy: &str,
+        more: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
+        let path = scratch(name).with_extension("yaml");
+        fs::write(&path, policy).expect("the temporary folder can be written");
+        let mut command = Command::new(program);
+        command
+            .args(["gateway", "--workers", "2", "--config"])
+            .arg(&path)
+            .args(["--http", "127.0.0.1:0", "--forward-proxy", "127.0.0.1:0"])
+            .args(["--admin", "127.0.0.1:0"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().expect("the program starts");
+        let log = child.stderr.take().map(collect).unwrap_or_default();
+        let said = child.stdout.take().map(collect).unwrap_or_default();
+        Self { child, policy: path, log, said }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic while writing").clone()
+    }
+
+    /// What it has written to standard output.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("no panic while writing").clone()
+    }
+
+    /// Waits for a log line with all of `parts`; returns it.
+    #[track_caller]
+    pub fn line(&self, parts: &[&str]) -> String {
+        eventually(&format!("a line with {parts:?} in\n{}", self.log()), || {
+            let log = self.log();
+            log.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(String::from)
+        })
+    }
+
+    /// Where a listener is, from the log.
+    #[track_caller]
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let line = self.line(&[" listening", &format!("name=\"{name}\"")]);
+        let rest = line.split("address=").nth(1).expect("an address");
+        rest.split(' ').next().expect("a word").parse().expect("an address")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    /// Asks for `/` of `host`.
+    #[track_caller]
+    pub fn get(&self, host: &str) -> Reply {
+        get(self.address("http"), host)
+    }
+
+    /// Waits for its end; whether it was a success.
+    #[track_caller]
+    pub fn ended(&mut self) -> bool {
+        eventually("the process ends", || self.child.try_wait().expect("ours")).success()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.policy);
+    }
+}
+
+/// Sends `name` to the process `id`.
+///
+/// # Panics
+/// If there is no such process.
+pub fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &id.to_string()]).status();
+    assert!(sent.expect("kill is there").success());
+}
+
+/// Asks `address` for `/` of `host`, on a connection of its own.
+#[track_caller]
+pub fn get(address: SocketAddr, host: &str) -> Reply {
+    let mut wire = Wire::connect(address);
+    wire.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    wire.reply()
+}
+
+/// A path of this test's own in the temporary folder.
+pub fn scratch(name: &str) -> PathBuf {
+    let path: &Path = &std::env::temp_dir();
+    path.join(format!("tillgate-{}-{name}", std::process::id()))
+}
+
+fn collect(pipe: impl Read + Send + 'static) -> Text {
+    let text = Text::default();
+    let written = Arc::clone(&text);
+    let lines = BufReader::new(pipe).lines();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let mut text = written.lock().expect("no panic while writing");
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    text
+}
+
+/// A policy of one route from `host` to a server inside the store.
+pub fn policy(host: &str, origin: SocketAddr) -> String {
+    format!(
+        "apiVersion: tillgate.dev/v1alpha1
+kind: Store
+metadata: {{name: store-0412}}
+spec:
+  timeZone: Europe/Oslo
+  links:
+    - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {{name: api}}
+spec:
+  location: Local
+  protocol: HTTP
+  endpoints:
+    - ip: {{address: {}, port: {}}}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ServiceRoute
+metadata: {{name: api}}
+spec:
+  hostnames: [{host}]
+  trafficClass: payment
+  rules:
+    - name: all
+      backendRefs: [{{name: api}}]
+",
+        origin.ip(),
+        origin.port()
+    )
+}
