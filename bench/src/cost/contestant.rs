@@ -172,7 +172,8 @@ fn haproxy(origin: SocketAddr, tls: Option<&Certificate>) -> String {
     };
     format!(
         "global\n  nbthread 1\n  maxconn 4096\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  \
+         timeout server 60s\n  \
          option http-keep-alive\n  http-reuse always\n\
          frontend entry\n  bind {bind}\n  acl pay hdr(host) -i {HOST}\n  \
          option forwardfor\n  use_backend origin if pay\n\
