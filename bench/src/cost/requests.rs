@@ -56,8 +56,7 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Self; 5] =
-        [Self::H1, Self::H1Large, Self::TlsH1, Self::TlsH2, Self::TlsConnection];
+    const ALL: [Self; 5] = [Self::H1, Self::H1Large, Self::TlsH1, Self::TlsH2, Self::TlsConnection];
 
     /// Bytes of an answer's body.
     pub(super) const fn body(self) -> usize {
