@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::compare::{self, Cell, Order};
+use crate::cost::floor;
 use crate::experiment::{self, Outcome, Plan};
 use crate::load::Way;
 use crate::preset::LineSpec;
@@ -215,6 +216,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|role| role == TILLGATE_ROLE) {
         return system::be_tillgate(args.into_iter().skip(2));
+    }
+    if args.get(1).is_some_and(|role| role == floor::ROLE) {
+        let texts: Vec<String> =
+            args[2..].iter().filter_map(|arg| arg.clone().into_string().ok()).collect();
+        return floor::run(&texts);
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,

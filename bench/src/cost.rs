@@ -5,6 +5,7 @@
 //! Loopback only; no namespaces.
 
 mod contestant;
+pub(crate) mod floor;
 mod load;
 mod requests;
 mod shaping;

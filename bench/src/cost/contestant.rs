@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::floor;
 use super::load::HOST;
 use super::requests::Scenario;
 use crate::process::{Process, Ready, Scratch};
@@ -23,6 +24,8 @@ const ADMIN: &str = "127.0.0.1:8490";
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Contestant {
     Tillgate,
+    /// A bare hyper proxy, for what our own stack costs without us. Plain HTTP/1.1 only.
+    Floor,
     Haproxy,
     Nginx,
     Envoy,
@@ -34,11 +37,13 @@ pub(super) struct Running {
 }
 
 impl Contestant {
-    pub(super) const ALL: [Self; 4] = [Self::Tillgate, Self::Haproxy, Self::Nginx, Self::Envoy];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Tillgate, Self::Floor, Self::Haproxy, Self::Nginx, Self::Envoy];
 
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Tillgate => "Tillgate",
+            Self::Floor => "bare hyper",
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
             Self::Envoy => "Envoy",
@@ -47,7 +52,7 @@ impl Contestant {
 
     const fn rival(self) -> Option<Rival> {
         match self {
-            Self::Tillgate => None,
+            Self::Tillgate | Self::Floor => None,
             Self::Haproxy => Some(Rival::Haproxy(100)),
             Self::Nginx => Some(Rival::Nginx),
             Self::Envoy => Some(Rival::Envoy),
@@ -57,6 +62,11 @@ impl Contestant {
     /// Why it cannot take part.
     pub(super) fn available(self) -> Result<(), String> {
         self.rival().map_or(Ok(()), |rival| rival.program().map(drop))
+    }
+
+    /// Whether it speaks what the scenario asks for.
+    pub(super) const fn can(self, scenario: Scenario) -> bool {
+        !matches!(self, Self::Floor) || !scenario.is_tls()
     }
 
     /// Starts it in front of `origin`, on `core`.
@@ -81,6 +91,9 @@ impl Contestant {
                 if tls.is_none() {
                     command.args(["--http", ENTRY]);
                 }
+            }
+            Self::Floor => {
+                command.arg(floor::ROLE).arg(ENTRY).arg(origin.to_string());
             }
             Self::Haproxy => {
                 let file = scratch.write("haproxy.cfg", &haproxy(origin, tls))?;

@@ -122,7 +122,7 @@ pub(super) fn run(args: &RequestArgs, runs: usize, seconds: u64) -> Result<()> {
     let mut turns = Vec::new();
     for scenario in scenarios {
         for run in 1..=runs {
-            for &proxy in &proxies {
+            for &proxy in proxies.iter().filter(|proxy| proxy.can(scenario)) {
                 let turn = measure(scenario, proxy, &origin, args.connections, seconds)
                     .with_context(|| format!("{} through {}", scenario.title(), proxy.title()))?;
                 say!(
