@@ -244,6 +244,28 @@ fn spans_go_to_the_collector_in_their_class_and_name_their_parents() {
 }
 
 #[test]
+fn spans_for_a_collector_with_tls_never_travel_in_the_clear() {
+    let collector = Origin::answering(OK);
+    let origin = Origin::answering(OK);
+    let store = Store::default().local("a", "a.example", "default", origin.address);
+    let mut effective = traced(store, collector.address, 100);
+    let tracing = effective.telemetry.tracing.as_mut().expect("set above");
+    tracing.endpoint.tls = true;
+    let gateway = Gateway::start(effective);
+    let mut wire = gateway.wire();
+    // Enough for more than one batch, so that the first one was tried.
+    for _ in 0..6000 {
+        wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        assert_eq!(wire.reply().status, 200);
+    }
+    eventually("spans wait for a way that there is not", || {
+        (gateway.metric(r#"tillgate_trace_spans_total{result="dropped"}"#) > 0.0).then_some(())
+    });
+    assert_eq!(collector.connections(), 0);
+    gateway.expect_metric(r#"tillgate_trace_spans_total{result="exported"}"#, 0.0);
+}
+
+#[test]
 fn a_collector_that_is_away_costs_nothing_but_its_spans() {
     let origin = Origin::answering(OK);
     let store = Store::default().local("a", "a.example", "default", origin.address);

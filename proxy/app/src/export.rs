@@ -164,6 +164,10 @@ async fn attempt(
 
 /// Opens a connection of the export's class, across the line if the collector is.
 async fn connect(gateway: &Gateway, spec: &TracingSpec) -> Result<Post, String> {
+    if spec.endpoint.tls {
+        // Never in the clear where the policy says otherwise.
+        return Err("TLS to a collector is not carried; use an http endpoint".to_owned());
+    }
     let server = &spec.endpoint.server;
     let patience = defaults::CONNECT_TIMEOUT;
     let resolver = gateway.resolver();
