@@ -1,0 +1,3 @@
+//! TLS: what a client says first, so far. The one module that will know rustls.
+
+pub mod hello;
