@@ -1,10 +1,13 @@
 //! A whole gateway in this process, on ports of the kernel's choice.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tillgate::{Control, build};
+use tillgate::{Control, build_resolving};
 use tillgate_config::effective::Effective;
+use tillgate_net::upstream::Resolver;
 
 use crate::wire::{Reply, Wire};
 
@@ -16,6 +19,8 @@ pub struct Gateway {
     pub forward: SocketAddr,
     /// Probes, metrics, status.
     pub admin: SocketAddr,
+    /// Every listener, by name.
+    pub listeners: BTreeMap<String, SocketAddr>,
     /// To reload and drain it.
     pub control: Control,
     thread: Option<JoinHandle<()>>,
@@ -27,14 +32,24 @@ impl Gateway {
     /// # Panics
     /// If it cannot start.
     pub fn start(effective: Effective) -> Self {
-        let bound = build(effective).expect("the config can be served");
-        let address = |name| bound.address(name).expect("every test binds three listeners");
+        Self::start_resolving(effective, Arc::default())
+    }
+
+    /// The same, with another way to look names up.
+    ///
+    /// # Panics
+    /// If it cannot start.
+    pub fn start_resolving(effective: Effective, resolver: Arc<Resolver>) -> Self {
+        let names: Vec<_> = effective.listeners.iter().map(|spec| spec.name.clone()).collect();
+        let bound = build_resolving(effective, resolver).expect("the config can be served");
+        let address = |name: &str| bound.address(name).expect("every listener is bound");
+        let listeners = names.iter().map(|name| (name.to_string(), address(name))).collect();
         let (http, forward, admin) = (address("http"), address("forward-proxy"), address("admin"));
         let control = bound.control();
         let thread = std::thread::spawn(move || {
             bound.run(std::future::pending()).expect("threads can be had");
         });
-        let gateway = Self { http, forward, admin, control, thread: Some(thread) };
+        let gateway = Self { http, forward, admin, listeners, control, thread: Some(thread) };
         crate::eventually("the gateway is ready", || {
             (gateway.admin("/readyz").status == 200).then_some(())
         });

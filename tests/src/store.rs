@@ -31,6 +31,7 @@ pub struct Store {
     pool: PoolLimit,
     max_wait: Duration,
     addresses: [SocketAddr; 3],
+    listeners: Vec<ListenerSpec>,
     digest: String,
 }
 
@@ -79,6 +80,7 @@ impl Default for Store {
             },
             max_wait: Duration::from_secs(5),
             addresses: [any; 3],
+            listeners: Vec::new(),
             digest: "sha256:by-hand".into(),
         }
     }
@@ -229,6 +231,37 @@ impl Store {
         self
     }
 
+    /// One more listener, on a port of the kernel's choice; of bytes or datagrams to the last
+    /// backend, if it has one.
+    #[must_use]
+    pub fn listener(
+        mut self,
+        name: &str,
+        protocol: ListenerProtocol,
+        class: Option<&str>,
+        change: impl FnOnce(&mut ListenerSpec),
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let timeouts = defaults::stream_timeouts(protocol);
+        let mut listener = ListenerSpec::plain(name, protocol, any, timeouts, self.limits);
+        listener.class =
+            class.map(|class| classes(self.max_wait).id(class).expect("a built-in class"));
+        if matches!(protocol, ListenerProtocol::Tcp | ListenerProtocol::Udp) {
+            let last = u16::try_from(self.backends.len() - 1).expect("a backend, and few");
+            listener.backend = Some(BackendId(last));
+        }
+        change(&mut listener);
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Changes the last backend.
+    #[must_use]
+    pub fn change_backend(mut self, change: impl FnOnce(&mut BackendSpec)) -> Self {
+        change(self.backends.last_mut().expect("a backend"));
+        self
+    }
+
     /// What the config calls itself.
     #[must_use]
     pub fn digest(mut self, digest: &str) -> Self {
@@ -248,11 +281,14 @@ impl Store {
             store: "store-0412".into(),
             time_zone: "Europe/Oslo".into(),
             process: self.process,
-            listeners: vec![
+            listeners: [
                 listener("http", ListenerProtocol::Http, http),
                 listener("forward-proxy", ListenerProtocol::ForwardProxy, forward),
                 listener("admin", ListenerProtocol::Admin, admin),
-            ],
+            ]
+            .into_iter()
+            .chain(self.listeners)
+            .collect(),
             links: self.links,
             classes: classes(self.max_wait),
             backends: self.backends,

@@ -109,6 +109,13 @@ impl Wire {
         }
     }
 
+    /// Sends bytes and waits until the other side has ended or broken the connection.
+    #[track_caller]
+    pub fn send_and_end(mut self, bytes: impl AsRef<[u8]>) {
+        self.send(bytes);
+        self.expect_end();
+    }
+
     /// No more will be sent.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
@@ -137,6 +144,18 @@ impl Wire {
             }
             assert!(self.fill(), "{pattern:?} did not come; there was {:?}", self.peek());
         }
+    }
+
+    /// Reads a line, or what there is of it until the connection ends or breaks.
+    pub fn read_to_end_of_line(&mut self) -> String {
+        while find(&self.read, b"\n").is_none() {
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(bytes) if bytes > 0 => self.read.extend_from_slice(&buffer[..bytes]),
+                Ok(_) | Err(_) => return String::from_utf8_lossy(&self.read).into_owned(),
+            }
+        }
+        self.read_until("\n")
     }
 
     /// Reads exactly this many bytes.

@@ -146,7 +146,9 @@ fn read(
             let total = Rc::clone(&total);
             if reader == Reader::Shaped {
                 let patience = Duration::from_secs(5);
-                let stream = ShapedStream::connect(&link, &class, from, patience).await?;
+                let tcp = tillgate_config::defaults::TCP;
+                let stream = ShapedStream::connect(&link, &class, &[from], patience, &tcp).await;
+                let stream = stream.map_err(|(_, error)| error)?;
                 tokio::task::spawn_local(swallow(stream, total));
             } else {
                 let stream = tokio::net::TcpStream::connect(from).await?;

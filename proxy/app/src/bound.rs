@@ -16,6 +16,7 @@ use tillgate_net::handover::Named;
 use tillgate_net::http::server;
 use tillgate_net::listen::{ListenError, Socket};
 use tillgate_net::threads;
+use tillgate_net::upstream::Resolver;
 use tillgate_net::upstream::resolver::CLIENT_LOOKUPS;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
 use crate::reload::ReloadError;
 use crate::spool::Spool;
+use crate::{datagram, stream};
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
@@ -95,7 +97,15 @@ pub struct Control {
 /// # Errors
 /// [`BuildError`] names what cannot be had and what to do about it.
 pub fn build(effective: Effective) -> Result<Bound, BuildError> {
-    build_with(effective, Inherited::default())
+    build_with(effective, Inherited::default(), Arc::default())
+}
+
+/// The same, with another way to look names up.
+///
+/// # Errors
+/// [`BuildError`] names what cannot be had and what to do about it.
+pub fn build_resolving(effective: Effective, resolver: Arc<Resolver>) -> Result<Bound, BuildError> {
+    build_with(effective, Inherited::default(), resolver)
 }
 
 /// The same, with sockets that are bound already.
@@ -105,6 +115,7 @@ pub fn build(effective: Effective) -> Result<Bound, BuildError> {
 pub(crate) fn build_with(
     effective: Effective,
     mut inherited: Inherited,
+    resolver: Arc<Resolver>,
 ) -> Result<Bound, BuildError> {
     if effective.classes.is_empty() {
         return Err(BuildError::Empty("traffic class"));
@@ -114,7 +125,7 @@ pub(crate) fn build_with(
     }
     let workers = workers(&effective);
     let effective = Arc::new(effective);
-    let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers);
+    let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers, resolver);
     let plan = gateway.listeners.plan(&effective, &gateway.metrics, &mut inherited)?;
     inherited.close_rest();
     gateway.listeners.commit(plan, || Ok::<(), Busy>(()))?;
@@ -313,10 +324,14 @@ async fn serve(worker: Arc<Worker>, opening: Opening) {
         (ListenerProtocol::ForwardProxy, Socket::Stream(socket)) => {
             server::serve(socket, entry, Arc::new(ForwardEntry(worker))).await
         }
+        (ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp, Socket::Stream(socket)) => {
+            stream::serve(worker, &spec.name, socket, entry).await
+        }
+        (ListenerProtocol::Udp, Socket::Datagram(socket)) => {
+            datagram::serve(worker, &spec.name, socket, entry).await
+        }
         // The admin listener has its own thread; a socket always is of its protocol's transport.
-        (ListenerProtocol::Admin, _)
-        | (ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp | ListenerProtocol::Udp, _)
-        | (ListenerProtocol::Http | ListenerProtocol::ForwardProxy, Socket::Datagram(_)) => Ok(()),
+        (ListenerProtocol::Admin, _) | (_, Socket::Stream(_) | Socket::Datagram(_)) => Ok(()),
     };
     if let Err(error) = served {
         tracing::error!(name = &*spec.name, %error, "a listener ended");

@@ -16,8 +16,8 @@ use tillgate_config::effective::TracingSpec;
 use tillgate_net::http::post::Post;
 use tillgate_net::metrics::TelemetryMeters;
 use tillgate_net::otlp::{self, Span, Value};
-use tillgate_net::upstream;
 use tillgate_net::upstream::resolver::ChosenBy;
+use tillgate_net::upstream::{self, How};
 use tokio::sync::mpsc;
 
 use crate::gateway::Gateway;
@@ -174,12 +174,8 @@ async fn connect(gateway: &Gateway, spec: &TracingSpec) -> Result<Post, String> 
     let found = resolver.resolve(&server.host, server.port, ChosenBy::Policy, patience).await;
     let addresses = found.map_err(|error| explain(&error))?;
     let lane = gateway.running().lane(spec.location, spec.class).map(|(_, lane)| lane);
-    let mut last = "its name has no address".to_owned();
-    for address in addresses.iter() {
-        match upstream::dial(*address, lane.as_ref(), patience).await {
-            Ok(stream) => return Post::begin(stream).await.map_err(|error| explain(&error)),
-            Err(error) => last = explain(&error),
-        }
-    }
-    Err(last)
+    let how = How { lane: lane.as_ref(), connect_timeout: patience, tcp: defaults::TCP };
+    let dialled = upstream::dial(&addresses, how).await;
+    let stream = dialled.map_err(|error| explain(&error))?;
+    Post::begin(stream).await.map_err(|error| explain(&error))
 }

@@ -7,12 +7,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::request::Parts;
 use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
+use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
 use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
@@ -25,7 +26,7 @@ use tillgate_net::http::server::{Caller, ClientStream, Place as ClientPlace};
 use tillgate_net::metrics::Held;
 use tillgate_net::tunnel;
 use tillgate_net::upstream::resolver::ChosenBy;
-use tillgate_net::upstream::{self, Upstream};
+use tillgate_net::upstream::{self, How, Upstream};
 
 use crate::gateway::{Gateway, Worker};
 use crate::outcome::{By, Kind, Outcome};
@@ -55,10 +56,12 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
     let client = caller.peer.ip();
     let opened = async {
         let place = Place::of_connect(request.uri())?;
-        let way = Way::find(worker.gateway(), &running, &place, client, None).await?;
-        way.mark(&running, &mut outcome);
+        let class = || running.default_class();
+        let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
+        let way = Way::find(worker.gateway(), &running, asked, class).await?;
+        way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
         outcome.sample(request.headers());
-        let dial = way.dial(&running);
+        let dial = way.dial(&running, EGRESS_TIMEOUTS.connect);
         let limits = HeadLimits { request: None, backend_request: None };
         let queued = outcome.flow().queue();
         let dialled = until_head(dial, limits, outcome.flow(), None).await;
@@ -95,13 +98,15 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let way = async {
         serve::admit(&head)?;
         let place = Place::of_absolute(&head.uri)?;
-        Way::find(worker.gateway(), &running, &place, client, Some(&head)).await
+        let class = || running.natural(serve::facts(&place.host, &head));
+        let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
+        Way::find(worker.gateway(), &running, asked, class).await
     };
     let way = match way.await {
         Ok(way) => way,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
-    way.mark(&running, &mut outcome);
+    way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
     outcome.sample(&head.headers);
     // By address, so that a connection is never used for addresses that were not checked.
     let Some(first) = way.addresses.first() else {
@@ -119,9 +124,19 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
 }
 
 /// Where a client wants to go.
-struct Place {
-    host: String,
-    port: u16,
+pub(crate) struct Place {
+    /// In its canonical form.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// A client's wish to go there.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) client: IpAddr,
+    /// What finding the addresses may take.
+    pub(crate) connect: Duration,
 }
 
 impl Place {
@@ -155,23 +170,24 @@ fn invalid(detail: &str) -> Refusal {
 }
 
 /// How a client gets there: what the policy said, about which addresses.
-struct Way {
+pub(crate) struct Way {
     /// All of them passed; never empty.
-    addresses: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<SocketAddr>,
     rule: Option<usize>,
-    class: ClassId,
+    pub(crate) class: ClassId,
     location: Location,
 }
 
 impl Way {
-    /// Asks the policy by name, resolves, and asks by address where it must.
-    async fn find(
+    /// Asks the policy by name, resolves, and asks by address where it must. Where it names no
+    /// class, it is `unnamed`.
+    pub(crate) async fn find(
         gateway: &Gateway,
         running: &Running,
-        place: &Place,
-        client: IpAddr,
-        head: Option<&Parts>,
+        asked: Asked<'_>,
+        unnamed: impl FnOnce() -> ClassId,
     ) -> Result<Self, Refusal> {
+        let Asked { place, client, connect } = asked;
         let egress = running.effective.egress.as_ref();
         let by_host = egress.map_or(EgressVerdict::Allowed, |e| e.by_host(&place.host, place.port));
         if by_host == EgressVerdict::Denied {
@@ -179,7 +195,7 @@ impl Way {
         }
         let resolved = gateway
             .resolver()
-            .resolve(&place.as_host(), place.port, ChosenBy::Client, EGRESS_TIMEOUTS.connect)
+            .resolve(&place.as_host(), place.port, ChosenBy::Client, connect)
             .await
             .map_err(|error| Refusal::new(error.failure(), explain(&error)))?;
         let mut verdict = by_host;
@@ -203,38 +219,43 @@ impl Way {
                 return Err(denied(place));
             }
         }
-        let natural = || match head {
-            Some(head) => running.natural(serve::facts(&place.host, head)),
-            None => running.default_class(),
-        };
         Ok(Self {
             addresses,
             rule,
-            class: named.and_then(|rule| rule.class).unwrap_or_else(natural),
+            class: named.and_then(|rule| rule.class).unwrap_or_else(unnamed),
             location: named.map_or(Location::Cloud, |rule| rule.location),
         })
     }
 
+    /// Leaves out addresses that lead back into this gateway, whoever asks.
+    ///
+    /// # Errors
+    /// If no other is left.
+    pub(crate) fn avoid_ourselves(
+        &mut self,
+        gateway: &Gateway,
+        place: &Place,
+    ) -> Result<(), Refusal> {
+        self.addresses.retain(|address| !leads_back(*address, gateway));
+        if self.addresses.is_empty() { Err(denied(place)) } else { Ok(()) }
+    }
+
     /// Notes on the outcome what is known now.
-    fn mark(&self, running: &Running, outcome: &mut Outcome) {
+    pub(crate) fn mark(&self, running: &Running, idle: Duration, outcome: &mut Outcome) {
         let class = running.class(self.class);
         outcome.classify(self.class, By::Egress(self.rule));
-        outcome.flow().bind(EGRESS_TIMEOUTS.idle, class.critical());
+        outcome.flow().bind(idle, class.critical());
     }
 
     /// Opens a connection of this way's own, to the first address that takes it.
-    async fn dial(&self, running: &Running) -> Result<Upstream, DialError> {
+    pub(crate) async fn dial(
+        &self,
+        running: &Running,
+        connect_timeout: Duration,
+    ) -> Result<Upstream, DialError> {
         let lane = running.lane(self.location, self.class).map(|(_, lane)| lane);
-        let mut last = None;
-        for address in &self.addresses {
-            match upstream::dial(*address, lane.as_ref(), EGRESS_TIMEOUTS.connect).await {
-                Ok(server) => return Ok(server),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| {
-            DialError::from_io("nowhere", std::io::ErrorKind::AddrNotAvailable.into())
-        }))
+        let how = How { lane: lane.as_ref(), connect_timeout, tcp: defaults::TCP };
+        upstream::dial(&self.addresses, how).await
     }
 }
 
@@ -253,9 +274,12 @@ fn is_named(address: SocketAddr, rule: Option<&EgressRule>) -> bool {
 /// Whoever may use the proxy from outside may not use those through it.
 fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
     let ip = address.ip().to_canonical();
-    if ip.is_loopback() || ip.is_unspecified() {
-        return true;
-    }
+    ip.is_loopback() || ip.is_unspecified() || leads_back(address, gateway)
+}
+
+/// Whether one of our own listeners is there.
+fn leads_back(address: SocketAddr, gateway: &Gateway) -> bool {
+    let ip = address.ip().to_canonical();
     let shown = gateway.listeners.shown();
     let mut listeners = shown.iter().map(|listening| listening.address);
     listeners.any(|ours| {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
-use tillgate_config::effective::{Effective, ListenerLimits};
+use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
 use tillgate_core::backend::Location;
 use tillgate_core::class::ClassId;
 use tillgate_net::clock;
@@ -62,7 +62,11 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway that listens nowhere yet, and what its workers and its admin thread take orders
     /// from.
-    pub(crate) fn new(effective: Arc<Effective>, workers: usize) -> (Arc<Self>, Vec<Orders>) {
+    pub(crate) fn new(
+        effective: Arc<Effective>,
+        workers: usize,
+        resolver: Arc<Resolver>,
+    ) -> (Arc<Self>, Vec<Orders>) {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let telemetry = TelemetryMeters::register(&metrics);
         let (spans, spans_end) = Spans::new(telemetry.clone());
@@ -72,7 +76,7 @@ impl Gateway {
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
         let running = Running::new(effective, lines, &mut names, sinks.clone());
-        let resolver = Arc::new(Resolver::default());
+        resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
         let gateway = Arc::new(Self {
@@ -125,6 +129,7 @@ impl Gateway {
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
         let next = Running::new(effective, lines, &mut names, self.sinks.clone());
+        self.resolver.keep(next.names());
         self.running.store(Arc::new(next));
         self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
@@ -140,7 +145,8 @@ impl Gateway {
         if let Some(spans) = spans {
             driver.spawn(export::run(Arc::downgrade(self), spans, self.telemetry.clone()));
         }
-        if self.driver.set(driver).is_ok() {
+        if self.driver.set(driver.clone()).is_ok() {
+            driver.spawn(Arc::clone(&self.resolver).keep_fresh());
             for link in self.running().lines().iter() {
                 self.drive(Arc::clone(link));
             }
@@ -294,9 +300,11 @@ impl Handler for ForwardEntry {
 }
 
 /// The bounds of a listener, as the data plane takes them.
-pub(crate) fn limits(of: &ListenerLimits) -> Limits {
+pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
+    let of = &listener.limits;
+    let is_datagrams = listener.protocol == ListenerProtocol::Udp;
     Limits {
-        connections_max: of.connections_max as usize,
+        connections_max: if is_datagrams { of.sessions_max } else { of.connections_max } as usize,
         header_timeout: of.header_timeout,
         idle_timeout: of.idle_timeout,
         header_bytes_max: of.header_bytes_max,

@@ -8,6 +8,7 @@ pub mod access;
 mod admin;
 mod bound;
 pub mod cli;
+mod datagram;
 mod export;
 mod forward;
 mod gateway;
@@ -22,8 +23,9 @@ pub mod reload;
 mod running;
 mod serve;
 mod spool;
+mod stream;
 mod takeover;
 mod telemetry;
 mod watch;
 
-pub use bound::{Bound, BuildError, Control, build};
+pub use bound::{Bound, BuildError, Control, build, build_resolving};

@@ -138,7 +138,10 @@ impl Listeners {
                 .map_err(|source| BuildError::listen(&spec.name, source))?;
             refuse_open_proxy(effective, spec.protocol, shared.address)?;
             let drain = if is_admin { self.admin_drain.part() } else { self.drain.part() };
-            let entry = Entry::new(limits(&spec.limits), metrics.listener(&spec.name), drain);
+            let entry = Entry::new(limits(spec), metrics.listener(&spec.name), drain);
+            if let Some(trust) = &spec.proxy_protocol {
+                entry.trust(trust.clone());
+            }
             let live = Live { spec: Arc::new(spec.clone()), shared, entry };
             let hands = live.shared.deal(count).map_err(|source| {
                 let address = live.shared.address;
@@ -173,7 +176,7 @@ impl Listeners {
         let before = std::mem::replace(&mut *self.live(), plan.next);
         let now = self.live().clone();
         for live in &now {
-            live.entry.set_limits(limits(&live.spec.limits));
+            live.entry.set_limits(limits(&live.spec));
         }
         let come = now.iter().filter(|live| !before.iter().any(|old| old.is(live)));
         let gone = before.iter().filter(|old| !now.iter().any(|live| old.is(live)));

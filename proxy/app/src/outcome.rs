@@ -33,6 +33,12 @@ pub(crate) enum Kind {
     Forward,
     /// CONNECT.
     Tunnel,
+    /// TLS passed on unread.
+    Passthrough,
+    /// A connection of raw bytes.
+    Tcp,
+    /// A session of datagrams.
+    Udp,
 }
 
 impl Kind {
@@ -41,6 +47,9 @@ impl Kind {
             Self::Request => "request",
             Self::Forward => "forward",
             Self::Tunnel => "tunnel",
+            Self::Passthrough => "passthrough",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
         }
     }
 }
@@ -54,6 +63,8 @@ pub(crate) enum By {
     Rule(RuleId),
     /// A rule of the egress policy, or the policy as a whole.
     Egress(Option<usize>),
+    /// A listener of bytes or datagrams, by its place in the config.
+    Listener(usize),
 }
 
 /// How one request or tunnel went. See the module.
@@ -99,6 +110,13 @@ impl Outcome {
     pub(crate) fn attend(&mut self, head: &mut Parts, client: std::net::SocketAddr) {
         if self.running.observes() {
             self.record = Some(Box::new(Record::new(&self.running, head, client)));
+        }
+    }
+
+    /// The same for a connection or a session of which nothing is seen but bytes.
+    pub(crate) fn attend_bytes(&mut self, client: std::net::SocketAddr) {
+        if self.running.observes() {
+            self.record = Some(Box::new(Record::of_bytes(&self.running, client)));
         }
     }
 
@@ -161,6 +179,7 @@ impl Outcome {
             By::None => self.running.no_route_meter(),
             By::Rule(rule) => self.running.route_meter(*rule, self.class),
             By::Egress(rule) => self.running.egress_meter(*rule, self.class),
+            By::Listener(index) => self.running.listener_meter(*index),
         }
         .count(self.status);
         let meter = &self.running.class(self.class).meter;

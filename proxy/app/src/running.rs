@@ -9,14 +9,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tillgate_config::defaults;
-use tillgate_config::effective::Effective;
-use tillgate_core::backend::{BackendId, BackendProtocol, Endpoint, Location, PoolLimit, Timeouts};
+use tillgate_config::effective::{Effective, ListenerSpec};
+use tillgate_core::backend::{
+    BackendId, BackendProtocol, BackendSpec, DnsSpec, Endpoint, Host, Location, PoolLimit, TcpSpec,
+    Timeouts,
+};
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
 use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
-use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter};
+use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
 use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
@@ -61,6 +64,8 @@ pub(crate) struct Running {
     no_route: RequestMeter,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
+    /// By listener.
+    listeners: Vec<OnceLock<Listener>>,
     lines: Lines,
     metrics: Arc<Metrics>,
     /// Where lines of the access log go.
@@ -90,6 +95,16 @@ pub(crate) struct Class {
     pub(crate) meter: Arc<ClassMeter>,
     /// Stable by name as long as the process lives, whatever the config's order is.
     stable: ClassId,
+}
+
+/// A listener of bytes or datagrams, as its connections need it.
+pub(crate) struct Listener {
+    pub(crate) class: ClassId,
+    /// In the order of the config.
+    pub(crate) index: usize,
+    /// Where its connections and sessions are counted, unless an egress rule has them.
+    meter: RequestMeter,
+    pub(crate) upstream: UpstreamMeter,
 }
 
 impl Class {
@@ -144,6 +159,7 @@ impl Running {
             default_class,
             no_route,
             targets,
+            listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
             classes,
             lines,
             metrics,
@@ -245,6 +261,8 @@ impl Running {
                 limit: spec.pool,
                 class,
                 connect: timeouts.connect,
+                dns: spec.dns,
+                tcp: spec.tcp,
             }))
         });
         if target.connect_timeout == timeouts.connect {
@@ -272,7 +290,54 @@ impl Running {
             limit: EGRESS_POOL,
             class,
             connect: EGRESS_TIMEOUTS.connect,
+            dns: defaults::DNS,
+            tcp: defaults::TCP,
         }))
+    }
+
+    /// The listener called `name`, if the config has it, with its handles.
+    pub(crate) fn listener(&self, name: &str) -> Option<(&ListenerSpec, &Listener)> {
+        let index = self.effective.listeners.iter().position(|spec| &*spec.name == name)?;
+        Some((&self.effective.listeners[index], self.listener_at(index)))
+    }
+
+    fn listener_at(&self, index: usize) -> &Listener {
+        let spec = &self.effective.listeners[index];
+        self.listeners[index].get_or_init(|| {
+            let class = spec.class.unwrap_or(self.default_class);
+            let name = &self.class(class).spec.name;
+            let route = self.listener_name(index);
+            let backend = spec.backend.map(|id| &self.effective.backend(id).name);
+            Listener {
+                class,
+                index,
+                meter: self.metrics.request(name, &route),
+                upstream: self.metrics.upstream(backend.unwrap_or(&route), name),
+            }
+        })
+    }
+
+    /// The `route` of a listener of bytes or datagrams in metrics and logs.
+    pub(crate) fn listener_name(&self, index: usize) -> Label {
+        format!("listener/{}", self.effective.listeners[index].name).into()
+    }
+
+    /// Where connections and sessions of a listener are counted.
+    pub(crate) fn listener_meter(&self, index: usize) -> &RequestMeter {
+        &self.listener_at(index).meter
+    }
+
+    /// Names of servers, for the resolver to keep.
+    pub(crate) fn names(&self) -> Vec<(Arc<str>, DnsSpec)> {
+        let named = |backend: &BackendSpec| {
+            let dns = backend.dns;
+            let hosts = backend.endpoints.iter().filter_map(|endpoint| match &endpoint.host {
+                Host::Name(name) => Some(Arc::clone(name)),
+                Host::Ip(_) => None,
+            });
+            hosts.map(move |name| (name, dns)).collect::<Vec<_>>()
+        };
+        self.effective.backends.iter().flat_map(named).collect()
     }
 
     /// The line that `class` takes to `location`, as a number and as the thing itself.
@@ -299,6 +364,9 @@ impl Running {
             spares,
             max_wait: class.spec.queue.max_wait,
             connect_timeout: facts.connect,
+            dns: facts.dns,
+            tcp: facts.tcp,
+            client: None,
             meter: Arc::new(self.metrics.upstream(facts.name, &class.spec.name)),
         }
     }
@@ -313,4 +381,6 @@ struct TargetFacts<'a> {
     limit: PoolLimit,
     class: ClassId,
     connect: Duration,
+    dns: DnsSpec,
+    tcp: TcpSpec,
 }

@@ -4,6 +4,7 @@
 //! request's one [`Outcome`]. Shaping has no line here: it happens on the socket of the WAN
 //! connection that [`send`] uses, below HTTP, by the class that was found above.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -51,7 +52,7 @@ pub(crate) async fn serve_request(
     if let Err(failure) = admit(&head) {
         return problem::answer(&failure.into(), outcome);
     }
-    let (target, location) = pick(&running, rule, class, &mut outcome);
+    let (target, location) = pick(&running, rule, class, caller.peer, &mut outcome);
     let pool = worker.pool(location);
     let client = caller.peer.ip();
     match send(pool, &target, &mut head, body, client, &rule.timeouts, &mut outcome).await {
@@ -117,13 +118,19 @@ fn pick(
     running: &Running,
     rule: &Rule,
     class: ClassId,
+    client: SocketAddr,
     outcome: &mut Outcome,
 ) -> (Arc<Target>, Location) {
     let backend = pick::backend(rule, fastrand::u64(..));
     let spec = running.effective.backend(backend);
     let endpoint = pick::endpoint(spec, fastrand::u64(..));
     outcome.send_to(backend, endpoint);
-    (running.target(backend, endpoint, class, &rule.timeouts), running.location(backend))
+    let target = running.target(backend, endpoint, class, &rule.timeouts);
+    let target = match spec.proxy_protocol {
+        Some(version) => Arc::new(target.for_client(version, client)),
+        None => target,
+    };
+    (target, running.location(backend))
 }
 
 /// A server's answer on its way to the client.

@@ -13,6 +13,7 @@ pub mod link;
 pub mod listener;
 pub mod matching;
 pub mod schedule;
+pub mod sessions;
 pub mod share;
 pub mod tls;
 pub mod trace;

@@ -12,12 +12,14 @@
 
 mod clocks;
 mod flows;
+mod police;
 
 use std::time::{Duration, Instant};
 
 use self::clocks::{ClassState, Origin, TierState};
 pub use self::flows::FlowId;
 use self::flows::Flows;
+pub use self::police::Policed;
 use crate::class::Share;
 use crate::units::{BitRate, MSS, wire_bytes};
 

@@ -175,6 +175,20 @@ impl Ticket {
         self.phases.clone()
     }
 
+    /// Returns once whoever holds this must end: critical ones last.
+    pub async fn cut(&self, is_critical: impl Fn() -> bool) {
+        let mut phases = self.phases();
+        let mut phase = phases.phase();
+        loop {
+            match phase {
+                Phase::CutBulk if !is_critical() => return,
+                Phase::CutAll => return,
+                Phase::Open | Phase::Draining | Phase::CutBulk => {}
+            }
+            phase = phases.changed().await;
+        }
+    }
+
     /// One more ticket, for what outlives this connection (a tunnel).
     #[must_use]
     pub fn split(&self) -> Self {

@@ -104,6 +104,16 @@ pub enum Failure {
     ClientGone,
     /// Nothing moved for `timeouts.idle`.
     IdleTimeout,
+    /// A PROXY header from a source that the listener does not trust.
+    ProxyUntrusted,
+    /// A trusted source sent no PROXY header that can be understood, in time.
+    ProxyInvalid,
+    /// A ClientHello that cannot be passed on: not TLS, malformed, too large.
+    HelloInvalid,
+    /// A ClientHello that names no server.
+    HelloNameless,
+    /// No whole ClientHello within `headerTimeout`.
+    HelloTimeout,
     /// The drain deadline passed.
     Drained,
     /// A bug here.
@@ -140,7 +150,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 22] = [
+pub const TABLE: [Row; 27] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed or names no host, or two"),
     row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,
@@ -181,6 +191,16 @@ pub const TABLE: [Row; 22] = [
         "the client left before the end"),
     row(Failure::IdleTimeout, "idle_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::Never,
         "nothing moved in either direction for timeouts.idle"),
+    row(Failure::ProxyUntrusted, "proxy_untrusted", None, Blame::Client, Retry::Never,
+        "a PROXY header from a source that is not one of the listener's trustedSources"),
+    row(Failure::ProxyInvalid, "proxy_invalid", None, Blame::Client, Retry::Never,
+        "no valid PROXY header from a trusted source within headerTimeout"),
+    row(Failure::HelloInvalid, "hello_invalid", None, Blame::Client, Retry::Never,
+        "what came is not TLS, or its ClientHello is malformed or longer than 16 KiB"),
+    row(Failure::HelloNameless, "hello_nameless", None, Blame::Client, Retry::Never,
+        "the ClientHello names no server (SNI), so nobody knows where it wants to go"),
+    row(Failure::HelloTimeout, "hello_timeout", None, Blame::Client, Retry::Never,
+        "no whole ClientHello within headerTimeout"),
     row(Failure::Drained, "drained", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::Never,
         "the gateway is stopping and the drain deadline passed"),
     row(Failure::Internal, "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Blame::Gateway, Retry::Never,

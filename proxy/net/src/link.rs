@@ -8,6 +8,7 @@
 //!
 //! It decides nothing itself: shares are the scheduler's, windows the allocator's.
 
+mod datagrams;
 pub(crate) mod dial;
 pub(crate) mod direction;
 mod slots;
@@ -26,6 +27,7 @@ use tillgate_core::units::{BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHE
 use tillgate_core::window::WindowAllocator;
 use tokio::sync::Notify;
 
+pub use self::datagrams::Policer;
 use self::dial::DialQueues;
 use self::direction::LinkDirection;
 use self::slots::Slots;
@@ -48,6 +50,8 @@ pub struct Link {
     state: Mutex<State>,
     /// A flow became active, or the config changed: allocate now.
     changed: Notify,
+    /// Counts reloads: who keeps a slot finds it again after one.
+    reloads: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -129,6 +133,7 @@ impl Link {
             down: LinkDirection::new(rate.down, spec.overhead_bytes, &shares.down),
             state: Mutex::new(state),
             changed: Notify::new(),
+            reloads: AtomicU64::new(0),
         })
     }
 
@@ -148,6 +153,7 @@ impl Link {
                 entry.shared.slot.store(*to, Ordering::Relaxed);
             }
         }
+        self.reloads.fetch_add(1, Ordering::Release);
         drop(state);
         self.up.reconfigure(rate.up, &shares.up, &moved);
         self.down.reconfigure(rate.down, &shares.down, &moved);

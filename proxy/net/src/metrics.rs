@@ -71,6 +71,12 @@ struct ListenerLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerReasonLabels {
+    listener: Label,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamLabels {
     backend: Label,
     class: Label,
@@ -109,6 +115,8 @@ pub struct Metrics {
     accepted: Family<ListenerLabels, Counter>,
     refused: Family<ListenerLabels, Counter>,
     client_timeouts: Family<ListenerLabels, Counter>,
+    rejected: Family<ListenerReasonLabels, Counter>,
+    datagrams_dropped: Family<ListenerReasonLabels, Counter>,
     upstream: Family<UpstreamLabels, Gauge>,
     dials: Family<UpstreamLabels, Counter>,
     reuses: Family<UpstreamLabels, Counter>,
@@ -134,6 +142,8 @@ impl Metrics {
             accepted: Family::default(),
             refused: Family::default(),
             client_timeouts: Family::default(),
+            rejected: Family::default(),
+            datagrams_dropped: Family::default(),
             upstream: Family::default(),
             dials: Family::default(),
             reuses: Family::default(),
@@ -199,6 +209,9 @@ impl Metrics {
             refused: self.refused.get_or_create_owned(&labels),
             timeouts: self.client_timeouts.get_or_create_owned(&labels),
             panics: self.panics.clone(),
+            rejected: self.rejected.clone(),
+            datagrams_dropped: self.datagrams_dropped.clone(),
+            listener: Arc::clone(listener),
         }
     }
 
@@ -272,7 +285,11 @@ impl Metrics {
             Unit::Bytes,
             self.bytes.clone(),
         );
-        registry.register("tunnels", "open CONNECT tunnels, by class", self.tunnels.clone());
+        registry.register(
+            "tunnels",
+            "open tunnels (CONNECT, TLS passthrough, TCP), by class",
+            self.tunnels.clone(),
+        );
     }
 
     fn register_connections(&self, registry: &mut Registry) {
@@ -295,6 +312,16 @@ impl Metrics {
             "connections_timed_out",
             "client connections closed because a request's head or its reader was too slow",
             self.client_timeouts.clone(),
+        );
+        registry.register(
+            "connections_rejected",
+            "client connections closed for what they began with, by listener and reason",
+            self.rejected.clone(),
+        );
+        registry.register(
+            "datagrams_dropped",
+            "datagrams that went nowhere for a reason other than the line, by listener and reason",
+            self.datagrams_dropped.clone(),
         );
         registry.register(
             "upstream_connections",
@@ -393,6 +420,26 @@ pub struct ListenerMeter {
     pub timeouts: Counter,
     /// Panics of connections.
     pub panics: Counter,
+    rejected: Family<ListenerReasonLabels, Counter>,
+    datagrams_dropped: Family<ListenerReasonLabels, Counter>,
+    listener: Label,
+}
+
+impl ListenerMeter {
+    /// Counts a connection that was closed for what it began with. Not a hot path: a lookup is
+    /// fine.
+    pub fn reject(&self, failure: Failure) {
+        self.rejected.get_or_create_owned(&self.labels(failure.reason())).inc();
+    }
+
+    /// Counts a datagram that went nowhere, for a reason of our own.
+    pub fn drop_datagram(&self, reason: &'static str) {
+        self.datagrams_dropped.get_or_create_owned(&self.labels(reason)).inc();
+    }
+
+    fn labels(&self, reason: &'static str) -> ListenerReasonLabels {
+        ListenerReasonLabels { listener: Arc::clone(&self.listener), reason }
+    }
 }
 
 /// What is counted by backend and class.

@@ -10,7 +10,7 @@
 //! initial window never counts against the connect timeout.
 
 mod acks;
-mod dial;
+pub(crate) mod dial;
 mod receive;
 
 use std::io;
@@ -93,6 +93,10 @@ impl ShapedStream {
     /// What the operating system says, for example when the peer is gone.
     pub fn peer_addr(&self) -> io::Result<std::net::SocketAddr> {
         self.socket.peer_addr()
+    }
+
+    pub(crate) const fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     fn shaper(&self, direction: Direction) -> (&LinkDirection, FlowId) {

@@ -11,6 +11,9 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
+use tillgate_core::backend::TcpSpec;
+
 /// `SO_MAX_PACING_RATE` (asm-generic/socket.h); the libc crate does not name it.
 const SO_MAX_PACING_RATE: libc::c_int = 47;
 /// Bytes of `struct tcp_info` (uapi/linux/tcp.h) that are read here: up to and including
@@ -83,6 +86,19 @@ pub(crate) fn readable_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) };
     check(result)?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// Finds out about a peer that is gone without a word: probes while nothing is said
+/// (`SO_KEEPALIVE`), and a bound on how long what was said may stay unacknowledged
+/// (`TCP_USER_TIMEOUT`).
+pub(crate) fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, tcp: &TcpSpec) -> io::Result<()> {
+    let socket = socket.into();
+    let probes = TcpKeepalive::new()
+        .with_time(tcp.keepalive_idle)
+        .with_interval(tcp.keepalive_interval)
+        .with_retries(tcp.keepalive_probes);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(tcp.user_timeout))
 }
 
 /// Raises the process's soft limit of open files to its hard one; returns what it is then.
@@ -238,4 +254,28 @@ fn length_of<T>(value: &T) -> libc::socklen_t {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_takes_the_settings_of_a_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tcp = TcpSpec {
+            keepalive_idle: Duration::from_secs(61),
+            keepalive_interval: Duration::from_secs(11),
+            keepalive_probes: 4,
+            user_timeout: Duration::from_secs(31),
+        };
+        keep_alive(&stream, &tcp).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), tcp.keepalive_interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), tcp.keepalive_probes);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Resolver`] is the one seam for names. [`dial`] opens a plain TCP connection for what stays
 //! in the store, and a shaped one of exactly one class for what crosses a WAN line. Which of the
-//! two, and which class, is decided by the caller; the address given is the one dialled.
+//! two, and which class, is decided by the caller; the addresses given are the ones dialled.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tillgate_core::backend::TcpSpec;
 use tillgate_core::class::ClassSpec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -18,7 +19,9 @@ use tokio::net::TcpStream;
 use crate::error::DialError;
 use crate::link::Link;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
+use crate::sockopt;
 
+pub(crate) mod race;
 pub mod resolver;
 
 pub use self::resolver::Resolver;
@@ -48,38 +51,88 @@ impl Upstream {
             Self::Wan(stream) => Some(stream.line_wait()),
         }
     }
+
+    /// Where it leads: the one of the addresses that took it.
+    ///
+    /// # Errors
+    /// What the operating system says, for example when the peer is gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Local(stream) => stream.peer_addr(),
+            Self::Wan(stream) => stream.peer_addr(),
+        }
+    }
+
+    /// When this is dropped the server sees a broken connection, not an end.
+    pub fn break_off(&self) {
+        let socket = match self {
+            Self::Local(stream) => stream,
+            Self::Wan(stream) => stream.socket(),
+        };
+        break_off(socket);
+    }
 }
 
-/// Connects to `address`, on `lane` if it is across a line, within `connect_timeout`. Waiting
-/// for a slot on the line is not counted against that.
+/// How a connection is made.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    /// The line, if it is across one.
+    pub lane: Option<&'a Lane>,
+    /// For each address that is tried. Waiting for a slot on the line does not count.
+    pub connect_timeout: Duration,
+    /// Settings of the socket.
+    pub tcp: TcpSpec,
+}
+
+/// Connects to the first of `addresses` that takes a connection: families in turn, one that does
+/// not answer costs a quarter of a second (RFC 8305). They are all of one server.
 ///
 /// # Errors
-/// [`DialError`] names the address and the cause.
-pub async fn dial(
-    address: SocketAddr,
-    lane: Option<&Lane>,
-    connect_timeout: Duration,
-) -> Result<Upstream, DialError> {
-    let Some(lane) = lane else {
-        return match tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                // Small calls must not wait for an acknowledgement of the one before.
-                stream.set_nodelay(true).map_err(|source| DialError::from_io(address, source))?;
-                Ok(Upstream::Local(stream))
-            }
-            Ok(Err(source)) => Err(DialError::from_io(address, source)),
-            Err(_) => Err(DialError::TimedOut { to: address.to_string(), after: connect_timeout }),
-        };
+/// [`DialError`] names the address that failed last, and the cause.
+pub async fn dial(addresses: &[SocketAddr], how: How<'_>) -> Result<Upstream, DialError> {
+    let Some(lane) = how.lane else {
+        let local = race::race(addresses, |address| dial_local(address, how)).await;
+        return local.unwrap_or_else(|| {
+            Err(DialError::from_io("nowhere", io::ErrorKind::AddrNotAvailable.into()))
+        });
     };
-    let to = || address.to_string();
-    match ShapedStream::connect(&lane.link, &lane.class, address, connect_timeout).await {
-        Ok(stream) => Ok(Upstream::Wan(stream)),
-        Err(ConnectError::Refused(source)) => Err(DialError::Refused { to: to(), source }),
-        Err(ConnectError::Unreachable(source)) => Err(DialError::Unreachable { to: to(), source }),
-        Err(ConnectError::TimedOut(after)) => Err(DialError::TimedOut { to: to(), after }),
-        Err(ConnectError::QueueTimeout(after)) => Err(DialError::QueueTimeout { to: to(), after }),
-        Err(ConnectError::QueueFull) => Err(DialError::LineFull { to: to() }),
-        Err(ConnectError::Socket(source)) => Err(DialError::Socket { to: to(), source }),
+    let Lane { link, class } = lane;
+    let dialled =
+        ShapedStream::connect(link, class, addresses, how.connect_timeout, &how.tcp).await;
+    dialled.map(Upstream::Wan).map_err(|(to, error)| {
+        let to = to.to_string();
+        match error {
+            ConnectError::Refused(source) => DialError::Refused { to, source },
+            ConnectError::Unreachable(source) => DialError::Unreachable { to, source },
+            ConnectError::TimedOut(after) => DialError::TimedOut { to, after },
+            ConnectError::QueueTimeout(after) => DialError::QueueTimeout { to, after },
+            ConnectError::QueueFull => DialError::LineFull { to },
+            ConnectError::Socket(source) => DialError::Socket { to, source },
+        }
+    })
+}
+
+/// When `socket` is dropped the other side sees a broken connection, not an end: what was cut
+/// short must not look complete.
+pub fn break_off(socket: &TcpStream) {
+    // A socket that refuses has no connection to break.
+    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+async fn dial_local(address: SocketAddr, how: How<'_>) -> Result<Upstream, DialError> {
+    let after = how.connect_timeout;
+    match tokio::time::timeout(after, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            let set = || {
+                // Small calls must not wait for an acknowledgement of the one before.
+                stream.set_nodelay(true)?;
+                sockopt::keep_alive(&stream, &how.tcp)
+            };
+            set().map_err(|source| DialError::from_io(address, source))?;
+            Ok(Upstream::Local(stream))
+        }
+        Ok(Err(source)) => Err(DialError::from_io(address, source)),
+        Err(_) => Err(DialError::TimedOut { to: address.to_string(), after }),
     }
 }
 

@@ -8,6 +8,7 @@ mod told;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use tillgate_config::effective::Effective;
@@ -87,7 +88,8 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     }
     raise_open_files(&effective);
     let (inherited, predecessor) = inherit(options)?;
-    let bound = build_with(effective, inherited).map_err(|error| explain(&error))?;
+    let bound =
+        build_with(effective, inherited, Arc::default()).map_err(|error| explain(&error))?;
     let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
     control.count_log_drops(log.spool());

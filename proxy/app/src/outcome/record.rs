@@ -26,7 +26,8 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[derive(Debug)]
 pub(super) struct Record {
     client: IpAddr,
-    method: http::Method,
+    /// Of a request.
+    method: Option<http::Method>,
     trace: Option<TraceContext>,
     /// The caller's trace where none is continued here.
     passed: Option<u128>,
@@ -38,16 +39,27 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn new(running: &Running, head: &mut Parts, client: SocketAddr) -> Self {
-        let parent = parent(&head.headers);
+        Self {
+            method: Some(head.method.clone()),
+            ..Self::begin(running, &mut head.headers, client)
+        }
+    }
+
+    pub(super) fn of_bytes(running: &Running, client: SocketAddr) -> Self {
+        Self::begin(running, &mut HeaderMap::new(), client)
+    }
+
+    fn begin(running: &Running, headers: &mut HeaderMap, client: SocketAddr) -> Self {
+        let parent = parent(headers);
         let trace = running.effective.telemetry.tracing.as_ref().map(|tracing| {
             let draws = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
             let trace = TraceContext::begin(parent, tracing.sampling, draws);
-            carry(&mut head.headers, trace);
+            carry(headers, trace);
             trace
         });
         Self {
             client: client.ip().to_canonical(),
-            method: head.method.clone(),
+            method: None,
             trace,
             passed: parent.map(|parent| parent.trace),
             sampled: false,
@@ -120,10 +132,12 @@ impl Record {
         let name = outcome.route();
         let class = Arc::clone(&running.class(outcome.class).spec.name);
         let mut attributes = vec![
-            ("http.request.method", Value::Text(self.method.as_str().into())),
             ("tillgate.kind", Value::Static(outcome.kind.label())),
             ("tillgate.class", Value::Text(class)),
         ];
+        if let Some(method) = &self.method {
+            attributes.push(("http.request.method", Value::Text(method.as_str().into())));
+        }
         if let Some(status) = outcome.status {
             attributes.push(("http.response.status_code", Value::Number(status.into())));
         }
@@ -156,6 +170,7 @@ impl Outcome {
             By::None => "none".into(),
             By::Rule(rule) => Arc::clone(&self.running.effective.routes.rule(*rule).route),
             By::Egress(rule) => self.running.egress_name(*rule),
+            By::Listener(index) => self.running.listener_name(*index),
         }
     }
 

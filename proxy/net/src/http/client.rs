@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use tillgate_core::backend::{Endpoint, PoolLimit};
+use tillgate_core::backend::{DnsSpec, Endpoint, PoolLimit, ProxyProtocol, TcpSpec};
 use tillgate_core::class::ClassId;
 use tillgate_core::link::LinkId;
 
@@ -72,11 +72,30 @@ pub struct Target {
     pub max_wait: Duration,
     /// How long a connection may take.
     pub connect_timeout: Duration,
+    /// How its name is resolved.
+    pub dns: DnsSpec,
+    /// Settings of sockets to it.
+    pub tcp: TcpSpec,
+    /// Whose requests alone a connection carries, and how the server is told so in front of them;
+    /// `None`: anybody's.
+    pub client: Option<(ProxyProtocol, SocketAddr)>,
     /// Where to count.
     pub meter: Arc<UpstreamMeter>,
 }
 
 impl Target {
+    /// The same for the requests of one client connection alone. Nothing is kept for the next
+    /// one: an idle connection would wait for somebody who does not come back.
+    #[must_use]
+    pub fn for_client(&self, version: ProxyProtocol, client: SocketAddr) -> Self {
+        Self {
+            client: Some((version, client)),
+            spares: 0,
+            limit: PoolLimit { idle_timeout: Duration::ZERO, ..self.limit },
+            ..self.with_connect_timeout(self.connect_timeout)
+        }
+    }
+
     /// The same with another patience for connecting.
     #[must_use]
     pub fn with_connect_timeout(&self, connect_timeout: Duration) -> Self {
@@ -122,6 +141,8 @@ struct Key {
     class: ClassId,
     link: Option<LinkId>,
     wire: Wire,
+    /// Connections that were opened for one client serve no other.
+    client: Option<SocketAddr>,
 }
 
 /// All connections to servers that one worker, or all of them together, keep.
@@ -251,6 +272,7 @@ impl Pool {
             class: target.class,
             link: target.link,
             wire: target.wire,
+            client: target.client.map(|(_, client)| client),
         };
         Arc::clone(self.lock().entry(key).or_default())
     }

@@ -10,7 +10,7 @@ use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tillgate_core::listener::ProxyTrust;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -28,6 +29,8 @@ use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
 use crate::error::Failure;
 use crate::metrics::{Held, ListenerMeter};
+use crate::proxy_protocol;
+use crate::udp::Sessions;
 
 mod watch;
 
@@ -86,6 +89,10 @@ pub struct Entry {
     pub meter: ListenerMeter,
     /// When to stop.
     pub drain: Drain,
+    /// Whose PROXY headers name the client; nobody's if not set.
+    trust: OnceLock<ProxyTrust>,
+    /// Of a listener of datagrams.
+    pub(crate) sessions: Sessions,
     open: AtomicUsize,
 }
 
@@ -118,7 +125,20 @@ pub trait Handler: Send + Sync + 'static {
 impl Entry {
     /// A listener without connections.
     pub fn new(limits: Limits, meter: ListenerMeter, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { limits: RwLock::new(limits), meter, drain, open: AtomicUsize::new(0) })
+        Arc::new(Self {
+            limits: RwLock::new(limits),
+            meter,
+            drain,
+            trust: OnceLock::new(),
+            sessions: Sessions::default(),
+            open: AtomicUsize::new(0),
+        })
+    }
+
+    /// Connections of these sources begin with a PROXY header, from now on and for good.
+    pub fn trust(&self, trust: ProxyTrust) {
+        // A listener with another trust is another listener.
+        let _ = self.trust.set(trust);
     }
 
     /// The bounds now.
@@ -132,13 +152,19 @@ impl Entry {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    fn admit(self: &Arc<Self>) -> Option<Place> {
+    /// A place for one more connection, if the listener is not full. Counted either way.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
+        let place = self.admit_uncounted();
+        let counter = if place.is_some() { &self.meter.accepted } else { &self.meter.refused };
+        counter.inc();
+        place
+    }
+
+    pub(crate) fn admit_uncounted(self: &Arc<Self>) -> Option<Place> {
         if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits().connections_max {
             self.open.fetch_sub(1, Ordering::AcqRel);
-            self.meter.refused.inc();
             return None;
         }
-        self.meter.accepted.inc();
         Some(Place { entry: Arc::clone(self), _held: Held::new(&self.meter.connections) })
     }
 }
@@ -148,6 +174,13 @@ impl Entry {
 pub struct Place {
     entry: Arc<Entry>,
     _held: Held,
+}
+
+impl Place {
+    /// Its listener.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
 }
 
 impl Drop for Place {
@@ -168,7 +201,30 @@ pub async fn serve<H: Handler>(
     entry: Arc<Entry>,
     handler: Arc<H>,
 ) -> std::io::Result<()> {
+    take_connections(listener, &entry, |stream, peer, place| {
+        let (ticket, handler) = (entry.drain.ticket(), Arc::clone(&handler));
+        if entry.trust.get().is_some() {
+            tokio::spawn(serve_announced(stream, peer, place, ticket, handler));
+        } else {
+            tokio::spawn(serve_connection(stream, peer, place, ticket, handler));
+        }
+    })
+    .await
+}
+
+/// Gives connections of `listener` to `begin` until the drain begins; then those that the kernel
+/// has taken already.
+pub(crate) async fn take_connections(
+    listener: TcpListener,
+    entry: &Arc<Entry>,
+    begin: impl Fn(TcpStream, SocketAddr, Place),
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let begin = |stream, peer| {
+        if let Some(place) = entry.admit() {
+            begin(stream, peer, place);
+        }
+    };
     let mut draining = pin!(entry.drain.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -176,7 +232,7 @@ pub async fn serve<H: Handler>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => begin(stream, peer, &entry, &handler),
+            Ok((stream, peer)) => begin(stream, peer),
             Err(error) => {
                 // A client that left between SYN and accept, or we have no file left: not fatal.
                 tracing::debug!(%error, "accept failed");
@@ -188,15 +244,33 @@ pub async fn serve<H: Handler>(
     for _ in 0..LAST_ACCEPTS {
         let Ok((stream, peer)) = listener.accept() else { break };
         stream.set_nonblocking(true)?;
-        begin(TcpStream::from_std(stream)?, peer, &entry, &handler);
+        begin(TcpStream::from_std(stream)?, peer);
     }
     Ok(())
 }
 
-fn begin<H: Handler>(stream: TcpStream, peer: SocketAddr, entry: &Arc<Entry>, handler: &Arc<H>) {
-    let Some(place) = entry.admit() else { return };
-    let ticket = entry.drain.ticket();
-    tokio::spawn(serve_connection(stream, peer, place, ticket, Arc::clone(handler)));
+/// Serves a connection whose PROXY header says who the client is.
+async fn serve_announced<H: Handler>(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    ticket: Ticket,
+    handler: Arc<H>,
+) {
+    let entry = Arc::clone(&place.entry);
+    let Some(trust) = entry.trust.get() else { return };
+    let within = entry.limits().header_timeout;
+    let accepted = tokio::select! {
+        accepted = proxy_protocol::accept(&mut stream, peer, trust, within) => accepted,
+        () = ticket.cut(|| false) => return,
+    };
+    match accepted {
+        Ok(client) => serve_connection(stream, client, place, ticket, handler).await,
+        Err(refused) => {
+            entry.meter.reject(refused.failure());
+            tracing::debug!(%peer, error = %refused, "client connection refused");
+        }
+    }
 }
 
 async fn serve_connection<H: Handler>(

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tillgate_core::schedule::{ClassShare, Demand, FlowId, LineRate, Scheduler};
+use tillgate_core::schedule::{ClassShare, Demand, FlowId, LineRate, Policed, Scheduler};
 use tillgate_core::units::{SEGMENT_OVERHEAD, wire_bytes};
 use tokio::sync::Notify;
 
@@ -176,6 +176,32 @@ impl LinkDirection {
         let mut state = self.lock();
         let class = state.flows[flow.index()].class;
         state.classes[class].bytes += bytes;
+    }
+
+    /// Whether a datagram of `bytes` of the class in slot `class` may pass now. Whoever waits for
+    /// a grant and can have one comes first.
+    pub(crate) fn police(&self, class: usize, bytes: u64) -> Policed {
+        let now = clock::now();
+        let mut state = self.lock();
+        let state_ref = &mut *state;
+        let wake = state_ref.pump(now);
+        let policed = state_ref.scheduler.police(class, bytes, now);
+        if let Some(counters) = state_ref.classes.get_mut(class) {
+            match policed {
+                Policed::Pass => counters.bytes += bytes,
+                Policed::Drop => counters.dropped += 1,
+            }
+        }
+        self.finish(state, wake);
+        policed
+    }
+
+    /// A datagram of `bytes` of the class in slot `class` has come: nobody can call it back.
+    pub(crate) fn came_unasked(&self, class: usize, bytes: u64) {
+        self.charge_unasked(bytes.max(1));
+        if let Some(counters) = self.lock().classes.get_mut(class) {
+            counters.bytes += bytes;
+        }
     }
 
     /// Holds a flow's demands back, or lets it take part again. Safe to call with the link

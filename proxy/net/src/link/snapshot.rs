@@ -64,6 +64,8 @@ pub struct ClassCounters {
     pub flows: u64,
     /// Flows out of turn.
     pub parked: u64,
+    /// Datagrams that were dropped because the line had no room for their class.
+    pub dropped: u64,
     /// Time from asking for a grant to having it.
     pub waits: WaitHistogram,
 }

@@ -116,11 +116,14 @@ fn encode_directions(encoder: &mut DescriptorEncoder<'_>, links: &[LinkSnapshot]
 
 fn encode_classes(encoder: &mut DescriptorEncoder<'_>, links: &[LinkSnapshot]) -> fmt::Result {
     type Value = fn(&ClassSnapshot) -> u64;
-    let counters: [(&str, &str, Option<&Unit>, Value); 2] = [
+    let counters: [(&str, &str, Option<&Unit>, Value); 3] = [
         ("link_traffic", "payload moved across the line, by class", Some(&Unit::Bytes), |c| {
             c.counters.bytes
         }),
         ("link_grants", "permissions to move some bytes", None, |c| c.counters.grants),
+        ("link_datagrams_dropped", "datagrams that the line had no room for", None, |c| {
+            c.counters.dropped
+        }),
     ];
     for (name, help, unit, value) in counters {
         let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;

@@ -1,12 +1,13 @@
 //! Opening a WAN connection: a place on the line, the socket's options, the first window.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tillgate_core::backend::TcpSpec;
 use tillgate_core::class::ClassSpec;
 use tillgate_core::link::LinkSpec;
 use tillgate_core::units::{Direction, MSS, PerDirection};
@@ -17,6 +18,8 @@ use super::{ShapedStream, receive::ReceiveWindow};
 use crate::clock;
 use crate::link::dial::NoPlace;
 use crate::link::{Link, Registration, lone_window};
+use crate::sockopt;
+use crate::upstream::race;
 
 /// Part of a second of the flow's rate that may wait unsent in the kernel: more would sit in
 /// front of a later payment, less would leave the line idle between two grants.
@@ -46,33 +49,44 @@ pub enum ConnectError {
 }
 
 impl ShapedStream {
-    /// Opens a connection of `class` to `to` across `link`.
+    /// Opens a connection of `class` across `link` to the first of `addresses` that takes it
+    /// (RFC 8305).
     ///
-    /// Waits for a place on the line first (bulk classes only, at most `class.queue.max_wait`),
-    /// then at most `connect_timeout` for the peer.
+    /// Waits for a place on the line first (bulk classes only, at most `class.queue.max_wait`);
+    /// all attempts share it. Each then has at most `connect_timeout`.
     ///
     /// # Errors
-    /// [`ConnectError`] tells the cases apart. Nothing was sent to the peer in any of them but
-    /// the handshake.
+    /// [`ConnectError`] tells the cases apart, with the address it is about. Nothing was sent to
+    /// any peer in any of them but the handshake.
     pub async fn connect(
         link: &Arc<Link>,
         class: &ClassSpec,
-        to: SocketAddr,
+        addresses: &[SocketAddr],
         connect_timeout: Duration,
-    ) -> Result<Self, ConnectError> {
+        tcp: &TcpSpec,
+    ) -> Result<Self, (SocketAddr, ConnectError)> {
+        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let first = addresses.first().copied().unwrap_or(nowhere);
         let place = link.place(class).await.map_err(|error| match error {
-            NoPlace::WaitedTooLong(waited) => ConnectError::QueueTimeout(waited),
-            NoPlace::QueueFull => ConnectError::QueueFull,
+            NoPlace::WaitedTooLong(waited) => (first, ConnectError::QueueTimeout(waited)),
+            NoPlace::QueueFull => (first, ConnectError::QueueFull),
         })?;
         let spec = link.spec();
-        let socket = open_socket(&spec, class, to).map_err(ConnectError::Socket)?;
-        let window = if class.critical { None } else { Some(prepare_bulk(link, &spec, &place)) };
-        if let Some(window) = &window {
-            window.prepare(&socket).map_err(ConnectError::Socket)?;
-        }
-        let socket = dial(socket, to, connect_timeout).await?;
-        if let Some(window) = &window {
-            window.opened(&socket);
+        let aimed = if class.critical { None } else { Some(aim(link, &spec, &place)) };
+        let attempt = |to| {
+            let (spec, aimed) = (&spec, aimed.as_ref());
+            async move {
+                let opened = open(spec, class, to, aimed, connect_timeout, tcp).await;
+                opened.map_err(|error| (to, error))
+            }
+        };
+        let nobody = || {
+            let error = io::ErrorKind::AddrNotAvailable.into();
+            Err((nowhere, ConnectError::Unreachable(error)))
+        };
+        let won = race::race(addresses, attempt).await;
+        let (socket, window) = won.unwrap_or_else(nobody)?;
+        if window.is_some() {
             let unsent = unsent_bytes(link, &place);
             // An older kernel without the option only queues a little more.
             let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(unsent);
@@ -91,11 +105,51 @@ impl ShapedStream {
     }
 }
 
+/// One attempt to reach one address.
+async fn open(
+    spec: &LinkSpec,
+    class: &ClassSpec,
+    to: SocketAddr,
+    aimed: Option<&Aimed>,
+    connect_timeout: Duration,
+    tcp: &TcpSpec,
+) -> Result<(TcpStream, Option<ReceiveWindow>), ConnectError> {
+    let socket = open_socket(spec, class, to).map_err(ConnectError::Socket)?;
+    sockopt::keep_alive(&socket, tcp).map_err(ConnectError::Socket)?;
+    let window = aimed.map(|aimed| ReceiveWindow::new(aimed.first, aimed.most, aimed.ratio));
+    if let Some(window) = &window {
+        window.prepare(&socket).map_err(ConnectError::Socket)?;
+    }
+    let socket = dial(socket, to, connect_timeout).await?;
+    if let Some(window) = &window {
+        window.opened(&socket);
+    }
+    Ok((socket, window))
+}
+
+/// The window that a bulk connection begins with.
+struct Aimed {
+    first: u64,
+    most: u64,
+    ratio: f64,
+}
+
 /// A socket with the options that must be set before it connects.
 fn open_socket(spec: &LinkSpec, class: &ClassSpec, to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    bind_to_line(&socket, spec, class, to)?;
+    Ok(socket)
+}
+
+/// Makes what a socket sends to `to` leave by the line of `spec`, marked as of `class`.
+pub(crate) fn bind_to_line(
+    socket: &Socket,
+    spec: &LinkSpec,
+    class: &ClassSpec,
+    to: SocketAddr,
+) -> io::Result<()> {
     if let Some(device) = &spec.device {
         socket.bind_device(Some(device.as_bytes()))?;
     }
@@ -109,16 +163,16 @@ fn open_socket(spec: &LinkSpec, class: &ClassSpec, to: SocketAddr) -> io::Result
             IpAddr::V6(_) => socket.set_tclass_v6(tos)?,
         }
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Aims the window of a bulk connection that is about to be opened.
-fn prepare_bulk(link: &Link, spec: &LinkSpec, place: &Registration) -> ReceiveWindow {
+fn aim(link: &Link, spec: &LinkSpec, place: &Registration) -> Aimed {
     // Its place makes it count: this allocation already includes it.
     link.allocate();
     let aimed = place.shared.window.load(Ordering::Relaxed).max(WINDOW_MIN);
     let first = first_window(spec.shaped_rate().down).min(aimed);
-    ReceiveWindow::new(first, lone_window(spec, link.base_rtt()), link.window_ratio())
+    Aimed { first, most: lone_window(spec, link.base_rtt()), ratio: link.window_ratio() }
 }
 
 fn unsent_bytes(link: &Link, place: &Registration) -> u32 {

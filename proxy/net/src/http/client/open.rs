@@ -4,6 +4,7 @@
 //! many streams its server takes, which nobody knows before the server has spoken.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +14,8 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tillgate_core::backend::ProxyProtocol;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use super::shelf::Opened;
@@ -20,8 +23,8 @@ use super::{Fresh, Target, Wire};
 use crate::error::DialError;
 use crate::http::body::RequestBody;
 use crate::metrics::Held;
-use crate::upstream::resolver::ChosenBy;
-use crate::upstream::{self, Resolver, Upstream};
+use crate::proxy_protocol::header;
+use crate::upstream::{self, How, Resolver, Upstream};
 
 /// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
 const BUFFER_BYTES: u16 = u16::MAX;
@@ -96,21 +99,37 @@ pub(super) async fn open(
     resolver: &Arc<Resolver>,
     counted: Opened,
 ) -> Result<Fresh, DialError> {
-    let endpoint = &target.endpoint;
     target.meter.dials.inc();
-    let (host, within) = (&endpoint.host, target.connect_timeout);
     let addresses = match &target.addresses {
         Some(addresses) => Arc::clone(addresses),
-        None => resolver.resolve(host, endpoint.port, ChosenBy::Policy, within).await?,
+        None => resolver.addresses(&target.endpoint, &target.dns).await?,
     };
-    let mut last = None;
-    for address in addresses.iter() {
-        match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
-            Ok(stream) => return start(target, stream, counted).await,
-            Err(error) => last = Some(error),
-        }
+    let how = How {
+        lane: target.lane.as_ref(),
+        connect_timeout: target.connect_timeout,
+        tcp: target.tcp,
+    };
+    let mut stream = upstream::dial(&addresses, how).await?;
+    if let Some((version, client)) = target.client {
+        introduce(&mut stream, version, client, target.connect_timeout).await?;
     }
-    Err(last.unwrap_or_else(|| DialError::QueueFull { to: endpoint.to_string(), waiting: 0 }))
+    start(target, stream, counted).await
+}
+
+/// Tells the server whose connection this is, before anything else. The client's own destination
+/// means nothing to the server: it is told its own address.
+async fn introduce(
+    stream: &mut Upstream,
+    version: ProxyProtocol,
+    client: SocketAddr,
+    within: Duration,
+) -> Result<(), DialError> {
+    let to = stream.peer_addr().map_err(|source| DialError::from_io("the server", source))?;
+    let header = header::encode(version, client, to);
+    match tokio::time::timeout(within, stream.write_all(&header)).await {
+        Ok(written) => written.map_err(|source| DialError::from_io(to, source)),
+        Err(_) => Err(DialError::TimedOut { to: to.to_string(), after: within }),
+    }
 }
 
 async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fresh, DialError> {

@@ -175,6 +175,11 @@ struct Life {
 }
 
 impl InFlight {
+    /// For what is no request of a connection, but the connection itself, or a session.
+    pub fn alone(now: Instant) -> Self {
+        Watch::begin(&Arc::new(Watch::new(now)), now)
+    }
+
     /// The flow, to share with what moves its bytes.
     pub fn flow(&self) -> &Arc<Flow> {
         &self.life.flow

@@ -1,0 +1,181 @@
+//! Sessions of datagrams: who is known, and who makes room when there is none.
+//!
+//! A session is what makes replies find their client. In go keys (client addresses) as they send;
+//! out come their sessions, or the one that ends so that a new client gets a place: of those that
+//! may end, the one that has been silent for longest. Which may is the caller's word; one that is
+//! owed an answer should not, because its client would wait in vain, while one that has its answer
+//! loses nothing that the next datagram does not bring back.
+//!
+//! It keeps no time: order is enough. How long a silent session lives is the caller's timer.
+
+use std::collections::BTreeMap;
+
+/// Candidates that are asked before a new client is refused: a flood of clients that are never
+/// answered must not make every new one cost a walk through all of them.
+const ASKED_MAX: usize = 32;
+
+/// Sessions by key, in the order of their last use.
+#[derive(Clone, Debug)]
+pub struct SessionTable<K, S> {
+    known: BTreeMap<K, Entry<S>>,
+    by_use: BTreeMap<u64, K>,
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<S> {
+    session: S,
+    used: u64,
+}
+
+impl<K, S> Default for SessionTable<K, S> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), by_use: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl<K: Ord + Clone, S> SessionTable<K, S> {
+    /// The session of `key`, which is used now.
+    pub fn touch(&mut self, key: &K) -> Option<&S> {
+        let entry = self.known.get_mut(key)?;
+        if let Some(key) = self.by_use.remove(&entry.used) {
+            entry.used = self.next;
+            self.by_use.insert(self.next, key);
+            self.next += 1;
+        }
+        Some(&entry.session)
+    }
+
+    /// The session of `key`, without using it.
+    pub fn get(&self, key: &K) -> Option<&S> {
+        self.known.get(key).map(|entry| &entry.session)
+    }
+
+    /// A new session, used now; returns the one that was there.
+    pub fn insert(&mut self, key: K, session: S) -> Option<S> {
+        let before = self.remove(&key);
+        self.by_use.insert(self.next, key.clone());
+        self.known.insert(key, Entry { session, used: self.next });
+        self.next += 1;
+        before
+    }
+
+    /// Forgets a session.
+    pub fn remove(&mut self, key: &K) -> Option<S> {
+        let entry = self.known.remove(key)?;
+        self.by_use.remove(&entry.used);
+        Some(entry.session)
+    }
+
+    /// Takes out the session that has been silent for longest of those that `may_end`; of the
+    /// longest silent ones only so many are asked, so one may be missed.
+    pub fn make_room(&mut self, may_end: impl Fn(&S) -> bool) -> Option<(K, S)> {
+        let found = self.by_use.values().take(ASKED_MAX).find(|key| {
+            let entry = self.known.get(key);
+            entry.is_some_and(|entry| may_end(&entry.session))
+        });
+        let key = found.cloned()?;
+        let session = self.remove(&key)?;
+        Some((key, session))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_silent_that_may_end_makes_room() {
+        let mut table = SessionTable::default();
+        for (client, answered) in [(1, false), (2, true), (3, true)] {
+            table.insert(client, answered);
+        }
+        table.touch(&2);
+        assert_eq!(table.make_room(|answered| *answered), Some((3, true)));
+        assert_eq!(table.make_room(|answered| *answered), Some((2, true)));
+        assert_eq!(table.make_room(|answered| *answered), None, "1 is owed an answer");
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_crowd_that_waits_is_not_searched_through() {
+        let mut table = SessionTable::default();
+        for client in 0..1000 {
+            table.insert(client, false);
+        }
+        table.insert(1000, true);
+        let asked = std::cell::Cell::new(0);
+        let found = table.make_room(|answered| {
+            asked.set(asked.get() + 1);
+            *answered
+        });
+        assert_eq!((found, asked.get()), (None, ASKED_MAX));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Touch(u8),
+        Insert(u8, bool),
+        Remove(u8),
+        MakeRoom,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            any::<u8>().prop_map(Step::Touch),
+            (any::<u8>(), any::<bool>()).prop_map(|(key, ends)| Step::Insert(key, ends)),
+            any::<u8>().prop_map(Step::Remove),
+            Just(Step::MakeRoom),
+        ]
+    }
+
+    proptest! {
+        /// Against a list in the order of use.
+        #[test]
+        fn it_is_a_list_in_the_order_of_use(steps in prop::collection::vec(step(), 0..300)) {
+            let mut table = SessionTable::default();
+            let mut model: Vec<(u8, bool)> = Vec::new();
+            for step in steps {
+                let place = |model: &Vec<(u8, bool)>, key| model.iter().position(|one| one.0 == key);
+                match step {
+                    Step::Touch(key) => {
+                        let found = place(&model, key).map(|at| model.remove(at));
+                        model.extend(found);
+                        prop_assert_eq!(table.touch(&key).copied(), found.map(|one| one.1));
+                    }
+                    Step::Insert(key, ends) => {
+                        let before = place(&model, key).map(|at| model.remove(at).1);
+                        model.push((key, ends));
+                        prop_assert_eq!(table.insert(key, ends), before);
+                    }
+                    Step::Remove(key) => {
+                        let before = place(&model, key).map(|at| model.remove(at).1);
+                        prop_assert_eq!(table.remove(&key), before);
+                    }
+                    Step::MakeRoom => {
+                        let found = model.iter().take(ASKED_MAX).position(|one| one.1);
+                        let before = found.map(|at| model.remove(at));
+                        prop_assert_eq!(table.make_room(|ends| *ends), before);
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.is_empty(), model.is_empty());
+                for (key, ends) in &model {
+                    prop_assert_eq!(table.get(key), Some(ends));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One client's datagrams to one server and back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tillgate_core::schedule::Policed;
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+
+use super::{BURST, Forwarder};
+use crate::clock;
+use crate::drain::{Phase, Ticket};
+use crate::error::Failure;
+use crate::http::body::Observer;
+use crate::http::server::{InFlight, Place};
+use crate::link::Policer;
+use crate::shaped::dial::bind_to_line;
+use crate::upstream::Lane;
+
+/// One session. The listener sends on it, its own task receives.
+pub(super) struct Session {
+    socket: UdpSocket,
+    addresses: Vec<SocketAddr>,
+    /// Which of them is used.
+    at: AtomicUsize,
+    policer: Option<Policer>,
+    flow: InFlight,
+    /// Something was sent, and nothing has come since.
+    owed: AtomicBool,
+    /// An ICMP error has come, and no answer since.
+    refused: AtomicBool,
+    /// `None` once it has made room for another.
+    place: Mutex<Option<Place>>,
+    over: Notify,
+}
+
+impl Session {
+    /// A session towards the first of `addresses`.
+    pub(super) fn open(
+        addresses: Vec<SocketAddr>,
+        lane: Option<Lane>,
+        flow: InFlight,
+        place: Place,
+    ) -> io::Result<Self> {
+        let to = *addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if let Some(lane) = &lane {
+            bind_to_line(&socket, &lane.link.spec(), &lane.class, to)?;
+        }
+        socket.connect(&to.into())?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            addresses,
+            at: AtomicUsize::new(0),
+            policer: lane.map(|lane| Policer::new(&lane.link, &lane.class)),
+            flow,
+            owed: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            place: Mutex::new(Some(place)),
+            over: Notify::new(),
+        })
+    }
+
+    /// Whether it still has its place.
+    pub(super) fn is_open(&self) -> bool {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(super) fn is_owed_an_answer(&self) -> bool {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// Ends it for the sake of another one.
+    pub(super) fn give_up_place(&self) -> Option<Place> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.over.notify_one();
+        place
+    }
+
+    /// Sends a datagram to the server, if the line has room for its class.
+    pub(super) fn send(&self, datagram: &[u8]) -> Result<(), &'static str> {
+        if let Some(policer) = &self.policer
+            && policer.may_send(datagram.len()) == Policed::Drop
+        {
+            // The line counts it.
+            return Ok(());
+        }
+        // Past tokio, which believes that a new socket cannot be written to until it was told.
+        let socket = SockRef::from(&self.socket);
+        let mut sent = socket.send(datagram);
+        if sent.as_ref().is_err_and(|error| is_report(error.kind())) {
+            // That was about an earlier one; this one has not been tried.
+            self.turn();
+            sent = socket.send(datagram);
+        }
+        match sent {
+            Ok(bytes) => {
+                self.owed.store(true, Ordering::Relaxed);
+                self.flow.moved_up(bytes);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err("server_socket"),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Err("oversize"),
+            Err(_) => Err("unreachable"),
+        }
+    }
+
+    /// The server cannot be reached: what follows goes to the next address.
+    fn turn(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+        if self.addresses.len() < 2 {
+            return;
+        }
+        let at = (self.at.fetch_add(1, Ordering::Relaxed) + 1) % self.addresses.len();
+        let to = self.addresses[at];
+        // One of the other family needs another socket; it is left to the next session.
+        let _ = SockRef::from(&self.socket).connect(&to.into());
+    }
+
+    /// Passes on what has come from the server; whether it was all.
+    fn receive(&self, forwarder: &Forwarder, client: SocketAddr) -> bool {
+        let mut buffer = forwarder.buffer();
+        for _ in 0..BURST {
+            match self.socket.try_recv(&mut buffer) {
+                Ok(bytes) => {
+                    if let Some(policer) = &self.policer {
+                        policer.received(bytes);
+                    }
+                    self.owed.store(false, Ordering::Relaxed);
+                    self.refused.store(false, Ordering::Relaxed);
+                    self.flow.moved_down(bytes);
+                    forwarder.reply(client, &buffer[..bytes]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => self.turn(),
+            }
+        }
+        false
+    }
+}
+
+/// Whether an error of a send is what ICMP said of an earlier one.
+fn is_report(kind: io::ErrorKind) -> bool {
+    let kinds = [
+        io::ErrorKind::ConnectionRefused,
+        io::ErrorKind::HostUnreachable,
+        io::ErrorKind::NetworkUnreachable,
+    ];
+    kinds.contains(&kind)
+}
+
+/// Passes a server's datagrams on until the session is over.
+pub(super) async fn run<R: Observer>(
+    forwarder: Arc<Forwarder>,
+    client: SocketAddr,
+    session: Arc<Session>,
+    ticket: Ticket,
+    record: R,
+) {
+    let leaving = Leaving { forwarder, client, session };
+    let result = until_over(&leaving.forwarder, client, &leaving.session, &ticket).await;
+    drop(leaving);
+    drop(ticket);
+    record.end(result);
+}
+
+/// Takes a session out of the table, also after a panic.
+struct Leaving {
+    forwarder: Arc<Forwarder>,
+    client: SocketAddr,
+    session: Arc<Session>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.forwarder.forget(self.client, &self.session);
+        drop(self.session.give_up_place());
+    }
+}
+
+async fn until_over(
+    forwarder: &Forwarder,
+    client: SocketAddr,
+    session: &Session,
+    ticket: &Ticket,
+) -> Result<(), Failure> {
+    let mut phases = ticket.phases();
+    let mut idle = std::pin::pin!(tokio::time::sleep(session.flow.idle_limit()));
+    loop {
+        tokio::select! {
+            ready = session.socket.readable() => {
+                if ready.is_err() {
+                    return Err(Failure::ConnectUnreachable);
+                }
+                if !session.receive(forwarder, client) {
+                    tokio::task::yield_now().await;
+                }
+                let is_draining = phases.phase() > Phase::Open;
+                if is_draining && !session.is_owed_an_answer() {
+                    return Ok(());
+                }
+            }
+            () = &mut idle => {
+                let silent = clock::now().saturating_duration_since(session.flow.moved_at());
+                let left = session.flow.idle_limit().saturating_sub(silent);
+                if left.is_zero() {
+                    return ended(session);
+                }
+                idle.as_mut().reset((clock::now() + left).into());
+            }
+            () = session.over.notified() => return ended(session),
+            phase = phases.changed() => match phase {
+                Phase::Open => {}
+                Phase::Draining if session.is_owed_an_answer() => {}
+                Phase::Draining => return Ok(()),
+                Phase::CutBulk if session.flow.is_critical() => {}
+                Phase::CutBulk | Phase::CutAll => return Err(Failure::Drained),
+            },
+        }
+    }
+}
+
+/// How a session ended that nobody broke off: silence is its normal end.
+fn ended(session: &Session) -> Result<(), Failure> {
+    let was_refused = session.refused.load(Ordering::Relaxed);
+    if was_refused { Err(Failure::ConnectRefused) } else { Ok(()) }
+}

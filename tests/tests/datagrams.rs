@@ -1,0 +1,235 @@
+//! Datagrams to a declared backend: sessions by client, bounded; dropped by class, bulk first.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tillgate_config::effective::{ListenerProtocol, ListenerSpec};
+use tillgate_core::backend::{BackendProtocol, Endpoint, Host, Location};
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::store::Store;
+use tillgate_tests::{PATIENCE, eventually};
+
+/// A server that answers every datagram with the same one, but those that begin with `!`.
+struct Echo {
+    address: SocketAddr,
+    over: Arc<AtomicBool>,
+}
+
+impl Echo {
+    fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = socket.local_addr().expect("a bound socket");
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !ends.load(Ordering::SeqCst) {
+                let Ok((bytes, from)) = socket.recv_from(&mut buffer) else { continue };
+                if !buffer.starts_with(b"!") {
+                    let _ = socket.send_to(&buffer[..bytes], from);
+                }
+            }
+        });
+        Self { address, over }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        if let Ok(socket) = UdpSocket::bind("127.0.0.1:0") {
+            let _ = socket.send_to(b"!", self.address);
+        }
+    }
+}
+
+/// A client with a socket of its own.
+struct Client(UdpSocket);
+
+impl Client {
+    fn new(gateway: &Gateway, listener: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.connect(gateway.listeners[listener]).expect("an address");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        Self(socket)
+    }
+
+    fn send(&self, datagram: &[u8]) {
+        self.0.send(datagram).expect("the datagram is taken");
+    }
+
+    /// Sends until the answer comes: datagrams may be lost.
+    fn ask(&self, datagram: &[u8]) {
+        self.0.set_read_timeout(Some(Duration::from_millis(200))).expect("takes a timeout");
+        let mut buffer = vec![0; 65_536];
+        eventually("an answer", || {
+            self.send(datagram);
+            let bytes = self.0.recv(&mut buffer).ok()?;
+            (buffer[..bytes] == *datagram).then_some(())
+        });
+    }
+
+    /// Whether something has come.
+    fn has_heard(&self) -> bool {
+        self.0.set_nonblocking(true).expect("a socket does not block");
+        self.0.recv(&mut [0; 16]).is_ok()
+    }
+
+    /// Whether something comes soon.
+    fn hears_something(&self) -> bool {
+        self.0.set_read_timeout(Some(Duration::from_millis(100))).expect("takes a timeout");
+        self.0.recv(&mut [0; 16]).is_ok()
+    }
+}
+
+fn store(to: SocketAddr, class: &str, change: impl FnOnce(&mut ListenerSpec)) -> Store {
+    Store::default().backend("radius", Location::Cloud, BackendProtocol::Udp, to).listener(
+        "radius",
+        ListenerProtocol::Udp,
+        Some(class),
+        change,
+    )
+}
+
+const OPEN: &str = r#"tillgate_connections{listener="radius"}"#;
+
+fn dropped(reason: &str) -> String {
+    format!(r#"tillgate_datagrams_dropped_total{{listener="radius",reason="{reason}"}}"#)
+}
+
+fn line_dropped(class: &str) -> String {
+    let labels = format!(r#"link="primary",direction="up",class="{class}""#);
+    format!("tillgate_link_datagrams_dropped_total{{{labels}}}")
+}
+
+#[test]
+fn every_client_hears_its_own_answers() {
+    let echo = Echo::start();
+    let gateway = Gateway::start(store(echo.address, "payment", |_| ()).build());
+    let clients: Vec<_> = (0..200).map(|_| Client::new(&gateway, "radius")).collect();
+    for round in 0..3 {
+        for (number, client) in clients.iter().enumerate() {
+            client.ask(format!("round {round} of {number}").as_bytes());
+        }
+    }
+    gateway.expect_metric(OPEN, 200.0);
+    gateway.expect_metric(r#"tillgate_connections_accepted_total{listener="radius"}"#, 200.0);
+    assert!(!clients[0].hears_something());
+    assert!(clients.iter().all(|client| !client.has_heard()), "and nobody else's");
+}
+
+#[test]
+fn datagrams_of_any_size_pass() {
+    let echo = Echo::start();
+    let gateway = Gateway::start(store(echo.address, "payment", |_| ()).build());
+    let client = Client::new(&gateway, "radius");
+    for size in [1, 1472, 4096, 20_000, 65_507] {
+        client.ask(&vec![b'x'; size]);
+    }
+    // An empty one is one too.
+    client.send(b"");
+    assert!(client.hears_something());
+}
+
+#[test]
+fn a_full_table_makes_room_but_not_of_who_waits_for_an_answer() {
+    let echo = Echo::start();
+    let gateway =
+        Gateway::start(store(echo.address, "payment", |spec| spec.limits.sessions_max = 4).build());
+    for number in 0..20 {
+        Client::new(&gateway, "radius").ask(format!("client {number}").as_bytes());
+    }
+    eventually("sessions stay bounded", || (gateway.metric(OPEN) <= 4.0).then_some(()));
+
+    let waiting: Vec<_> = (0..4).map(|_| Client::new(&gateway, "radius")).collect();
+    for client in &waiting {
+        client.send(b"!silence");
+    }
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    eventually("all four are known", || (gateway.metric(accepted) >= 24.0).then_some(()));
+    let late = Client::new(&gateway, "radius");
+    late.send(b"one too many");
+    gateway.expect_metric(&dropped("table_full"), 1.0);
+    gateway.expect_metric(r#"tillgate_connections_refused_total{listener="radius"}"#, 1.0);
+    assert!(!late.hears_something());
+    waiting[2].ask(b"thank you");
+    late.ask(b"now there is room");
+}
+
+#[test]
+fn a_silent_session_is_over() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |spec| {
+        spec.timeouts.idle = Duration::from_millis(200);
+    });
+    let gateway = Gateway::start(store.build());
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    gateway.expect_metric(OPEN, 0.0);
+    let ended = r#"tillgate_requests_total{class="payment",route="listener/radius",code="none"}"#;
+    gateway.expect_metric(ended, 1.0);
+    assert_eq!(
+        gateway.metric(r#"tillgate_traffic_bytes_total{class="payment",direction="down"}"#),
+        5.0
+    );
+    client.ask(b"hello again");
+}
+
+#[test]
+fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let away = nobody.local_addr().expect("a bound socket");
+    drop(nobody);
+    let echo = Echo::start();
+    let standby = Endpoint { host: Host::Ip(echo.address.ip()), port: echo.address.port() };
+    let store = Store::default()
+        .backend("radius", Location::Local, BackendProtocol::Udp, away)
+        .change_backend(|backend| backend.endpoints.push(standby))
+        .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
+    let gateway = Gateway::start(store.build());
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    client.ask(b"hello again");
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+}
+
+#[test]
+fn bulk_is_dropped_where_the_line_is_full_and_payments_are_not() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |_| ())
+        .listener("bulk", ListenerProtocol::Udp, Some("metrics"), |_| ())
+        .line(2);
+    let gateway = Gateway::start(store.build());
+    let bulk = Client::new(&gateway, "bulk");
+    let payments = Client::new(&gateway, "radius");
+    for _ in 0..20 {
+        // 60 KB at once on a line that carries 250 KB in a second.
+        for _ in 0..50 {
+            bulk.send(&[b'!'; 1200]);
+        }
+        payments.ask(b"pay");
+    }
+    eventually("bulk was dropped", || {
+        (gateway.metric(&line_dropped("metrics")) > 100.0).then_some(())
+    });
+    assert_eq!(gateway.metric(&line_dropped("payment")), 0.0);
+}
+
+#[test]
+fn a_drain_lets_who_waits_have_the_answer() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    silent.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    let address = silent.local_addr().expect("a bound socket");
+    let mut gateway = Gateway::start(store(address, "payment", |_| ()).build());
+    let client = Client::new(&gateway, "radius");
+    client.send(b"hello");
+    let mut buffer = [0; 16];
+    let (_, from) = silent.recv_from(&mut buffer).expect("the datagram comes");
+    gateway.control.drain();
+    silent.send_to(b"late", from).expect("the session is there");
+    assert!(client.hears_something());
+    gateway.ended();
+}
