@@ -7,6 +7,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
+use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_net::error::TABLE;
 
 #[test]
@@ -77,8 +79,8 @@ fn compare(name: &str, table: &str) {
     );
 }
 
-/// Families without a sample are not in a scrape, so one request goes through first, and one does
-/// not.
+/// Families without a sample are not in a scrape, so one request goes through first, one does not,
+/// a connection is rejected, and a datagram goes nowhere.
 fn scrape_after_one_request() -> String {
     let origin =
         tillgate_tests::origin::Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -88,10 +90,25 @@ fn scrape_after_one_request() -> String {
         "payment",
         origin.address,
     );
+    let store = store
+        .listener("announced", ListenerProtocol::Http, None, |spec| {
+            let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
+            spec.proxy_protocol = Some(ProxyTrust { trusted_sources });
+        })
+        .backend("radius", Location::Cloud, BackendProtocol::Udp, origin.address)
+        .listener("radius", ListenerProtocol::Udp, None, |spec| spec.limits.sessions_max = 0);
     let gateway = tillgate_tests::gateway::Gateway::start(store.build());
     let reply = gateway.ask("GET / HTTP/1.1\r\nHost: pay.example\r\nConnection: close\r\n\r\n");
     assert_eq!(reply.status, 200);
     let refused = gateway.ask("GET / HTTP/1.1\r\nHost: unknown\r\nConnection: close\r\n\r\n");
     assert_eq!(refused.status, 404);
+    let announced = gateway.listeners["announced"];
+    tillgate_tests::wire::Wire::connect(announced).send_and_end("this is no PROXY header");
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    client.send_to(b"hello", gateway.listeners["radius"]).expect("it is taken");
+    let rejected = r#"listener="announced",reason="proxy_invalid""#;
+    gateway.expect_metric(&format!("tillgate_connections_rejected_total{{{rejected}}}"), 1.0);
+    let dropped = r#"listener="radius",reason="table_full""#;
+    gateway.expect_metric(&format!("tillgate_datagrams_dropped_total{{{dropped}}}"), 1.0);
     gateway.admin("/metrics").text()
 }

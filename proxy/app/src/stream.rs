@@ -122,6 +122,10 @@ impl Streams {
         let id = spec.backend.ok_or(Failure::Internal)?;
         let backend = running.effective.backend(id);
         outcome.sample(&HeaderMap::new());
+        if backend.tls.is_some() {
+            // Bytes that policy wants encrypted never leave in the clear.
+            return Err(Failure::BackendProtocol.into());
+        }
         let trust = spec.proxy_protocol.as_ref();
         let guard = trust.is_some_and(|trust| !trust.trusts(client.peer.ip()));
         let server = self.dial(running, (spec, listener), id, outcome).await?;
