@@ -148,7 +148,8 @@ mod tests {
             let mut table = SessionTable::default();
             let mut model: Vec<(u8, bool)> = Vec::new();
             for step in steps {
-                let place = |model: &Vec<(u8, bool)>, key| model.iter().position(|one| one.0 == key);
+                let place =
+                    |model: &[(u8, bool)], key| model.iter().position(|one| one.0 == key);
                 match step {
                     Step::Touch(key) => {
                         let found = place(&model, key).map(|at| model.remove(at));

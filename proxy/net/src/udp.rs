@@ -1,9 +1,9 @@
 //! Datagrams: forwarded in sessions, so that replies find their client.
 //!
-//! In: a socket, its [`Entry`] (sessions are its connections) and a [`Router`]. Every client
-//! address has a session with a connected socket of its own towards one server, so the kernel
-//! takes replies from that server alone. Workers have sockets of their own (`SO_REUSEPORT`) and share the sessions, so that a
-//! client keeps its session also when the kernel gives it to another worker.
+//! In: a socket, its [`Entry`] (sessions are its connections) and a [`Router`]. A client address has
+//! a session with a connected socket of its own, so the kernel takes replies from its server alone.
+//! Workers have sockets of their own (`SO_REUSEPORT`) and share the sessions, so that a client
+//! keeps its session also when the kernel gives it to another worker.
 //!
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
 //! not take is dropped; when the listener is full, the session that was silent for longest and is
