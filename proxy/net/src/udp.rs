@@ -1,6 +1,6 @@
 //! Datagrams: forwarded in sessions, so that replies find their client.
 //!
-//! In: a socket, its [`Entry`] (sessions are its connections) and a [`Router`]. A client address has
+//! In: a socket, its [`Entry`] (sessions are its connections) and a [`Router`]. A client has
 //! a session with a connected socket of its own, so the kernel takes replies from its server alone.
 //! Workers have sockets of their own (`SO_REUSEPORT`) and share the sessions, so that a client
 //! keeps its session also when the kernel gives it to another worker.
