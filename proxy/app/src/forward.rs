@@ -204,7 +204,7 @@ impl Way {
             }
         }
         let natural = || match head {
-            Some(head) => running.natural(serve::facts(&place.host, head)),
+            Some(head) => running.natural(serve::facts(&place.host, head, None)),
             None => running.default_class(),
         };
         Ok(Self {

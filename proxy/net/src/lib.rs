@@ -15,5 +15,6 @@ pub mod otlp;
 pub mod shaped;
 mod sockopt;
 pub mod threads;
+pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -20,9 +20,12 @@ use crate::error::{Failure, TABLE};
 
 mod lines;
 mod telemetry;
+mod tls;
 
 pub use self::lines::LineCollector;
 pub use self::telemetry::TelemetryMeters;
+pub use self::tls::TlsMeters;
+pub(crate) use self::tls::{TlsFileMeter, TlsListenerMeter};
 
 /// A label value: a name from the policy.
 pub type Label = Arc<str>;
@@ -115,6 +118,7 @@ pub struct Metrics {
     dial_failures: Family<DialFailureLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<DigestLabels, Gauge>,
+    tls: Arc<TlsMeters>,
     /// Panics that ended one connection each.
     pub panics: Counter,
 }
@@ -140,10 +144,16 @@ impl Metrics {
             dial_failures: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
+            tls: Arc::default(),
             panics: Counter::default(),
         };
         metrics.register(version);
         Arc::new(metrics)
+    }
+
+    /// Instruments of TLS.
+    pub const fn tls(&self) -> &Arc<TlsMeters> {
+        &self.tls
     }
 
     /// Adds to what a scrape shows.
@@ -231,6 +241,7 @@ impl Metrics {
         registry.register("build", "version of the running program", build);
         self.register_requests(&mut registry);
         self.register_connections(&mut registry);
+        self.tls.register(&mut registry);
         registry.register(
             "config_reloads",
             "attempts to load a config, by result",

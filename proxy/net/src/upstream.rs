@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tillgate_core::backend::Host;
 use tillgate_core::class::ClassSpec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::clock;
 use crate::error::DialError;
 use crate::link::Link;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
+use crate::tls::{Connector, ServerStream};
 
 pub mod resolver;
 
@@ -33,11 +36,14 @@ pub struct Lane {
 }
 
 /// A connection to a server: plain inside the store, shaped across a line.
+#[derive(Debug)]
 pub enum Upstream {
     /// Never shaped.
     Local(TcpStream),
     /// Asks its line before it moves bytes.
     Wan(ShapedStream),
+    /// TLS on one of these; its line is asked below.
+    Tls(ServerStream),
 }
 
 impl Upstream {
@@ -46,6 +52,7 @@ impl Upstream {
         match self {
             Self::Local(_) => None,
             Self::Wan(stream) => Some(stream.line_wait()),
+            Self::Tls(stream) => stream.line_wait(),
         }
     }
 }
@@ -83,6 +90,32 @@ pub async fn dial(
     }
 }
 
+/// The same, and TLS on it if there is `tls`: `host` is who it must be. Its handshake takes what
+/// the connection has left of `connect_timeout`; waiting for the line is not counted there either.
+///
+/// # Errors
+/// [`DialError`] names the address and the cause.
+pub async fn dial_secure(
+    address: SocketAddr,
+    lane: Option<&Lane>,
+    connect_timeout: Duration,
+    tls: Option<(&Connector, &Host)>,
+) -> Result<Upstream, DialError> {
+    let Some((connector, host)) = tls else { return dial(address, lane, connect_timeout).await };
+    let began = clock::now();
+    let stream = dial(address, lane, connect_timeout).await?;
+    let taken = match &stream {
+        Upstream::Wan(stream) => stream.connected_in(),
+        Upstream::Local(_) | Upstream::Tls(_) => clock::now().saturating_duration_since(began),
+    };
+    let left = connect_timeout.saturating_sub(taken);
+    match connector.connect(stream, host, left).await {
+        Ok(stream) => Ok(Upstream::Tls(stream)),
+        Err(Some(source)) => Err(DialError::Tls { to: address.to_string(), source }),
+        Err(None) => Err(DialError::TimedOut { to: address.to_string(), after: connect_timeout }),
+    }
+}
+
 impl AsyncRead for Upstream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -92,6 +125,7 @@ impl AsyncRead for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Wan(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -105,6 +139,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Wan(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -116,6 +151,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Wan(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -123,6 +159,7 @@ impl AsyncWrite for Upstream {
         match self {
             Self::Local(stream) => stream.is_write_vectored(),
             Self::Wan(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -130,6 +167,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_flush(cx),
             Self::Wan(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -137,6 +175,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Wan(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

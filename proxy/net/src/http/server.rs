@@ -1,4 +1,5 @@
-//! Serving clients: HTTP/1.1 and HTTP/2 with prior knowledge on one port, within limits.
+//! Serving clients: HTTP/1.1 and HTTP/2 on one port, in the clear (HTTP/2 with prior knowledge) or
+//! inside of TLS (by ALPN), within limits.
 //!
 //! [`serve`] takes connections from one socket and runs each as its own task. hyper frames the
 //! messages; the time limits are ours, because they need to tell a connection that idles from
@@ -20,18 +21,20 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use self::watch::{Verdict, Watch};
 use crate::clock;
-use crate::drain::{Drain, Phase, Ticket};
+use crate::drain::{Drain, Phase, Phases, Ticket};
 use crate::error::Failure;
 use crate::metrics::{Held, ListenerMeter};
+use crate::tls::Terminator;
 
 mod watch;
 
-pub use self::watch::{ClientStream, InFlight};
+pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
 /// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
@@ -86,6 +89,7 @@ pub struct Entry {
     pub meter: ListenerMeter,
     /// When to stop.
     pub drain: Drain,
+    tls: Option<Arc<Terminator>>,
     open: AtomicUsize,
 }
 
@@ -96,6 +100,8 @@ pub struct Caller {
     pub peer: SocketAddr,
     /// The request's life; keep it until the response has ended.
     pub flow: InFlight,
+    /// What its verified certificate says, if it showed one.
+    pub identity: Option<Arc<ClientIdentity>>,
     /// A ticket for what outlives the connection.
     pub ticket: Arc<Ticket>,
     /// The connection's place among its listener's; a tunnel keeps it to its own end.
@@ -116,9 +122,15 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 impl Entry {
-    /// A listener without connections.
-    pub fn new(limits: Limits, meter: ListenerMeter, drain: Drain) -> Arc<Self> {
-        Arc::new(Self { limits: RwLock::new(limits), meter, drain, open: AtomicUsize::new(0) })
+    /// A listener without connections, in the clear or with TLS that ends here.
+    pub fn new(
+        limits: Limits,
+        meter: ListenerMeter,
+        drain: Drain,
+        tls: Option<Arc<Terminator>>,
+    ) -> Arc<Self> {
+        let limits = RwLock::new(limits);
+        Arc::new(Self { limits, meter, drain, tls, open: AtomicUsize::new(0) })
     }
 
     /// The bounds now.
@@ -170,13 +182,15 @@ pub async fn serve<H: Handler>(
 ) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut draining = pin!(entry.drain.reached(Phase::Draining));
+    // Of this worker: one handshake's arithmetic at a time, requests in between.
+    let turns = Arc::new(Semaphore::new(1));
     loop {
         let accepted = tokio::select! {
             () = &mut draining => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => begin(stream, peer, &entry, &handler),
+            Ok((stream, peer)) => begin(stream, peer, &entry, &handler, &turns),
             Err(error) => {
                 // A client that left between SYN and accept, or we have no file left: not fatal.
                 tracing::debug!(%error, "accept failed");
@@ -188,26 +202,77 @@ pub async fn serve<H: Handler>(
     for _ in 0..LAST_ACCEPTS {
         let Ok((stream, peer)) = listener.accept() else { break };
         stream.set_nonblocking(true)?;
-        begin(TcpStream::from_std(stream)?, peer, &entry, &handler);
+        begin(TcpStream::from_std(stream)?, peer, &entry, &handler, &turns);
     }
     Ok(())
 }
 
-fn begin<H: Handler>(stream: TcpStream, peer: SocketAddr, entry: &Arc<Entry>, handler: &Arc<H>) {
+fn begin<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    entry: &Arc<Entry>,
+    handler: &Arc<H>,
+    turns: &Arc<Semaphore>,
+) {
     let Some(place) = entry.admit() else { return };
-    let ticket = entry.drain.ticket();
-    tokio::spawn(serve_connection(stream, peer, place, ticket, Arc::clone(handler)));
+    let (ticket, handler) = (entry.drain.ticket(), Arc::clone(handler));
+    // Answers must not wait for acknowledgements of earlier ones.
+    let _ = stream.set_nodelay(true);
+    if entry.tls.is_some() {
+        let turns = Arc::clone(turns);
+        tokio::spawn(serve_secure(stream, peer, place, ticket, handler, turns));
+    } else {
+        let client = Client { peer, stream: ClientIo::Plain(stream) };
+        tokio::spawn(serve_connection(client, place, ticket, handler));
+    }
 }
 
-async fn serve_connection<H: Handler>(
+/// Shakes hands with a client, then serves it. The handshake's state is large and short-lived, so
+/// it has a box of its own; what was agreed on has one as well.
+async fn serve_secure<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     place: Place,
     ticket: Ticket,
     handler: Arc<H>,
+    turns: Arc<Semaphore>,
 ) {
-    // Answers must not wait for acknowledgements of earlier ones.
-    let _ = stream.set_nodelay(true);
+    let Some(tls) = place.entry.tls.clone() else { return };
+    let within = place.entry.limits().header_timeout;
+    let session = {
+        let cut = until_cut(ticket.phases());
+        let shaken = Box::pin(tls.accept(stream, within, &turns));
+        tokio::select! {
+            session = shaken => session,
+            () = cut => None,
+        }
+    };
+    drop((tls, turns));
+    let Some(session) = session else { return };
+    let client = Client { peer, stream: ClientIo::Tls(session) };
+    serve_connection(client, place, ticket, handler).await;
+}
+
+/// Ready when everything that is not critical shall end; who has not said what he wants is not.
+async fn until_cut(mut phases: Phases) {
+    while phases.phase() < Phase::CutBulk {
+        phases.changed().await;
+    }
+}
+
+/// A client, ready to speak HTTP.
+struct Client {
+    peer: SocketAddr,
+    stream: ClientIo,
+}
+
+async fn serve_connection<H: Handler>(
+    client: Client,
+    place: Place,
+    ticket: Ticket,
+    handler: Arc<H>,
+) {
+    let Client { peer, stream } = client;
     let limits = place.entry.limits();
     let watch = Arc::new(Watch::new(clock::now()));
     let mut phases = ticket.phases();
@@ -215,17 +280,23 @@ async fn serve_connection<H: Handler>(
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
+    let (builder, identity) = match &stream {
+        ClientIo::Plain(_) => (builder(&limits), None),
+        ClientIo::Tls(session) if session.is_http2() => {
+            (builder(&limits).http2_only(), session.client().cloned())
+        }
+        ClientIo::Tls(session) => (builder(&limits).http1_only(), session.client().cloned()),
+    };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
         let flow = Watch::begin(&watch, clock::now());
         let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
-        let caller = Caller { peer, flow, ticket, place };
+        let caller = Caller { peer, flow, identity: identity.clone(), ticket, place };
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let builder = builder(&limits);
     let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     loop {
@@ -323,14 +394,24 @@ mod tests {
                 streams_max: 1,
             };
             let meter = Metrics::new("0").listener(&"http".into());
-            let entry = Entry::new(limits, meter, Drain::default());
+            let entry = Entry::new(limits, meter, Drain::default(), None);
             let place = entry.admit().unwrap();
             let ticket = entry.drain.ticket();
             let peer = stream.peer_addr().unwrap();
-            let connection = serve_connection(stream, peer, place, ticket, Arc::new(Nobody));
+            let client = Client { peer, stream: ClientIo::Plain(stream) };
+            let connection = serve_connection(client, place, ticket, Arc::new(Nobody));
             // Held for every open connection, so growth should be a decision.
             let size = std::mem::size_of_val(&connection);
             assert!(size <= 4096, "{size} bytes");
+
+            // With TLS the handshake and the session are elsewhere; this is what is left of them.
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None);
+            let (place, ticket) = (entry.admit().unwrap(), entry.drain.ticket());
+            let turns = Arc::new(Semaphore::new(1));
+            let secure = serve_secure(stream, peer, place, ticket, Arc::new(Nobody), turns);
+            let more = std::mem::size_of_val(&secure) - size;
+            assert!(more <= 320, "{more} bytes");
         });
     }
 }

@@ -70,7 +70,9 @@ impl ShapedStream {
         if let Some(window) = &window {
             window.prepare(&socket).map_err(ConnectError::Socket)?;
         }
+        let began = clock::now();
         let socket = dial(socket, to, connect_timeout).await?;
+        let connected_in = clock::now().saturating_duration_since(began);
         if let Some(window) = &window {
             window.opened(&socket);
             let unsent = unsent_bytes(link, &place);
@@ -82,6 +84,7 @@ impl ShapedStream {
             place: Arc::new(place),
             window,
             pacing: 0,
+            connected_in,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
             acks: PerDirection::default(),
             asks_since: PerDirection::default(),

@@ -105,7 +105,10 @@ pub(super) async fn open(
     };
     let mut last = None;
     for address in addresses.iter() {
-        match upstream::dial(*address, target.lane.as_ref(), target.connect_timeout).await {
+        let tls = target.tls.as_deref().map(|tls| (tls, host));
+        let (lane, within) = (target.lane.as_ref(), target.connect_timeout);
+        // A handshake's state is large and short-lived.
+        match Box::pin(upstream::dial_secure(*address, lane, within, tls)).await {
             Ok(stream) => return start(target, stream, counted).await,
             Err(error) => last = Some(error),
         }
@@ -124,9 +127,13 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(failed)?;
+            let tls = target.tls.clone();
             tokio::spawn(async move {
                 let _guards = (held, counted);
                 if let Err(error) = connection.await {
+                    if let Some(tls) = tls {
+                        tls.ended(&error);
+                    }
                     tracing::debug!(%error, "connection to a server ended");
                 }
             });
