@@ -132,6 +132,10 @@ pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
 /// suite of it.
 pub const TLS_MIN_VERSION: TlsVersion = TlsVersion::V1_2;
 
+/// How often certificate files are looked at: reading them costs microseconds, and a renewed
+/// certificate has days of time, but an operator who swaps one wants to see it served.
+pub const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
+
 /// Names of servers: both families raced, asked again every half minute (what the resolver of
 /// most clouds says), and 5 s for an answer (two tries of the system's resolver begin after 5).
 pub const DNS: DnsSpec = DnsSpec {

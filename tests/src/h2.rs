@@ -46,13 +46,22 @@ impl Client {
         let runtime = runtime();
         let sender = runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens");
-            let (sender, connection) =
-                hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                    .handshake(TokioIo::new(stream))
-                    .await
-                    .expect("HTTP/2 is spoken");
-            tokio::spawn(connection);
-            sender
+            start(stream).await
+        });
+        Self { runtime, sender }
+    }
+
+    /// A connection to `address` inside of TLS, which asks for `name`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn connect_tls(address: SocketAddr, name: &str, config: Arc<rustls::ClientConfig>) -> Self {
+        let runtime = runtime();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).expect("a name");
+        let sender = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens");
+            let connector = tokio_rustls::TlsConnector::from(config);
+            start(connector.connect(name, stream).await.expect("a handshake")).await
         });
         Self { runtime, sender }
     }
@@ -80,6 +89,18 @@ impl Client {
     pub fn ask(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.ask_all(vec![request]).pop().expect("one answer")
     }
+}
+
+async fn start<S>(stream: S) -> hyper::client::conn::http2::SendRequest<Full<Bytes>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/2 is spoken");
+    tokio::spawn(connection);
+    sender
 }
 
 async fn collect(response: Response<Incoming>) -> Answer {
@@ -123,12 +144,37 @@ impl Origin {
         Self::with_streams(200, answer)
     }
 
+    /// The same inside of TLS.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub fn start_tls(
+        config: Arc<rustls::ServerConfig>,
+        answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self::serve(200, Some(config.into()), answer)
+    }
+
     /// The same; it takes `streams_max` requests at a time on one connection.
     ///
     /// # Panics
     /// If there is no free port.
     pub fn with_streams(
         streams_max: u32,
+        answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self::serve(streams_max, None, answer)
+    }
+
+    fn serve(
+        streams_max: u32,
+        tls: Option<tokio_rustls::TlsAcceptor>,
         answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
         + Send
         + Sync
@@ -157,7 +203,15 @@ impl Origin {
                 });
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 server.max_concurrent_streams(streams_max);
-                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+                let Some(tls) = tls.clone() else {
+                    tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+                    continue;
+                };
+                tokio::spawn(async move {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    }
+                });
             }
         });
         Self { address, connections, _runtime: runtime }

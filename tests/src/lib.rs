@@ -2,7 +2,8 @@
 //! that send exactly the bytes (or, for HTTP/2, the frames) a test wants.
 //!
 //! [`store`] makes effective configs by hand, [`gateway`] runs them with real sockets on ports
-//! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte. Nothing
+//! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte, [`tls`]
+//! issues certificates and puts TLS on a wire. Nothing
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
 pub mod gateway;
@@ -11,6 +12,7 @@ pub mod hammer;
 pub mod origin;
 pub mod program;
 pub mod store;
+pub mod tls;
 pub mod wire;
 
 use std::time::{Duration, Instant};

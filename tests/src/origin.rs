@@ -53,21 +53,14 @@ impl Origin {
 
     /// A server that answers with the request it got: its first line and fields as the body.
     pub fn echoing() -> Self {
-        Self::start(|mut wire, _| {
-            while wire.waits_for_more() {
-                let request = wire.reply();
-                let mut text = format!("{}\n", request.line);
-                for (name, value) in &request.headers {
-                    text.push_str(&format!("{name}: {value}\n"));
-                }
-                for (name, value) in &request.trailers {
-                    text.push_str(&format!("trailer {name}: {value}\n"));
-                }
-                text.push_str(&format!("body {}\n", request.text()));
-                wire.send(format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
-                    text.len()
-                ));
+        Self::start(|wire, _| echo(wire))
+    }
+
+    /// The same inside of TLS; whoever does not shake hands is left.
+    pub fn echoing_tls(config: std::sync::Arc<rustls::ServerConfig>) -> Self {
+        Self::start(move |wire, _| {
+            if let Some(wire) = crate::tls::accept(wire, &config) {
+                echo(wire);
             }
         })
     }
@@ -83,5 +76,21 @@ impl Drop for Origin {
         self.over.store(true, Ordering::SeqCst);
         // Wakes the accept; a refusal is as good.
         drop(std::net::TcpStream::connect(self.address));
+    }
+}
+
+/// Answers every request with itself.
+fn echo(mut wire: Wire) {
+    while wire.waits_for_more() {
+        let request = wire.reply();
+        let mut text = format!("{}\n", request.line);
+        for (name, value) in &request.headers {
+            text.push_str(&format!("{name}: {value}\n"));
+        }
+        for (name, value) in &request.trailers {
+            text.push_str(&format!("trailer {name}: {value}\n"));
+        }
+        text.push_str(&format!("body {}\n", request.text()));
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
     }
 }

@@ -17,6 +17,7 @@ use tillgate_core::matching::{
     BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
     RouteTable, Rule, TrafficPolicy,
 };
+use tillgate_core::tls::{ClientTls, ServerTls};
 use tillgate_core::units::{BitRate, PerDirection, Percent};
 
 /// A store in the making.
@@ -33,6 +34,8 @@ pub struct Store {
     addresses: [SocketAddr; 3],
     listeners: Vec<ListenerSpec>,
     digest: String,
+    tls: Option<ServerTls>,
+    forward_tls: Option<ServerTls>,
 }
 
 /// Limits that no test meets unless it wants to.
@@ -82,6 +85,8 @@ impl Default for Store {
             addresses: [any; 3],
             listeners: Vec::new(),
             digest: "sha256:by-hand".into(),
+            tls: None,
+            forward_tls: None,
         }
     }
 }
@@ -127,6 +132,34 @@ impl Store {
             dns: defaults::DNS,
             tcp: defaults::TCP,
         });
+        self
+    }
+
+    /// TLS to the servers of the last backend.
+    #[must_use]
+    pub fn over_tls(mut self, tls: ClientTls) -> Self {
+        self.backends.last_mut().expect("a backend").tls = Some(tls);
+        self
+    }
+
+    /// TLS of clients, ended at the HTTP entry.
+    #[must_use]
+    pub fn https(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// TLS of clients, ended at the forward proxy.
+    #[must_use]
+    pub fn https_forward(mut self, tls: ServerTls) -> Self {
+        self.forward_tls = Some(tls);
+        self
+    }
+
+    /// Changes the last rule.
+    #[must_use]
+    pub fn rule(mut self, change: impl FnOnce(&mut Rule)) -> Self {
+        change(self.rules.last_mut().expect("a rule"));
         self
     }
 
@@ -282,8 +315,11 @@ impl Store {
             time_zone: "Europe/Oslo".into(),
             process: self.process,
             listeners: [
-                listener("http", ListenerProtocol::Http, http),
-                listener("forward-proxy", ListenerProtocol::ForwardProxy, forward),
+                ListenerSpec { tls: self.tls, ..listener("http", ListenerProtocol::Http, http) },
+                ListenerSpec {
+                    tls: self.forward_tls,
+                    ..listener("forward-proxy", ListenerProtocol::ForwardProxy, forward)
+                },
                 listener("admin", ListenerProtocol::Admin, admin),
             ]
             .into_iter()

@@ -8,7 +8,27 @@ use crate::PATIENCE;
 /// A connection, of either side.
 pub struct Wire {
     stream: TcpStream,
+    /// TLS on it, as a thing that reads and writes the stream itself.
+    tls: Option<Box<dyn Session>>,
     read: Vec<u8>,
+}
+
+/// What TLS puts on a connection.
+pub trait Session: Send {
+    /// Reads what was inside.
+    ///
+    /// # Errors
+    /// Of the connection, or of TLS.
+    fn read(&mut self, stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<usize>;
+
+    /// Writes inside.
+    ///
+    /// # Errors
+    /// Of the connection, or of TLS.
+    fn write(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<usize>;
+
+    /// Says that no more will be sent.
+    fn finish(&mut self, stream: &mut TcpStream);
 }
 
 /// One message: a head and a body, as they were on the wire (chunks joined).
@@ -67,7 +87,40 @@ impl Wire {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         stream.set_nodelay(true).expect("a socket takes nodelay");
-        Self { stream, read: Vec::new() }
+        Self { stream, tls: None, read: Vec::new() }
+    }
+
+    /// The same connection with `session` on it from now on.
+    #[must_use]
+    pub fn with_session(self, session: impl Session + 'static) -> Self {
+        Self { tls: Some(Box::new(session)), ..self }
+    }
+
+    /// The connection below.
+    pub const fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => tls.read(&mut self.stream, buffer),
+            None => self.stream.read(buffer),
+        }
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            Some(tls) => tls.write(&mut self.stream, bytes),
+            None => self.stream.write(bytes),
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write_some(bytes)?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
     }
 
     /// The other end's address, as we see it.
@@ -84,12 +137,12 @@ impl Wire {
     /// If they are not taken.
     #[track_caller]
     pub fn send(&mut self, text: impl AsRef<[u8]>) {
-        self.stream.write_all(text.as_ref()).expect("the bytes are taken");
+        self.write_all(text.as_ref()).expect("the bytes are taken");
     }
 
     /// Sends bytes; says whether they were taken.
     pub fn try_send(&mut self, text: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(text.as_ref()).is_ok()
+        self.write_all(text.as_ref()).is_ok()
     }
 
     /// Sends `chunk` again and again until nothing is taken for a while; returns the bytes taken.
@@ -97,7 +150,7 @@ impl Wire {
         self.stream.set_write_timeout(Some(pause)).expect("a socket takes a timeout");
         let mut sent = 0;
         loop {
-            match self.stream.write(chunk) {
+            match self.write_some(chunk) {
                 Ok(bytes) => sent += bytes,
                 Err(error) => {
                     let full = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
@@ -118,6 +171,9 @@ impl Wire {
 
     /// No more will be sent.
     pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&mut self.stream);
+        }
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
@@ -178,10 +234,10 @@ impl Wire {
     pub fn read_to_end(&mut self) -> Result<Vec<u8>, Vec<u8>> {
         let mut buffer = [0; 65536];
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.read_some(&mut buffer) {
                 Ok(0) => return Ok(std::mem::take(&mut self.read)),
                 Ok(bytes) => self.read.extend_from_slice(&buffer[..bytes]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                Err(error) if is_an_end(&error) => {
                     return Err(std::mem::take(&mut self.read));
                 }
                 Err(error) => panic!("neither bytes nor an end: {error}"),
@@ -206,7 +262,7 @@ impl Wire {
         // A pool may keep this connection longer than a test is patient.
         let _ = self.stream.set_read_timeout(None);
         let mut buffer = [0; 65536];
-        let more = match self.stream.read(&mut buffer) {
+        let more = match self.read_some(&mut buffer) {
             Ok(bytes) => {
                 self.read.extend_from_slice(&buffer[..bytes]);
                 bytes > 0
@@ -301,13 +357,13 @@ impl Wire {
     /// Reads some more; `false` at the end of the connection.
     fn fill(&mut self) -> bool {
         let mut buffer = [0; 65536];
-        match self.stream.read(&mut buffer) {
+        match self.read_some(&mut buffer) {
             Ok(0) => false,
             Ok(bytes) => {
                 self.read.extend_from_slice(&buffer[..bytes]);
                 true
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) if is_an_end(&error) => false,
             Err(error) => panic!("neither bytes nor an end: {error}; had {:?}", self.peek()),
         }
     }
@@ -315,6 +371,11 @@ impl Wire {
     fn peek(&self) -> String {
         String::from_utf8_lossy(&self.read).into_owned()
     }
+}
+
+/// A reset; inside of TLS also an end that was not announced.
+fn is_an_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
 }
 
 fn field(line: &str) -> (String, String) {

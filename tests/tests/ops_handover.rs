@@ -6,10 +6,12 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::sync::{Mutex, mpsc};
 
 use tillgate_tests::hammer::Hammer;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, get, policy, scratch, signal};
+use tillgate_tests::wire::Wire;
 use tillgate_tests::{PATIENCE, eventually};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
@@ -46,6 +48,36 @@ fn a_signal_starts_the_next_process_and_no_connection_is_lost() {
         std::net::TcpStream::connect(http).is_err().then_some(())
     });
     assert!(lost.is_empty(), "{served} served, lost {lost:?}\n{}", old.log());
+}
+
+#[test]
+fn what_is_under_way_ends_in_the_process_where_it_began() {
+    let (go, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let origin = Origin::start(move |mut wire, number| {
+        while wire.waits_for_more() {
+            wire.reply();
+            if number == 0 {
+                let _ = wait.lock().expect("one connection").recv_timeout(PATIENCE);
+            }
+            wire.send(OK);
+        }
+    });
+    let policy = policy("a.example", origin.address);
+    let mut old = Program::start(PROGRAM, "under-way", &policy, &[]);
+    let http = old.address("http");
+    let mut busy = Wire::connect(http);
+    busy.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    eventually("the request is at the server", || (origin.connections() > 0).then_some(()));
+    old.signal("USR2");
+    let next = successor(&old);
+    old.line(&["draining", "connections=1"]);
+    assert_eq!(get(http, "a.example").status, 200, "the next process serves meanwhile");
+    go.send(()).expect("the origin waits");
+    assert_eq!(busy.reply().status, 200);
+    busy.expect_end();
+    assert!(old.ended(), "{}", old.log());
+    signal(next, "TERM");
 }
 
 #[test]
@@ -131,7 +163,7 @@ fn a_service_manager_binds_the_sockets_and_hears_what_happens() {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     // Somebody who connects before the program runs waits in the kernel's queue.
-    let mut early = tillgate_tests::wire::Wire::connect(address);
+    let mut early = Wire::connect(address);
     early.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
     let text = policy("a.example", origin.address);
     // The shell puts the socket where a service manager would, and says for whom it is.

@@ -1,6 +1,9 @@
 //! The access log and traces, from outside.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 
@@ -155,7 +158,7 @@ fn classes_are_sampled_and_failures_always_logged() {
 }
 
 /// Where nobody listens.
-fn closed_port() -> std::net::SocketAddr {
+fn closed_port() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("a bound socket")
 }
@@ -175,7 +178,7 @@ fn trace_context_is_passed_on_as_it_is_where_nothing_is_traced() {
     assert!(!none.text().contains("traceparent"), "{}", none.text());
 }
 
-fn traced(store: Store, collector: std::net::SocketAddr, sampling: u8) -> Effective {
+fn traced(store: Store, collector: SocketAddr, sampling: u8) -> Effective {
     let mut effective = store.build();
     effective.telemetry.tracing = Some(TracingSpec {
         endpoint: OtlpEndpoint {
@@ -324,31 +327,61 @@ spec:
     }
 }
 
+/// Lines of `log` that a program has dropped.
+fn dropped(admin: SocketAddr, log: &str) -> u64 {
+    let mut wire = Wire::connect(admin);
+    wire.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    let text = wire.reply().text();
+    let series = format!("tillgate_log_lines_dropped_total{{log=\"{log}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&series));
+    line.expect("the series is there").parse().expect("a number")
+}
+
 #[test]
-fn logs_that_nobody_reads_hold_up_no_request() {
+fn an_access_log_that_nobody_reads_holds_up_no_request() {
     let origin = Origin::answering(OK);
-    let (full, never_read) = std::os::unix::net::UnixStream::pair().expect("two ends");
+    let (full, _never_read) = UnixStream::pair().expect("two ends");
     let policy = policy("a.example", origin.address);
-    let more = ["--access-log", "--pin-workers"];
-    let program = Program::start_with(PROGRAM, "stuck", &policy, &more, |command| {
-        command.stdout(std::os::fd::OwnedFd::from(full));
+    let program = Program::start_with(PROGRAM, "stuck", &policy, &["--access-log"], |command| {
+        command.stdout(OwnedFd::from(full));
     });
     let mut wire = Wire::connect(program.address("http"));
     let admin = program.address("admin");
-    let dropped = || {
-        let mut wire = Wire::connect(admin);
-        wire.send("GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
-        let text = wire.reply().text();
-        let series = "tillgate_log_lines_dropped_total{log=\"access\"} ";
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        line.expect("the series is there").parse::<u64>().expect("a number")
-    };
     let mut asked = 0;
-    while asked < 50_000 && (asked % 500 != 0 || dropped() == 0) {
+    while asked < 50_000 && (asked % 500 != 0 || dropped(admin, "access") == 0) {
         wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
         assert_eq!(wire.reply().status, 200);
         asked += 1;
     }
-    assert!(dropped() > 0, "after {asked} requests");
-    drop(never_read);
+    assert!(dropped(admin, "access") > 0, "after {asked} requests");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_request() {
+    let origin = Origin::answering(OK);
+    let (full, _never_read) = UnixStream::pair().expect("two ends");
+    let policy = policy("a.example", origin.address);
+    let (http, admin) = (closed_port(), closed_port());
+    let _program = Program::start_with(PROGRAM, "mute", &policy, &["--log", "debug"], |command| {
+        // Nobody reads where it listens, so it is told.
+        let mut arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+        for (flag, address) in [("--http", http), ("--admin", admin)] {
+            let place = arguments.iter().position(|word| word == flag).expect("it is given");
+            arguments[place + 1] = address.to_string().into();
+        }
+        let mut told = std::process::Command::new(PROGRAM);
+        told.args(arguments).stderr(OwnedFd::from(full));
+        *command = told;
+    });
+    eventually("it listens", || std::net::TcpStream::connect(admin).ok());
+    let mut asked = 0;
+    while asked < 50_000 && (asked % 500 != 0 || dropped(admin, "process") == 0) {
+        // Each of these is a line at level DEBUG.
+        let mut wire = Wire::connect(http);
+        wire.send("no request\r\n\r\n");
+        let _ = wire.read_to_end();
+        asked += 1;
+    }
+    assert!(dropped(admin, "process") > 0, "after {asked} connections");
+    assert_eq!(tillgate_tests::program::get(http, "a.example").status, 200);
 }

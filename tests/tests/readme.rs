@@ -5,11 +5,15 @@
 //! (with `--test-threads=1`: both write one file).
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
+use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Volume};
 
 #[test]
 fn the_failure_table_is_the_one_of_the_code() {
@@ -79,29 +83,49 @@ fn compare(name: &str, table: &str) {
     );
 }
 
-/// Families without a sample are not in a scrape, so one request goes through first, one does not,
-/// a connection is rejected, and a datagram goes nowhere.
-fn scrape_after_one_request() -> String {
-    let origin =
-        tillgate_tests::origin::Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let store = tillgate_tests::store::Store::default().cloud(
-        "payments",
-        "pay.example",
-        "payment",
-        origin.address,
-    );
-    let store = store
+/// Every kind of listener and backend that has a metric of its own.
+fn store(files: &Volume, origin: SocketAddr) -> Store {
+    Store::default()
+        .cloud("payments", "pay.example", "payment", origin)
+        .over_tls(ClientTls {
+            sni: None,
+            roots: TrustAnchors::File(files.file("ca.crt")),
+            certificate: None,
+            min_version: TlsVersion::V1_2,
+        })
+        .https(ServerTls {
+            certificates: vec![files.key_pair()],
+            client_certificates: None,
+            min_version: TlsVersion::V1_2,
+        })
         .listener("announced", ListenerProtocol::Http, None, |spec| {
             let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
             spec.proxy_protocol = Some(ProxyTrust { trusted_sources });
         })
-        .backend("radius", Location::Cloud, BackendProtocol::Udp, origin.address)
-        .listener("radius", ListenerProtocol::Udp, None, |spec| spec.limits.sessions_max = 0);
-    let gateway = tillgate_tests::gateway::Gateway::start(store.build());
-    let reply = gateway.ask("GET / HTTP/1.1\r\nHost: pay.example\r\nConnection: close\r\n\r\n");
-    assert_eq!(reply.status, 200);
-    let refused = gateway.ask("GET / HTTP/1.1\r\nHost: unknown\r\nConnection: close\r\n\r\n");
-    assert_eq!(refused.status, 404);
+        .backend("radius", Location::Cloud, BackendProtocol::Udp, origin)
+        .listener("radius", ListenerProtocol::Udp, None, |spec| spec.limits.sessions_max = 0)
+}
+
+/// Families without a sample are not in a scrape, so one request goes through first, one does not,
+/// a connection is rejected, and a datagram goes nowhere.
+fn scrape_after_one_request() -> String {
+    let authority = Authority::default();
+    let identity = authority.issue(&["pay.example", "127.0.0.1"]);
+    let files = Volume::new(&[
+        ("ca.crt", &authority.pem),
+        ("tls.crt", &identity.chain),
+        ("tls.key", &identity.key),
+    ]);
+    let wants = tls::Wants { identity: Some(&identity), ..tls::Wants::default() };
+    let origin = tillgate_tests::origin::Origin::echoing_tls(tls::server(&wants, None));
+    let gateway = tillgate_tests::gateway::Gateway::start(store(&files, origin.address).build());
+    let client = tls::client(&authority, &tls::Wants::default());
+    for (host, status) in [("pay.example", 200), ("unknown", 404)] {
+        let shaken = tls::connect(gateway.http, "pay.example", &client).expect("a handshake");
+        let mut wire = shaken.wire;
+        wire.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        assert_eq!(wire.reply().status, status);
+    }
     let announced = gateway.listeners["announced"];
     tillgate_tests::wire::Wire::connect(announced).send_and_end("this is no PROXY header");
     let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");

@@ -16,6 +16,7 @@ use tillgate_net::handover::Named;
 use tillgate_net::http::server;
 use tillgate_net::listen::{ListenError, Socket};
 use tillgate_net::threads;
+use tillgate_net::tls::FileError;
 use tillgate_net::upstream::Resolver;
 use tillgate_net::upstream::resolver::CLIENT_LOOKUPS;
 use tokio::runtime::{Builder, Runtime};
@@ -63,6 +64,9 @@ pub enum BuildError {
         /// Where it would listen.
         address: SocketAddr,
     },
+    /// A certificate, a key or an authority cannot be had.
+    #[error(transparent)]
+    Tls(#[from] FileError),
     /// The config has no class or no link; a compiled one always has.
     #[error("the config has no {0}; compile it from policy documents")]
     Empty(&'static str),
@@ -125,10 +129,11 @@ pub(crate) fn build_with(
     }
     let workers = workers(&effective);
     let effective = Arc::new(effective);
-    let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers, resolver);
-    let plan = gateway.listeners.plan(&effective, &gateway.metrics, &mut inherited)?;
+    let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers, resolver)?;
+    let (listeners, metrics) = (&gateway.listeners, &gateway.metrics);
+    let plan = listeners.plan(&effective, metrics, &gateway.tls, &mut inherited)?;
     inherited.close_rest();
-    gateway.listeners.commit(plan, || Ok::<(), Busy>(()))?;
+    listeners.commit(plan, || Ok::<(), Busy>(()))?;
     Ok(Bound { gateway, orders, cpus: Vec::new() })
 }
 
@@ -215,6 +220,7 @@ impl Bound {
         let access = Arc::clone(&gateway.access);
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
+                tokio::spawn(Arc::clone(&gateway).follow_files());
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
                     _ = ended => {}

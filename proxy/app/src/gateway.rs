@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
+use tillgate_config::defaults;
 use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
 use tillgate_core::backend::Location;
 use tillgate_core::class::ClassId;
@@ -22,6 +23,7 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::link::Link;
 use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
 use tillgate_net::otlp::Span;
+use tillgate_net::tls::{FileError, Tls};
 use tillgate_net::upstream::Resolver;
 use tokio::sync::{Notify, mpsc};
 
@@ -31,7 +33,7 @@ use crate::lines::{Lines, Names};
 use crate::listeners::{Listeners, Orders};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
-use crate::running::{Running, Sinks};
+use crate::running::{Connectors, Running, Sinks};
 use crate::{forward, serve};
 
 /// How often pools look for connections that have idled or lived too long.
@@ -47,6 +49,8 @@ pub(crate) struct Gateway {
     sinks: Sinks,
     /// Until the export has begun.
     spans: Mutex<Option<mpsc::Receiver<Span>>>,
+    /// Certificates, keys and authorities, on files that may change.
+    pub(crate) tls: Arc<Tls>,
     pub(crate) drain: Drain,
     /// Connections across WAN lines: a pool per worker would multiply the windows.
     wan: Pool,
@@ -62,12 +66,17 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway that listens nowhere yet, and what its workers and its admin thread take orders
     /// from.
+    ///
+    /// # Errors
+    /// If a file that the config names cannot be used.
     pub(crate) fn new(
         effective: Arc<Effective>,
         workers: usize,
         resolver: Arc<Resolver>,
-    ) -> (Arc<Self>, Vec<Orders>) {
+    ) -> Result<(Arc<Self>, Vec<Orders>), FileError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let tls = Tls::new(&metrics);
+        let connectors = Connectors::new(&effective, &tls)?;
         let telemetry = TelemetryMeters::register(&metrics);
         let (spans, spans_end) = Spans::new(telemetry.clone());
         let access = Arc::new(AccessLog::new(telemetry.access_dropped.clone()));
@@ -75,7 +84,7 @@ impl Gateway {
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
-        let running = Running::new(effective, lines, &mut names, sinks.clone());
+        let running = Running::new(effective, lines, &mut names, sinks.clone(), connectors);
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
@@ -88,6 +97,7 @@ impl Gateway {
             sinks,
             spans: Mutex::new(Some(spans_end)),
             drain,
+            tls,
             wan: Pool::new(Arc::clone(&resolver)),
             resolver,
             driver: OnceLock::new(),
@@ -97,7 +107,7 @@ impl Gateway {
             workers,
         });
         gateway.show_lines();
-        (gateway, orders)
+        Ok((gateway, orders))
     }
 
     /// Puts the lines into the scrape.
@@ -118,17 +128,19 @@ impl Gateway {
     /// Puts `effective` in effect: lines take its numbers, pools and flows survive.
     ///
     /// # Errors
-    /// If the process has seen more class names than it can tell apart.
-    pub(crate) fn follow(&self, effective: Arc<Effective>) -> Result<(), TooManyNames> {
+    /// If the process has seen more class names than it can tell apart, or a file that the config
+    /// names cannot be used.
+    pub(crate) fn follow(&self, effective: Arc<Effective>) -> Result<(), NotFollowed> {
+        let connectors = Connectors::new(&effective, &self.tls)?;
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: Vec<_> = effective.classes.iter().map(|(_, class)| &class.name).collect();
         if !names.fits(&wanted) {
-            return Err(TooManyNames);
+            return Err(TooManyNames.into());
         }
         drop(wanted);
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
-        let next = Running::new(effective, lines, &mut names, self.sinks.clone());
+        let next = Running::new(effective, lines, &mut names, self.sinks.clone(), connectors);
         self.resolver.keep(next.names());
         self.running.store(Arc::new(next));
         self.wan.cool();
@@ -215,6 +227,18 @@ impl Gateway {
         }
     }
 
+    /// Takes certificate files that have changed, until aborted. A file system may hang, so files
+    /// are read apart from the runtime.
+    pub(crate) async fn follow_files(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(defaults::CERTIFICATE_CHECK).await;
+            let tls = Arc::clone(&self.tls);
+            if tokio::task::spawn_blocking(move || tls.check_files()).await.is_err() {
+                self.metrics.panics.inc();
+            }
+        }
+    }
+
     /// Closes what has idled across the lines, until aborted.
     pub(crate) async fn sweep_wan(self: Arc<Self>) {
         loop {
@@ -237,6 +261,15 @@ pub(crate) async fn stage(drain: &Drain, timeout: Duration) {
         tracing::info!(connections = drain.live(), "draining: the deadline has passed");
     }
     drain.advance(Phase::CutAll);
+}
+
+/// Why a config was not followed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotFollowed {
+    #[error(transparent)]
+    Names(#[from] TooManyNames),
+    #[error(transparent)]
+    Tls(#[from] FileError),
 }
 
 /// The process would need more class names than it has numbers for.

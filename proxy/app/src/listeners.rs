@@ -15,6 +15,7 @@ use tillgate_net::handover::Named;
 use tillgate_net::http::server::Entry;
 use tillgate_net::listen::{Beside, ListenError, Shared, Socket, Transport};
 use tillgate_net::metrics::Metrics;
+use tillgate_net::tls::Tls;
 use tokio::sync::mpsc;
 
 use crate::bound::{BuildError, refuse_open_proxy};
@@ -117,6 +118,7 @@ impl Listeners {
         &self,
         effective: &Effective,
         metrics: &Metrics,
+        tls: &Tls,
         inherited: &mut Inherited,
     ) -> Result<Plan, BuildError> {
         let now = self.live().clone();
@@ -138,7 +140,8 @@ impl Listeners {
                 .map_err(|source| BuildError::listen(&spec.name, source))?;
             refuse_open_proxy(effective, spec.protocol, shared.address)?;
             let drain = if is_admin { self.admin_drain.part() } else { self.drain.part() };
-            let entry = Entry::new(limits(spec), metrics.listener(&spec.name), drain);
+            let tls = spec.tls.as_ref().map(|of| tls.terminator(&spec.name, of)).transpose()?;
+            let entry = Entry::new(limits(spec), metrics.listener(&spec.name), drain, tls);
             if let Some(trust) = &spec.proxy_protocol {
                 entry.trust(trust.clone());
             }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use tillgate_config::effective::Effective;
 use tillgate_net::drain::Phase;
+use tillgate_net::tls::FileError;
 
 use crate::bound::BuildError;
-use crate::gateway::{Gateway, TooManyNames};
+use crate::gateway::{Gateway, NotFollowed, TooManyNames};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening};
 use crate::serve::explain;
@@ -31,6 +32,9 @@ pub enum ReloadError {
     /// It would not have started with it either.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// A certificate, a key or an authority that it names cannot be had.
+    #[error(transparent)]
+    Tls(FileError),
     /// Too many class names over the life of the process.
     #[error(transparent)]
     Names(#[from] TooManyNames),
@@ -42,7 +46,18 @@ pub enum ReloadError {
     Stopping,
 }
 
+impl From<NotFollowed> for ReloadError {
+    fn from(why: NotFollowed) -> Self {
+        match why {
+            NotFollowed::Names(why) => Self::Names(why),
+            NotFollowed::Tls(why) => Self::Tls(why),
+        }
+    }
+}
+
 pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
+    // Whoever says that something has changed may mean a certificate.
+    gateway.tls.check_files();
     let before = Arc::clone(&gateway.running().effective);
     let digest = Arc::clone(&effective.digest);
     let workers = effective.process.workers;
@@ -65,7 +80,7 @@ pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), Reloa
 /// Binds all that is new, then changes everything at once.
 fn swap(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
     let none = &mut Inherited::default();
-    let plan = gateway.listeners.plan(&effective, &gateway.metrics, none)?;
+    let plan = gateway.listeners.plan(&effective, &gateway.metrics, &gateway.tls, none)?;
     let follow = || gateway.follow(Arc::new(effective)).map_err(ReloadError::from);
     let change = gateway.listeners.commit(plan, follow)?;
     change.come.iter().for_each(Listening::say);

@@ -20,6 +20,7 @@ use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
+use tillgate_net::tls::{Application, Connector, FileError, Tls};
 use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
@@ -66,6 +67,7 @@ pub(crate) struct Running {
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
     /// By listener.
     listeners: Vec<OnceLock<Listener>>,
+    connectors: Connectors,
     lines: Lines,
     metrics: Arc<Metrics>,
     /// Where lines of the access log go.
@@ -120,6 +122,7 @@ impl Running {
         lines: Lines,
         names: &mut Names,
         sinks: Sinks,
+        connectors: Connectors,
     ) -> Self {
         let Sinks { metrics, access, spans } = sinks;
         let telemetry = &effective.telemetry;
@@ -160,6 +163,7 @@ impl Running {
             no_route,
             targets,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
+            connectors,
             classes,
             lines,
             metrics,
@@ -252,12 +256,8 @@ impl Running {
                 endpoint: spec.endpoints[endpoint].clone(),
                 addresses: None,
                 location: spec.location,
-                wire: match spec.protocol {
-                    BackendProtocol::Http | BackendProtocol::Tcp | BackendProtocol::Udp => {
-                        Wire::Http1
-                    }
-                    BackendProtocol::Http2 | BackendProtocol::Grpc => Wire::Http2,
-                },
+                wire: wire(spec.protocol),
+                tls: self.connectors.of(backend),
                 limit: spec.pool,
                 class,
                 connect: timeouts.connect,
@@ -287,6 +287,7 @@ impl Running {
             addresses: Some(addresses.into()),
             location,
             wire: Wire::Http1,
+            tls: None,
             limit: EGRESS_POOL,
             class,
             connect: EGRESS_TIMEOUTS.connect,
@@ -360,6 +361,7 @@ impl Running {
             link: lane.as_ref().map(|(id, _)| *id),
             lane: lane.map(|(_, lane)| lane),
             wire: facts.wire,
+            tls: facts.tls,
             limit: facts.limit,
             spares,
             max_wait: class.spec.queue.max_wait,
@@ -372,12 +374,49 @@ impl Running {
     }
 }
 
+/// TLS to the backends that have it.
+pub(crate) struct Connectors(Vec<Option<Arc<Connector>>>);
+
+impl Connectors {
+    /// Reads the files of every backend's TLS; connectors of the config before are kept where
+    /// nothing of them changed.
+    ///
+    /// # Errors
+    /// [`FileError`] names the backend, the file and what to do.
+    pub(crate) fn new(effective: &Effective, tls: &Tls) -> Result<Self, FileError> {
+        let one = |backend: &BackendSpec| {
+            let Some(spec) = &backend.tls else { return Ok(None) };
+            let application = match backend.protocol {
+                BackendProtocol::Http => Application::Http1,
+                BackendProtocol::Http2 | BackendProtocol::Grpc => Application::Http2,
+                BackendProtocol::Tcp | BackendProtocol::Udp => Application::Bytes,
+            };
+            tls.connector(&backend.name, spec, application).map(Some)
+        };
+        effective.backends.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// TLS to the servers of `backend`, if it has it.
+    pub(crate) fn of(&self, backend: BackendId) -> Option<Arc<Connector>> {
+        self.0.get(usize::from(backend.0))?.clone()
+    }
+}
+
+/// What an HTTP request finds at the servers of a backend.
+const fn wire(protocol: BackendProtocol) -> Wire {
+    match protocol {
+        BackendProtocol::Http | BackendProtocol::Tcp | BackendProtocol::Udp => Wire::Http1,
+        BackendProtocol::Http2 | BackendProtocol::Grpc => Wire::Http2,
+    }
+}
+
 struct TargetFacts<'a> {
     name: &'a Label,
     endpoint: Endpoint,
     addresses: Option<Arc<[SocketAddr]>>,
     location: Location,
     wire: Wire,
+    tls: Option<Arc<Connector>>,
     limit: PoolLimit,
     class: ClassId,
     connect: Duration,

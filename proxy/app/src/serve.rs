@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
 use tillgate_core::matching::{NoRule, RequestFacts, Rule, RuleId};
+use tillgate_core::tls::ClientIdentity;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::{RequestBody, ResponseBody};
 use tillgate_net::http::client::{Pool, Target};
@@ -39,7 +40,7 @@ pub(crate) async fn serve_request(
     let mut outcome = begin(&running, Kind::Request, caller.flow);
     outcome.attend(&mut head, caller.peer);
 
-    let (rule_id, class) = match classify(&running, &head) {
+    let (rule_id, class) = match classify(&running, &head, caller.identity.as_deref()) {
         Ok(found) => found,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
@@ -72,12 +73,16 @@ pub(crate) fn begin(
 
 /// Which rule the request meets, and of which class it is: the rule's, else what its shape
 /// tells, else `default`.
-fn classify(running: &Running, head: &Parts) -> Result<(RuleId, ClassId), Refusal> {
+fn classify(
+    running: &Running,
+    head: &Parts,
+    client: Option<&ClientIdentity>,
+) -> Result<(RuleId, ClassId), Refusal> {
     if head.method == Method::CONNECT {
         return Err(Failure::MethodUnsupported.into());
     }
     let host = headers::host_of(head)?;
-    let facts = facts(&host, head);
+    let facts = facts(&host, head, client);
     let rule = running.effective.routes.find(facts).map_err(|none| match none {
         NoRule::UnknownHost => {
             let detail = format!("no ServiceRoute has the host {host}; add it to `hostnames`");
@@ -93,14 +98,18 @@ fn classify(running: &Running, head: &Parts) -> Result<(RuleId, ClassId), Refusa
 }
 
 /// What matching may look at.
-pub(crate) fn facts<'a>(host: &'a str, head: &'a Parts) -> RequestFacts<'a> {
+pub(crate) fn facts<'a>(
+    host: &'a str,
+    head: &'a Parts,
+    client: Option<&'a ClientIdentity>,
+) -> RequestFacts<'a> {
     RequestFacts {
         host,
         path: head.uri.path(),
         query: head.uri.query().unwrap_or_default(),
         method: &head.method,
         headers: &head.headers,
-        client: None,
+        client,
     }
 }
 

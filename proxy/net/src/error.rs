@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::tls::TlsError;
+
 /// Who has to change something for the failure to go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -84,6 +86,16 @@ pub enum Failure {
     ConnectUnreachable,
     /// No connection within `timeouts.connect`.
     ConnectTimeout,
+    /// No TLS with the server.
+    TlsHandshake,
+    /// The server's certificate is not signed by a trusted authority.
+    TlsUntrusted,
+    /// The server's certificate is not valid now.
+    TlsExpired,
+    /// The server's certificate is for another name.
+    TlsWrongName,
+    /// The server refuses our certificate, or its absence.
+    TlsClientCertificate,
     /// The connection ended before a response's head.
     BackendClosed,
     /// The server's answer is not HTTP.
@@ -150,7 +162,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 27] = [
+pub const TABLE: [Row; 32] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed or names no host, or two"),
     row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,
@@ -171,6 +183,16 @@ pub const TABLE: [Row; 27] = [
         "there is no way to the destination"),
     row(Failure::ConnectTimeout, "connect_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::NothingSent,
         "no connection within timeouts.connect"),
+    row(Failure::TlsHandshake, "tls_handshake", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "no TLS with the server; check that it speaks TLS on this port, and the backend's tls.minVersion"),
+    row(Failure::TlsUntrusted, "tls_untrusted", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "the server's certificate is not signed by a trusted authority; name its file in the backend's tls.caFile"),
+    row(Failure::TlsExpired, "tls_expired", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "the server's certificate is not valid now; renew it on the server, check the clocks"),
+    row(Failure::TlsWrongName, "tls_wrong_name", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::NothingSent,
+        "the server's certificate is for another name; set the backend's tls.sni, or renew it with this name"),
+    row(Failure::TlsClientCertificate, "tls_client_certificate", Some(StatusCode::BAD_GATEWAY), Blame::Policy, Retry::NothingSent,
+        "the server refuses the certificate we show, or misses one; check the backend's tls.clientCertificate"),
     row(Failure::BackendClosed, "backend_closed", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
         "the server closed the connection without an answer"),
     row(Failure::BackendProtocol, "backend_protocol", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
@@ -293,6 +315,15 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
+    /// TLS could not be started on the connection.
+    #[error("no TLS with {to}")]
+    Tls {
+        /// Where to.
+        to: String,
+        /// What is wrong.
+        #[source]
+        source: TlsError,
+    },
     /// HTTP could not be started on the connection.
     #[error("no HTTP with {to}")]
     Handshake {
@@ -315,6 +346,7 @@ impl DialError {
             Self::QueueTimeout { .. } => Failure::QueueTimeout,
             Self::QueueFull { .. } | Self::LineFull { .. } => Failure::QueueFull,
             Self::Socket { .. } => Failure::ConnectUnreachable,
+            Self::Tls { source, .. } => source.failure(),
             Self::Handshake { .. } => Failure::BackendProtocol,
         }
     }

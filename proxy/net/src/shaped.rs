@@ -69,6 +69,7 @@ pub struct ShapedStream {
     /// `None` for critical classes: the kernel sizes their window.
     window: Option<ReceiveWindow>,
     pacing: u64,
+    connected_in: Duration,
     sampled_at: Instant,
     /// Acknowledgements that each direction's payload causes on the other.
     acks: PerDirection<AckTax>,
@@ -80,6 +81,11 @@ impl ShapedStream {
     /// The connection's least round-trip time, once the kernel has measured it.
     pub fn rtt(&self) -> Option<Duration> {
         self.place.shared.rtt()
+    }
+
+    /// How long the peer took to take the connection; what it waited for the line is not in it.
+    pub const fn connected_in(&self) -> Duration {
+        self.connected_in
     }
 
     /// To ask whether this connection waits for its line, from where its bytes are not seen.

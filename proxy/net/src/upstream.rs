@@ -11,15 +11,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tillgate_core::backend::TcpSpec;
+use tillgate_core::backend::{Host, ProxyProtocol, TcpSpec};
 use tillgate_core::class::ClassSpec;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::clock;
 use crate::error::DialError;
 use crate::link::Link;
+use crate::proxy_protocol::header;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
 use crate::sockopt;
+use crate::tls::{Connector, ServerStream, unless_late};
 
 pub(crate) mod race;
 pub mod resolver;
@@ -36,11 +39,14 @@ pub struct Lane {
 }
 
 /// A connection to a server: plain inside the store, shaped across a line.
+#[derive(Debug)]
 pub enum Upstream {
     /// Never shaped.
     Local(TcpStream),
     /// Asks its line before it moves bytes.
     Wan(ShapedStream),
+    /// TLS on one of these; its line is asked below.
+    Tls(ServerStream),
 }
 
 impl Upstream {
@@ -49,6 +55,7 @@ impl Upstream {
         match self {
             Self::Local(_) => None,
             Self::Wan(stream) => Some(stream.line_wait()),
+            Self::Tls(stream) => stream.line_wait(),
         }
     }
 
@@ -60,16 +67,17 @@ impl Upstream {
         match self {
             Self::Local(stream) => stream.peer_addr(),
             Self::Wan(stream) => stream.peer_addr(),
+            Self::Tls(stream) => stream.below().peer_addr(),
         }
     }
 
     /// When this is dropped the server sees a broken connection, not an end.
     pub fn break_off(&self) {
-        let socket = match self {
-            Self::Local(stream) => stream,
-            Self::Wan(stream) => stream.socket(),
-        };
-        break_off(socket);
+        match self {
+            Self::Local(stream) => break_off(stream),
+            Self::Wan(stream) => break_off(stream.socket()),
+            Self::Tls(stream) => stream.below().break_off(),
+        }
     }
 }
 
@@ -90,6 +98,75 @@ pub struct How<'a> {
 /// # Errors
 /// [`DialError`] names the address that failed last, and the cause.
 pub async fn dial(addresses: &[SocketAddr], how: How<'_>) -> Result<Upstream, DialError> {
+    dial_timed(addresses, how).await.map(|(stream, _)| stream)
+}
+
+/// Who the server is told that a connection is of.
+#[derive(Clone, Copy, Debug)]
+pub struct Announce {
+    /// As what.
+    pub version: ProxyProtocol,
+    /// The client.
+    pub client: SocketAddr,
+    /// Where the client wanted to go; `None`: to the server.
+    pub to: Option<SocketAddr>,
+}
+
+/// What a connection begins with, in this order.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    /// In front of everything, also of TLS.
+    pub announce: Option<Announce>,
+    /// TLS, with who the server must be.
+    pub tls: Option<(&'a Connector, &'a Host)>,
+}
+
+/// The same, with its beginning done. A handshake takes what the connection has left of
+/// [`How::connect_timeout`]; waiting for the line is not counted there either.
+///
+/// # Errors
+/// [`DialError`] names the address and the cause.
+pub async fn dial_opening(
+    addresses: &[SocketAddr],
+    how: How<'_>,
+    opening: Opening<'_>,
+) -> Result<Upstream, DialError> {
+    let (mut stream, taken) = dial_timed(addresses, how).await?;
+    let after = how.connect_timeout;
+    if let Some(announce) = opening.announce {
+        introduce(&mut stream, announce, after).await?;
+    }
+    let Some((connector, host)) = opening.tls else { return Ok(stream) };
+    let to = stream.peer_addr();
+    let to = to.map_err(|source| DialError::from_io("the server", source))?.to_string();
+    match connector.connect(stream, host, after.saturating_sub(taken)).await {
+        Ok(stream) => Ok(Upstream::Tls(stream)),
+        Err(Some(source)) => Err(DialError::Tls { to, source }),
+        Err(None) => Err(DialError::TimedOut { to, after }),
+    }
+}
+
+/// Tells the server whose connection this is.
+async fn introduce(
+    stream: &mut Upstream,
+    announce: Announce,
+    after: Duration,
+) -> Result<(), DialError> {
+    let server = stream.peer_addr().map_err(|source| DialError::from_io("the server", source))?;
+    let Announce { version, client, to } = announce;
+    let header = header::encode(version, client, to.unwrap_or(server));
+    let line = stream.line_wait();
+    match unless_late(stream.write_all(&header), after, line.as_ref()).await {
+        Some(written) => written.map_err(|source| DialError::from_io(server, source)),
+        None => Err(DialError::TimedOut { to: server.to_string(), after }),
+    }
+}
+
+/// A connection, and how long its server took to take it.
+async fn dial_timed(
+    addresses: &[SocketAddr],
+    how: How<'_>,
+) -> Result<(Upstream, Duration), DialError> {
     let Some(lane) = how.lane else {
         let local = race::race(addresses, |address| dial_local(address, how)).await;
         return local.unwrap_or_else(|| {
@@ -99,7 +176,11 @@ pub async fn dial(addresses: &[SocketAddr], how: How<'_>) -> Result<Upstream, Di
     let Lane { link, class } = lane;
     let dialled =
         ShapedStream::connect(link, class, addresses, how.connect_timeout, &how.tcp).await;
-    dialled.map(Upstream::Wan).map_err(|(to, error)| {
+    let timed = dialled.map(|stream| {
+        let taken = stream.connected_in();
+        (Upstream::Wan(stream), taken)
+    });
+    timed.map_err(|(to, error)| {
         let to = to.to_string();
         match error {
             ConnectError::Refused(source) => DialError::Refused { to, source },
@@ -119,8 +200,9 @@ pub fn break_off(socket: &TcpStream) {
     let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-async fn dial_local(address: SocketAddr, how: How<'_>) -> Result<Upstream, DialError> {
+async fn dial_local(address: SocketAddr, how: How<'_>) -> Result<(Upstream, Duration), DialError> {
     let after = how.connect_timeout;
+    let began = clock::now();
     match tokio::time::timeout(after, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             let set = || {
@@ -129,7 +211,7 @@ async fn dial_local(address: SocketAddr, how: How<'_>) -> Result<Upstream, DialE
                 sockopt::keep_alive(&stream, &how.tcp)
             };
             set().map_err(|source| DialError::from_io(address, source))?;
-            Ok(Upstream::Local(stream))
+            Ok((Upstream::Local(stream), clock::now().saturating_duration_since(began)))
         }
         Ok(Err(source)) => Err(DialError::from_io(address, source)),
         Err(_) => Err(DialError::TimedOut { to: address.to_string(), after }),
@@ -145,6 +227,7 @@ impl AsyncRead for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Wan(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -158,6 +241,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Wan(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -169,6 +253,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Wan(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -176,6 +261,7 @@ impl AsyncWrite for Upstream {
         match self {
             Self::Local(stream) => stream.is_write_vectored(),
             Self::Wan(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -183,6 +269,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_flush(cx),
             Self::Wan(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -190,6 +277,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Wan(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Connections to servers: a bounded pool that keeps destinations, classes and lines apart.
 //!
-//! One [`Shelf`] per (endpoint, class, link, protocol). A request takes an idle connection, or
-//! dials its own and takes whichever comes first: the dialled one or one that is given back.
+//! One [`Shelf`] per (endpoint, class, link, protocol, TLS identity). A request takes an idle
+//! connection, or dials its own and takes whichever comes first: the dialled one or one that is
+//! given back.
 //! Beyond `connections_max` requests wait in order of arrival, timed by their class; beyond
 //! `waiting_max` they are refused. A request of which nothing was sent goes to the next
 //! connection by itself. Everything here may be shared by all workers: a connection's task stays
@@ -25,6 +26,7 @@ use crate::clock;
 use crate::error::{DialError, Failure};
 use crate::metrics::UpstreamMeter;
 use crate::shaped::LineWait;
+use crate::tls::Connector;
 use crate::upstream::{Lane, Resolver};
 
 mod open;
@@ -64,6 +66,8 @@ pub struct Target {
     pub lane: Option<Lane>,
     /// What the server speaks.
     pub wire: Wire,
+    /// TLS on the connection, if any.
+    pub tls: Option<Arc<Connector>>,
     /// Bounds of the pool.
     pub limit: PoolLimit,
     /// Idle connections to open ahead of need when the last one is taken.
@@ -96,6 +100,12 @@ impl Target {
         }
     }
 
+    /// What the server said of our certificate, if that is why requests fail.
+    fn refusal(&self) -> Option<SendError> {
+        let refused = self.tls.as_ref().is_some_and(|tls| tls.take_refusal());
+        refused.then_some(SendError::ClientCertificate)
+    }
+
     /// The same with another patience for connecting.
     #[must_use]
     pub fn with_connect_timeout(&self, connect_timeout: Duration) -> Self {
@@ -103,6 +113,7 @@ impl Target {
             endpoint: self.endpoint.clone(),
             addresses: self.addresses.clone(),
             lane: self.lane.clone(),
+            tls: self.tls.clone(),
             meter: Arc::clone(&self.meter),
             connect_timeout,
             ..*self
@@ -119,6 +130,12 @@ pub enum SendError {
     /// It was sent, at least in part.
     #[error("no answer")]
     Exchange(#[source] hyper::Error),
+    /// The server ended the connection because of the certificate it was shown, or was not.
+    #[error(
+        "the server refuses the client certificate, or its absence; check the backend's \
+         `tls.clientCertificate` and the authorities of the server"
+    )]
+    ClientCertificate,
     /// The last of several connections closed before anything was sent.
     #[error("every connection closes before a request is sent")]
     NeverSent,
@@ -129,6 +146,7 @@ impl SendError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Dial(error) => error.failure(),
+            Self::ClientCertificate => Failure::TlsClientCertificate,
             Self::Exchange(error) if error.is_parse() => Failure::BackendProtocol,
             Self::Exchange(_) | Self::NeverSent => Failure::BackendClosed,
         }
@@ -143,6 +161,8 @@ struct Key {
     wire: Wire,
     /// Connections that were opened for one client serve no other.
     client: Option<SocketAddr>,
+    /// Connections of two TLS identities are never mixed.
+    tls: Option<u32>,
 }
 
 /// All connections to servers that one worker, or all of them together, keep.
@@ -207,12 +227,16 @@ impl Pool {
                         if connection.is_closed() && !flow.is_cut_by_client() {
                             shelf.evict(clock::now());
                         }
-                        return Err(SendError::Exchange(error.into_error()));
+                        let error = error.into_error();
+                        if let Some(tls) = &target.tls {
+                            tls.ended(&error);
+                        }
+                        return Err(target.refusal().unwrap_or(SendError::Exchange(error)));
                     }
                 },
             }
         }
-        Err(SendError::NeverSent)
+        Err(target.refusal().unwrap_or(SendError::NeverSent))
     }
 
     /// Closes connections that have been idle or open for too long, replaces those of critical
@@ -273,6 +297,7 @@ impl Pool {
             link: target.link,
             wire: target.wire,
             client: target.client.map(|(_, client)| client),
+            tls: target.tls.as_ref().map(|tls| tls.id()),
         };
         Arc::clone(self.lock().entry(key).or_default())
     }

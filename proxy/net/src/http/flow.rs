@@ -169,9 +169,9 @@ impl Flow {
         *self.line() = line;
         // One task writes this: no need to add in one step.
         self.tries.store(self.tries() + 1, Ordering::Relaxed);
-        let now = clock::now();
-        self.sent.store(self.age(now) + 1, Ordering::Relaxed);
-        self.touch();
+        let age = self.age(clock::now());
+        self.sent.store(age + 1, Ordering::Relaxed);
+        self.moved.store(age, Ordering::Relaxed);
     }
 
     /// Since when the server has been owing an answer: since the try was sent, or since the last

@@ -33,31 +33,59 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 /// Fields that `Connection` may not take away, because we frame and route by them.
 const KEPT: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
+/// Fields of one hop, but `Connection` and `TE`, which say more.
+const OF_ONE_HOP: [HeaderName; 6] =
+    [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
+
 /// Takes out what is meant for this hop alone. `TE: trailers` survives, because we pass trailers.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
-            .filter(|name| !KEPT.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+    // Most heads have one of these fields or none: one look at the names is cheaper than asking
+    // for each.
+    let mut found = 0_u8;
+    let (mut connection, mut te) = (false, false);
+    for name in headers.keys() {
+        connection |= *name == CONNECTION;
+        te |= *name == TE;
+        for (place, of_one_hop) in OF_ONE_HOP.iter().enumerate() {
+            found |= u8::from(name == of_one_hop) << place;
         }
-        headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING] {
-        headers.remove(name);
+    let trailers = te && headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    if connection {
+        strip_named(headers);
     }
-    headers.remove(UPGRADE);
-    headers.remove(HTTP2_SETTINGS);
+    for (place, of_one_hop) in OF_ONE_HOP.iter().enumerate() {
+        if found & (1 << place) != 0 {
+            headers.remove(of_one_hop);
+        }
+    }
     if trailers {
         headers.insert(TE, TRAILERS);
+    } else if te {
+        headers.remove(TE);
     }
+}
+
+/// Takes out `Connection` and the fields that it names.
+fn strip_named(headers: &mut HeaderMap) {
+    let is_option = |token: &str| {
+        // What most of them say names no field, or one that goes anyway.
+        ["close", "keep-alive", "upgrade", "te"].iter().any(|o| token.eq_ignore_ascii_case(o))
+    };
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !is_option(token))
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !KEPT.contains(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
@@ -265,7 +293,7 @@ fn append_client(headers: &mut HeaderMap, client: IpAddr) {
     }
     // Writing into a string cannot fail.
     let _ = write!(chain, "{client}");
-    if let Ok(value) = HeaderValue::from_str(&chain) {
+    if let Ok(value) = HeaderValue::try_from(chain) {
         headers.insert(X_FORWARDED_FOR, value);
     }
 }
@@ -274,8 +302,13 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     if let Some(id) = headers.get(X_REQUEST_ID) {
         return id.clone();
     }
-    let id = format!("{:016x}", fastrand::u64(..));
-    match HeaderValue::from_str(&id) {
+    let mut id = [0; 16];
+    let mut left = fastrand::u64(..);
+    for digit in &mut id {
+        *digit = b"0123456789abcdef"[usize::try_from(left % 16).unwrap_or(0)];
+        left >>= 4;
+    }
+    match HeaderValue::from_bytes(&id) {
         Ok(id) => {
             headers.insert(X_REQUEST_ID, id.clone());
             id

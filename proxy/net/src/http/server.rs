@@ -1,4 +1,5 @@
-//! Serving clients: HTTP/1.1 and HTTP/2 with prior knowledge on one port, within limits.
+//! Serving clients: HTTP/1.1 and HTTP/2 on one port, in the clear (HTTP/2 with prior knowledge) or
+//! inside of TLS (by ALPN), within limits.
 //!
 //! [`serve`] takes connections from one socket and runs each as its own task. hyper frames the
 //! messages; the time limits are ours, because they need to tell a connection that idles from
@@ -21,8 +22,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tillgate_core::listener::ProxyTrust;
+use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use self::watch::{Verdict, Watch};
 use crate::clock;
@@ -30,11 +32,12 @@ use crate::drain::{Drain, Phase, Ticket};
 use crate::error::Failure;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
+use crate::tls::Terminator;
 use crate::udp::Sessions;
 
 mod watch;
 
-pub use self::watch::{ClientStream, InFlight};
+pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
 /// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
@@ -93,6 +96,7 @@ pub struct Entry {
     trust: OnceLock<ProxyTrust>,
     /// Of a listener of datagrams.
     pub(crate) sessions: Sessions,
+    tls: Option<Arc<Terminator>>,
     open: AtomicUsize,
 }
 
@@ -103,6 +107,8 @@ pub struct Caller {
     pub peer: SocketAddr,
     /// The request's life; keep it until the response has ended.
     pub flow: InFlight,
+    /// What its verified certificate says, if it showed one.
+    pub identity: Option<Arc<ClientIdentity>>,
     /// A ticket for what outlives the connection.
     pub ticket: Arc<Ticket>,
     /// The connection's place among its listener's; a tunnel keeps it to its own end.
@@ -123,14 +129,20 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 impl Entry {
-    /// A listener without connections.
-    pub fn new(limits: Limits, meter: ListenerMeter, drain: Drain) -> Arc<Self> {
+    /// A listener without connections, in the clear or with TLS that ends here.
+    pub fn new(
+        limits: Limits,
+        meter: ListenerMeter,
+        drain: Drain,
+        tls: Option<Arc<Terminator>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits: RwLock::new(limits),
             meter,
             drain,
             trust: OnceLock::new(),
             sessions: Sessions::default(),
+            tls,
             open: AtomicUsize::new(0),
         })
     }
@@ -201,12 +213,21 @@ pub async fn serve<H: Handler>(
     entry: Arc<Entry>,
     handler: Arc<H>,
 ) -> std::io::Result<()> {
+    // Of this worker: one handshake's arithmetic at a time, requests in between.
+    let turns = Arc::new(Semaphore::new(1));
     take_connections(listener, &entry, |stream, peer, place| {
         let (ticket, handler) = (entry.drain.ticket(), Arc::clone(&handler));
+        // Answers must not wait for acknowledgements of earlier ones.
+        let _ = stream.set_nodelay(true);
         if entry.trust.get().is_some() {
-            tokio::spawn(serve_announced(stream, peer, place, ticket, handler));
+            let arrival = Arrival { stream, peer, place, ticket };
+            tokio::spawn(serve_announced(arrival, handler, Arc::clone(&turns)));
+        } else if entry.tls.is_some() {
+            let arrival = Arrival { stream, peer, place, ticket };
+            tokio::spawn(serve_arrival(arrival, handler, Arc::clone(&turns)));
         } else {
-            tokio::spawn(serve_connection(stream, peer, place, ticket, handler));
+            let client = Client { peer, stream: ClientIo::Plain(stream) };
+            tokio::spawn(serve_connection(client, place, ticket, handler));
         }
     })
     .await
@@ -249,23 +270,29 @@ pub(crate) async fn take_connections(
     Ok(())
 }
 
-/// Serves a connection whose PROXY header says who the client is.
-async fn serve_announced<H: Handler>(
-    mut stream: TcpStream,
+/// A connection that was just taken.
+struct Arrival {
+    stream: TcpStream,
     peer: SocketAddr,
     place: Place,
     ticket: Ticket,
-    handler: Arc<H>,
-) {
-    let entry = Arc::clone(&place.entry);
+}
+
+/// Serves a connection whose PROXY header says who the client is; it is in front of TLS.
+async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turns: Arc<Semaphore>) {
+    let entry = Arc::clone(&arrival.place.entry);
     let Some(trust) = entry.trust.get() else { return };
     let within = entry.limits().header_timeout;
+    let peer = arrival.peer;
     let accepted = tokio::select! {
-        accepted = proxy_protocol::accept(&mut stream, peer, trust, within) => accepted,
-        () = ticket.cut(|| false) => return,
+        accepted = proxy_protocol::accept(&mut arrival.stream, peer, trust, within) => accepted,
+        () = arrival.ticket.cut(|| false) => return,
     };
     match accepted {
-        Ok(client) => serve_connection(stream, client, place, ticket, handler).await,
+        Ok(client) => {
+            arrival.peer = client;
+            serve_arrival(arrival, handler, turns).await;
+        }
         Err(refused) => {
             entry.meter.reject(refused.failure());
             tracing::debug!(%peer, error = %refused, "client connection refused");
@@ -273,15 +300,41 @@ async fn serve_announced<H: Handler>(
     }
 }
 
-async fn serve_connection<H: Handler>(
-    stream: TcpStream,
+/// Shakes hands with a client where TLS ends here, then serves it. The handshake's state is large
+/// and short-lived, so it has a box of its own; what was agreed on has one as well. A drain that
+/// begins meanwhile lets it finish: the client is owed the answer to its first request.
+async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc<Semaphore>) {
+    let Arrival { stream, peer, place, ticket } = arrival;
+    let stream = match place.entry.tls.clone() {
+        None => ClientIo::Plain(stream),
+        Some(tls) => {
+            let within = place.entry.limits().header_timeout;
+            let shaken = Box::pin(tls.accept(stream, within, &turns));
+            let session = tokio::select! {
+                session = shaken => session,
+                () = ticket.cut(|| false) => None,
+            };
+            let Some(session) = session else { return };
+            ClientIo::Tls(session)
+        }
+    };
+    drop(turns);
+    serve_connection(Client { peer, stream }, place, ticket, handler).await;
+}
+
+/// A client, ready to speak HTTP.
+struct Client {
     peer: SocketAddr,
+    stream: ClientIo,
+}
+
+async fn serve_connection<H: Handler>(
+    client: Client,
     place: Place,
     ticket: Ticket,
     handler: Arc<H>,
 ) {
-    // Answers must not wait for acknowledgements of earlier ones.
-    let _ = stream.set_nodelay(true);
+    let Client { peer, stream } = client;
     let limits = place.entry.limits();
     let watch = Arc::new(Watch::new(clock::now()));
     let mut phases = ticket.phases();
@@ -289,17 +342,23 @@ async fn serve_connection<H: Handler>(
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
+    let (builder, identity) = match &stream {
+        ClientIo::Plain(_) => (builder(&limits), None),
+        ClientIo::Tls(session) if session.is_http2() => {
+            (builder(&limits).http2_only(), session.client().cloned())
+        }
+        ClientIo::Tls(session) => (builder(&limits).http1_only(), session.client().cloned()),
+    };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
         let flow = Watch::begin(&watch, clock::now());
         let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
-        let caller = Caller { peer, flow, ticket, place };
+        let caller = Caller { peer, flow, identity: identity.clone(), ticket, place };
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let builder = builder(&limits);
     let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     loop {
@@ -397,14 +456,25 @@ mod tests {
                 streams_max: 1,
             };
             let meter = Metrics::new("0").listener(&"http".into());
-            let entry = Entry::new(limits, meter, Drain::default());
+            let entry = Entry::new(limits, meter, Drain::default(), None);
             let place = entry.admit().unwrap();
             let ticket = entry.drain.ticket();
             let peer = stream.peer_addr().unwrap();
-            let connection = serve_connection(stream, peer, place, ticket, Arc::new(Nobody));
+            let client = Client { peer, stream: ClientIo::Plain(stream) };
+            let connection = serve_connection(client, place, ticket, Arc::new(Nobody));
             // Held for every open connection, so growth should be a decision.
             let size = std::mem::size_of_val(&connection);
             assert!(size <= 4096, "{size} bytes");
+
+            // With TLS the handshake and the session are elsewhere; this is what is left of them.
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None);
+            let (place, ticket) = (entry.admit().unwrap(), entry.drain.ticket());
+            let turns = Arc::new(Semaphore::new(1));
+            let arrival = Arrival { stream, peer, place, ticket };
+            let secure = serve_arrival(arrival, Arc::new(Nobody), turns);
+            let more = std::mem::size_of_val(&secure) - size;
+            assert!(more <= 320, "{more} bytes");
         });
     }
 }

@@ -85,7 +85,7 @@ impl ShapedStream {
             Err((nowhere, ConnectError::Unreachable(error)))
         };
         let won = race::race(addresses, attempt).await;
-        let (socket, window) = won.unwrap_or_else(nobody)?;
+        let (socket, window, connected_in) = won.unwrap_or_else(nobody)?;
         if window.is_some() {
             let unsent = unsent_bytes(link, &place);
             // An older kernel without the option only queues a little more.
@@ -96,6 +96,7 @@ impl ShapedStream {
             place: Arc::new(place),
             window,
             pacing: 0,
+            connected_in,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
             acks: PerDirection::default(),
             asks_since: PerDirection::default(),
@@ -113,18 +114,20 @@ async fn open(
     aimed: Option<&Aimed>,
     connect_timeout: Duration,
     tcp: &TcpSpec,
-) -> Result<(TcpStream, Option<ReceiveWindow>), ConnectError> {
+) -> Result<(TcpStream, Option<ReceiveWindow>, Duration), ConnectError> {
     let socket = open_socket(spec, class, to).map_err(ConnectError::Socket)?;
     sockopt::keep_alive(&socket, tcp).map_err(ConnectError::Socket)?;
     let window = aimed.map(|aimed| ReceiveWindow::new(aimed.first, aimed.most, aimed.ratio));
     if let Some(window) = &window {
         window.prepare(&socket).map_err(ConnectError::Socket)?;
     }
+    let began = clock::now();
     let socket = dial(socket, to, connect_timeout).await?;
+    let connected_in = clock::now().saturating_duration_since(began);
     if let Some(window) = &window {
         window.opened(&socket);
     }
-    Ok((socket, window))
+    Ok((socket, window, connected_in))
 }
 
 /// The window that a bulk connection begins with.

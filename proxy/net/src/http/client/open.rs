@@ -4,7 +4,6 @@
 //! many streams its server takes, which nobody knows before the server has spoken.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +13,6 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tillgate_core::backend::ProxyProtocol;
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
 use super::shelf::Opened;
@@ -23,8 +20,7 @@ use super::{Fresh, Target, Wire};
 use crate::error::DialError;
 use crate::http::body::RequestBody;
 use crate::metrics::Held;
-use crate::proxy_protocol::header;
-use crate::upstream::{self, How, Resolver, Upstream};
+use crate::upstream::{self, Announce, How, Opening, Resolver, Upstream};
 
 /// Largest head of a response, and what HTTP/1 keeps of a body between two reads.
 const BUFFER_BYTES: u16 = u16::MAX;
@@ -109,27 +105,18 @@ pub(super) async fn open(
         connect_timeout: target.connect_timeout,
         tcp: target.tcp,
     };
-    let mut stream = upstream::dial(&addresses, how).await?;
-    if let Some((version, client)) = target.client {
-        introduce(&mut stream, version, client, target.connect_timeout).await?;
-    }
+    let opening = Opening {
+        // The client's own destination means nothing to the server: it is told its own address.
+        announce: target.client.map(|(version, client)| Announce { version, client, to: None }),
+        tls: target.tls.as_deref().map(|tls| (tls, &target.endpoint.host)),
+    };
+    let stream = if opening.tls.is_some() {
+        // A handshake's state is large and short-lived.
+        Box::pin(upstream::dial_opening(&addresses, how, opening)).await?
+    } else {
+        upstream::dial_opening(&addresses, how, opening).await?
+    };
     start(target, stream, counted).await
-}
-
-/// Tells the server whose connection this is, before anything else. The client's own destination
-/// means nothing to the server: it is told its own address.
-async fn introduce(
-    stream: &mut Upstream,
-    version: ProxyProtocol,
-    client: SocketAddr,
-    within: Duration,
-) -> Result<(), DialError> {
-    let to = stream.peer_addr().map_err(|source| DialError::from_io("the server", source))?;
-    let header = header::encode(version, client, to);
-    match tokio::time::timeout(within, stream.write_all(&header)).await {
-        Ok(written) => written.map_err(|source| DialError::from_io(to, source)),
-        Err(_) => Err(DialError::TimedOut { to: to.to_string(), after: within }),
-    }
 }
 
 async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fresh, DialError> {
@@ -143,9 +130,13 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(failed)?;
+            let tls = target.tls.clone();
             tokio::spawn(async move {
                 let _guards = (held, counted);
                 if let Err(error) = connection.await {
+                    if let Some(tls) = tls {
+                        tls.ended(&error);
+                    }
                     tracing::debug!(%error, "connection to a server ended");
                 }
             });

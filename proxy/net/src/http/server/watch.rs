@@ -18,6 +18,7 @@ use super::super::flow::Flow;
 use super::Limits;
 use crate::clock;
 use crate::error::Failure;
+use crate::tls::ClientSession;
 
 /// How a client connection spends its time. All times are milliseconds after `born`, plus one;
 /// zero = not.
@@ -200,20 +201,29 @@ impl Drop for Life {
     }
 }
 
+/// A client's connection, as bytes.
+#[derive(Debug)]
+pub enum ClientIo {
+    /// In the clear.
+    Plain(TcpStream),
+    /// With its TLS ended here.
+    Tls(ClientSession),
+}
+
 /// A client's connection that reports what it does.
 #[derive(Debug)]
 pub struct ClientStream {
-    stream: TcpStream,
+    stream: ClientIo,
     watch: Arc<Watch>,
 }
 
 impl ClientStream {
-    pub(super) const fn new(stream: TcpStream, watch: Arc<Watch>) -> Self {
+    pub(super) const fn new(stream: ClientIo, watch: Arc<Watch>) -> Self {
         Self { stream, watch }
     }
 
     /// The bare connection, for a tunnel.
-    pub fn into_inner(self) -> TcpStream {
+    pub fn into_inner(self) -> ClientIo {
         self.stream
     }
 
@@ -269,10 +279,74 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        // TLS takes a write before the client does; a socket's flush is always ready.
+        if polled.is_pending() {
+            this.watch.is_stalled();
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

@@ -1,0 +1,266 @@
+//! How handshakes end, in words and labels: what is wrong, until when it was right, what to do.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError, Error};
+
+use crate::error::Failure;
+
+/// Why there is no TLS with a server.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Its certificate is not signed by anyone we trust.
+    #[error(
+        "the server's certificate is not trusted ({why}); name the file of its authority in the \
+         backend's `tls.caFile`, or give the server a certificate of a known one"
+    )]
+    Untrusted {
+        /// rustls's word.
+        why: String,
+    },
+    /// Its certificate is no longer valid.
+    #[error("the server's certificate expired on {until}; renew it on the server")]
+    Expired {
+        /// When, in GMT.
+        until: String,
+    },
+    /// Its certificate is not valid yet.
+    #[error(
+        "the server's certificate is valid only from {from}; check the clocks of both machines"
+    )]
+    NotYetValid {
+        /// When, in GMT.
+        from: String,
+    },
+    /// Its certificate is for somebody else.
+    #[error(
+        "the server's certificate is not for {expected} but for {presented}; set the backend's \
+         `tls.sni` to one of its names, or renew it with this one"
+    )]
+    WrongName {
+        /// Who was asked for.
+        expected: String,
+        /// The names in it.
+        presented: String,
+    },
+    /// It refuses our certificate, or wants one.
+    #[error(
+        "the server refuses the client certificate, or its absence ({alert}); check the backend's \
+         `tls.clientCertificate` and the authorities of the server"
+    )]
+    ClientCertificate {
+        /// Its alert.
+        alert: String,
+    },
+    /// It does not speak HTTP/2 inside.
+    #[error("the server agreed on {agreed}, not on HTTP/2; set the backend's `protocol` to HTTP")]
+    NoHttp2 {
+        /// What it agreed on.
+        agreed: String,
+    },
+    /// The endpoint's host is no name that a certificate can have.
+    #[error("{name} is no name for a certificate; set the backend's `tls.sni`")]
+    InvalidName {
+        /// The host.
+        name: String,
+    },
+    /// Anything else.
+    #[error(
+        "no TLS with the server: {why}; check that it speaks TLS on this port, and the backend's \
+         `tls.minVersion`"
+    )]
+    Handshake {
+        /// rustls's word, or the kernel's.
+        why: String,
+    },
+}
+
+impl TlsError {
+    /// Its row's name in the failure table.
+    pub const fn failure(&self) -> Failure {
+        match self {
+            Self::Untrusted { .. } => Failure::TlsUntrusted,
+            Self::Expired { .. } | Self::NotYetValid { .. } => Failure::TlsExpired,
+            Self::WrongName { .. } | Self::InvalidName { .. } => Failure::TlsWrongName,
+            Self::ClientCertificate { .. } => Failure::TlsClientCertificate,
+            Self::NoHttp2 { .. } | Self::Handshake { .. } => Failure::TlsHandshake,
+        }
+    }
+
+    /// What an error of a client's handshake says.
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error_of(error) {
+            Some(Error::InvalidCertificate(problem)) => Self::of_certificate(problem),
+            Some(Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
+                Self::ClientCertificate { alert: format!("{alert:?}") }
+            }
+            // All that TLS 1.2 has to say where it misses a certificate.
+            Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => Self::Handshake {
+                why: "it refuses without a reason; it may want a `tls.clientCertificate`".into(),
+            },
+            Some(error) => Self::Handshake { why: error.to_string() },
+            None => Self::Handshake { why: error.to_string() },
+        }
+    }
+
+    fn of_certificate(problem: &CertificateError) -> Self {
+        if let CertificateError::ExpiredContext { not_after, .. } = problem {
+            return Self::Expired { until: date(*not_after) };
+        }
+        if let CertificateError::NotValidYetContext { not_before, .. } = problem {
+            return Self::NotYetValid { from: date(*not_before) };
+        }
+        if let CertificateError::NotValidForNameContext { expected, presented } = problem {
+            let expected = expected.to_str().into_owned();
+            return Self::WrongName { expected, presented: names(presented) };
+        }
+        Self::Untrusted { why: problem.to_string() }
+    }
+}
+
+/// The names in a certificate as rustls tells them (`DnsName("a.example")`), for people.
+fn names(presented: &[String]) -> String {
+    if presented.is_empty() {
+        return "no name at all".to_owned();
+    }
+    let bare = |name: &String| match name.split_once("(\"") {
+        Some((_, rest)) => rest.trim_end_matches("\")").to_owned(),
+        None => name.clone(),
+    };
+    presented.iter().map(bare).collect::<Vec<_>>().join(", ")
+}
+
+fn date(time: UnixTime) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    httpdate::fmt_http_date(time)
+}
+
+/// Alerts with which a server refuses a client for its certificate.
+fn is_about_certificates(alert: AlertDescription) -> bool {
+    [
+        AlertDescription::AccessDenied,
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateRequired,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::NoCertificate,
+        AlertDescription::UnknownCA,
+        AlertDescription::UnsupportedCertificate,
+    ]
+    .contains(&alert)
+}
+
+/// What rustls says inside of `error`, however deep.
+pub(super) fn error_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<Error>() {
+            return Some(found);
+        }
+        // An io::Error names as its source what its content has as a source, not its content.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inside {
+            Some(inside) => Some(inside as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Whether a connection ended because its server refuses the certificate we showed, or did not.
+/// With TLS 1.3 it says so only after the handshake.
+pub(super) fn refused_us(error: &(dyn StdError + 'static)) -> bool {
+    matches!(error_of(error), Some(Error::AlertReceived(alert)) if is_about_certificates(*alert))
+}
+
+/// How a handshake with a client ended, as a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum HandshakeEnd {
+    Full,
+    Resumed,
+    NotInTime,
+    Gone,
+    NotTls,
+    Incompatible,
+    NoProtocol,
+    NoCertificate,
+    BadCertificate,
+    RefusedByClient,
+    Broken,
+}
+
+impl HandshakeEnd {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Full,
+        Self::Resumed,
+        Self::NotInTime,
+        Self::Gone,
+        Self::NotTls,
+        Self::Incompatible,
+        Self::NoProtocol,
+        Self::NoCertificate,
+        Self::BadCertificate,
+        Self::RefusedByClient,
+        Self::Broken,
+    ];
+
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::NotInTime => "timeout",
+            Self::Gone => "client_gone",
+            Self::NotTls => "not_tls",
+            Self::Incompatible => "incompatible",
+            Self::NoProtocol => "no_protocol",
+            Self::NoCertificate => "no_certificate",
+            Self::BadCertificate => "bad_certificate",
+            Self::RefusedByClient => "refused_by_client",
+            Self::Broken => "broken",
+        }
+    }
+
+    /// What is wrong, and with whom; for the log.
+    pub(super) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Full | Self::Resumed => "the handshake is complete",
+            Self::NotInTime => "the client did not complete its handshake within headerTimeout",
+            Self::Gone => "the client left during the handshake",
+            Self::NotTls => "the client does not speak TLS; this listener does",
+            Self::Incompatible => "no version, cipher or key exchange in common; see minVersion",
+            Self::NoProtocol => "the client offers neither h2 nor http/1.1",
+            Self::NoCertificate => "the client shows no certificate; this listener requires one",
+            Self::BadCertificate => "the client's certificate is refused; renew it, or see its CA",
+            Self::RefusedByClient => "the client refuses our certificate; does it trust its CA?",
+            Self::Broken => "the client does not follow the protocol",
+        }
+    }
+
+    /// Which end an error is.
+    pub(super) fn of(error: &io::Error) -> Self {
+        let Some(found) = error_of(error) else {
+            let late = error.kind() == io::ErrorKind::TimedOut;
+            return if late { Self::NotInTime } else { Self::Gone };
+        };
+        if matches!(found, Error::NoCertificatesPresented) {
+            Self::NoCertificate
+        } else if matches!(found, Error::InvalidCertificate(_)) {
+            Self::BadCertificate
+        } else if matches!(found, Error::NoApplicationProtocol) {
+            Self::NoProtocol
+        } else if matches!(found, Error::PeerIncompatible(_)) {
+            Self::Incompatible
+        } else if matches!(found, Error::AlertReceived(_)) {
+            Self::RefusedByClient
+        } else if matches!(found, Error::InvalidMessage(_)) {
+            Self::NotTls
+        } else {
+            Self::Broken
+        }
+    }
+}

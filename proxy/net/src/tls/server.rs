@@ -1,0 +1,297 @@
+//! TLS of clients, ended here: the certificate by the name they ask for, HTTP/2 or HTTP/1.1 by
+//! ALPN, their own certificate where the policy asks for one.
+//!
+//! Certificates are exchanged under a running listener: the next handshake shows the new one,
+//! connections stay. New authorities for client certificates also begin new tickets, because a
+//! ticket vouches for a certificate that was judged by the old ones. A handshake costs a hundred
+//! times what a request does, so a worker takes one at a time and serves between them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
+use tillgate_core::tls::{ClientAuth, ClientIdentity, ServerTls};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::OnFiles;
+use super::certificate::identity;
+use super::client::versions;
+use super::error::HandshakeEnd;
+use super::files::{self, FileError, Problem};
+use super::pairs::{Certificates, Pair, Watched, watch_pair};
+use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
+
+/// Handshakes of one listener between a client's hello and its last word; further ones wait
+/// within their time. Some 30 KiB each, so 16 MiB; and a till hall that comes back after a power
+/// cut is through in a second or two.
+const HANDSHAKES_MAX: usize = 512;
+
+/// Tickets sent after a full handshake. One is enough to come back once, and every connection
+/// brings the next; a second would only be encrypted and sent for nothing.
+const TICKETS: usize = 1;
+
+/// What a slow reader can make rustls keep: one answer of the usual size.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// TLS of one listener.
+#[derive(Debug)]
+pub struct Terminator {
+    config: ArcSwap<ServerConfig>,
+    certificates: Arc<ByName>,
+    provider: Arc<CryptoProvider>,
+    spec: ServerTls,
+    files: Mutex<Files>,
+    half_open: Semaphore,
+    meter: TlsListenerMeter,
+    file_meter: TlsFileMeter,
+}
+
+/// What the listener's files are, and what was made of them.
+#[derive(Debug)]
+struct Files {
+    pairs: Vec<Watched<Pair>>,
+    loaded: Vec<Pair>,
+    authorities: Option<Watched<RootCertStore>>,
+}
+
+/// The certificates, behind the pointer that rustls asks.
+#[derive(Debug)]
+struct ByName(ArcSwap<Certificates>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load().find(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+impl Terminator {
+    pub(super) fn new(
+        name: &Arc<str>,
+        spec: &ServerTls,
+        provider: &Arc<CryptoProvider>,
+        meters: &TlsMeters,
+    ) -> Result<Self, FileError> {
+        let file_meter = meters.listener_files(name);
+        let mut pairs: Vec<_> =
+            spec.certificates.iter().map(|pair| watch_pair(pair, provider)).collect();
+        let loaded = pairs
+            .iter_mut()
+            .map(|pair| pair.load(&file_meter.owner))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut authorities = spec.client_certificates.as_ref().map(|clients| {
+            let paths = vec![Arc::clone(&clients.ca_file)];
+            Watched::new(paths, |contents| {
+                files::roots(contents.file(0)).map_err(|problem| (0, problem))
+            })
+        });
+        let roots = authorities.as_mut().map(|one| one.load(&file_meter.owner)).transpose()?;
+        let certificates =
+            Arc::new(ByName(ArcSwap::from_pointee(Certificates::new(loaded.clone()))));
+        let config = config(spec, provider, roots, &certificates).map_err(|problem| {
+            let clients = spec.client_certificates.as_ref().map(|clients| &clients.ca_file);
+            let pair = spec.certificates.first().map(|pair| &pair.cert_file);
+            let path = clients.or(pair).map(|path| &**path);
+            FileError::new(&file_meter.owner, path.unwrap_or("".as_ref()), problem)
+        })?;
+        let terminator = Self {
+            config: ArcSwap::from_pointee(config),
+            certificates,
+            provider: Arc::clone(provider),
+            spec: spec.clone(),
+            files: Mutex::new(Files { pairs, loaded, authorities }),
+            half_open: Semaphore::new(HANDSHAKES_MAX),
+            meter: meters.listener(name),
+            file_meter,
+        };
+        terminator
+            .show_ends(&terminator.files.lock().unwrap_or_else(PoisonError::into_inner).loaded);
+        Ok(terminator)
+    }
+
+    /// Shakes hands with a client, within `within`. Whatever goes wrong is counted, and said at
+    /// debug level; it is no reason to stop listening. `turns` has one permit for each worker.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        within: Duration,
+        turns: &Semaphore,
+    ) -> Option<ClientSession> {
+        let why = match tokio::time::timeout(within, self.shake_hands(stream, turns)).await {
+            Ok(Ok(session)) => {
+                self.meter.ended(if session.is_resumed() {
+                    HandshakeEnd::Resumed
+                } else {
+                    HandshakeEnd::Full
+                });
+                return Some(session);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::from(io::ErrorKind::TimedOut),
+        };
+        let end = HandshakeEnd::of(&why);
+        self.meter.ended(end);
+        let listener = &*self.meter.listener;
+        tracing::debug!(listener, result = end.label(), error = %why, "{}", end.remedy());
+        None
+    }
+
+    async fn shake_hands(&self, stream: TcpStream, turns: &Semaphore) -> io::Result<ClientSession> {
+        let closed = |_| io::Error::from(io::ErrorKind::Interrupted);
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let half_open = self.half_open.acquire().await.map_err(closed)?;
+        let limit = |session: &mut ServerConnection| session.set_buffer_limit(Some(BUFFER_BYTES));
+        let mut accept = hello.into_stream_with(self.config.load_full(), limit);
+        // Key exchange and signature happen in the first poll.
+        let turn = turns.acquire().await.map_err(closed)?;
+        let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut accept).poll(cx))).await;
+        drop(turn);
+        let stream = match first {
+            Poll::Ready(stream) => stream?,
+            Poll::Pending => accept.await?,
+        };
+        drop(half_open);
+        let session = stream.get_ref().1;
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let client = leaf.map(|leaf| Arc::new(identity(leaf)));
+        Ok(ClientSession { stream: Box::new(stream), client })
+    }
+
+    fn show_ends(&self, loaded: &[Pair]) {
+        for (index, pair) in loaded.iter().enumerate() {
+            self.file_meter.valid_until(index, pair.not_after);
+        }
+    }
+}
+
+impl OnFiles for Terminator {
+    fn check(&self) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = &mut *files;
+        let mut changed = false;
+        for (watched, loaded) in files.pairs.iter_mut().zip(&mut files.loaded) {
+            if let Some(pair) = watched.look(&self.file_meter) {
+                *loaded = pair;
+                changed = true;
+            }
+        }
+        if changed {
+            self.certificates.0.store(Arc::new(Certificates::new(files.loaded.clone())));
+        }
+        self.show_ends(&files.loaded);
+        let roots = files.authorities.as_mut().and_then(|one| one.look(&self.file_meter));
+        let Some(roots) = roots else { return };
+        match config(&self.spec, &self.provider, Some(roots), &self.certificates) {
+            Ok(config) => self.config.store(Arc::new(config)),
+            Err(error) => {
+                tracing::error!(owner = self.file_meter.owner, %error, "authorities refused");
+            }
+        }
+    }
+}
+
+fn config(
+    spec: &ServerTls,
+    provider: &Arc<CryptoProvider>,
+    roots: Option<RootCertStore>,
+    certificates: &Arc<ByName>,
+) -> Result<ServerConfig, Problem> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(versions(spec.min_version))
+        .map_err(Problem::Refused)?;
+    let builder = match (&spec.client_certificates, roots) {
+        (Some(clients), Some(roots)) => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            let verifier = match clients.mode {
+                ClientAuth::Required => verifier,
+                ClientAuth::Optional => verifier.allow_unauthenticated(),
+            };
+            builder.with_client_cert_verifier(verifier.build().map_err(Problem::Verifier)?)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let resolver = Arc::clone(certificates) as Arc<dyn ResolvesServerCert>;
+    let mut config = builder.with_cert_resolver(resolver);
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    // Its keys change every six hours and are forgotten after twelve.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(Problem::Refused)?;
+    config.send_tls13_tickets = TICKETS;
+    Ok(config)
+}
+
+/// A client's connection, its TLS ended here.
+#[derive(Debug)]
+pub struct ClientSession {
+    stream: Box<TlsStream<TcpStream>>,
+    client: Option<Arc<ClientIdentity>>,
+}
+
+impl ClientSession {
+    /// Whether HTTP/2 was agreed on; HTTP/1.1 otherwise.
+    pub fn is_http2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+    }
+
+    /// What the client's verified certificate says, if it showed one.
+    pub const fn client(&self) -> Option<&Arc<ClientIdentity>> {
+        self.client.as_ref()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+}
+
+impl AsyncRead for ClientSession {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientSession {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
+    }
+}
