@@ -12,6 +12,7 @@ pub mod link;
 pub mod listen;
 pub mod metrics;
 pub mod otlp;
+mod seldom;
 pub mod shaped;
 mod sockopt;
 pub mod threads;
