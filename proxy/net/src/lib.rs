@@ -13,6 +13,7 @@ pub mod listen;
 pub mod metrics;
 pub mod otlp;
 pub mod proxy_protocol;
+mod seldom;
 pub mod shaped;
 mod sockopt;
 pub mod tcp;

@@ -8,10 +8,12 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +34,7 @@ use crate::drain::{Drain, Phase, Ticket};
 use crate::error::Failure;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
+use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
@@ -54,6 +57,9 @@ const BUFFER_MIN: usize = 8 * 1024;
 
 /// No head may make a connection keep more than this.
 const BUFFER_MAX: usize = 64 * 1024;
+
+/// Fields of a head that hyper takes without being told.
+const HEADERS_USUAL: usize = 100;
 
 /// After an accept that failed because this process has too many files open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -361,17 +367,33 @@ async fn serve_connection<H: Handler>(
     });
     let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
+    let aside = Seldom::default();
     loop {
         let owes = owed.load(Ordering::Relaxed);
         let tick = if owes { FIRST_REQUEST } else { tick(&place.entry.limits()) };
-        tokio::select! {
-            result = connection.as_mut() => {
+        // What happens beside the connection, asked only when it was woken.
+        let mut beside = pin!(async {
+            tokio::select! {
+                phase = phases.changed() => Beside::Phase(phase),
+                () = first.notified(), if owes => Beside::First,
+                () = tokio::time::sleep(tick) => Beside::Tick,
+            }
+        });
+        aside.ring();
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Err(result));
+            }
+            aside.poll(cx, |cx| beside.as_mut().poll(cx)).map(Ok)
+        });
+        match event.await {
+            Err(result) => {
                 if let Err(error) = result {
                     tracing::debug!(%peer, %error, "client connection ended");
                 }
                 return;
             }
-            phase = phases.changed() => match phase {
+            Ok(Beside::Phase(phase)) => match phase {
                 Phase::Open => {}
                 Phase::Draining if watch.has_begun() => connection.as_mut().graceful_shutdown(),
                 Phase::Draining => owed.store(true, Ordering::Relaxed),
@@ -381,11 +403,11 @@ async fn serve_connection<H: Handler>(
                     return;
                 }
             },
-            () = first.notified(), if owes => {
+            Ok(Beside::First) => {
                 owed.store(false, Ordering::Relaxed);
                 connection.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep(tick) => {
+            Ok(Beside::Tick) => {
                 if owed.swap(false, Ordering::Relaxed) {
                     connection.as_mut().graceful_shutdown();
                 } else if watch.judge(clock::now(), &place.entry.limits()) == Verdict::Close {
@@ -395,6 +417,14 @@ async fn serve_connection<H: Handler>(
             }
         }
     }
+}
+
+/// What a connection's task hears beside its connection.
+enum Beside {
+    Phase(Phase),
+    /// The request that was owed has come.
+    First,
+    Tick,
 }
 
 /// How often a connection is judged: a quarter of its shortest limit, so that a limit is
@@ -411,8 +441,11 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX))
-        .max_headers(limits.headers_max);
+        .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX));
+    if limits.headers_max != HEADERS_USUAL {
+        // Saying what hyper does anyway would cost it an allocation for every head.
+        builder.http1().max_headers(limits.headers_max);
+    }
     builder
         .http2()
         .timer(TokioTimer::new())

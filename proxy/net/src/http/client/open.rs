@@ -126,7 +126,7 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
     match target.wire {
         Wire::Http1 => {
             let (sender, connection) = http1::Builder::new()
-                .max_buf_size(usize::from(BUFFER_BYTES))
+                .max_buf_size(read_bytes_max(target))
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(failed)?;
@@ -232,4 +232,11 @@ impl Write for Heard {
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
     }
+}
+
+/// How much of a body is read at once. Across a line a read is a grant, which is smaller; inside
+/// the store an answer of 64 KiB and its head should take one read and one write.
+fn read_bytes_max(target: &Target) -> usize {
+    let head = usize::from(BUFFER_BYTES);
+    if target.lane.is_some() { head } else { 2 * head }
 }
