@@ -393,28 +393,11 @@ async fn serve_connection<H: Handler>(
                 }
                 return;
             }
-            Ok(Beside::Phase(phase)) => match phase {
-                Phase::Open => {}
-                Phase::Draining if watch.has_begun() => connection.as_mut().graceful_shutdown(),
-                Phase::Draining => owed.store(true, Ordering::Relaxed),
-                Phase::CutBulk if watch.has_critical() => {}
-                Phase::CutBulk | Phase::CutAll => {
-                    watch.end_all(Failure::Drained);
-                    return;
-                }
+            Ok(beside) => match beside.answer(&watch, &owed, &place.entry) {
+                Answer::Nothing => {}
+                Answer::Finish => connection.as_mut().graceful_shutdown(),
+                Answer::Close => return,
             },
-            Ok(Beside::First) => {
-                owed.store(false, Ordering::Relaxed);
-                connection.as_mut().graceful_shutdown();
-            }
-            Ok(Beside::Tick) => {
-                if owed.swap(false, Ordering::Relaxed) {
-                    connection.as_mut().graceful_shutdown();
-                } else if watch.judge(clock::now(), &place.entry.limits()) == Verdict::Close {
-                    place.entry.meter.timeouts.inc();
-                    return;
-                }
-            }
         }
     }
 }
@@ -425,6 +408,44 @@ enum Beside {
     /// The request that was owed has come.
     First,
     Tick,
+}
+
+/// What is to be done about it.
+enum Answer {
+    Nothing,
+    /// The current request is the last one.
+    Finish,
+    Close,
+}
+
+impl Beside {
+    fn answer(self, watch: &Watch, owed: &AtomicBool, entry: &Entry) -> Answer {
+        match self {
+            Self::Phase(Phase::Open) => Answer::Nothing,
+            Self::Phase(Phase::Draining) if watch.has_begun() => Answer::Finish,
+            Self::Phase(Phase::Draining) => {
+                owed.store(true, Ordering::Relaxed);
+                Answer::Nothing
+            }
+            Self::Phase(Phase::CutBulk) if watch.has_critical() => Answer::Nothing,
+            Self::Phase(Phase::CutBulk | Phase::CutAll) => {
+                watch.end_all(Failure::Drained);
+                Answer::Close
+            }
+            Self::First => {
+                owed.store(false, Ordering::Relaxed);
+                Answer::Finish
+            }
+            Self::Tick if owed.swap(false, Ordering::Relaxed) => Answer::Finish,
+            Self::Tick => match watch.judge(clock::now(), &entry.limits()) {
+                Verdict::Keep => Answer::Nothing,
+                Verdict::Close => {
+                    entry.meter.timeouts.inc();
+                    Answer::Close
+                }
+            },
+        }
+    }
 }
 
 /// How often a connection is judged: a quarter of its shortest limit, so that a limit is
