@@ -269,9 +269,19 @@ pub struct Shaken {
 /// # Panics
 /// If nobody listens.
 pub fn connect(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> io::Result<Shaken> {
+    shake(Wire::connect(address), name, config)
+}
+
+/// The same on a connection that is there already.
+///
+/// # Errors
+/// Why the handshake failed.
+///
+/// # Panics
+/// If `name` is none.
+pub fn shake(mut wire: Wire, name: &str, config: &Arc<ClientConfig>) -> io::Result<Shaken> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let mut session = ClientConnection::new(Arc::clone(config), name).expect("a session");
-    let mut wire = Wire::connect(address);
     while session.is_handshaking() {
         session.complete_io(wire.stream())?;
     }

@@ -202,6 +202,21 @@ impl Wire {
         }
     }
 
+    /// Reads a line and not a byte more: what follows may be for somebody else.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[track_caller]
+    pub fn read_line_alone(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).expect("a line");
+            line.push(byte[0]);
+        }
+        String::from_utf8_lossy(&line).into_owned()
+    }
+
     /// Reads a line, or what there is of it until the connection ends or breaks.
     pub fn read_to_end_of_line(&mut self) -> String {
         while find(&self.read, b"\n").is_none() {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
 use tillgate_core::backend::ProxyProtocol;
+use tillgate_core::tls::{ServerTls, TlsVersion};
 use tillgate_net::proxy_protocol::header;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: pay.example\r\n\r\n";
@@ -78,4 +80,36 @@ fn a_backend_is_told_and_no_connection_is_shared_between_clients() {
             assert_eq!(*owner, port, "a connection has one client");
         }
     }
+}
+
+#[test]
+fn the_header_is_in_front_of_tls_that_ends_here() {
+    let authority = Authority::default();
+    let volume = Volume::pair(&authority.issue(&["pay.example"]));
+    let origin = Origin::echoing();
+    let store = Store::default().local("pay", "pay.example", "payment", origin.address);
+    let store = store.listener("near", ListenerProtocol::Http, None, |spec| {
+        let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
+        spec.proxy_protocol = Some(ProxyTrust { trusted_sources });
+        spec.tls = Some(ServerTls {
+            certificates: vec![volume.key_pair()],
+            client_certificates: None,
+            min_version: TlsVersion::V1_2,
+        });
+    });
+    let gateway = Gateway::start(store.build());
+    let near = gateway.listeners["near"];
+    let from: SocketAddr = "192.0.2.33:7".parse().expect("an address");
+    let client = tls::client(&authority, &Wants::default());
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+        let mut wire = Wire::connect(near);
+        wire.send(header::encode(version, from, from));
+        let mut shaken = tls::shake(wire, "pay.example", &client).expect("a handshake");
+        shaken.wire.send(REQUEST);
+        let text = shaken.wire.reply().text();
+        assert!(text.contains("x-forwarded-for: 192.0.2.33\n"), "{text}");
+    }
+    assert!(tls::connect(near, "pay.example", &client).is_err(), "nobody says whose it is");
+    let rejected = r#"listener="near",reason="proxy_invalid""#;
+    gateway.expect_metric(&format!("tillgate_connections_rejected_total{{{rejected}}}"), 1.0);
 }

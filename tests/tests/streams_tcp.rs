@@ -8,10 +8,12 @@ use tillgate_core::backend::{
     BackendProtocol, BackendSpec, Endpoint, Host, Location, ProxyProtocol,
 };
 use tillgate_core::listener::ProxyTrust;
+use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::proxy_protocol::header;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
 
 /// An authorisation host in small: it signs on first, then echoes lines until the client has
@@ -251,4 +253,102 @@ fn a_drain_ends_connections_by_class() {
     assert_eq!(critical.read_until("\n"), "0200 sale\n");
     critical.expect_end();
     gateway.ended();
+}
+
+#[test]
+fn a_backend_may_want_tls_with_the_proxy_header_in_front() {
+    let authority = Authority::default();
+    let identity = authority.issue(&["127.0.0.1"]);
+    let files = Volume::new(&[("ca.crt", &authority.pem)]);
+    let config = tls::server(&Wants { identity: Some(&identity), ..Wants::default() }, None);
+    for location in [Location::Cloud, Location::Local] {
+        let config = std::sync::Arc::clone(&config);
+        let origin = Origin::start(move |mut wire, _| {
+            let announced = wire.read_line_alone();
+            let Some(mut wire) = tls::accept(wire, &config) else { return };
+            wire.send(announced);
+            while wire.waits_for_more() {
+                let line = wire.read_until("\n");
+                wire.send(line);
+            }
+            wire.send("bye\n");
+        });
+        let wants = |spec: &mut BackendSpec| {
+            spec.proxy_protocol = Some(ProxyProtocol::V1);
+            spec.tls = Some(trusting(&files));
+        };
+        let store = store_at(location, origin.address, wants);
+        let store = store.listener("pos", ListenerProtocol::Tcp, Some("payment"), |_| ());
+        let gateway = Gateway::start(store.build());
+        let mut wire = connect(&gateway);
+        let announced = wire.read_until("\n");
+        let (us, pos) = (wire.local().port(), gateway.listeners["pos"].port());
+        let whose = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {us} {pos}\r\n");
+        assert_eq!(announced, whose, "the server spoke first");
+        let long = format!("{}\n", "0200 sale ".repeat(20_000));
+        wire.send(&long);
+        assert_eq!(wire.read_until("\n"), long);
+        wire.finish();
+        assert_eq!(wire.read_until("\n"), "bye\n");
+        wire.expect_end();
+        let shaken = r#"tillgate_upstream_tls_handshakes_total{backend="host",result="full"}"#;
+        gateway.expect_metric(shaken, 1.0);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_who_it_must_be_gets_nothing() {
+    let (authority, other) = (Authority::default(), Authority::default());
+    let identity = other.issue(&["127.0.0.1"]);
+    let files = Volume::new(&[("ca.crt", &authority.pem)]);
+    let config = tls::server(&Wants { identity: Some(&identity), ..Wants::default() }, None);
+    let origin = Origin::start(move |wire, _| {
+        assert!(tls::accept(wire, &config).is_none(), "the gateway does not trust it");
+    });
+    let store = store_at(Location::Cloud, origin.address, |spec| spec.tls = Some(trusting(&files)));
+    let store = store.listener("pos", ListenerProtocol::Tcp, Some("payment"), |_| ());
+    let gateway = Gateway::start(store.build());
+    connect(&gateway).send_and_end("0200 sale\n");
+    let labels = r#"class="payment",reason="tls_untrusted""#;
+    gateway.expect_metric(&format!("{FAILED}{{{labels}}}"), 1.0);
+    let failed = format!(r#"tillgate_upstream_dial_failures_total{{backend="host",{labels}}}"#);
+    gateway.expect_metric(&failed, 1.0);
+}
+
+fn trusting(files: &Volume) -> ClientTls {
+    ClientTls {
+        sni: None,
+        roots: TrustAnchors::File(files.file("ca.crt")),
+        certificate: None,
+        min_version: TlsVersion::V1_2,
+    }
+}
+
+#[test]
+fn a_reload_moves_a_listener_to_another_backend_and_takes_it_away() {
+    let (first, second) = (host(), Origin::start(|mut wire, _| wire.send("second\n")));
+    let build = |address, on: SocketAddr| {
+        store(address, |spec| spec.address = on).digest(&address.to_string()).build()
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = Gateway::start(build(first.address, any));
+    let pos = gateway.listeners["pos"];
+    let mut old = connect(&gateway);
+    assert_eq!(old.read_until("\n"), "0800 sign-on\n");
+
+    gateway.control.reload(build(second.address, any)).expect("another backend");
+    assert_eq!(connect(&gateway).read_until("\n"), "second\n", "on the same port");
+    old.send("0200 sale\n");
+    assert_eq!(old.read_until("\n"), "0200 sale\n", "an open connection stays where it is");
+
+    let without = Store::default().build();
+    gateway.control.reload(without).expect("one less");
+    tillgate_tests::eventually("nobody listens any more", || {
+        std::net::TcpStream::connect(pos).is_err().then_some(())
+    });
+    old.send("0200 sale\n");
+    assert_eq!(old.read_until("\n"), "0200 sale\n", "and ends in its own time");
+
+    gateway.control.reload(build(first.address, pos)).expect("it comes again");
+    assert_eq!(Wire::connect(pos).read_until("\n"), "0800 sign-on\n");
 }

@@ -240,6 +240,11 @@ impl Running {
         self.effective.backend(backend).location
     }
 
+    /// TLS to the servers of a backend, if it has it.
+    pub(crate) fn connector(&self, backend: BackendId) -> Option<Arc<Connector>> {
+        self.connectors.of(backend)
+    }
+
     /// How requests of `class` reach one endpoint of a backend.
     pub(crate) fn target(
         &self,

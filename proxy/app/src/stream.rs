@@ -18,11 +18,11 @@ use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::Observer as _;
 use tillgate_net::http::server::{Entry, InFlight};
 use tillgate_net::metrics::Held;
-use tillgate_net::proxy_protocol::{self, Guarded, header};
+use tillgate_net::proxy_protocol::{self, Guarded};
 use tillgate_net::tcp::{self, Client, Handler};
 use tillgate_net::tls::hello::Alert;
 use tillgate_net::tunnel;
-use tillgate_net::upstream::{self, How, Upstream, break_off};
+use tillgate_net::upstream::{self, Announce, How, Opening, Upstream, break_off};
 
 use crate::forward::{Asked, Place, Way};
 use crate::gateway::Worker;
@@ -122,18 +122,15 @@ impl Streams {
         let id = spec.backend.ok_or(Failure::Internal)?;
         let backend = running.effective.backend(id);
         outcome.sample(&HeaderMap::new());
-        if backend.tls.is_some() {
-            // Bytes that policy wants encrypted never leave in the clear.
-            return Err(Failure::BackendProtocol.into());
-        }
         let trust = spec.proxy_protocol.as_ref();
         let guard = trust.is_some_and(|trust| !trust.trusts(client.peer.ip()));
-        let server = self.dial(running, (spec, listener), id, outcome).await?;
         let to = client.stream.local_addr().map_err(|_| Failure::ClientGone)?;
-        let first = backend.proxy_protocol.map(|version| header::encode(version, from, to));
+        let announce = |version| Announce { version, client: from, to: Some(to) };
+        let announce = backend.proxy_protocol.map(announce);
+        let server = self.dial(running, (spec, listener), id, announce, outcome).await?;
         let class = &running.class(listener.class).meter;
         let held = vec![Held::new(&class.tunnels), Held::new(&listener.upstream.open)];
-        Ok(Opened { server, first: first.unwrap_or_default(), _held: held, guard })
+        Ok(Opened { server, first: Vec::new(), _held: held, guard })
     }
 
     /// Passes TLS on to where its hello says.
@@ -169,19 +166,22 @@ impl Streams {
         Ok(Opened { server, first, _held: held, guard: false })
     }
 
-    /// Connects to one of the backend's servers: a random one first, then each of the others
-    /// while none of them takes the connection. Nothing was sent to any that does not.
+    /// Connects to one of the backend's servers, inside of TLS if it has it: a random one first,
+    /// then each of the others while none of them takes the connection. Of the client's bytes
+    /// nothing was sent to any that does not.
     async fn dial(
         &self,
         running: &Running,
         (spec, listener): (&ListenerSpec, &Listener),
         id: BackendId,
+        announce: Option<Announce>,
         outcome: &mut Outcome,
     ) -> Result<Upstream, No> {
         let backend = running.effective.backend(id);
         let lane = running.lane(backend.location, listener.class).map(|(_, lane)| lane);
         let connect_timeout = spec.timeouts.connect;
         let how = How { lane: lane.as_ref(), connect_timeout, tcp: backend.tcp };
+        let connector = running.connector(id);
         let mut last = Failure::ConnectUnreachable;
         for (index, endpoint) in in_turn(&backend.endpoints, fastrand::u64(..)) {
             outcome.send_to(id, index);
@@ -189,7 +189,8 @@ impl Streams {
             let attempt = async {
                 let resolver = self.worker.gateway().resolver();
                 let addresses = resolver.addresses(endpoint, &backend.dns).await?;
-                upstream::dial(&addresses, how).await
+                let tls = connector.as_deref().map(|tls| (tls, &endpoint.host));
+                upstream::dial_opening(&addresses, how, Opening { announce, tls }).await
             };
             match wait(outcome, attempt).await? {
                 Ok(server) => return Ok(server),

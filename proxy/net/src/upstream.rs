@@ -139,7 +139,8 @@ pub async fn dial_opening(
     let Some((connector, host)) = opening.tls else { return Ok(stream) };
     let to = stream.peer_addr();
     let to = to.map_err(|source| DialError::from_io("the server", source))?.to_string();
-    match connector.connect(stream, host, after.saturating_sub(taken)).await {
+    // A handshake's state is large and short-lived.
+    match Box::pin(connector.connect(stream, host, after.saturating_sub(taken))).await {
         Ok(stream) => Ok(Upstream::Tls(stream)),
         Err(Some(source)) => Err(DialError::Tls { to, source }),
         Err(None) => Err(DialError::TimedOut { to, after }),

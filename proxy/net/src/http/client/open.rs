@@ -110,12 +110,7 @@ pub(super) async fn open(
         announce: target.client.map(|(version, client)| Announce { version, client, to: None }),
         tls: target.tls.as_deref().map(|tls| (tls, &target.endpoint.host)),
     };
-    let stream = if opening.tls.is_some() {
-        // A handshake's state is large and short-lived.
-        Box::pin(upstream::dial_opening(&addresses, how, opening)).await?
-    } else {
-        upstream::dial_opening(&addresses, how, opening).await?
-    };
+    let stream = upstream::dial_opening(&addresses, how, opening).await?;
     start(target, stream, counted).await
 }
 
