@@ -342,6 +342,7 @@ pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
         idle_timeout: of.idle_timeout,
         header_bytes_max: of.header_bytes_max,
         headers_max: of.headers_max as usize,
+        uri_bytes_max: of.uri_bytes_max as usize,
         streams_max: of.streams_max,
     }
 }

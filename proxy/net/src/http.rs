@@ -8,7 +8,9 @@
 pub mod body;
 pub mod client;
 pub mod flow;
+pub mod grpc;
 pub mod head;
 pub mod headers;
 pub mod post;
 pub mod server;
+pub mod websocket;

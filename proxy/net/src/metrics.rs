@@ -34,9 +34,9 @@ pub type Label = Arc<str>;
 
 /// Status codes that get their own series; every other one is counted as `other`, and a request
 /// that ended without an answer as `none`.
-pub const CODES: [u16; 36] = [
-    200, 201, 202, 203, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406, 408,
-    409, 410, 411, 412, 413, 415, 417, 422, 425, 429, 431, 500, 501, 502, 503, 504, 507,
+pub const CODES: [u16; 38] = [
+    101, 200, 201, 202, 203, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406,
+    408, 409, 410, 411, 412, 413, 414, 415, 417, 422, 425, 429, 431, 500, 501, 502, 503, 504, 507,
 ];
 
 /// Upper bounds of the request duration in seconds: 1 ms (a local call) to 60 s (a till's own
@@ -122,6 +122,7 @@ pub struct Metrics {
     client_timeouts: Family<ListenerLabels, Counter>,
     rejected: Family<ListenerReasonLabels, Counter>,
     datagrams_dropped: Family<ListenerReasonLabels, Counter>,
+    malformed: Family<ListenerLabels, Counter>,
     upstream: Family<UpstreamLabels, Gauge>,
     dials: Family<UpstreamLabels, Counter>,
     reuses: Family<UpstreamLabels, Counter>,
@@ -150,6 +151,7 @@ impl Metrics {
             client_timeouts: Family::default(),
             rejected: Family::default(),
             datagrams_dropped: Family::default(),
+            malformed: Family::default(),
             upstream: Family::default(),
             dials: Family::default(),
             reuses: Family::default(),
@@ -220,6 +222,7 @@ impl Metrics {
             accepted: self.accepted.get_or_create_owned(&labels),
             refused: self.refused.get_or_create_owned(&labels),
             timeouts: self.client_timeouts.get_or_create_owned(&labels),
+            malformed: self.malformed.get_or_create_owned(&labels),
             panics: self.panics.clone(),
             rejected: self.rejected.clone(),
             datagrams_dropped: self.datagrams_dropped.clone(),
@@ -325,6 +328,11 @@ impl Metrics {
             "connections_timed_out",
             "client connections closed because a request's head or its reader was too slow",
             self.client_timeouts.clone(),
+        );
+        registry.register(
+            "connections_malformed",
+            "client connections closed because what came is not HTTP, beyond refused requests",
+            self.malformed.clone(),
         );
         registry.register(
             "connections_rejected",

@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 
 use super::client::Lease;
 use super::flow::{Flow, Gate, Owes, Passage};
+use super::grpc::{self, Speech};
+use super::headers;
 use super::server::InFlight;
 use crate::error::Failure;
 
@@ -70,8 +72,11 @@ impl Body for RequestBody {
         };
         this.flow.client_owes(Owes::No);
         match piece {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 this.flow.moved_up(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
@@ -119,6 +124,7 @@ struct Relay {
     flow: Arc<Flow>,
     lease: Option<Lease>,
     gate: Option<Arc<Gate>>,
+    speech: Speech,
 }
 
 impl<O: Observer> ResponseBody<O> {
@@ -133,15 +139,17 @@ impl<O: Observer> ResponseBody<O> {
         Self { kind: Kind::Whole(None), observer: None }
     }
 
-    /// A server's body; `lease` goes back to its pool with the last byte.
+    /// A server's body; `lease` goes back to its pool with the last byte. If it breaks off, that
+    /// is said in `speech`.
     pub fn relay(
         incoming: Incoming,
         flow: Arc<Flow>,
         lease: Lease,
         gate: Option<Arc<Gate>>,
+        speech: Speech,
         observer: O,
     ) -> Self {
-        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate });
+        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate, speech });
         if relay.incoming.is_end_stream() {
             relay.complete();
         }
@@ -164,8 +172,11 @@ impl Relay {
             return Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.flow.moved_down(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 if self.incoming.is_end_stream() {
                     self.complete();
                 }
@@ -223,6 +234,12 @@ impl<O: Observer> Body for ResponseBody<O> {
             Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(Err((failure, error))) => {
                 this.tell(Err(failure));
+                let Kind::Relay(relay) = &this.kind else { return Poll::Ready(None) };
+                if relay.speech == Speech::Grpc {
+                    // A call has not ended before its status has come, so this completes nothing.
+                    this.kind = Kind::Whole(None);
+                    return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(failure)))));
+                }
                 Poll::Ready(Some(Err(error)))
             }
             None => {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::server::Malformed;
 use crate::clock;
 use crate::error::Failure;
 use crate::shaped::LineWait;
@@ -23,9 +24,13 @@ pub struct Flow {
     moved: AtomicU64,
     idle: AtomicU64,
     critical: AtomicBool,
+    /// Milliseconds after `born`; the largest number = never.
+    deadline: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
     client_cut: AtomicBool,
+    /// A [`Malformed`] plus one; zero = nothing is wrong with the request's body.
+    malformed: AtomicU8,
     client_owes: AtomicBool,
     queued: AtomicBool,
     /// Milliseconds.
@@ -52,9 +57,11 @@ impl Flow {
             moved: AtomicU64::new(0),
             idle: AtomicU64::new(millis(IDLE_UNTIL_KNOWN)),
             critical: AtomicBool::new(false),
+            deadline: AtomicU64::new(u64::MAX),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             client_cut: AtomicBool::new(false),
+            malformed: AtomicU8::new(0),
             client_owes: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             waited: AtomicU64::new(0),
@@ -75,6 +82,16 @@ impl Flow {
     pub fn bind(&self, idle: Duration, critical: Critical) {
         self.idle.store(millis(idle), Ordering::Relaxed);
         self.critical.store(critical == Critical::Yes, Ordering::Relaxed);
+    }
+
+    /// Its client waits until this long after its beginning for its very end.
+    pub fn bind_deadline(&self, deadline: Duration) {
+        self.deadline.store(millis(deadline), Ordering::Relaxed);
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.age(now) > self.deadline.load(Ordering::Relaxed)
     }
 
     /// Whether drains give it all the time there is.
@@ -193,6 +210,16 @@ impl Flow {
     /// The client's side of the request's body broke.
     pub fn cut_by_client(&self) {
         self.client_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// The request's body is not one.
+    pub fn malformed_by_client(&self, why: Malformed) {
+        self.malformed.store(why as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the request's body, if something is.
+    pub fn malformed(&self) -> Option<Malformed> {
+        Malformed::from_number(self.malformed.load(Ordering::Relaxed).checked_sub(1)?)
     }
 
     /// Whether the client's side of the request's body broke.

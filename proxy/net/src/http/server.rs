@@ -17,17 +17,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tillgate_core::filter::Scheme;
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
+use self::framing::Framing;
 use self::watch::{Verdict, Watch};
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
@@ -38,16 +41,19 @@ use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
+mod framing;
+mod intake;
 mod watch;
 
+pub use self::framing::Malformed;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
 /// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// Of all streams of one client connection together.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// What a slow reader can make us keep of one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -85,6 +91,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// Fields of a head.
     pub headers_max: usize,
+    /// Bytes of a request's target.
+    pub uri_bytes_max: usize,
     /// Streams of one HTTP/2 connection.
     pub streams_max: u32,
 }
@@ -119,6 +127,10 @@ pub struct Caller {
     pub ticket: Arc<Ticket>,
     /// The connection's place among its listener's; a tunnel keeps it to its own end.
     pub place: Arc<Place>,
+    /// How it came.
+    pub scheme: Scheme,
+    /// The request stands for one that cannot be told: it is to be answered with this.
+    pub refused: Option<Malformed>,
 }
 
 /// Answers requests.
@@ -348,24 +360,26 @@ async fn serve_connection<H: Handler>(
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
-    let (builder, identity) = match &stream {
-        ClientIo::Plain(_) => (builder(&limits), None),
+    let (builder, scheme, identity) = match &stream {
+        ClientIo::Plain(_) => (builder(&limits), Scheme::Http, None),
         ClientIo::Tls(session) if session.is_http2() => {
-            (builder(&limits).http2_only(), session.client().cloned())
+            (builder(&limits).http2_only(), Scheme::Https, session.client().cloned())
         }
-        ClientIo::Tls(session) => (builder(&limits).http1_only(), session.client().cloned()),
+        ClientIo::Tls(session) => {
+            (builder(&limits).http1_only(), Scheme::Https, session.client().cloned())
+        }
     };
+    let arrivals = Arrivals { watch: &watch, ticket, place: &place, peer, scheme, identity };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
-        let flow = Watch::begin(&watch, clock::now());
-        let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
-        let caller = Caller { peer, flow, identity: identity.clone(), ticket, place };
+        let (caller, switch) = arrivals.caller(&request, limits.uri_bytes_max);
         let answer = Arc::clone(&handler).handle(request, caller);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
     });
-    let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
+    let framing = Framing::new(&limits, BUFFER_MAX);
+    let io = TokioIo::new(ClientStream::new(stream, framing, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let aside = Seldom::default();
     loop {
@@ -389,6 +403,10 @@ async fn serve_connection<H: Handler>(
         match event.await {
             Err(result) => {
                 if let Err(error) = result {
+                    watch.breaks();
+                    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+                        place.entry.meter.malformed.inc();
+                    }
                     tracing::debug!(%peer, %error, "client connection ended");
                 }
                 return;
@@ -396,7 +414,10 @@ async fn serve_connection<H: Handler>(
             Ok(beside) => match beside.answer(&watch, &owed, &place.entry) {
                 Answer::Nothing => {}
                 Answer::Finish => connection.as_mut().graceful_shutdown(),
-                Answer::Close => return,
+                Answer::Close => {
+                    watch.breaks();
+                    return;
+                }
             },
         }
     }
@@ -448,6 +469,79 @@ impl Beside {
     }
 }
 
+/// What the requests of one connection have in common.
+struct Arrivals<'a> {
+    watch: &'a Arc<Watch>,
+    ticket: Arc<Ticket>,
+    place: &'a Arc<Place>,
+    peer: SocketAddr,
+    scheme: Scheme,
+    identity: Option<Arc<ClientIdentity>>,
+}
+
+impl Arrivals<'_> {
+    fn caller<B>(&self, request: &Request<B>, uri_bytes_max: usize) -> (Caller, Switch) {
+        let (flow, mut refused) = Watch::begin(self.watch, clock::now());
+        match request.version() {
+            Version::HTTP_10 => self.watch.is_old(),
+            Version::HTTP_2 if target_bytes(request) > uri_bytes_max => {
+                refused = Some(Malformed::TargetTooLong);
+            }
+            _ => {}
+        }
+        let caller = Caller {
+            peer: self.peer,
+            flow,
+            identity: self.identity.clone(),
+            ticket: Arc::clone(&self.ticket),
+            place: Arc::clone(self.place),
+            scheme: self.scheme,
+            refused,
+        };
+        (caller, Switch::of(request, self.watch))
+    }
+}
+
+fn target_bytes<B>(request: &Request<B>) -> usize {
+    request.uri().path_and_query().map_or(0, |target| target.as_str().len())
+}
+
+/// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Switch {
+    /// Nothing: its next bytes are a request.
+    None,
+    /// A successful answer opens a tunnel.
+    Connect,
+    /// `101` does.
+    Upgrade,
+}
+
+impl Switch {
+    fn of<B>(request: &Request<B>, watch: &Watch) -> Self {
+        if !watch.may_switch() {
+            Self::None
+        } else if request.method() == Method::CONNECT {
+            Self::Connect
+        } else {
+            Self::Upgrade
+        }
+    }
+
+    /// What the client sends next was not looked at, so it is a tunnel's or nobody's.
+    fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
+        let opens = match self {
+            Self::None => true,
+            Self::Connect => answer.status().is_success(),
+            Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
+        };
+        if !opens {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
 /// How often a connection is judged: a quarter of its shortest limit, so that a limit is
 /// overstayed by a quarter at most.
 fn tick(limits: &Limits) -> Duration {
@@ -457,6 +551,8 @@ fn tick(limits: &Limits) -> Duration {
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
+    // One stream that nobody reads must not take the room of the others.
+    let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -471,10 +567,11 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(limits.header_bytes_max)
-        .max_concurrent_streams(limits.streams_max);
+        .max_concurrent_streams(limits.streams_max)
+        .enable_connect_protocol();
     builder
 }
 
@@ -507,6 +604,7 @@ mod tests {
                 idle_timeout: Duration::from_secs(1),
                 header_bytes_max: 8192,
                 headers_max: 10,
+                uri_bytes_max: 8192,
                 streams_max: 1,
             };
             let meter = Metrics::new("0").listener(&"http".into());

@@ -6,9 +6,9 @@
 use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 
 use super::super::flow::Flow;
 use super::Limits;
+use super::framing::{Framing, Malformed};
+use super::intake::Intake;
 use crate::clock;
 use crate::error::Failure;
 use crate::tls::ClientSession;
@@ -33,7 +35,18 @@ pub(super) struct Watch {
     /// How long the last request let its client stand still.
     stall_limit: AtomicU64,
     speaks_http2: AtomicBool,
-    begun: AtomicBool,
+    /// Its answers end with the connection, so only a reset tells one that was cut.
+    is_old: AtomicBool,
+    resets: AtomicBool,
+    /// The last request may turn the connection into something else.
+    may_switch: AtomicBool,
+    begun: AtomicU64,
+    /// The number of the request that stands for a refused one, plus one; zero = none.
+    refused: AtomicU64,
+    /// The number of the request whose body broke.
+    broken: AtomicU64,
+    /// A [`Malformed`]: what is wrong with either.
+    why: AtomicU8,
     flows: Mutex<Vec<Arc<Flow>>>,
 }
 
@@ -53,18 +66,70 @@ impl Watch {
             stalled_since: AtomicU64::new(0),
             stall_limit: AtomicU64::new(0),
             speaks_http2: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
+            may_switch: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            why: AtomicU8::new(0),
             flows: Mutex::new(Vec::new()),
         }
     }
 
-    /// A request's head is complete.
-    pub(super) fn begin(watch: &Arc<Self>, now: Instant) -> InFlight {
+    /// A request's head is complete; or it stands for one that is refused, and why.
+    pub(super) fn begin(watch: &Arc<Self>, now: Instant) -> (InFlight, Option<Malformed>) {
         let flow = Arc::new(Flow::new(now));
-        watch.begun.store(true, Ordering::Relaxed);
+        let number = watch.begun.fetch_add(1, Ordering::Relaxed) + 1;
         watch.head_since.store(0, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
-        InFlight { life: Arc::new(Life { flow, watch: Arc::clone(watch) }) }
+        let why = || Malformed::from_number(watch.why.load(Ordering::Relaxed));
+        let is = |other: &AtomicU64| other.load(Ordering::Relaxed) == number;
+        let refused = if is(&watch.refused) { why() } else { None };
+        if is(&watch.broken)
+            && let Some(why) = why()
+        {
+            flow.malformed_by_client(why);
+        }
+        (InFlight { life: Arc::new(Life { flow, watch: Arc::clone(watch) }) }, refused)
+    }
+
+    /// The request after `heads` others is not one.
+    pub(super) fn refuse(&self, heads: u64, why: Malformed) {
+        self.why.store(why as u8, Ordering::Relaxed);
+        self.refused.store(heads + 1, Ordering::Relaxed);
+    }
+
+    /// The body of the last of `heads` requests, which may not have begun yet, is not one.
+    pub(super) fn break_body(&self, heads: u64, why: Malformed) {
+        self.why.store(why as u8, Ordering::Relaxed);
+        self.broken.store(heads, Ordering::Relaxed);
+        for flow in self.flows().iter() {
+            flow.malformed_by_client(why);
+        }
+    }
+
+    /// What follows `heads` requests is not HTTP/1.
+    pub(super) fn is_opaque_after(&self, heads: u64) {
+        let flag = if heads == 0 { &self.speaks_http2 } else { &self.may_switch };
+        flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what follows the request is not HTTP/1, unless its answer says so.
+    pub(super) fn may_switch(&self) -> bool {
+        self.may_switch.load(Ordering::Relaxed)
+    }
+
+    /// The client speaks HTTP/1.0.
+    pub(super) fn is_old(&self) {
+        self.is_old.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection ends before its time.
+    pub(super) fn breaks(&self) {
+        if self.is_old.load(Ordering::Relaxed) {
+            self.resets.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Orders everything in flight to end.
@@ -76,7 +141,7 @@ impl Watch {
 
     /// Whether a request's head has ever been complete.
     pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn has_critical(&self) -> bool {
@@ -100,6 +165,9 @@ impl Watch {
         let flows = self.flows();
         let mut overdue = 0;
         for flow in flows.iter() {
+            if flow.is_late(now) {
+                flow.end(Failure::RequestTimeout);
+            }
             let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
             if late && (flow.ended().is_some() || !flow.excuse()) {
                 if flow.ended().is_some() {
@@ -112,7 +180,7 @@ impl Watch {
             return if overdue == flows.len() { Verdict::Close } else { Verdict::Keep };
         }
         let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
-        let first = !self.begun.load(Ordering::Relaxed);
+        let first = self.begun.load(Ordering::Relaxed) == 0;
         let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
         let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
         let idle_late = since(&self.idle_since).is_some_and(|idle| idle > limits.idle_timeout);
@@ -132,11 +200,8 @@ impl Watch {
         }
     }
 
-    fn has_read(&self, bytes: &[u8], now: Instant) {
+    pub(super) fn has_read(&self, now: Instant) {
         let stamp = self.stamp(now);
-        if !self.begun.load(Ordering::Relaxed) && bytes.starts_with(b"PRI") {
-            self.speaks_http2.store(true, Ordering::Relaxed);
-        }
         let _ = self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -178,7 +243,7 @@ struct Life {
 impl InFlight {
     /// For what is no request of a connection, but the connection itself, or a session.
     pub fn alone(now: Instant) -> Self {
-        Watch::begin(&Arc::new(Watch::new(now)), now)
+        Watch::begin(&Arc::new(Watch::new(now)), now).0
     }
 
     /// The flow, to share with what moves its bytes.
@@ -210,21 +275,18 @@ pub enum ClientIo {
     Tls(ClientSession),
 }
 
-/// A client's connection that reports what it does.
+/// A client's connection that reports what it does, and checks what HTTP/1 it brings.
 #[derive(Debug)]
 pub struct ClientStream {
     stream: ClientIo,
+    intake: Intake,
+    is_shut: bool,
     watch: Arc<Watch>,
 }
 
 impl ClientStream {
-    pub(super) const fn new(stream: ClientIo, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
-    }
-
-    /// The bare connection, for a tunnel.
-    pub fn into_inner(self) -> ClientIo {
-        self.stream
+    pub(super) const fn new(stream: ClientIo, framing: Framing, watch: Arc<Watch>) -> Self {
+        Self { stream, intake: Intake::new(framing), is_shut: false, watch }
     }
 
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -237,6 +299,15 @@ impl ClientStream {
     }
 }
 
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if self.watch.resets.load(Ordering::Relaxed) {
+            // An end would say that the answer is whole. If this fails, the socket is gone.
+            let _ = socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -244,12 +315,7 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if polled.is_ready() && buf.filled().len() > before {
-            this.watch.has_read(&buf.filled()[before..], clock::now());
-        }
-        polled
+        this.intake.poll_read(&mut this.stream, &this.watch, cx, buf)
     }
 }
 
@@ -289,7 +355,22 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if !this.is_shut {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.is_shut = true;
+            this.watch.has_read(clock::now());
+        }
+        this.intake.poll_linger(&mut this.stream, cx).map(Ok)
+    }
+}
+
+impl ClientIo {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(session) => session.socket(),
+        }
     }
 }
 
