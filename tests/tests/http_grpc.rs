@@ -86,7 +86,7 @@ const GRPC: &[u8] = b"\x5f\x10application/grpc";
 
 fn head() -> Vec<u8> {
     // :status 200 and content-type, from the static table.
-    [&[0x88][..], &GRPC[..]].concat()
+    [&[0x88][..], GRPC].concat()
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn post(path: &str, extra: &[(&str, &str)]) -> Vec<u8> {
 fn an_error_without_a_body_passes_as_it_is() {
     let address = raw(|mut frames, _| {
         loop {
-            let Some(frame) = frames.next() else { return };
+            let Some(frame) = frames.frame() else { return };
             if frame.kind == kind::HEADERS {
                 let block = [head(), fields(&[("grpc-status", "5"), ("grpc-message", "gone")])];
                 let all = flag::END_HEADERS | flag::END_STREAM;
@@ -184,7 +184,7 @@ fn the_smaller_deadline_counts() {
         // Begins to answer the second call, and never goes on.
         let stream = frames.until(kind::HEADERS).stream;
         frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
-        while frames.next().is_some() {}
+        while frames.frame().is_some() {}
     });
     let store = Store::default()
         .timeouts(|timeouts| timeouts.request = Some(Duration::from_secs(10)))
@@ -279,7 +279,7 @@ fn a_drain_says_goodbye_and_finishes_what_has_begun() {
     assert_eq!(client.ping(), Ok(()), "the first of two goodbyes");
     go.send(()).expect("the server waits");
     let head = loop {
-        let frame = client.next().expect("the answer");
+        let frame = client.frame().expect("the answer");
         if frame.kind == kind::HEADERS {
             break frame;
         }

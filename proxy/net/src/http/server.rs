@@ -17,8 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -30,19 +29,22 @@ use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
+use self::beside::{Answer, Beside};
 use self::framing::Framing;
-use self::watch::{Verdict, Watch};
+use self::requests::Requests;
+use self::watch::Watch;
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
-use crate::error::Failure;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
 use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
+mod beside;
 mod framing;
 mod intake;
+mod requests;
 mod watch;
 
 pub use self::framing::Malformed;
@@ -360,21 +362,13 @@ async fn serve_connection<H: Handler>(
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
-    let (builder, scheme, identity) = match &stream {
-        ClientIo::Plain(_) => (builder(&limits), Scheme::Http, None),
-        ClientIo::Tls(session) if session.is_http2() => {
-            (builder(&limits).http2_only(), Scheme::Https, session.client().cloned())
-        }
-        ClientIo::Tls(session) => {
-            (builder(&limits).http1_only(), Scheme::Https, session.client().cloned())
-        }
-    };
-    let arrivals = Arrivals { watch: &watch, ticket, place: &place, peer, scheme, identity };
+    let (builder, scheme, identity) = agreed(&stream, &limits);
+    let requests = Requests { watch: &watch, ticket, place: &place, peer, scheme, identity };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
-        let (caller, switch) = arrivals.caller(&request, limits.uri_bytes_max);
+        let (caller, switch) = requests.caller(&request, limits.uri_bytes_max);
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
     });
@@ -423,122 +417,19 @@ async fn serve_connection<H: Handler>(
     }
 }
 
-/// What a connection's task hears beside its connection.
-enum Beside {
-    Phase(Phase),
-    /// The request that was owed has come.
-    First,
-    Tick,
-}
-
-/// What is to be done about it.
-enum Answer {
-    Nothing,
-    /// The current request is the last one.
-    Finish,
-    Close,
-}
-
-impl Beside {
-    fn answer(self, watch: &Watch, owed: &AtomicBool, entry: &Entry) -> Answer {
-        match self {
-            Self::Phase(Phase::Open) => Answer::Nothing,
-            Self::Phase(Phase::Draining) if watch.has_begun() => Answer::Finish,
-            Self::Phase(Phase::Draining) => {
-                owed.store(true, Ordering::Relaxed);
-                Answer::Nothing
-            }
-            Self::Phase(Phase::CutBulk) if watch.has_critical() => Answer::Nothing,
-            Self::Phase(Phase::CutBulk | Phase::CutAll) => {
-                watch.end_all(Failure::Drained);
-                Answer::Close
-            }
-            Self::First => {
-                owed.store(false, Ordering::Relaxed);
-                Answer::Finish
-            }
-            Self::Tick if owed.swap(false, Ordering::Relaxed) => Answer::Finish,
-            Self::Tick => match watch.judge(clock::now(), &entry.limits()) {
-                Verdict::Keep => Answer::Nothing,
-                Verdict::Close => {
-                    entry.meter.timeouts.inc();
-                    Answer::Close
-                }
-            },
+/// What is spoken on a connection, and by whom.
+fn agreed(
+    stream: &ClientIo,
+    limits: &Limits,
+) -> (auto::Builder<TokioExecutor>, Scheme, Option<Arc<ClientIdentity>>) {
+    match stream {
+        ClientIo::Plain(_) => (builder(limits), Scheme::Http, None),
+        ClientIo::Tls(session) => {
+            let builder = builder(limits);
+            let builder =
+                if session.is_http2() { builder.http2_only() } else { builder.http1_only() };
+            (builder, Scheme::Https, session.client().cloned())
         }
-    }
-}
-
-/// What the requests of one connection have in common.
-struct Arrivals<'a> {
-    watch: &'a Arc<Watch>,
-    ticket: Arc<Ticket>,
-    place: &'a Arc<Place>,
-    peer: SocketAddr,
-    scheme: Scheme,
-    identity: Option<Arc<ClientIdentity>>,
-}
-
-impl Arrivals<'_> {
-    fn caller<B>(&self, request: &Request<B>, uri_bytes_max: usize) -> (Caller, Switch) {
-        let (flow, mut refused) = Watch::begin(self.watch, clock::now());
-        match request.version() {
-            Version::HTTP_10 => self.watch.is_old(),
-            Version::HTTP_2 if target_bytes(request) > uri_bytes_max => {
-                refused = Some(Malformed::TargetTooLong);
-            }
-            _ => {}
-        }
-        let caller = Caller {
-            peer: self.peer,
-            flow,
-            identity: self.identity.clone(),
-            ticket: Arc::clone(&self.ticket),
-            place: Arc::clone(self.place),
-            scheme: self.scheme,
-            refused,
-        };
-        (caller, Switch::of(request, self.watch))
-    }
-}
-
-fn target_bytes<B>(request: &Request<B>) -> usize {
-    request.uri().path_and_query().map_or(0, |target| target.as_str().len())
-}
-
-/// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Switch {
-    /// Nothing: its next bytes are a request.
-    None,
-    /// A successful answer opens a tunnel.
-    Connect,
-    /// `101` does.
-    Upgrade,
-}
-
-impl Switch {
-    fn of<B>(request: &Request<B>, watch: &Watch) -> Self {
-        if !watch.may_switch() {
-            Self::None
-        } else if request.method() == Method::CONNECT {
-            Self::Connect
-        } else {
-            Self::Upgrade
-        }
-    }
-
-    /// What the client sends next was not looked at, so it is a tunnel's or nobody's.
-    fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
-        let opens = match self {
-            Self::None => true,
-            Self::Connect => answer.status().is_success(),
-            Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
-        };
-        if !opens {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        answer
     }
 }
 
