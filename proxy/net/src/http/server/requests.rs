@@ -1,5 +1,5 @@
-//! From a request of a connection to its [`Caller`]: what all requests of the connection share, what
-//! is refused before anybody looks at it, and what its answer decides about the connection.
+//! From a request of a connection to its [`Caller`]: what all requests of the connection share,
+//! what is refused before anybody looks at it, and what its answer decides about the connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
