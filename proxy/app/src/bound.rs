@@ -216,6 +216,9 @@ impl Bound {
         let lines = drive_lines(&gateway)?;
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
         let workers = spawn_workers(&gateway, orders, &cpus)?;
+        if let Err(error) = threads::release_start_code() {
+            tracing::debug!(%error, "the memory of code that ran at the start is kept");
+        }
         let (over, ended) = oneshot::channel::<()>();
         let access = Arc::clone(&gateway.access);
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {

@@ -116,6 +116,31 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
 #[repr(C, align(8))]
 struct OneDescriptor([u8; 64]);
 
+/// Gives back the memory that the program's own code of `path` takes, until it is used again: the
+/// kernel keeps the pages of a file anyway and maps them again at a touch. Returns how much that
+/// was, in bytes of address space.
+pub(crate) fn release_code(path: &std::path::Path) -> io::Result<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let mut released = 0;
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(range), Some("r-xp")) = (fields.next(), fields.next()) else { continue };
+        if fields.nth(3).is_none_or(|name| std::path::Path::new(name) != path) {
+            continue;
+        }
+        let Some((start, end)) = range.split_once('-') else { continue };
+        let address = |text| usize::from_str_radix(text, 16).map_err(io::Error::other);
+        let (start, end) = (address(start)?, address(end)?);
+        let length = end.saturating_sub(start);
+        let start = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
+        // SAFETY: the range is a mapping of the program's file that nothing can write to, so each
+        // page comes back from the file as it was when it is next executed or read.
+        check(unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) })?;
+        released += length;
+    }
+    Ok(released)
+}
+
 /// Bytes of one descriptor, a C `int`.
 const DESCRIPTOR_BYTES: u32 = libc::c_int::BITS / 8;
 
@@ -259,6 +284,13 @@ fn check(result: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_goes_and_comes_back() {
+        let path = std::env::current_exe().unwrap();
+        assert!(release_code(&path).unwrap() > 0);
+        assert_eq!(release_code(std::path::Path::new("/nowhere")).unwrap(), 0);
+    }
 
     #[test]
     fn the_kernel_takes_the_settings_of_a_connection() {
