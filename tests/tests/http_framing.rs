@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
+use tillgate_tests::frames::{Frames, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2;
 use tillgate_tests::origin::Origin;
@@ -283,4 +284,25 @@ fn events_pass_one_by_one() {
         wire.read_until(&format!("data: {number}\n\n"));
         go.send(()).expect("the origin waits");
     }
+}
+
+#[test]
+fn http2_targets_are_those_of_http1() {
+    let origin = Origin::echoing();
+    let gateway = gateway(&origin);
+    for path in ["x", "x.example/a", "*", "http://other.example/", "?a", "/a b", "/\u{1}"] {
+        let mut frames = Frames::connect(gateway.http);
+        frames.get(1, path);
+        let refused = loop {
+            match frames.frame() {
+                None => break true,
+                Some(frame) if frame.kind == kind::RST_STREAM => break true,
+                // An indexed `:status: 400` comes first.
+                Some(frame) if frame.kind == kind::HEADERS => break frame.payload[0] == 0x8c,
+                Some(_) => {}
+            }
+        };
+        assert!(refused, "{path:?}");
+    }
+    assert_eq!(origin.connections(), 0, "nothing of them got through");
 }

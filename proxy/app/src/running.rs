@@ -26,6 +26,7 @@ use tillgate_net::upstream::Lane;
 use crate::access::{AccessLog, Wanted};
 use crate::export::Spans;
 use crate::lines::{Lines, Names};
+use crate::serve::session;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
 /// never waits for a handshake, and two cover calls that come in pairs.
@@ -65,6 +66,8 @@ pub(crate) struct Running {
     no_route: RequestMeter,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
+    /// What sessions call an endpoint, by backend, then endpoint.
+    endpoint_names: Vec<Vec<u64>>,
     /// By listener.
     listeners: Vec<OnceLock<Listener>>,
     connectors: Connectors,
@@ -149,6 +152,11 @@ impl Running {
                 backend.endpoints.iter().map(|_| per_class()).collect()
             })
             .collect();
+        let endpoint_names = effective
+            .backends
+            .iter()
+            .map(|backend| session::endpoint_names(&backend.name, &backend.endpoints))
+            .collect();
         let no_route = {
             let class = &classes[default_class.index()];
             metrics.request(&class.spec.name, &NO_ROUTE.into())
@@ -162,6 +170,7 @@ impl Running {
             default_class,
             no_route,
             targets,
+            endpoint_names,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
             connectors,
             classes,
@@ -243,6 +252,11 @@ impl Running {
     /// TLS to the servers of a backend, if it has it.
     pub(crate) fn connector(&self, backend: BackendId) -> Option<Arc<Connector>> {
         self.connectors.of(backend)
+    }
+
+    /// What sessions call the endpoints of a backend.
+    pub(crate) fn endpoint_names(&self, backend: BackendId) -> &[u64] {
+        &self.endpoint_names[usize::from(backend.0)]
     }
 
     /// How requests of `class` reach one endpoint of a backend.

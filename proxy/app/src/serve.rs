@@ -37,7 +37,7 @@ use crate::send::{self, Call, Reply};
 use crate::tunnel::Tunnel;
 
 mod filters;
-mod session;
+pub(crate) mod session;
 
 /// Answers one request of the HTTP entry.
 pub(crate) async fn serve_request(
@@ -151,7 +151,7 @@ impl Story<'_> {
     fn pick(&self, head: &Parts, outcome: &mut Outcome) -> Picked {
         let (running, rule) = (self.running, self.rule);
         let kept = rule.persistence.as_ref().map(|how| Session::of(how, head, clock::wall()));
-        let kept_at = kept.as_ref().and_then(|session| session.find(rule, &running.effective));
+        let kept_at = kept.as_ref().and_then(|session| session.find(rule, running));
         let (backend, endpoint) = kept_at.unwrap_or_else(|| {
             let backend = pick::backend(rule, fastrand::u64(..));
             let spec = running.effective.backend(backend);
@@ -164,10 +164,11 @@ impl Story<'_> {
             Some(version) => Arc::new(target.for_client(version, self.client.peer)),
             None => target,
         };
+        let name = running.endpoint_names(backend)[endpoint];
         Picked {
             target,
             location: running.location(backend),
-            session: kept.and_then(|session| session.renew(spec, endpoint, kept_at.is_some())),
+            session: kept.and_then(|session| session.renew(name, kept_at.is_some())),
         }
     }
 

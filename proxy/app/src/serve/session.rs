@@ -12,10 +12,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tillgate_config::effective::Effective;
-use tillgate_core::backend::{BackendId, BackendSpec, Endpoint};
+use tillgate_core::backend::{BackendId, Endpoint};
 use tillgate_core::filter::{Scheme, SessionCarrier, SessionPersistence};
 use tillgate_core::matching::Rule;
+
+use crate::running::Running;
 
 /// What a request says about its session.
 pub(super) struct Session<'a> {
@@ -53,24 +54,22 @@ impl<'a> Session<'a> {
     }
 
     /// Where it lives, if that still is one of the rule's endpoints.
-    pub(super) fn find(&self, rule: &Rule, effective: &Effective) -> Option<(BackendId, usize)> {
+    pub(super) fn find(&self, rule: &Rule, running: &Running) -> Option<(BackendId, usize)> {
         let wanted = self.known?.endpoint;
         rule.tiers.iter().flatten().find_map(|reference| {
-            let spec = effective.backend(reference.backend);
-            let mut endpoints = spec.endpoints.iter();
-            let place = endpoints.position(|endpoint| hash(&spec.name, endpoint) == wanted)?;
-            Some((reference.backend, place))
+            let mut names = running.endpoint_names(reference.backend).iter();
+            Some((reference.backend, names.position(|name| *name == wanted)?))
         })
     }
 
-    /// The token for the endpoint that was chosen, if the client does not have a good one.
-    pub(super) fn renew(self, spec: &BackendSpec, endpoint: usize, kept: bool) -> Option<Token> {
+    /// The token for the endpoint of this name, if the client does not have a good one.
+    pub(super) fn renew(self, endpoint: u64, kept: bool) -> Option<Token> {
         let Self { how, known, now } = self;
         if kept && how.idle_timeout.is_none() {
             return None;
         }
         let began = known.filter(|_| kept).map_or(now, |known| known.began);
-        let mut text = format!("{:016x}", hash(&spec.name, &spec.endpoints[endpoint]));
+        let mut text = format!("{endpoint:016x}");
         if how.idle_timeout.is_some() || how.absolute_timeout.is_some() {
             // Writing into a string cannot fail.
             let _ = write!(text, ".{began:x}.{now:x}");
@@ -138,6 +137,11 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &Arc<str>) -> Option<&'a str> {
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// What sessions call the endpoints of a backend.
+pub(crate) fn endpoint_names(backend: &str, endpoints: &[Endpoint]) -> Vec<u64> {
+    endpoints.iter().map(|endpoint| hash(backend, endpoint)).collect()
 }
 
 /// The same on every gateway and after every restart (FNV-1a, 64 bits, of the backend's name and

@@ -31,9 +31,7 @@ impl Requests<'_> {
         let (flow, mut refused) = Watch::begin(self.watch, clock::now());
         match request.version() {
             Version::HTTP_10 => self.watch.is_old(),
-            Version::HTTP_2 if target_bytes(request) > uri_bytes_max => {
-                refused = Some(Malformed::TargetTooLong);
-            }
+            Version::HTTP_2 => refused = refused.or(bad_target(request, uri_bytes_max)),
             _ => {}
         }
         if let Some(why) = refused {
@@ -52,8 +50,17 @@ impl Requests<'_> {
     }
 }
 
-fn target_bytes<B>(request: &Request<B>) -> usize {
-    request.uri().path_and_query().map_or(0, |target| target.as_str().len())
+/// What is wrong with the target of a request by HTTP/2, which no [`Framing`](super::Framing) has
+/// seen, and whose `:path` may be anything that looks like part of a path.
+fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed> {
+    // CONNECT has none.
+    let target = request.uri().path_and_query()?.as_str();
+    if target.len() > uri_bytes_max {
+        return Some(Malformed::TargetTooLong);
+    }
+    let of_server = target == "*" && request.method() == Method::OPTIONS;
+    let fits = target.starts_with('/') || of_server;
+    (!fits).then_some(Malformed::Target)
 }
 
 /// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
