@@ -13,7 +13,7 @@ use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Version, Volume, Wants};
 use tillgate_tests::wire::Wire;
-use tillgate_tests::{PATIENCE, h2, now};
+use tillgate_tests::{h2, now};
 
 fn https(pairs: &[&Volume]) -> ServerTls {
     ServerTls {
@@ -314,36 +314,28 @@ fn a_file_that_is_missing_at_start_is_named_with_its_remedy() {
 }
 
 #[test]
-fn a_client_that_reads_again_may_be_quiet() {
+fn clients_that_stop_after_their_hello_do_not_keep_others_out() {
+    tillgate_net::listen::raise_open_files().expect("files for both ends of each connection");
     let authority = Authority::default();
     let volume = Volume::pair(&authority.issue(&["pay.example"]));
-    let limit = Duration::from_secs(2);
-    let (tell, told) = std::sync::mpsc::channel();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let wait = std::sync::Mutex::new(wait);
-    let origin = Origin::start(move |mut wire, _| {
-        wire.reply();
-        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-        let sent = wire.send_until_full(&[b'x'; 65536], Duration::from_millis(200));
-        tell.send(sent).expect("the test waits");
-        let wait = wait.lock().expect("one connection");
-        wait.recv_timeout(PATIENCE).expect("the client has read all");
-        // Nothing comes for longer than a client may stand still.
-        let _ = wait.recv_timeout(limit + limit / 2);
-        wire.send("!");
-        let _ = wait.recv_timeout(PATIENCE);
-    });
-    let store = Store::default()
-        .limits(|limits| limits.header_timeout = limit)
-        .local("pay", "pay.example", "payment", origin.address);
+    let origin = Origin::echoing();
+    let store = Store::default().local("pay", "pay.example", "payment", origin.address);
     let gateway = Gateway::start(store.https(https(&[&volume])).build());
     let config = tls::client(&authority, &Wants::default());
-    let mut wire = tls::connect(gateway.http, "pay.example", &config).unwrap().wire;
-    wire.send(GET);
-    let sent = told.recv_timeout(PATIENCE).expect("everything on the way is full");
-    wire.head();
-    wire.read_exact(sent);
-    go.send(()).expect("the origin waits");
-    assert_eq!(wire.read_exact(1), b"!");
-    drop(go);
+    let hello = tls::hello("pay.example", &config);
+    // More than the handshakes that a listener keeps; each has our answer, so each has its place.
+    let mut stuck: Vec<Wire> = (0..520).map(|_| gateway.wire()).collect();
+    for wire in &mut stuck {
+        wire.send(&hello);
+        assert_eq!(wire.read_exact(1), [22], "a handshake record");
+    }
+    gateway.expect_metric(&handshakes("crowded_out"), 8.0);
+    let mut shaken = tls::connect(gateway.http, "pay.example", &config).unwrap();
+    shaken.wire.send(GET);
+    assert_eq!(shaken.wire.reply().status, 200);
+    for wire in &mut stuck[..9] {
+        let _ = wire.read_to_end();
+    }
+    gateway.expect_metric(&handshakes("crowded_out"), 9.0);
+    gateway.expect_metric(&handshakes("timeout"), 0.0);
 }

@@ -434,3 +434,6 @@ impl AsyncWrite for ClientIo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

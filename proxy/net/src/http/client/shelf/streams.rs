@@ -72,7 +72,14 @@ impl Multiplexed {
         });
         let sender = Sender::Http2(self.sender.clone());
         let (line, refusal) = (self.line.clone(), self.refusal.clone());
-        Some(Connection { sender, stream, line, refusal, shelf: Arc::clone(shelf), born: self.born })
+        Some(Connection {
+            sender,
+            stream,
+            line,
+            refusal,
+            shelf: Arc::clone(shelf),
+            born: self.born,
+        })
     }
 
     fn streams_max(&self) -> usize {
