@@ -292,6 +292,20 @@ pub fn shake(mut wire: Wire, name: &str, config: &Arc<ClientConfig>) -> io::Resu
     Ok(Shaken { wire: wire.with_session(Client(session)), shown, agreed, resumed })
 }
 
+/// The first words of a client that asks for `name`.
+///
+/// # Panics
+/// If that is no name.
+pub fn hello(name: &str, config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut session = ClientConnection::new(Arc::clone(config), name).expect("a session");
+    let mut bytes = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut bytes).expect("memory takes it");
+    }
+    bytes
+}
+
 /// TLS on a connection that a server has taken; `None` if the client does not want it so.
 pub fn accept(mut wire: Wire, config: &Arc<ServerConfig>) -> Option<Wire> {
     let mut session = ServerConnection::new(Arc::clone(config)).expect("a session");

@@ -2,10 +2,12 @@
 //! from outside.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
 
 use tillgate_tests::hammer::Hammer;
@@ -192,4 +194,41 @@ fn a_service_manager_binds_the_sockets_and_hears_what_happens() {
     assert!(heard().starts_with("STOPPING=1\n"));
     early.expect_end();
     assert!(program.ended(), "{}", program.log());
+}
+
+/// A process before, in the hands of the test: hands over nothing, hears that the next one serves.
+fn predecessor(name: &str) -> (UnixListener, PathBuf, Program, UnixStream) {
+    let door = scratch(name);
+    let listener = UnixListener::bind(&door).expect("a free name");
+    let origin = Origin::answering(OK);
+    let arguments = ["--handover", door.to_str().expect("plain text")];
+    let next = Program::start(PROGRAM, name, &policy("a.example", origin.address), &arguments);
+    let (mut stream, _) = listener.accept().expect("it knocks");
+    tillgate_net::handover::give(&stream, &[]).expect("it listens");
+    let mut word = [0; 5];
+    stream.read_exact(&mut word).expect("it says that it serves");
+    assert_eq!(word[..1], *b"S");
+    (listener, door, next, stream)
+}
+
+#[test]
+fn a_process_that_comes_too_late_gives_way() {
+    let (listener, door, mut next, mut stream) = predecessor("late");
+    stream.write_all(b"N").expect("it waits");
+    drop(stream);
+    next.line(&["ERROR", "the process before waits no longer and goes on"]);
+    assert!(!next.ended(), "{}", next.log());
+    drop(UnixStream::connect(&door).expect("the door is the one of the process before"));
+    drop(listener);
+    let _ = fs::remove_file(door);
+}
+
+#[test]
+fn a_process_before_that_is_gone_is_replaced() {
+    let (listener, door, next, stream) = predecessor("gone");
+    drop((listener, stream));
+    next.line(&["the process before is gone already"]);
+    eventually("its own door is there", || UnixStream::connect(&door).is_ok().then_some(()));
+    next.signal("TERM");
+    eventually("the door is closed", || (!door.exists()).then_some(()));
 }

@@ -38,8 +38,7 @@ impl Logged {
         let _ = fs::remove_file(&path);
         let mut effective = store.build();
         let count = effective.classes.iter().count();
-        let nothing = ClassLog { sampling: percent(0), headers: Vec::new() };
-        let mut logs = vec![nothing; count];
+        let mut logs = vec![None; count];
         for (class, sampling, headers) in classes {
             let id = effective.classes.id(class).expect("a built-in class");
             let headers = headers.iter().map(|(name, redacted)| LoggedHeader {
@@ -47,7 +46,7 @@ impl Logged {
                 redacted: *redacted,
             });
             logs[id.index()] =
-                ClassLog { sampling: percent(*sampling), headers: headers.collect() };
+                Some(ClassLog { sampling: percent(*sampling), headers: headers.collect() });
         }
         effective.telemetry.access_log.classes = logs;
         effective.telemetry.access_log.output = LogOutput::File(path.as_path().into());
@@ -134,22 +133,31 @@ fn classes_are_sampled_and_failures_always_logged() {
     let store = Store::default()
         .local("pay", "pay.example", "payment", origin.address)
         .local("bulk", "bulk.example", "metrics", origin.address)
+        .local("none", "none.example", "default", origin.address)
+        .local("failed", "failed.example", "default", closed_port())
         .local("few", "few.example", "image-pull", origin.address)
         .local("broken", "broken.example", "image-pull", closed_port());
-    let logged = Logged::new("sampled", store, &[("payment", 100, &[]), ("image-pull", 1, &[])]);
+    let logged = Logged::new(
+        "sampled",
+        store,
+        &[("payment", 100, &[]), ("image-pull", 1, &[]), ("default", 0, &[])],
+    );
     let gateway = Gateway::start(logged.effective.clone());
     for _ in 0..20 {
         assert_eq!(gateway.ask(&get("bulk.example")).status, 200);
+        assert_eq!(gateway.ask(&get("none.example")).status, 200);
+        assert_eq!(gateway.ask(&get("failed.example")).status, 502);
         assert_eq!(gateway.ask(&get("few.example")).status, 200);
         assert_eq!(gateway.ask(&get("broken.example")).status, 502);
     }
     assert_eq!(gateway.ask(&get("pay.example")).status, 200);
     let lines = eventually("the last request is logged", || {
-        Some(lines(&logged.path, 21))
+        Some(lines(&logged.path, 41))
             .filter(|lines| lines.iter().any(|line| line["class"] == "payment"))
     });
     let of = |route: &str| lines.iter().filter(|line| line["route"] == route).count();
     assert_eq!((of("pay"), of("broken"), of("bulk")), (1, 20, 0));
+    assert_eq!((of("failed"), of("none")), (20, 0), "of 0 % only failures");
     assert!(of("few") < 10, "one in a hundred is wanted: {}", of("few"));
     let broken = lines.iter().find(|line| line["route"] == "broken").expect("counted above");
     assert_eq!(broken["reason"], "connect_refused");

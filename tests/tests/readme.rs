@@ -102,12 +102,19 @@ fn store(files: &Volume, origin: SocketAddr) -> Store {
             let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
             spec.proxy_protocol = Some(ProxyTrust { trusted_sources });
         })
+        .cloud("closed", "closed.example", "payment", closed_port())
         .backend("radius", Location::Cloud, BackendProtocol::Udp, origin)
         .listener("radius", ListenerProtocol::Udp, None, |spec| spec.limits.sessions_max = 0)
 }
 
+/// Where nobody listens.
+fn closed_port() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("a bound socket")
+}
+
 /// Families without a sample are not in a scrape, so one request goes through first, one does not,
-/// a connection is rejected, and a datagram goes nowhere.
+/// one finds no server, a connection is rejected, and a datagram goes nowhere.
 fn scrape_after_one_request() -> String {
     let authority = Authority::default();
     let identity = authority.issue(&["pay.example", "127.0.0.1"]);
@@ -120,7 +127,7 @@ fn scrape_after_one_request() -> String {
     let origin = tillgate_tests::origin::Origin::echoing_tls(tls::server(&wants, None));
     let gateway = tillgate_tests::gateway::Gateway::start(store(&files, origin.address).build());
     let client = tls::client(&authority, &tls::Wants::default());
-    for (host, status) in [("pay.example", 200), ("unknown", 404)] {
+    for (host, status) in [("pay.example", 200), ("unknown", 404), ("closed.example", 502)] {
         let shaken = tls::connect(gateway.http, "pay.example", &client).expect("a handshake");
         let mut wire = shaken.wire;
         wire.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));

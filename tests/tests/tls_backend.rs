@@ -233,3 +233,36 @@ fn connections_of_two_identities_are_never_mixed() {
         assert!((count("dials") + count("reuses") - 2.0).abs() < 1e-9);
     }
 }
+
+#[test]
+fn a_refusal_is_of_the_connection_it_came_on() {
+    let side = Side::new();
+    let identity = side.identity();
+    let wants = Wants { identity: Some(&identity), ..Wants::default() };
+    let (friendly, strict) =
+        (tls::server(&wants, None), tls::server(&wants, Some(&side.authority)));
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (tell, told) = std::sync::mpsc::channel();
+    let origin = Origin::start(move |wire, number| {
+        if number > 0 {
+            let _ = tls::accept(wire, &strict);
+            return;
+        }
+        // The first one is taken with a whole request, and then breaks without an answer.
+        let mut wire = tls::accept(wire, &friendly).expect("a handshake");
+        wire.reply();
+        tell.send(()).expect("the test waits");
+        let _ = wait.lock().expect("one connection").recv_timeout(tillgate_tests::PATIENCE);
+    });
+    let store = Store::default().cloud("pay", "pay.example", "default", origin.address);
+    let gateway = Gateway::start(store.over_tls(side.tls()).build());
+    let mut first = gateway.wire();
+    first.send("POST / HTTP/1.1\r\nHost: pay.example\r\nContent-Length: 1\r\n\r\nx");
+    told.recv_timeout(tillgate_tests::PATIENCE).expect("it arrives");
+    let second = gateway.ask(GET);
+    assert_eq!((second.status, &*second.reason()), (502, "tls_client_certificate"));
+    go.send(()).expect("the origin waits");
+    let first = first.reply();
+    assert_eq!((first.status, &*first.reason()), (502, "backend_closed"), "it was sent");
+}

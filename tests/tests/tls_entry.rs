@@ -312,3 +312,30 @@ fn a_file_that_is_missing_at_start_is_named_with_its_remedy() {
     }));
     assert!(text.starts_with("backend pay: ") && text.contains("ca.crt"), "{text}");
 }
+
+#[test]
+fn clients_that_stop_after_their_hello_do_not_keep_others_out() {
+    tillgate_net::listen::raise_open_files().expect("files for both ends of each connection");
+    let authority = Authority::default();
+    let volume = Volume::pair(&authority.issue(&["pay.example"]));
+    let origin = Origin::echoing();
+    let store = Store::default().local("pay", "pay.example", "payment", origin.address);
+    let gateway = Gateway::start(store.https(https(&[&volume])).build());
+    let config = tls::client(&authority, &Wants::default());
+    let hello = tls::hello("pay.example", &config);
+    // More than the handshakes that a listener keeps; each has our answer, so each has its place.
+    let mut stuck: Vec<Wire> = (0..520).map(|_| gateway.wire()).collect();
+    for wire in &mut stuck {
+        wire.send(&hello);
+        assert_eq!(wire.read_exact(1), [22], "a handshake record");
+    }
+    gateway.expect_metric(&handshakes("crowded_out"), 8.0);
+    let mut shaken = tls::connect(gateway.http, "pay.example", &config).unwrap();
+    shaken.wire.send(GET);
+    assert_eq!(shaken.wire.reply().status, 200);
+    for wire in &mut stuck[..9] {
+        let _ = wire.read_to_end();
+    }
+    gateway.expect_metric(&handshakes("crowded_out"), 9.0);
+    gateway.expect_metric(&handshakes("timeout"), 0.0);
+}

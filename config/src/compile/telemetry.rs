@@ -6,7 +6,6 @@
 
 use tillgate_core::backend::Location;
 use tillgate_core::class::{ClassId, ClassTable};
-use tillgate_core::units::Percent;
 
 use super::backends::location;
 use super::select::Selected;
@@ -84,14 +83,13 @@ fn access_log(
         .enumerate()
         .map(|(index, entry)| class_log(entry, &list.index(index), out))
         .collect();
-    let off = ClassLog { sampling: Percent::default(), headers: Vec::new() };
     let classes = named.iter().enumerate().map(|(position, own)| {
         let entry = own.or(rest);
         let name = known.classes.iter().nth(position).map_or("", |(_, class)| &*class.name);
         let path = format!("telemetry.accessLog.classes.{}", step(name));
         let origin = entry.map_or(Origin::Default, |index| list.index(index).origin());
         out.origins.insert(path, origin);
-        entry.and_then(|index| logs.get(index)).unwrap_or(&off).clone()
+        entry.and_then(|index| logs.get(index)).cloned()
     });
     AccessLogSpec { output, classes: classes.collect() }
 }

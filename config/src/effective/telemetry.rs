@@ -1,7 +1,8 @@
 //! Telemetry as one gateway runs it: which requests are logged and traced, and where to.
 //!
-//! Resolved by class, so that nothing is looked up per request: a class that is not listed, or
-//! has a sampling of 0 %, is not logged. Without a `TelemetryPolicy` nothing is logged or traced.
+//! Resolved by class, so that nothing is looked up per request: a class that is not listed is not
+//! logged, one with a sampling of 0 % only where it fails. Without a `TelemetryPolicy` nothing is
+//! logged or traced.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,13 +27,13 @@ pub struct AccessLogSpec {
     /// Where lines go.
     pub output: LogOutput,
     /// What is logged, by [`ClassId`]; beyond its end nothing is.
-    pub classes: Vec<ClassLog>,
+    pub classes: Vec<Option<ClassLog>>,
 }
 
 impl AccessLogSpec {
     /// What is logged of `class`; `None` if nothing is.
     pub fn of(&self, class: ClassId) -> Option<&ClassLog> {
-        self.classes.get(class.index()).filter(|one| one.sampling.value() > 0)
+        self.classes.get(class.index())?.as_ref()
     }
 }
 
@@ -49,7 +50,7 @@ pub enum LogOutput {
 /// What is logged of one class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassLog {
-    /// How many of its requests.
+    /// How many of its requests; those that fail are logged in any case.
     pub sampling: Percent,
     /// Request headers beyond the fields that every line has, in the order of the policy.
     pub headers: Vec<LoggedHeader>,
@@ -104,9 +105,9 @@ impl super::Effective {
         let whole = ClassLog { sampling: Percent::FULL, headers: Vec::new() };
         for (id, _) in self.classes.iter() {
             match logs.get_mut(id.index()) {
-                Some(log) if log.sampling.value() > 0 => {}
-                Some(log) => *log = whole.clone(),
-                None => logs.push(whole.clone()),
+                Some(Some(_)) => {}
+                Some(log) => *log = Some(whole.clone()),
+                None => logs.push(Some(whole.clone())),
             }
         }
         let path = "telemetry.accessLog".to_owned();

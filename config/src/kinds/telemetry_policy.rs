@@ -98,7 +98,7 @@ pub struct AccessLoggingDoc {
     /// Names of classes; `*` is every class that no other entry names.
     #[schemars(length(min = 1))]
     pub traffic_classes: Vec<ClassPattern>,
-    /// How many of their requests.
+    /// How many of their requests; those that fail are logged in any case, with 0 % only those.
     pub sampling: Percentage,
     /// Request headers that are logged beside the usual fields.
     #[serde(default)]

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ pub(crate) enum Output {
 enum Message {
     Line(Vec<u8>),
     Reopen,
-    MoveTo(Output),
+    /// Another output may be wanted.
+    Moved,
     Flush(SyncSender<()>),
 }
 
@@ -46,7 +47,27 @@ enum Message {
 #[derive(Clone, Debug)]
 pub(crate) struct Spool {
     sender: SyncSender<Message>,
-    dropped: Arc<OnceLock<Counter>>,
+    shared: Arc<Shared>,
+}
+
+/// What a queue that is full must not hold up.
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: OnceLock<Counter>,
+    /// Where lines shall go from here on, until the thread has seen it.
+    wanted: Mutex<Option<Output>>,
+}
+
+impl Shared {
+    fn count_dropped(&self, lines: u64) {
+        if let Some(dropped) = self.dropped.get() {
+            dropped.inc_by(lines);
+        }
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Option<Output>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Spool {
@@ -56,23 +77,25 @@ impl Spool {
     /// If there is no thread to be had.
     pub(crate) fn start(name: &str, output: Output) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(LINES_MAX);
+        let shared = Arc::<Shared>::default();
+        let theirs = Arc::clone(&shared);
         thread::Builder::new().name(name.into()).spawn(move || {
             let place = Place::open(output);
-            write(&receiver, place);
+            write(&receiver, place, &theirs);
         })?;
-        Ok(Self { sender, dropped: Arc::default() })
+        Ok(Self { sender, shared })
     }
 
     /// Where to count lines that are dropped; the first one told counts.
     pub(crate) fn count_drops(&self, counter: Counter) {
-        let _ = self.dropped.set(counter);
+        let _ = self.shared.dropped.set(counter);
     }
 
     /// Writes `line` some time soon, or drops it.
     pub(crate) fn put(&self, line: Vec<u8>) {
         let full = matches!(self.sender.try_send(Message::Line(line)), Err(TrySendError::Full(_)));
-        if let (true, Some(dropped)) = (full, self.dropped.get()) {
-            dropped.inc();
+        if full {
+            self.shared.count_dropped(1);
         }
     }
 
@@ -84,7 +107,9 @@ impl Spool {
 
     /// Writes to `output` from here on.
     pub(crate) fn move_to(&self, output: Output) {
-        let _ = self.sender.try_send(Message::MoveTo(output));
+        *self.shared.wanted() = Some(output);
+        // A full queue has a thread that looks for this before the next piece.
+        let _ = self.sender.try_send(Message::Moved);
     }
 
     /// Waits, not for long, until everything handed over so far is written.
@@ -96,7 +121,7 @@ impl Spool {
     }
 }
 
-fn write(receiver: &Receiver<Message>, mut place: Place) {
+fn write(receiver: &Receiver<Message>, mut place: Place, shared: &Shared) {
     loop {
         let message = match receiver.recv_timeout(LOOK_EVERY) {
             Ok(message) => Some(message),
@@ -107,35 +132,50 @@ fn write(receiver: &Receiver<Message>, mut place: Place) {
             place.look();
         }
         let mut next = message;
+        place = place.unless_moved(shared);
         // What is there goes out in one piece, and a file is looked for between pieces.
-        let mut piece = Vec::new();
+        let mut piece = Piece::default();
         while let Some(message) = next {
             match message {
-                Message::Line(line) => piece.extend_from_slice(&line),
+                Message::Line(line) => piece.push(&line),
                 Message::Reopen => {
-                    place.put(&mut piece);
+                    place.put(&mut piece, shared);
                     place = Place::open(place.output);
                 }
-                Message::MoveTo(output) => {
-                    place.put(&mut piece);
-                    place = Place::open(output);
+                Message::Moved => {
+                    place.put(&mut piece, shared);
+                    place = place.unless_moved(shared);
                 }
                 Message::Flush(tell) => {
-                    place.put(&mut piece);
+                    place.put(&mut piece, shared);
                     let _ = tell.send(());
                 }
             }
-            next = if piece.len() < PIECE_MAX { receiver.try_recv().ok() } else { None };
+            next = if piece.bytes.len() < PIECE_MAX { receiver.try_recv().ok() } else { None };
         }
-        if !piece.is_empty() {
+        if piece.lines > 0 {
             place.look();
-            place.put(&mut piece);
+            place.put(&mut piece, shared);
         }
     }
 }
 
 /// Lines that are written at once.
 const PIECE_MAX: usize = 64 * 1024;
+
+/// Lines in a row.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+impl Piece {
+    fn push(&mut self, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        self.lines += 1;
+    }
+}
 
 /// An output as it is open.
 struct Place {
@@ -157,6 +197,12 @@ impl Place {
         Self { output, file }
     }
 
+    /// The place, or another one if that is wanted now.
+    fn unless_moved(self, shared: &Shared) -> Self {
+        let wanted = shared.wanted().take();
+        wanted.map_or(self, Self::open)
+    }
+
     /// Opens the file anew if it is not where it was.
     fn look(&mut self) {
         let Output::Policy(LogOutput::File(path)) = &self.output else { return };
@@ -172,18 +218,25 @@ impl Place {
         }
     }
 
-    fn put(&mut self, piece: &mut Vec<u8>) {
-        // A reader that is gone, a full disk: lines are lost, the gateway goes on.
-        let _ = match (&self.output, &mut self.file) {
-            (Output::Stderr, _) => io::stderr().lock().write_all(piece),
+    fn put(&mut self, piece: &mut Piece, shared: &Shared) {
+        let Piece { bytes, lines } = std::mem::take(piece);
+        if lines == 0 {
+            return;
+        }
+        let written = match (&self.output, &mut self.file) {
+            (Output::Stderr, _) => io::stderr().lock().write_all(&bytes),
             (Output::Policy(LogOutput::Stdout), _) => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(piece).and_then(|()| stdout.flush())
+                stdout.write_all(&bytes).and_then(|()| stdout.flush())
             }
-            (Output::Policy(LogOutput::File(_)), Some(file)) => file.write_all(piece),
-            (Output::Policy(LogOutput::File(_)), None) => Ok(()),
+            (Output::Policy(LogOutput::File(_)), Some(file)) => file.write_all(&bytes),
+            (Output::Policy(LogOutput::File(_)), None) => Err(io::ErrorKind::NotFound.into()),
         };
-        piece.clear();
+        // A reader that is gone, a full disk: lines are lost, at least one, and it cannot be told
+        // which; the gateway goes on.
+        if written.is_err() {
+            shared.count_dropped(lines);
+        }
     }
 }
 
@@ -236,13 +289,39 @@ mod tests {
     fn a_full_queue_drops_and_counts_and_does_not_wait() {
         // Nobody takes anything out.
         let (sender, receiver) = sync_channel(2);
-        let spool = Spool { sender, dropped: Arc::default() };
+        let spool = Spool { sender, shared: Arc::default() };
         let counter = Counter::default();
         spool.count_drops(counter.clone());
         for _ in 0..5 {
             spool.put(b"line\n".to_vec());
         }
         assert_eq!(counter.get(), 3);
-        drop(receiver);
+        // Where it shall write is not lost with them.
+        let path = path("full");
+        spool.move_to(file(&path));
+        let shared = Arc::clone(&spool.shared);
+        drop(spool);
+        write(
+            &receiver,
+            Place::open(Output::Policy(LogOutput::File(Path::new("/dev/full").into()))),
+            &shared,
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line\nline\n");
+        assert_eq!(counter.get(), 3);
+        let _ = fs::remove_file(path);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        for path in ["/dev/full", "/nowhere/at/all.log"] {
+            let spool = Spool::start("test", file(Path::new(path))).unwrap();
+            let counter = Counter::default();
+            spool.count_drops(counter.clone());
+            for _ in 0..3 {
+                spool.put(b"line\n".to_vec());
+            }
+            spool.flush();
+            assert_eq!(counter.get(), 3, "{path}");
+        }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The old process either starts the next one itself (SIGUSR2; the way between them is the next
 //! one's standard input), or the next one comes by a unix socket that both know (`--handover`).
-//! Sockets go one way, and one word comes back when the next process serves. If that word does not
-//! come, the old process goes on as if nothing had happened. No connection is lost on the way:
+//! Sockets go one way, one word comes back when the next process serves, and one answers it: the
+//! old process drains, or the word came too late and it goes on as if nothing had happened; then
+//! the next one gives way, so that never two serve for good. No connection is lost on the way:
 //! what waits in the kernel's queue belongs to the socket, which never closes.
 
 use std::ffi::OsString;
@@ -27,6 +28,12 @@ const ACTIVATION: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// The next process serves.
 const SERVES: u8 = b'S';
+
+/// The answer: the old process drains.
+const YIELDS: u8 = b'Y';
+
+/// The answer: the old process waits no longer, and goes on.
+const GOES_ON: u8 = b'N';
 
 /// How long the next process may take from its first word to serving: reading a policy, files
 /// from a slow disk, threads. Meanwhile the old one serves.
@@ -71,14 +78,35 @@ impl Predecessor {
     }
 
     /// Tells it that this process serves; it drains then.
-    ///
-    /// # Errors
-    /// If it is gone.
-    pub(crate) fn replace(mut self) -> io::Result<()> {
+    pub(crate) fn replace(mut self) -> Replaced {
         let mut word = [SERVES, 0, 0, 0, 0];
         word[1..].copy_from_slice(&std::process::id().to_be_bytes());
-        self.stream.write_all(&word)
+        // If it has closed the way meanwhile, what it said before that is still there.
+        let _ = self.stream.write_all(&word);
+        let mut answer = [0];
+        match self.stream.read_exact(&mut answer) {
+            Ok(()) if answer == [YIELDS] => Replaced::Yields,
+            Ok(()) => Replaced::GoesOn,
+            // It stands still, and may go on at any time.
+            Err(error) if is_late(&error) => Replaced::GoesOn,
+            Err(error) => Replaced::Gone(error),
+        }
     }
+}
+
+/// What became of the process before.
+#[derive(Debug)]
+pub(crate) enum Replaced {
+    /// It drains.
+    Yields,
+    /// It serves, or may: this process is one too many.
+    GoesOn,
+    /// It has ended without a word.
+    Gone(io::Error),
+}
+
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -92,8 +120,16 @@ fn is_absence(error: &io::Error) -> bool {
 /// If it does not come so far.
 pub(crate) fn hand_over(mut stream: &UnixStream, sockets: &[Named]) -> io::Result<u32> {
     stream.set_write_timeout(Some(GIVE_TIMEOUT))?;
-    stream.set_read_timeout(Some(START_TIMEOUT))?;
     handover::give(stream, sockets)?;
+    let served = until_serves(stream, START_TIMEOUT);
+    let answer = if served.is_ok() { YIELDS } else { GOES_ON };
+    // Who cannot be told that this process drains is gone, so it does not.
+    let told = stream.write_all(&[answer]);
+    served.and_then(|id| told.map(|()| id))
+}
+
+fn until_serves(mut stream: &UnixStream, within: Duration) -> io::Result<u32> {
+    stream.set_read_timeout(Some(within))?;
     let mut word = [0; 5];
     stream.read_exact(&mut word)?;
     let [SERVES, id @ ..] = word else { return Err(io::ErrorKind::InvalidData.into()) };
@@ -154,6 +190,9 @@ fn program() -> io::Result<PathBuf> {
     })
 }
 
+/// No file has this number.
+const NOBODYS: u64 = 0;
+
 /// Where the next process knocks.
 pub(crate) struct Door {
     listener: UnixListener,
@@ -182,6 +221,14 @@ impl Door {
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
+    }
+}
+
+impl Door {
+    /// The place belongs to the next process: its door may come there at any moment, and must not
+    /// be taken for this one. Until then nobody is heard behind this one.
+    pub(crate) fn leave(mut self) {
+        self.node = NOBODYS;
     }
 }
 

@@ -7,10 +7,12 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tillgate_config::yaml::INPUT_BYTES_MAX;
 
 /// How often files are looked at: what is written reaches the gateway within two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -90,10 +92,21 @@ fn look(file: &Path) -> io::Result<Look> {
     })
 }
 
+/// What counts of a regular file: a policy that is longer is refused. Others, a pipe or a device,
+/// may give what they have only once, or keep whoever reads waiting: they are not watched.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(INPUT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn content(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        match fs::read(file) {
+        match read(file) {
             Ok(bytes) => {
                 hasher.write_usize(bytes.len());
                 hasher.write(&bytes);
@@ -181,6 +194,21 @@ mod tests {
         fs::write(&file, "kind: Store").unwrap();
         watch.settle();
         assert_eq!(looks_of(&mut watch, 2), [false, false]);
+    }
+
+    #[test]
+    fn what_is_no_file_or_has_no_end_is_not_read() {
+        let mut watch = Watch::new(vec!["/dev/zero".into()]);
+        assert_eq!(looks_of(&mut watch, 20), [false; 20]);
+        // A pipe that nobody writes to: opening it would wait.
+        let folder = Folder::new("endless");
+        let pipe = folder.0.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        assert_eq!(looks_of(&mut Watch::new(vec![pipe]), 20), [false; 20]);
+        let file = folder.0.join("store.yaml");
+        fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(&file).unwrap().len(), INPUT_BYTES_MAX + 1);
     }
 
     #[test]

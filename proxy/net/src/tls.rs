@@ -26,7 +26,7 @@ mod server;
 mod tests;
 
 pub(crate) use self::client::unless_late;
-pub use self::client::{Application, Connector, ServerStream};
+pub use self::client::{Application, Connector, Refusal, ServerStream};
 pub(crate) use self::error::HandshakeEnd;
 pub use self::error::TlsError;
 pub use self::files::FileError;

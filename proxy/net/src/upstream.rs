@@ -22,7 +22,7 @@ use crate::link::Link;
 use crate::proxy_protocol::header;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
 use crate::sockopt;
-use crate::tls::{Connector, ServerStream, unless_late};
+use crate::tls::{Connector, Refusal, ServerStream, unless_late};
 
 pub(crate) mod race;
 pub mod resolver;
@@ -56,6 +56,14 @@ impl Upstream {
             Self::Local(_) => None,
             Self::Wan(stream) => Some(stream.line_wait()),
             Self::Tls(stream) => stream.line_wait(),
+        }
+    }
+
+    /// To ask whether its server refuses our certificate; `None` without TLS.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Local(_) | Self::Wan(_) => None,
+            Self::Tls(stream) => Some(stream.refusal()),
         }
     }
 

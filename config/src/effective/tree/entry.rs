@@ -177,7 +177,8 @@ pub(super) fn of_telemetry(config: &Effective) -> Value {
         LogOutput::File(file) => text(file.display()),
     };
     let names = config.classes.iter().map(|(_, class)| class.name.to_string());
-    let classes = names.zip(telemetry.access_log.classes.iter().map(of_class_log));
+    let logs = telemetry.access_log.classes.iter();
+    let classes = names.zip(logs.map(|log| optional(log.as_ref(), of_class_log)));
     let log = map([("output", output), ("classes", Value::Map(classes.collect()))]);
     let tracing = optional(telemetry.tracing.as_ref(), |one| of_tracing(one, config));
     map([("accessLog", log), ("tracing", tracing)])

@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use super::Shown;
+use super::redact::harmless_id;
 
 /// A field of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Line<'_> {
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         json.text("time", Some(&time));
         json.text("kind", Some(self.kind));
-        let id = self.request_id.map(|id| String::from_utf8_lossy(id.as_bytes()));
+        let id = self.request_id.map(harmless_id);
         json.text("request_id", id.as_deref());
         json.text("trace_id", self.trace.map(|trace| format!("{trace:032x}")).as_deref());
         json.text("class", Some(self.class));

@@ -9,6 +9,10 @@ pub(super) const HIDDEN: &str = "[redacted]";
 /// Bytes of a value that are shown; a line must not grow with what a client sends.
 const VALUE_MAX: usize = 256;
 
+/// Bytes after those that are looked at too: the longest card number with a blank after each digit
+/// would fit.
+const LOOK_BEYOND: usize = 64;
+
 /// Digits of payment card numbers (ISO/IEC 7812).
 const CARD_DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
 
@@ -19,10 +23,35 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
 
 /// A value with everything in it that looks like a card number taken out.
 pub(super) fn harmless(value: &HeaderValue) -> String {
-    let text = String::from_utf8_lossy(value.as_bytes());
-    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= VALUE_MAX).last();
-    let cut = if text.len() > VALUE_MAX { &text[..end.unwrap_or(0)] } else { &text };
-    without_cards(cut)
+    let bytes = value.as_bytes();
+    let looked_at = &bytes[..bytes.len().min(VALUE_MAX + LOOK_BEYOND)];
+    let mut text = without_cards(&String::from_utf8_lossy(looked_at));
+    // Whatever of a card number begins before the cut is whole within what was looked at, or is
+    // part of a longer run that touches its end.
+    if looked_at.len() < bytes.len() {
+        let head = text.trim_end_matches(is_of_run).len();
+        text.truncate(head);
+    }
+    if text.len() > VALUE_MAX {
+        let end = (0..=VALUE_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}
+
+/// The same for the number of a request. One of 32 hexadecimal digits, as we make them and most
+/// others do, is no card number, though its digits may happen to pass for one.
+pub(super) fn harmless_id(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    let is_uuid = bytes.len() <= 36
+        && bytes.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
+        && bytes.iter().filter(|byte| **byte != b'-').count() == 32;
+    if is_uuid { String::from_utf8_lossy(bytes).into_owned() } else { harmless(value) }
+}
+
+/// What runs of digits are made of.
+const fn is_of_run(c: char) -> bool {
+    c.is_ascii_digit() || matches!(c, ' ' | '-' | '.')
 }
 
 /// Runs of digits, in groups or not, that pass the check of card numbers are hidden.
@@ -104,6 +133,28 @@ mod tests {
     }
 
     #[test]
+    fn no_part_of_a_card_number_is_left_at_the_cut() {
+        for card in ["4111111111111111", "4111 1111 1111 1111"] {
+            for before in VALUE_MAX - 40..VALUE_MAX + 80 {
+                for after in ["", "x", "1234", &"x".repeat(500), &"9".repeat(500)] {
+                    let text = shown(&format!("{}{card}{after}", "x".repeat(before)));
+                    assert!(!text.contains('1') && text.len() <= VALUE_MAX, "{before}: {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_request_is_shown_unless_it_is_that_of_a_card() {
+        let shown = |text: &str| harmless_id(&HeaderValue::from_str(text).unwrap());
+        for id in ["41111111111111110000000000000000", "41111111-1111-1111-abcd-0123456789ab"] {
+            assert_eq!(shown(id), id);
+        }
+        assert_eq!(shown("order-4111111111111111"), "order-[redacted]");
+        assert_eq!(shown(&"x".repeat(1000)).len(), VALUE_MAX);
+    }
+
+    #[test]
     fn other_numbers_are_shown() {
         for text in ["store-0412", "2026-11-21 12:00:01", "4111111111112", "123456789012", ""] {
             assert_eq!(shown(text), text);
@@ -113,6 +164,7 @@ mod tests {
     #[test]
     fn long_values_are_cut_and_secrets_known() {
         assert_eq!(shown(&"x".repeat(1000)).len(), VALUE_MAX);
+        assert_eq!(shown(&"\u{20ac}".repeat(100)).len(), VALUE_MAX - VALUE_MAX % 3);
         assert!(is_secret(&http::header::AUTHORIZATION) && is_secret(&http::header::COOKIE));
         assert!(!is_secret(&http::header::USER_AGENT));
     }

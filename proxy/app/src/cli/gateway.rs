@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use tillgate_config::effective::Effective;
@@ -93,15 +94,25 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
     control.count_log_drops(log.spool());
+    let gives_way = Arc::<AtomicBool>::default();
     let told = Told {
         control,
         options: options.clone(),
         notify: Notify::from_environment(),
         predecessor,
         watch,
+        gives_way: Arc::clone(&gives_way),
     };
     let arm = || Ok(told.until_stopped(Signals::register()?));
-    bound.run_armed(arm).map_err(|error| format!("the gateway cannot start its threads: {error}"))
+    bound
+        .run_armed(arm)
+        .map_err(|error| format!("the gateway cannot start its threads: {error}"))?;
+    if gives_way.load(Ordering::Relaxed) {
+        return Err("the process before waits no longer and goes on; this one has ended: start \
+                    it again, and see what kept it from serving in time"
+            .to_owned());
+    }
+    Ok(())
 }
 
 /// Sockets that others have bound for this process.

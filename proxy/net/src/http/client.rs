@@ -26,7 +26,7 @@ use crate::clock;
 use crate::error::{DialError, Failure};
 use crate::metrics::{Held, UpstreamMeter};
 use crate::shaped::LineWait;
-use crate::tls::Connector;
+use crate::tls::{Connector, Refusal};
 use crate::upstream::{Lane, Resolver};
 
 mod open;
@@ -98,12 +98,6 @@ impl Target {
             limit: PoolLimit { idle_timeout: Duration::ZERO, ..self.limit },
             ..self.with_connect_timeout(self.connect_timeout)
         }
-    }
-
-    /// What the server said of our certificate, if that is why requests fail.
-    fn refusal(&self) -> Option<SendError> {
-        let refused = self.tls.as_ref().is_some_and(|tls| tls.take_refusal());
-        refused.then_some(SendError::ClientCertificate)
     }
 
     /// The same with another patience for connecting.
@@ -211,6 +205,7 @@ impl Pool {
         flow: &Flow,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let shelf = self.shelf(target);
+        let mut refused = false;
         for _ in 0..TRIES_MAX {
             let queued = flow.queue();
             let mut connection = shelf.checkout(target, &self.resolver).await?;
@@ -222,21 +217,24 @@ impl Pool {
                     return Ok((response, Lease { connection: Some(connection) }));
                 }
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
+                    Some(unsent) => {
+                        request = unsent;
+                        refused = connection.is_refused();
+                    }
                     None => {
                         if connection.is_closed() && !flow.is_cut_by_client() {
                             shelf.evict(clock::now());
                         }
-                        let error = error.into_error();
-                        if let Some(tls) = &target.tls {
-                            tls.ended(&error);
-                        }
-                        return Err(target.refusal().unwrap_or(SendError::Exchange(error)));
+                        return Err(if connection.is_refused() {
+                            SendError::ClientCertificate
+                        } else {
+                            SendError::Exchange(error.into_error())
+                        });
                     }
                 },
             }
         }
-        Err(target.refusal().unwrap_or(SendError::NeverSent))
+        Err(if refused { SendError::ClientCertificate } else { SendError::NeverSent })
     }
 
     /// Closes connections that have been idle or open for too long, replaces those of critical
@@ -352,6 +350,8 @@ struct Connection {
     stream: Option<StreamSlot>,
     /// Its line, if it crosses one.
     line: Option<LineWait>,
+    /// Whether its server refuses our certificate, if it is one of TLS.
+    refusal: Option<Refusal>,
     shelf: Arc<Shelf>,
     born: Instant,
 }
@@ -384,6 +384,12 @@ impl Connection {
         }
     }
 
+    /// Whether its server has refused our certificate before it answered anything: then it has
+    /// not seen what was sent.
+    fn is_refused(&self) -> bool {
+        self.refusal.as_ref().is_some_and(Refusal::is_known)
+    }
+
     /// A response has begun.
     fn answered(&self) {
         if let Some(stream) = &self.stream {
@@ -398,8 +404,14 @@ impl Connection {
 }
 
 /// What a dial ends with.
-enum Fresh {
-    Http1(http1::SendRequest<RequestBody>, Option<LineWait>),
+struct Fresh {
+    sender: FreshSender,
+    line: Option<LineWait>,
+    refusal: Option<Refusal>,
+}
+
+enum FreshSender {
+    Http1(http1::SendRequest<RequestBody>),
     /// With what the server said about its streams.
-    Http2(http2::SendRequest<RequestBody>, Arc<Allowance>, Option<LineWait>),
+    Http2(http2::SendRequest<RequestBody>, Arc<Allowance>),
 }

@@ -10,7 +10,10 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::shaped::LineWait;
+use crate::tls::unless_late;
+use crate::upstream::Upstream;
 
 /// Bytes of an answer that are read, so that the connection can be used again.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -33,6 +36,8 @@ pub enum PostError {
 #[derive(Debug)]
 pub struct Post {
     sender: SendRequest<Full<Bytes>>,
+    /// The line that it waits for, if it crosses one.
+    line: Option<LineWait>,
 }
 
 impl Post {
@@ -40,16 +45,14 @@ impl Post {
     ///
     /// # Errors
     /// If the connection is gone already.
-    pub async fn begin<S>(stream: S) -> Result<Self, PostError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub async fn begin(stream: Upstream) -> Result<Self, PostError> {
+        let line = stream.line_wait();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // Whoever sends learns of it.
             let _ = connection.await;
         });
-        Ok(Self { sender })
+        Ok(Self { sender, line })
     }
 
     /// Whether another message can be sent.
@@ -57,7 +60,7 @@ impl Post {
         !self.sender.is_closed()
     }
 
-    /// Sends one message and waits for its answer.
+    /// Sends one message and waits for its answer; what it waits for its line does not count.
     ///
     /// # Errors
     /// [`PostError`]; the connection is not to be used again then.
@@ -73,6 +76,7 @@ impl Post {
             let rest = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
             rest.map(|_| status).map_err(|_| PostError::Answer)
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(PostError::TimedOut(timeout)))
+        let done = unless_late(exchange, timeout, self.line.as_ref()).await;
+        done.unwrap_or(Err(PostError::TimedOut(timeout)))
     }
 }

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::error::TlsError;
+use super::error::{TlsError, refused_us};
 use super::files::{self, FileError, Problem};
 use super::pairs::{Pair, Watched, watch_pair};
 use super::{OnFiles, Tls};
@@ -68,8 +68,6 @@ pub struct Connector {
     full: Counter,
     resumed: Counter,
     file_meter: TlsFileMeter,
-    /// A server ended a connection because of our certificate, or its absence.
-    refused: AtomicBool,
 }
 
 /// What a config is made of besides files.
@@ -136,7 +134,6 @@ impl Connector {
             full,
             resumed,
             file_meter,
-            refused: AtomicBool::new(false),
         };
         connector.show_end();
         Ok(connector)
@@ -168,8 +165,9 @@ impl Connector {
         let Some(done) = unless_late(handshake, within, line.as_ref()).await else {
             return Err(None);
         };
-        let stream = ServerStream(Box::new(done.map_err(|error| Some(TlsError::of(&error)))?));
-        let session = stream.0.get_ref().1;
+        let tls = Box::new(done.map_err(|error| Some(TlsError::of(&error)))?);
+        let stream = ServerStream { tls, heard: false, refusal: Refusal::default() };
+        let session = stream.tls.get_ref().1;
         if session.handshake_kind() == Some(HandshakeKind::Resumed) {
             self.resumed.inc();
         } else {
@@ -181,18 +179,6 @@ impl Connector {
             return Err(Some(TlsError::NoHttp2 { agreed }));
         }
         Ok(stream)
-    }
-
-    /// A connection ended with this error; kept in mind if the server says it is our certificate.
-    pub(crate) fn ended(&self, error: &(dyn std::error::Error + 'static)) {
-        if super::error::refused_us(error) {
-            self.refused.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether a server has refused our certificate since this was last asked.
-    pub(crate) fn take_refusal(&self) -> bool {
-        self.refused.swap(false, Ordering::Relaxed)
     }
 
     fn show_end(&self) {
@@ -285,17 +271,40 @@ pub(super) fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtoc
 
 /// A connection to a server, inside of TLS.
 #[derive(Debug)]
-pub struct ServerStream(Box<TlsStream<Upstream>>);
+pub struct ServerStream {
+    tls: Box<TlsStream<Upstream>>,
+    /// Something was read.
+    heard: bool,
+    refusal: Refusal,
+}
+
+/// Whether the server at the other end of one connection ended it because of our certificate, or
+/// its absence, before it said anything else: with TLS 1.3 that comes after the handshake, when
+/// the first request may have been written already. It has not looked at that then.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal(Arc<AtomicBool>);
+
+impl Refusal {
+    /// Whether it did.
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl ServerStream {
+    /// To ask whether the server refuses us on it.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal.clone()
+    }
+
     /// The connection that carries it.
     pub fn below(&self) -> &Upstream {
-        self.0.get_ref().0
+        self.tls.get_ref().0
     }
 
     /// To ask whether the connection below waits for its line.
     pub fn line_wait(&self) -> Option<LineWait> {
-        self.0.get_ref().0.line_wait()
+        self.tls.get_ref().0.line_wait()
     }
 }
 
@@ -305,7 +314,17 @@ impl AsyncRead for ServerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().0).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut *this.tls).poll_read(cx, buf);
+        match &polled {
+            Poll::Ready(Ok(())) => this.heard |= buf.filled().len() > before,
+            Poll::Ready(Err(error)) if !this.heard && refused_us(error) => {
+                this.refusal.0.store(true, Ordering::Relaxed);
+            }
+            Poll::Ready(Err(_)) | Poll::Pending => {}
+        }
+        polled
     }
 }
 
@@ -315,7 +334,7 @@ impl AsyncWrite for ServerStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().0).poll_write(cx, buf)
+        Pin::new(&mut *self.get_mut().tls).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -323,18 +342,18 @@ impl AsyncWrite for ServerStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut *self.get_mut().tls).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.tls.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut *self.get_mut().tls).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut *self.get_mut().tls).poll_shutdown(cx)
     }
 }

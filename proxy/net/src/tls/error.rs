@@ -184,6 +184,7 @@ pub(crate) enum HandshakeEnd {
     Full,
     Resumed,
     NotInTime,
+    CrowdedOut,
     Gone,
     NotTls,
     Incompatible,
@@ -195,10 +196,11 @@ pub(crate) enum HandshakeEnd {
 }
 
 impl HandshakeEnd {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Full,
         Self::Resumed,
         Self::NotInTime,
+        Self::CrowdedOut,
         Self::Gone,
         Self::NotTls,
         Self::Incompatible,
@@ -214,6 +216,7 @@ impl HandshakeEnd {
             Self::Full => "full",
             Self::Resumed => "resumed",
             Self::NotInTime => "timeout",
+            Self::CrowdedOut => "crowded_out",
             Self::Gone => "client_gone",
             Self::NotTls => "not_tls",
             Self::Incompatible => "incompatible",
@@ -230,6 +233,7 @@ impl HandshakeEnd {
         match self {
             Self::Full | Self::Resumed => "the handshake is complete",
             Self::NotInTime => "the client did not complete its handshake within headerTimeout",
+            Self::CrowdedOut => "the oldest of too many clients that do not end their handshake",
             Self::Gone => "the client left during the handshake",
             Self::NotTls => "the client does not speak TLS; this listener does",
             Self::Incompatible => "no version, cipher or key exchange in common; see minVersion",
@@ -244,8 +248,11 @@ impl HandshakeEnd {
     /// Which end an error is.
     pub(super) fn of(error: &io::Error) -> Self {
         let Some(found) = error_of(error) else {
-            let late = error.kind() == io::ErrorKind::TimedOut;
-            return if late { Self::NotInTime } else { Self::Gone };
+            return match error.kind() {
+                io::ErrorKind::TimedOut => Self::NotInTime,
+                io::ErrorKind::ResourceBusy => Self::CrowdedOut,
+                _ => Self::Gone,
+            };
         };
         if matches!(found, Error::NoCertificatesPresented) {
             Self::NoCertificate

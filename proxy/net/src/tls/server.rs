@@ -6,6 +6,7 @@
 //! ticket vouches for a certificate that was judged by the old ones. A handshake costs a hundred
 //! times what a request does, so a worker takes one at a time and serves between them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 use tillgate_core::tls::{ClientAuth, ClientIdentity, ServerTls};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -32,9 +33,9 @@ use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
 
-/// Handshakes of one listener between a client's hello and its last word; further ones wait
-/// within their time. Some 30 KiB each, so 16 MiB; and a till hall that comes back after a power
-/// cut is through in a second or two.
+/// Handshakes of one listener between our answer to a client's hello and its last word. Some
+/// 30 KiB each, so 16 MiB. One more ends the oldest: whoever means it needs a round trip inside a
+/// store, far less than 512 further answers take to compute.
 const HANDSHAKES_MAX: usize = 512;
 
 /// Tickets sent after a full handshake. One is enough to come back once, and every connection
@@ -55,7 +56,7 @@ pub struct Terminator {
     provider: Arc<CryptoProvider>,
     spec: ServerTls,
     files: Mutex<Files>,
-    half_open: Semaphore,
+    half_open: Arc<HalfOpen>,
     meter: TlsListenerMeter,
     file_meter: TlsFileMeter,
 }
@@ -113,7 +114,7 @@ impl Terminator {
             provider: Arc::clone(provider),
             spec: spec.clone(),
             files: Mutex::new(Files { pairs, loaded, authorities }),
-            half_open: Semaphore::new(HANDSHAKES_MAX),
+            half_open: Arc::default(),
             meter: meters.listener(name),
             file_meter,
         };
@@ -152,18 +153,23 @@ impl Terminator {
     async fn shake_hands(&self, stream: TcpStream, turns: &Semaphore) -> io::Result<ClientSession> {
         let closed = |_| io::Error::from(io::ErrorKind::Interrupted);
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        let half_open = self.half_open.acquire().await.map_err(closed)?;
         let limit = |session: &mut ServerConnection| session.set_buffer_limit(Some(BUFFER_BYTES));
+        let turn = turns.acquire().await.map_err(closed)?;
+        let place = HalfOpen::enter(&self.half_open);
         let mut accept = hello.into_stream_with(self.config.load_full(), limit);
         // Key exchange and signature happen in the first poll.
-        let turn = turns.acquire().await.map_err(closed)?;
         let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut accept).poll(cx))).await;
+        // Whoever is ready now is served before the next one computes.
+        tokio::task::yield_now().await;
         drop(turn);
         let stream = match first {
             Poll::Ready(stream) => stream?,
-            Poll::Pending => accept.await?,
+            Poll::Pending => tokio::select! {
+                stream = accept => stream?,
+                () = place.ended.notified() => return Err(io::ErrorKind::ResourceBusy.into()),
+            },
         };
-        drop(half_open);
+        drop(place);
         let session = stream.get_ref().1;
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let client = leaf.map(|leaf| Arc::new(identity(leaf)));
@@ -173,6 +179,44 @@ impl Terminator {
     fn show_ends(&self, loaded: &[Pair]) {
         for (index, pair) in loaded.iter().enumerate() {
             self.file_meter.valid_until(index, pair.not_after);
+        }
+    }
+}
+
+/// The handshakes that have begun, oldest first.
+#[derive(Debug, Default)]
+struct HalfOpen(Mutex<(u64, VecDeque<(u64, Arc<Notify>)>)>);
+
+/// One of them, until dropped.
+struct HalfOpenPlace {
+    all: Arc<HalfOpen>,
+    number: u64,
+    /// It was the oldest of too many.
+    ended: Arc<Notify>,
+}
+
+impl HalfOpen {
+    fn enter(all: &Arc<Self>) -> HalfOpenPlace {
+        let ended = Arc::<Notify>::default();
+        let mut begun = all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = begun.0;
+        begun.0 += 1;
+        begun.1.push_back((number, Arc::clone(&ended)));
+        if begun.1.len() > HANDSHAKES_MAX
+            && let Some((_, oldest)) = begun.1.pop_front()
+        {
+            oldest.notify_one();
+        }
+        drop(begun);
+        HalfOpenPlace { all: Arc::clone(all), number, ended }
+    }
+}
+
+impl Drop for HalfOpenPlace {
+    fn drop(&mut self) {
+        let mut begun = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(place) = begun.1.binary_search_by_key(&self.number, |(number, _)| *number) {
+            begun.1.remove(place);
         }
     }
 }

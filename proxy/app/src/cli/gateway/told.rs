@@ -3,6 +3,8 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tillgate_net::handover::Named;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Options, load};
 use crate::Control;
 use crate::notify::Notify;
-use crate::takeover::{Door, Next, Predecessor, hand_over};
+use crate::takeover::{Door, Next, Predecessor, Replaced, hand_over};
 use crate::watch::{LOOK_EVERY, Watch};
 
 /// What the operating system tells a process; until registered, each of them kills it.
@@ -43,6 +45,8 @@ pub(super) struct Told {
     pub(super) notify: Notify,
     pub(super) predecessor: Option<Predecessor>,
     pub(super) watch: Watch,
+    /// The process before goes on, so this one ends.
+    pub(super) gives_way: Arc<AtomicBool>,
 }
 
 /// A handover under way: the number of the process that serves now.
@@ -52,7 +56,10 @@ impl Told {
     /// Ready when the gateway shall drain. A second SIGTERM or SIGINT then ends everything.
     pub(super) async fn until_stopped(mut self, mut signals: Signals) {
         self.control.serves().await;
-        let door = self.begin();
+        if !self.replaces() {
+            return self.watch_the_end(signals);
+        }
+        let mut door = self.begin();
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut handover: Option<Handover> = None;
@@ -78,23 +85,40 @@ impl Told {
                 result = finished(&mut handover) => {
                     handover = None;
                     if self.is_replaced(result) {
+                        if let Some(door) = door.take() {
+                            door.leave();
+                        }
                         return self.watch_the_end(signals);
                     }
                 }
             }
         }
+        if let (Some(door), Some(_)) = (door, handover) {
+            // The next process may serve any moment.
+            door.leave();
+        }
         self.notify.stopping();
         self.watch_the_end(signals);
     }
 
-    /// It serves: says so to everyone.
-    fn begin(&mut self) -> Option<Door> {
-        if let Some(predecessor) = self.predecessor.take() {
-            match predecessor.replace() {
-                Ok(()) => tracing::info!("took over from the process before"),
-                Err(error) => tracing::warn!(%error, "the process before is gone already"),
+    /// Whether this process is the one that serves from here on.
+    fn replaces(&mut self) -> bool {
+        match self.predecessor.take().map(Predecessor::replace) {
+            None => {}
+            Some(Replaced::Yields) => tracing::info!("took over from the process before"),
+            Some(Replaced::Gone(error)) => {
+                tracing::warn!(%error, "the process before is gone already");
+            }
+            Some(Replaced::GoesOn) => {
+                self.gives_way.store(true, Ordering::Relaxed);
+                return false;
             }
         }
+        true
+    }
+
+    /// It serves: says so to everyone.
+    fn begin(&self) -> Option<Door> {
         self.notify.ready();
         let path = self.options.handover.as_deref()?;
         let opened = Door::open(path);

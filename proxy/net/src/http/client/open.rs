@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
 use super::shelf::{Opened, STREAMS_MAX};
-use super::{Fresh, Target, Wire};
+use super::{Fresh, FreshSender, Target, Wire};
 use crate::error::DialError;
 use crate::http::body::RequestBody;
 use crate::metrics::Held;
@@ -118,7 +118,7 @@ pub(super) async fn open(
 async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fresh, DialError> {
     let failed = |source| DialError::Handshake { to: target.endpoint.to_string(), source };
     let held = Held::new(&target.meter.open);
-    let line = stream.line_wait();
+    let (line, refusal) = (stream.line_wait(), stream.refusal());
     match target.wire {
         Wire::Http1 => {
             let (sender, connection) = http1::Builder::new()
@@ -126,17 +126,13 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(failed)?;
-            let tls = target.tls.clone();
             tokio::spawn(async move {
                 let _guards = (held, counted);
                 if let Err(error) = connection.with_upgrades().await {
-                    if let Some(tls) = tls {
-                        tls.ended(&error);
-                    }
                     tracing::debug!(%error, "connection to a server ended");
                 }
             });
-            Ok(Fresh::Http1(sender, line))
+            Ok(Fresh { sender: FreshSender::Http1(sender), line, refusal })
         }
         Wire::Http2 => {
             let allowance = Arc::<Allowance>::default();
@@ -153,7 +149,7 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
                 .await
                 .map_err(failed)?;
             tokio::spawn(follow(connection, Arc::clone(&allowance), held, counted));
-            Ok(Fresh::Http2(sender, allowance, line))
+            Ok(Fresh { sender: FreshSender::Http2(sender, allowance), line, refusal })
         }
     }
 }

@@ -10,7 +10,7 @@ use tillgate_core::backend::PoolLimit;
 use tokio::sync::oneshot;
 
 use super::open::open;
-use super::{Connection, Fresh, Sender, Target, Wire};
+use super::{Connection, Fresh, FreshSender, Sender, Target, Wire};
 use crate::clock;
 use crate::error::DialError;
 use crate::upstream::Resolver;
@@ -262,15 +262,24 @@ impl Shelf {
 
     fn dialled(self: &Arc<Self>, fresh: Fresh, now: Instant) {
         let mut state = self.lock();
-        match fresh {
-            Fresh::Http1(sender, line) => {
+        let Fresh { sender, line, refusal } = fresh;
+        match sender {
+            FreshSender::Http1(sender) => {
                 let (sender, shelf) = (Sender::Http1(sender), Arc::clone(self));
-                state.offer(Connection { sender, stream: None, line, shelf, born: now });
+                state.offer(Connection { sender, stream: None, line, refusal, shelf, born: now });
                 state.dial_ended();
             }
-            Fresh::Http2(sender, allowance, line) => {
+            FreshSender::Http2(sender, allowance) => {
                 let (streams, born, since) = (Arc::default(), now, now);
-                state.shared.push(Multiplexed { sender, allowance, line, streams, born, since });
+                state.shared.push(Multiplexed {
+                    sender,
+                    allowance,
+                    line,
+                    refusal,
+                    streams,
+                    born,
+                    since,
+                });
                 let unwanted = state.share_streams(self, now);
                 state.dial_ended();
                 drop(state);

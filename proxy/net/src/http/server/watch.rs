@@ -347,9 +347,12 @@ impl AsyncWrite for ClientStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        // TLS takes a write before the client does; a socket's flush is always ready.
-        if polled.is_pending() {
-            this.watch.is_stalled();
+        // TLS takes a write before the client does, so with it only this tells of a client that
+        // does not read, or reads again; a socket's flush is always ready.
+        match &polled {
+            Poll::Pending => this.watch.is_stalled(),
+            Poll::Ready(Ok(())) => this.watch.has_written(),
+            Poll::Ready(Err(_)) => {}
         }
         polled
     }
@@ -431,3 +434,6 @@ impl AsyncWrite for ClientIo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use crate::http::body::RequestBody;
 use crate::http::client::open::Allowance;
 use crate::http::client::{Connection, Sender, Wire};
 use crate::shaped::LineWait;
+use crate::tls::Refusal;
 
 /// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
 /// what RFC 9113 section 6.5.2 recommends as the least a server should allow.
@@ -26,6 +27,7 @@ pub(super) struct Multiplexed {
     pub(super) sender: http2::SendRequest<RequestBody>,
     pub(super) allowance: Arc<Allowance>,
     pub(super) line: Option<LineWait>,
+    pub(super) refusal: Option<Refusal>,
     pub(super) streams: Arc<AtomicUsize>,
     pub(super) born: Instant,
     pub(super) since: Instant,
@@ -69,8 +71,15 @@ impl Multiplexed {
             shelf: Arc::clone(shelf),
         });
         let sender = Sender::Http2(self.sender.clone());
-        let (line, shelf) = (self.line.clone(), Arc::clone(shelf));
-        Some(Connection { sender, stream, line, shelf, born: self.born })
+        let (line, refusal) = (self.line.clone(), self.refusal.clone());
+        Some(Connection {
+            sender,
+            stream,
+            line,
+            refusal,
+            shelf: Arc::clone(shelf),
+            born: self.born,
+        })
     }
 
     fn streams_max(&self) -> usize {
