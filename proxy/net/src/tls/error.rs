@@ -248,10 +248,13 @@ impl HandshakeEnd {
     /// Which end an error is.
     pub(super) fn of(error: &io::Error) -> Self {
         let Some(found) = error_of(error) else {
-            return match error.kind() {
-                io::ErrorKind::TimedOut => Self::NotInTime,
-                io::ErrorKind::ResourceBusy => Self::CrowdedOut,
-                _ => Self::Gone,
+            let kind = error.kind();
+            return if kind == io::ErrorKind::TimedOut {
+                Self::NotInTime
+            } else if kind == io::ErrorKind::ResourceBusy {
+                Self::CrowdedOut
+            } else {
+                Self::Gone
             };
         };
         if matches!(found, Error::NoCertificatesPresented) {

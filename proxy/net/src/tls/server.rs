@@ -185,7 +185,14 @@ impl Terminator {
 
 /// The handshakes that have begun, oldest first.
 #[derive(Debug, Default)]
-struct HalfOpen(Mutex<(u64, VecDeque<(u64, Arc<Notify>)>)>);
+struct HalfOpen(Mutex<Begun>);
+
+#[derive(Debug, Default)]
+struct Begun {
+    /// The number of the next one.
+    next: u64,
+    queue: VecDeque<(u64, Arc<Notify>)>,
+}
 
 /// One of them, until dropped.
 struct HalfOpenPlace {
@@ -199,11 +206,11 @@ impl HalfOpen {
     fn enter(all: &Arc<Self>) -> HalfOpenPlace {
         let ended = Arc::<Notify>::default();
         let mut begun = all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = begun.0;
-        begun.0 += 1;
-        begun.1.push_back((number, Arc::clone(&ended)));
-        if begun.1.len() > HANDSHAKES_MAX
-            && let Some((_, oldest)) = begun.1.pop_front()
+        let number = begun.next;
+        begun.next += 1;
+        begun.queue.push_back((number, Arc::clone(&ended)));
+        if begun.queue.len() > HANDSHAKES_MAX
+            && let Some((_, oldest)) = begun.queue.pop_front()
         {
             oldest.notify_one();
         }
@@ -215,8 +222,8 @@ impl HalfOpen {
 impl Drop for HalfOpenPlace {
     fn drop(&mut self) {
         let mut begun = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(place) = begun.1.binary_search_by_key(&self.number, |(number, _)| *number) {
-            begun.1.remove(place);
+        if let Ok(place) = begun.queue.binary_search_by_key(&self.number, |(number, _)| *number) {
+            begun.queue.remove(place);
         }
     }
 }
