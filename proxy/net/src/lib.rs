@@ -8,6 +8,7 @@ pub mod drain;
 pub mod error;
 pub mod handover;
 pub mod http;
+pub mod limit;
 pub mod link;
 pub mod listen;
 pub mod metrics;
