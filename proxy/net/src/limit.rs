@@ -162,9 +162,8 @@ const fn kind(key: &RateKey) -> &'static str {
 impl<C: Clock> Limit<C> {
     fn new(name: String, spec: &RateLimit, clock: C) -> Self {
         let burst = NonZeroU32::new(spec.burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(spec.refill())
-            .expect("a refill is never zero")
-            .allow_burst(burst);
+        let quota =
+            Quota::with_period(spec.refill()).expect("a refill is never zero").allow_burst(burst);
         let bucket = RateLimiter::new(quota, Table::new(spec.keys_max, spec.refill()), clock);
         Self { name, key: spec.key.clone(), quota, bucket }
     }

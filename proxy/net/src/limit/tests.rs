@@ -82,11 +82,8 @@ fn headers_certificates_and_the_route_are_keys_of_their_own() {
             let identity = certificate
                 .map(|print| ClientIdentity { sans: Vec::new(), fingerprint: print.into() });
             let address = address.parse().unwrap();
-            let passes = limits.check(Asker {
-                address,
-                identity: identity.as_ref(),
-                headers: &headers,
-            });
+            let passes =
+                limits.check(Asker { address, identity: identity.as_ref(), headers: &headers });
             passes.wait.is_none()
         };
         assert!(ask("1", Some("a"), "10.0.0.1"), "{key:?}");
@@ -154,7 +151,9 @@ fn a_flood_of_keys_stays_in_order() {
         let key = (draw >> 33) % 20;
         use governor::state::StateStore as _;
         let was = table
-            .measure_and_replace(&key, |old| Ok::<_, ()>((old.is_some(), Nanos::new(1 << 40 | step))))
+            .measure_and_replace(&key, |old| {
+                Ok::<_, ()>((old.is_some(), Nanos::new(1 << 40 | step)))
+            })
             .unwrap();
         assert_eq!(was, seen.contains(&key), "step {step}");
         seen.retain(|known| *known != key);
