@@ -10,5 +10,6 @@ pub mod client;
 pub mod flow;
 pub mod head;
 pub mod headers;
+mod pace;
 pub mod post;
 pub mod server;

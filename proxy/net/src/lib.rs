@@ -11,6 +11,7 @@ pub mod http;
 pub mod limit;
 pub mod link;
 pub mod listen;
+pub mod memory;
 pub mod metrics;
 pub mod otlp;
 pub mod proxy_protocol;

@@ -21,23 +21,29 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::tls::ClientIdentity;
+use tillgate_core::units::BitRate;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
+pub(crate) use self::floods::Flood;
+use self::streams::Streams;
 use self::watch::{Verdict, Watch};
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
 use crate::error::Failure;
+use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
 use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
+mod floods;
+mod streams;
 mod watch;
 
 pub use self::watch::{ClientIo, ClientStream, InFlight};
@@ -51,6 +57,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What a slow reader can make us keep of one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Streams that we reset because of what a client does wrong (more streams than it may have, data
+/// after the end), over the life of its connection. h2's own default, said aloud.
+const LOCAL_RESETS_MAX: usize = 1024;
 
 /// hyper's own lower bound of a connection's buffer.
 const BUFFER_MIN: usize = 8 * 1024;
@@ -87,6 +97,16 @@ pub struct Limits {
     pub headers_max: usize,
     /// Streams of one HTTP/2 connection.
     pub streams_max: u32,
+    /// Streams of one HTTP/2 connection that the client may reset in a while.
+    pub stream_resets_max: u32,
+    /// Requests at the same time, of all workers together.
+    pub requests_max: usize,
+    /// Bytes of a request's body.
+    pub body_bytes_max: Option<u64>,
+    /// How fast a body of announced length must come.
+    pub body_rate_min: Option<BitRate>,
+    /// How long nothing of a body may come.
+    pub body_timeout: Option<Duration>,
 }
 
 /// One listener, as all of its workers share it.
@@ -103,7 +123,10 @@ pub struct Entry {
     /// Of a listener of datagrams.
     pub(crate) sessions: Sessions,
     tls: Option<Arc<Terminator>>,
+    memory: Arc<Ledger>,
     open: AtomicUsize,
+    /// Requests under way.
+    requests: AtomicUsize,
 }
 
 /// Who sent a request, and its life.
@@ -141,6 +164,7 @@ impl Entry {
         meter: ListenerMeter,
         drain: Drain,
         tls: Option<Arc<Terminator>>,
+        memory: Arc<Ledger>,
     ) -> Arc<Self> {
         Arc::new(Self {
             limits: RwLock::new(limits),
@@ -149,7 +173,9 @@ impl Entry {
             trust: OnceLock::new(),
             sessions: Sessions::default(),
             tls,
+            memory,
             open: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         })
     }
 
@@ -341,19 +367,18 @@ async fn serve_connection<H: Handler>(
     handler: Arc<H>,
 ) {
     let Client { peer, stream } = client;
-    let limits = place.entry.limits();
-    let watch = Arc::new(Watch::new(clock::now()));
+    let watch = Arc::new(Watch::new(clock::now(), Arc::clone(&place.entry)));
     let mut phases = ticket.phases();
     let (ticket, place) = (Arc::new(ticket), Arc::new(place));
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
     let (builder, identity) = match &stream {
-        ClientIo::Plain(_) => (builder(&limits), None),
+        ClientIo::Plain(_) => (builder(&watch), None),
         ClientIo::Tls(session) if session.is_http2() => {
-            (builder(&limits).http2_only(), session.client().cloned())
+            (builder(&watch).http2_only(), session.client().cloned())
         }
-        ClientIo::Tls(session) => (builder(&limits).http1_only(), session.client().cloned()),
+        ClientIo::Tls(session) => (builder(&watch).http1_only(), session.client().cloned()),
     };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
@@ -389,6 +414,7 @@ async fn serve_connection<H: Handler>(
         match event.await {
             Err(result) => {
                 if let Err(error) = result {
+                    watch.has_ended(error.as_ref());
                     tracing::debug!(%peer, %error, "client connection ended");
                 }
                 return;
@@ -451,13 +477,15 @@ impl Beside {
 /// How often a connection is judged: a quarter of its shortest limit, so that a limit is
 /// overstayed by a quarter at most.
 fn tick(limits: &Limits) -> Duration {
-    let shortest = limits.header_timeout.min(limits.idle_timeout) / 4;
+    let shortest = limits.header_timeout.min(limits.idle_timeout);
+    let shortest = limits.body_timeout.map_or(shortest, |limit| limit.min(shortest)) / 4;
     shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn builder(watch: &Arc<Watch>) -> auto::Builder<Streams> {
+    let limits = &watch.limits;
     let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams::new(Arc::clone(watch)));
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -474,7 +502,9 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(limits.header_bytes_max)
-        .max_concurrent_streams(limits.streams_max);
+        .max_concurrent_streams(limits.streams_max)
+        .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX);
     builder
 }
 
@@ -508,9 +538,15 @@ mod tests {
                 header_bytes_max: 8192,
                 headers_max: 10,
                 streams_max: 1,
+                stream_resets_max: 1,
+                requests_max: 1,
+                body_bytes_max: None,
+                body_rate_min: None,
+                body_timeout: None,
             };
+            let memory = Ledger::new(1 << 20);
             let meter = Metrics::new("0").listener(&"http".into());
-            let entry = Entry::new(limits, meter, Drain::default(), None);
+            let entry = Entry::new(limits, meter, Drain::default(), None, Arc::clone(&memory));
             let place = entry.admit().unwrap();
             let ticket = entry.drain.ticket();
             let peer = stream.peer_addr().unwrap();
@@ -522,7 +558,7 @@ mod tests {
 
             // With TLS the handshake and the session are elsewhere; this is what is left of them.
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None);
+            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None, memory);
             let (place, ticket) = (entry.admit().unwrap(), entry.drain.ticket());
             let turns = Arc::new(Semaphore::new(1));
             let arrival = Arrival { stream, peer, place, ticket };

@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tillgate_core::units::PerDirection;
 
 use super::{
-    CODES, DialFailureLabels, FailureLabels, Label, ListenerReasonLabels, RequestLabels,
+    CODES, DialFailureLabels, FailureLabels, FloodMeter, Label, ListenerReasonLabels, RequestLabels,
     UpstreamLabels,
 };
 use crate::error::{Failure, TABLE};
@@ -89,6 +89,8 @@ pub struct ListenerMeter {
     pub refused: Counter,
     /// Closed for being too slow.
     pub timeouts: Counter,
+    /// Closed for HTTP/2 floods.
+    pub floods: FloodMeter,
     /// Panics of connections.
     pub panics: Counter,
     pub(super) rejected: Family<ListenerReasonLabels, Counter>,

@@ -3,6 +3,7 @@
 //! The socket reports reads and writes, the requests in flight report their bytes; [`Watch::judge`]
 //! says whether somebody has overstayed. It keeps times, it sets no timer.
 
+use std::error::Error;
 use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
@@ -11,13 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::super::flow::Flow;
-use super::Limits;
+use super::super::pace::{self, Demand};
+use super::floods::Frames;
+use super::{Entry, Limits};
 use crate::clock;
 use crate::error::Failure;
+use crate::memory::Ledger;
 use crate::tls::ClientSession;
 
 /// How a client connection spends its time. All times are milliseconds after `born`, plus one;
@@ -34,7 +39,14 @@ pub(super) struct Watch {
     stall_limit: AtomicU64,
     speaks_http2: AtomicBool,
     begun: AtomicBool,
+    /// Its client floods us, and it was told to end.
+    is_flooded: AtomicBool,
+    /// A request began on HTTP/2, and its task has not.
+    is_fresh: AtomicBool,
     flows: Mutex<Vec<Arc<Flow>>>,
+    /// The bounds that the connection began with, and what its listener shares.
+    pub(super) limits: Limits,
+    pub(super) entry: Arc<Entry>,
 }
 
 /// What to do about a connection.
@@ -45,7 +57,7 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) const fn new(born: Instant) -> Self {
+    pub(super) fn new(born: Instant, entry: Arc<Entry>) -> Self {
         Self {
             born,
             head_since: AtomicU64::new(0),
@@ -54,7 +66,11 @@ impl Watch {
             stall_limit: AtomicU64::new(0),
             speaks_http2: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            is_flooded: AtomicBool::new(false),
+            is_fresh: AtomicBool::new(false),
             flows: Mutex::new(Vec::new()),
+            limits: entry.limits(),
+            entry,
         }
     }
 
@@ -63,8 +79,24 @@ impl Watch {
         let flow = Arc::new(Flow::new(now));
         watch.begun.store(true, Ordering::Relaxed);
         watch.head_since.store(0, Ordering::Relaxed);
+        watch.is_fresh.store(true, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
-        InFlight { life: Arc::new(Life { flow, watch: Arc::clone(watch) }) }
+        let under_way = watch.entry.requests.fetch_add(1, Ordering::Relaxed);
+        let is_beyond = under_way >= watch.limits.requests_max;
+        InFlight { life: Arc::new(Life { flow, is_beyond, watch: Arc::clone(watch) }) }
+    }
+
+    /// How the connection ended; a flood that nobody has counted is.
+    pub(super) fn has_ended(&self, error: &(dyn Error + 'static)) {
+        if !self.is_flooded.load(Ordering::Relaxed) {
+            self.entry.meter.floods.note(error);
+        }
+    }
+
+    /// The request that has just begun, if its task has not.
+    pub(super) fn take_fresh(&self) -> Option<Arc<Flow>> {
+        let is_fresh = self.is_fresh.swap(false, Ordering::Relaxed);
+        is_fresh.then(|| self.flows().last().cloned()).flatten()
     }
 
     /// Orders everything in flight to end.
@@ -97,21 +129,19 @@ impl Watch {
         {
             return Verdict::Close;
         }
+        let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
         let flows = self.flows();
         let mut overdue = 0;
         for flow in flows.iter() {
-            let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
-            if late && (flow.ended().is_some() || !flow.excuse()) {
-                if flow.ended().is_some() {
-                    overdue += 1;
-                }
-                flow.end(Failure::IdleTimeout);
+            if self.judge_flow(flow, now, limits) {
+                overdue += 1;
             }
         }
         if !flows.is_empty() {
-            return if overdue == flows.len() { Verdict::Close } else { Verdict::Keep };
+            // Streams of HTTP/2 go one by one.
+            let all = overdue == flows.len() && !speaks_http2;
+            return if all { Verdict::Close } else { Verdict::Keep };
         }
-        let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
         let first = !self.begun.load(Ordering::Relaxed);
         let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
         let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
@@ -119,7 +149,34 @@ impl Watch {
         if head_late || idle_late { Verdict::Close } else { Verdict::Keep }
     }
 
+    /// Tells a request to end that stands still or is too slow; whether it was told before and
+    /// still has not.
+    fn judge_flow(&self, flow: &Flow, now: Instant, limits: &Limits) -> bool {
+        let demand = Demand { rate_min: limits.body_rate_min, timeout: limits.body_timeout };
+        pace::judge(flow, demand, flow.lives_for(now));
+        let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
+        if flow.ended().is_some() {
+            let overdue = late || flow.is_ending_for(now) > limits.header_timeout;
+            if overdue {
+                flow.abort();
+            }
+            return overdue;
+        }
+        if late && !flow.excuse() {
+            flow.end(Failure::IdleTimeout);
+        }
+        false
+    }
+
+    /// Whether a request is to be dropped whose client takes nothing. On HTTP/1 that is the
+    /// connection.
+    fn is_aborted(&self) -> bool {
+        !self.speaks_http2.load(Ordering::Relaxed)
+            && self.flows().iter().any(|flow| flow.is_aborted())
+    }
+
     fn finish(&self, flow: &Arc<Flow>, now: Instant) {
+        self.entry.requests.fetch_sub(1, Ordering::Relaxed);
         let mut flows = self.flows();
         if let Some(place) = flows.iter().position(|known| Arc::ptr_eq(known, flow)) {
             flows.swap_remove(place);
@@ -172,6 +229,8 @@ pub struct InFlight {
 #[derive(Debug)]
 struct Life {
     flow: Arc<Flow>,
+    /// There were as many requests as the listener takes already.
+    is_beyond: bool,
     watch: Arc<Watch>,
 }
 
@@ -184,6 +243,29 @@ impl InFlight {
     /// The flow, to share with what moves its bytes.
     pub fn flow(&self) -> &Arc<Flow> {
         &self.life.flow
+    }
+
+    /// Whether there were as many requests as the listener takes already.
+    pub fn is_beyond(&self) -> bool {
+        self.life.is_beyond
+    }
+
+    /// How many bytes the listener takes of its body.
+    pub fn body_bytes_max(&self) -> u64 {
+        self.life.watch.limits.body_bytes_max.unwrap_or(u64::MAX)
+    }
+
+    /// What the process holds of bodies.
+    pub fn memory(&self) -> &Arc<Ledger> {
+        &self.life.watch.entry.memory
+    }
+
+    /// A piece of a body that goes from one side to the other, accounted for from here on.
+    pub fn hold(&self, bytes: Bytes) -> Bytes {
+        match self.account.pass(bytes.len()) {
+            None => bytes,
+            Some(amount) => self.memory().charge(self.flow(), bytes, amount),
+        }
     }
 }
 
@@ -215,11 +297,13 @@ pub enum ClientIo {
 pub struct ClientStream {
     stream: ClientIo,
     watch: Arc<Watch>,
+    /// Only on HTTP/2.
+    frames: Option<Box<Frames>>,
 }
 
 impl ClientStream {
     pub(super) const fn new(stream: ClientIo, watch: Arc<Watch>) -> Self {
-        Self { stream, watch }
+        Self { stream, watch, frames: None }
     }
 
     /// The bare connection, for a tunnel.
@@ -227,13 +311,36 @@ impl ClientStream {
         self.stream
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if polled.is_pending() {
-            self.watch.is_stalled();
-        } else {
-            self.watch.has_written();
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Pending => {
+                self.watch.is_stalled();
+                if self.watch.is_aborted() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+            }
+            Poll::Ready(wrote) => {
+                self.watch.has_written();
+                if let (Some(frames), Ok(bytes)) = (&mut self.frames, wrote) {
+                    frames.wrote(*bytes);
+                }
+            }
         }
         polled
+    }
+
+    /// Looks at what a client of HTTP/2 has sent since `before`, and cuts a flood short.
+    fn inspect(&mut self, before: usize, buf: &mut ReadBuf<'_>) {
+        let watch = &self.watch;
+        let new = || Box::new(Frames::new(watch.limits.stream_resets_max, clock::now()));
+        let frames = self.frames.get_or_insert_with(new);
+        if let Some((at, flood)) = frames.see(&buf.filled()[before..]) {
+            buf.set_filled(before + at);
+            buf.put_slice(frames.calm(buf.remaining()));
+            if !watch.is_flooded.swap(true, Ordering::Relaxed) {
+                watch.entry.meter.floods.count(flood);
+            }
+        }
     }
 }
 
@@ -244,10 +351,19 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(frames) = this.frames.as_mut().filter(|frames| frames.is_flooded()) {
+            let word = frames.calm(buf.remaining());
+            buf.put_slice(word);
+            // Once hyper has all of it, it ends the connection and reads no more.
+            return if word.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         if polled.is_ready() && buf.filled().len() > before {
             this.watch.has_read(&buf.filled()[before..], clock::now());
+            if this.watch.speaks_http2.load(Ordering::Relaxed) {
+                this.inspect(before, buf);
+            }
         }
         polled
     }
