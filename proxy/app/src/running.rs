@@ -19,6 +19,8 @@ use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
+use tillgate_net::limit::{Book, RuleLimits};
+use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
 use tillgate_net::tls::{Application, Connector, FileError, Tls};
 use tillgate_net::upstream::Lane;
@@ -63,6 +65,8 @@ pub(crate) struct Running {
     /// By egress rule (the last one: no rule), then by class.
     egress: Vec<Vec<OnceLock<RequestMeter>>>,
     no_route: RequestMeter,
+    /// By rule.
+    rates: Vec<Option<Arc<RuleLimits>>>,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
     /// By listener.
@@ -83,6 +87,8 @@ pub(crate) struct Sinks {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access: Arc<AccessLog>,
     pub(crate) spans: Spans,
+    pub(crate) rates: Arc<Book>,
+    pub(crate) memory: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Running {
@@ -95,6 +101,8 @@ impl std::fmt::Debug for Running {
 pub(crate) struct Class {
     pub(crate) spec: Arc<ClassSpec>,
     pub(crate) meter: Arc<ClassMeter>,
+    /// What it is worth when memory runs out.
+    pub(crate) rank: Rank,
     /// Stable by name as long as the process lives, whatever the config's order is.
     stable: ClassId,
 }
@@ -124,7 +132,15 @@ impl Running {
         sinks: Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans } = sinks;
+        let Sinks { metrics, access, spans, rates, memory } = sinks;
+        memory.set_ceiling(effective.process.buffer_bytes_max);
+        let rules = effective.routes.rules.iter();
+        let rates = rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits));
+        let rates = rates.collect();
+        let mut tiers: Vec<u16> =
+            effective.classes.iter().map(|(_, class)| class.priority).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
         let telemetry = &effective.telemetry;
         let logs = effective.classes.iter().any(|(id, _)| telemetry.access_log.of(id).is_some());
         let wanted = if logs { Wanted::Yes } else { Wanted::No };
@@ -133,6 +149,7 @@ impl Running {
         let class = |spec: &ClassSpec| Class {
             spec: Arc::new(spec.clone()),
             meter: Arc::new(metrics.class(&spec.name)),
+            rank: Rank::of(tiers.partition_point(|tier| *tier < spec.priority), tiers.len()),
             stable: names.stable(&spec.name),
         };
         let classes: Vec<Class> =
@@ -161,6 +178,7 @@ impl Running {
             metrics_class: effective.classes.id("metrics"),
             default_class,
             no_route,
+            rates,
             targets,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
             connectors,
@@ -172,6 +190,11 @@ impl Running {
             observes,
             effective,
         }
+    }
+
+    /// How often requests of a rule may come, if it says so.
+    pub(crate) fn rates(&self, rule: RuleId) -> Option<&Arc<RuleLimits>> {
+        self.rates[usize::from(rule.0)].as_ref()
     }
 
     /// Whether any request may be logged or traced.

@@ -23,6 +23,7 @@ use tillgate_net::http::head::{HeadLimits, until_head};
 use tillgate_net::http::headers::{self, HasBody};
 use tillgate_net::http::server::Caller;
 
+use crate::admission;
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
 use crate::pick;
@@ -53,13 +54,26 @@ pub(crate) async fn serve_request(
     if let Err(failure) = admit(&head) {
         return problem::answer(&failure.into(), outcome);
     }
+    let asks = admission::Request {
+        head: &head,
+        body_bytes: body.size_hint().lower(),
+        client: caller.peer.ip(),
+        identity: caller.identity.as_deref(),
+    };
+    let rate = match admission::admit(&running, (rule_id, class), &asks, &outcome) {
+        Ok(rate) => rate,
+        Err(turned) => return turned.answer(outcome),
+    };
     let (target, location) = pick(&running, rule, class, caller.peer, &mut outcome);
     let pool = worker.pool(location);
     let client = caller.peer.ip();
-    match send(pool, &target, &mut head, body, client, &rule.timeouts, &mut outcome).await {
+    let sent = send(pool, &target, &mut head, body, client, &rule.timeouts, &mut outcome).await;
+    let mut answer = match sent {
         Ok(reply) => relay(reply, outcome),
         Err(refusal) => problem::answer(&refusal, outcome),
-    }
+    };
+    admission::tell(rate, answer.headers_mut());
+    answer
 }
 
 /// An outcome for a request that is of no class yet.
@@ -180,7 +194,10 @@ pub(crate) async fn send(
             Ok(Reply { head, body, lease, gate })
         }
         Ok(Err(_)) if flow.is_cut_by_client() => Err(Failure::ClientBodyCut.into()),
-        Ok(Err(error)) => Err(Refusal::new(error.failure(), explain(&error))),
+        Ok(Err(error)) => Err(match flow.ended() {
+            Some(failure) => failure.into(),
+            None => Refusal::new(error.failure(), explain(&error)),
+        }),
         Err(failure) => {
             let silent = matches!(failure, Failure::BackendTimeout | Failure::IdleTimeout);
             if silent && flow.owed_since().is_some() {

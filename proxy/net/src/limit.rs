@@ -217,12 +217,15 @@ impl Clock for Ticks {
     }
 }
 
+/// Of its route, and of the rule in it.
+type RuleName = (Arc<str>, Arc<str>);
+
 /// The limits of all rules in effect, so that a reload keeps the buckets of a rule whose limits
 /// stay what they are.
 #[derive(Debug)]
 pub struct Book {
     ticks: Ticks,
-    rules: Mutex<Vec<(Arc<str>, Weak<RuleLimits>)>>,
+    rules: Mutex<Vec<(RuleName, Weak<RuleLimits>)>>,
 }
 
 impl Book {
@@ -231,9 +234,8 @@ impl Book {
         Self { ticks: Ticks::new(now), rules: Mutex::new(Vec::new()) }
     }
 
-    /// The limits of the rule called `name`: those in use, if they are the same. `None` = it has
-    /// none.
-    pub fn of(&self, name: &str, specs: &[RateLimit]) -> Option<Arc<RuleLimits>> {
+    /// The limits of a rule: those in use, if they are the same. `None` = it has none.
+    pub fn of(&self, route: &Arc<str>, rule: &Arc<str>, specs: &[RateLimit]) -> Option<Arc<RuleLimits>> {
         if specs.is_empty() {
             return None;
         }
@@ -242,11 +244,11 @@ impl Book {
         rules.retain(|(_, limits)| limits.strong_count() > 0);
         let known = rules
             .iter()
-            .filter(|(known, _)| **known == *name)
+            .filter(|((known, name), _)| known == route && name == rule)
             .find_map(|(_, limits)| limits.upgrade().filter(|limits| limits.specs == specs));
         let limits = known.unwrap_or_else(|| {
             let limits = Arc::new(RuleLimits::new(specs, &self.ticks));
-            rules.push((name.into(), Arc::downgrade(&limits)));
+            rules.push(((Arc::clone(route), Arc::clone(rule)), Arc::downgrade(&limits)));
             limits
         });
         Some(limits)

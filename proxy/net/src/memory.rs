@@ -8,11 +8,12 @@
 //! first; beyond the ceiling the largest holder of the lowest class present is ended, until what
 //! is left fits.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::error::Failure;
 use crate::http::flow::Flow;
@@ -46,7 +47,7 @@ impl Rank {
 /// The process's account.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    ceiling: AtomicU64,
+    ceiling: Gauge<i64, AtomicI64>,
     held: Gauge<i64, AtomicI64>,
     /// Of that, what belongs to requests that were told to end.
     leaving: AtomicI64,
@@ -63,17 +64,33 @@ impl Ledger {
 
     /// Another ceiling.
     pub fn set_ceiling(&self, bytes: u64) {
-        self.ceiling.store(bytes, Ordering::Relaxed);
+        self.ceiling.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The ceiling.
     pub fn ceiling(&self) -> u64 {
-        self.ceiling.load(Ordering::Relaxed)
+        u64::try_from(self.ceiling.get()).unwrap_or(0)
     }
 
-    /// Bytes held, as an instrument.
-    pub const fn gauge(&self) -> &Gauge<i64, AtomicI64> {
-        &self.held
+    /// Bytes held.
+    pub fn held(&self) -> u64 {
+        u64::try_from(self.held.get()).unwrap_or(0)
+    }
+
+    /// Puts both into the scrape.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "buffered",
+            "held of bodies between clients and servers, beyond 16 KiB of each request",
+            Unit::Bytes,
+            self.held.clone(),
+        );
+        registry.register_with_unit(
+            "buffered_max",
+            "most that may be held of bodies; near it requests are shed by class",
+            Unit::Bytes,
+            self.ceiling.clone(),
+        );
     }
 
     /// Bytes held by requests that may go on.
@@ -263,11 +280,11 @@ mod tests {
         let two = hold(&ledger, &flow, PIECE);
         let slice = one.slice(1..2);
         drop(one);
-        assert_eq!(ledger.gauge().get(), 2 * PIECE, "hyper may keep a part of it");
+        assert_eq!(ledger.held.get(), 2 * PIECE, "hyper may keep a part of it");
         drop(slice);
-        assert_eq!(ledger.gauge().get(), PIECE);
+        assert_eq!(ledger.held.get(), PIECE);
         drop(two);
-        assert_eq!((ledger.gauge().get(), flow.account.share().held), (0, 0));
+        assert_eq!((ledger.held.get(), flow.account.share().held), (0, 0));
     }
 
     #[test]
@@ -299,7 +316,7 @@ mod tests {
         bodies.push(hold(&ledger, &payment, PIECE));
         assert_eq!(payment.ended(), Some(Failure::MemoryShed), "then even payments");
         bodies.clear();
-        assert_eq!((ledger.gauge().get(), ledger.staying()), (0, 0));
+        assert_eq!((ledger.held.get(), ledger.staying()), (0, 0));
         assert_eq!(ledger.leaving.load(Ordering::Relaxed), 0);
     }
 
@@ -327,7 +344,7 @@ mod tests {
             drop(hold(&ledger, &flow(0), PIECE));
         }
         assert!(ledger.holders().len() <= 1_000, "{}", ledger.holders().len());
-        assert_eq!(ledger.gauge().get(), 100 * PIECE);
+        assert_eq!(ledger.held.get(), 100 * PIECE);
         drop(bodies);
     }
 }

@@ -22,7 +22,7 @@ use super::floods::Frames;
 use super::{Entry, Limits};
 use crate::clock;
 use crate::error::Failure;
-use crate::memory::Ledger;
+use crate::memory::{Ledger, Rank};
 use crate::tls::ClientSession;
 
 /// How a client connection spends its time. All times are milliseconds after `born`, plus one;
@@ -253,6 +253,11 @@ impl InFlight {
     /// How many bytes the listener takes of its body.
     pub fn body_bytes_max(&self) -> u64 {
         self.life.watch.limits.body_bytes_max.unwrap_or(u64::MAX)
+    }
+
+    /// How it is weighed when memory runs out.
+    pub fn set_rank(&self, rank: Rank) {
+        self.account.set_rank(rank);
     }
 
     /// What the process holds of bodies.
