@@ -6,6 +6,7 @@
 //! issues certificates and puts TLS on a wire. Nothing
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
+pub mod frames;
 pub mod gateway;
 pub mod h2;
 pub mod hammer;
