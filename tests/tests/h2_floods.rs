@@ -8,7 +8,7 @@ use http::Request;
 use http_body_util::Full;
 use tillgate_tests::frames::{End, Frames, code, field, flag, kind, request};
 use tillgate_tests::gateway::Gateway;
-use tillgate_tests::h2::Http2Client;
+use tillgate_tests::h2::Client;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
 use tillgate_tests::eventually;
@@ -183,11 +183,11 @@ fn busy_clients_are_no_flood() {
         .cloud("api", "api.example", "default", origin.address)
         .limits(|limits| limits.stream_resets_max = 100);
     let gateway = Gateway::start(store.build());
-    let mut client = Http2Client::connect(gateway.http);
+    let mut client = Client::connect(gateway.http);
     let ask = || Request::get("http://api.example/").body(Full::<Bytes>::default()).unwrap();
     for _ in 0..20 {
         let answers = client.ask_all((0..100).map(|_| ask()).collect());
-        assert!(answers.iter().all(|answer| answer.status == 200));
+        assert!(answers.iter().all(|answer| answer.head.status == 200));
     }
     for kind in ["resets", "frames", "other"] {
         gateway.expect_metric(&floods(kind), 0.0);

@@ -66,7 +66,7 @@ pub(crate) fn fits(
         let detail = format!("as many requests as maxRequests of class {name} are under way");
         return Err(Refusal::new(Failure::RequestsFull, detail));
     }
-    if !flow.memory().admits(class.rank) {
+    if !flow.is_admitted(class.rank) {
         return Err(Failure::MemoryShed.into());
     }
     if body_bytes > flow.body_bytes_max() {

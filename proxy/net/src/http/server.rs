@@ -367,18 +367,20 @@ async fn serve_connection<H: Handler>(
     handler: Arc<H>,
 ) {
     let Client { peer, stream } = client;
-    let watch = Arc::new(Watch::new(clock::now(), Arc::clone(&place.entry)));
+    let limits = place.entry.limits();
+    let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
+    let watch = Arc::new(watch);
     let mut phases = ticket.phases();
     let (ticket, place) = (Arc::new(ticket), Arc::new(place));
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
     let (builder, identity) = match &stream {
-        ClientIo::Plain(_) => (builder(&watch), None),
+        ClientIo::Plain(_) => (builder(&limits, &watch), None),
         ClientIo::Tls(session) if session.is_http2() => {
-            (builder(&watch).http2_only(), session.client().cloned())
+            (builder(&limits, &watch).http2_only(), session.client().cloned())
         }
-        ClientIo::Tls(session) => (builder(&watch).http1_only(), session.client().cloned()),
+        ClientIo::Tls(session) => (builder(&limits, &watch).http1_only(), session.client().cloned()),
     };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
@@ -482,8 +484,7 @@ fn tick(limits: &Limits) -> Duration {
     shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
 }
 
-fn builder(watch: &Arc<Watch>) -> auto::Builder<Streams> {
-    let limits = &watch.limits;
+fn builder(limits: &Limits, watch: &Arc<Watch>) -> auto::Builder<Streams> {
     let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
     let mut builder = auto::Builder::new(Streams::new(Arc::clone(watch)));
     builder

@@ -44,9 +44,9 @@ pub(super) struct Watch {
     /// A request began on HTTP/2, and its task has not.
     is_fresh: AtomicBool,
     flows: Mutex<Vec<Arc<Flow>>>,
-    /// The bounds that the connection began with, and what its listener shares.
-    pub(super) limits: Limits,
-    pub(super) entry: Arc<Entry>,
+    /// What its listener shares, and the bounds that the connection began with; of what is no
+    /// connection of HTTP, none.
+    listener: Option<(Arc<Entry>, Limits)>,
 }
 
 /// What to do about a connection.
@@ -57,7 +57,7 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) fn new(born: Instant, entry: Arc<Entry>) -> Self {
+    pub(super) const fn new(born: Instant, listener: Option<(Arc<Entry>, Limits)>) -> Self {
         Self {
             born,
             head_since: AtomicU64::new(0),
@@ -69,8 +69,7 @@ impl Watch {
             is_flooded: AtomicBool::new(false),
             is_fresh: AtomicBool::new(false),
             flows: Mutex::new(Vec::new()),
-            limits: entry.limits(),
-            entry,
+            listener,
         }
     }
 
@@ -81,15 +80,18 @@ impl Watch {
         watch.head_since.store(0, Ordering::Relaxed);
         watch.is_fresh.store(true, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
-        let under_way = watch.entry.requests.fetch_add(1, Ordering::Relaxed);
-        let is_beyond = under_way >= watch.limits.requests_max;
+        let is_beyond = watch.listener.as_ref().is_some_and(|(entry, limits)| {
+            entry.requests.fetch_add(1, Ordering::Relaxed) >= limits.requests_max
+        });
         InFlight { life: Arc::new(Life { flow, is_beyond, watch: Arc::clone(watch) }) }
     }
 
     /// How the connection ended; a flood that nobody has counted is.
     pub(super) fn has_ended(&self, error: &(dyn Error + 'static)) {
         if !self.is_flooded.load(Ordering::Relaxed) {
-            self.entry.meter.floods.note(error);
+            if let Some((entry, _)) = &self.listener {
+                entry.meter.floods.note(error);
+            }
         }
     }
 
@@ -176,7 +178,9 @@ impl Watch {
     }
 
     fn finish(&self, flow: &Arc<Flow>, now: Instant) {
-        self.entry.requests.fetch_sub(1, Ordering::Relaxed);
+        if let Some((entry, _)) = &self.listener {
+            entry.requests.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut flows = self.flows();
         if let Some(place) = flows.iter().position(|known| Arc::ptr_eq(known, flow)) {
             flows.swap_remove(place);
@@ -237,7 +241,7 @@ struct Life {
 impl InFlight {
     /// For what is no request of a connection, but the connection itself, or a session.
     pub fn alone(now: Instant) -> Self {
-        Watch::begin(&Arc::new(Watch::new(now)), now)
+        Watch::begin(&Arc::new(Watch::new(now, None)), now)
     }
 
     /// The flow, to share with what moves its bytes.
@@ -252,7 +256,8 @@ impl InFlight {
 
     /// How many bytes the listener takes of its body.
     pub fn body_bytes_max(&self) -> u64 {
-        self.life.watch.limits.body_bytes_max.unwrap_or(u64::MAX)
+        let limits = self.life.watch.listener.as_ref().map(|(_, limits)| limits);
+        limits.and_then(|limits| limits.body_bytes_max).unwrap_or(u64::MAX)
     }
 
     /// How it is weighed when memory runs out.
@@ -261,15 +266,21 @@ impl InFlight {
     }
 
     /// What the process holds of bodies.
-    pub fn memory(&self) -> &Arc<Ledger> {
-        &self.life.watch.entry.memory
+    fn memory(&self) -> Option<&Arc<Ledger>> {
+        self.life.watch.listener.as_ref().map(|(entry, _)| &entry.memory)
+    }
+
+    /// Whether there is room for what a request of this rank may hold.
+    pub fn is_admitted(&self, rank: Rank) -> bool {
+        self.memory().is_none_or(|memory| memory.admits(rank))
     }
 
     /// A piece of a body that goes from one side to the other, accounted for from here on.
     pub fn hold(&self, bytes: Bytes) -> Bytes {
-        match self.account.pass(bytes.len()) {
+        let Some(amount) = self.account.pass(bytes.len()) else { return bytes };
+        match self.memory() {
+            Some(memory) => memory.charge(self.flow(), bytes, amount),
             None => bytes,
-            Some(amount) => self.memory().charge(self.flow(), bytes, amount),
         }
     }
 }
@@ -337,13 +348,14 @@ impl ClientStream {
     /// Looks at what a client of HTTP/2 has sent since `before`, and cuts a flood short.
     fn inspect(&mut self, before: usize, buf: &mut ReadBuf<'_>) {
         let watch = &self.watch;
-        let new = || Box::new(Frames::new(watch.limits.stream_resets_max, clock::now()));
+        let Some((entry, limits)) = &watch.listener else { return };
+        let new = || Box::new(Frames::new(limits.stream_resets_max, clock::now()));
         let frames = self.frames.get_or_insert_with(new);
         if let Some((at, flood)) = frames.see(&buf.filled()[before..]) {
             buf.set_filled(before + at);
             buf.put_slice(frames.calm(buf.remaining()));
             if !watch.is_flooded.swap(true, Ordering::Relaxed) {
-                watch.entry.meter.floods.count(flood);
+                entry.meter.floods.count(flood);
             }
         }
     }
