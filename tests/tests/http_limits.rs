@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tillgate_core::limit::{RateKey, RateLimit};
 use tillgate_core::units::BitRate;
+use tillgate_tests::frames::{Frames, fields, flag, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
@@ -155,11 +156,15 @@ fn a_body_that_is_too_large_is_refused_at_once_or_when_it_is() {
         .cloud("api", "api.example", "default", origin.address)
         .limits(|limits| limits.body_bytes_max = Some(1000));
     let gateway = Gateway::start(store.build());
-    let post = |framing: &str| gateway.ask(&format!("POST / HTTP/1.1\r\nHost: api.example\r\n{framing}"));
+    let post =
+        |framing: &str| gateway.ask(&format!("POST / HTTP/1.1\r\nHost: api.example\r\n{framing}"));
     let exactly = "a".repeat(1000);
     assert_eq!(post(&format!("Content-Length: 1000\r\n\r\n{exactly}")).status, 200);
     assert_eq!(hears.recv_timeout(PATIENCE), Ok((true, 1000)));
-    assert_eq!(post(&format!("Transfer-Encoding: chunked\r\n\r\n3e8\r\n{exactly}\r\n0\r\n\r\n")).status, 200);
+    assert_eq!(
+        post(&format!("Transfer-Encoding: chunked\r\n\r\n3e8\r\n{exactly}\r\n0\r\n\r\n")).status,
+        200
+    );
     assert_eq!(hears.recv_timeout(PATIENCE), Ok((true, 1000)));
 
     let reply = post("Content-Length: 1001\r\n\r\n");
@@ -190,7 +195,8 @@ fn a_body_that_stops_is_answered_408_and_never_completed() {
         .limits(|limits| limits.body_timeout = Some(SHORT));
     let gateway = Gateway::start(store.build());
     let started = now();
-    let reply = gateway.ask("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 9\r\n\r\nhalf");
+    let reply =
+        gateway.ask("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 9\r\n\r\nhalf");
     assert_eq!((reply.status, &*reply.reason()), (408, "body_too_slow"));
     assert!(now() - started >= SHORT);
     assert_eq!(hears.recv_timeout(PATIENCE), Ok(false));
@@ -234,4 +240,58 @@ fn a_slow_post_is_answered_408_and_a_slow_server_blames_nobody() {
     assert!((gateway.metric(&in_flight("default")) - 2.0).abs() < 0.1, "the others go on");
     drop(gateway);
     drop(hold);
+}
+
+/// An HTTP/2 client that lets its server send whatever it likes, and reads nothing of it.
+fn reader_that_does_not_read(gateway: &Gateway, host: &str, streams: u32) -> Frames {
+    let mut frames = Frames::silent(gateway.http);
+    frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    frames.greet(&[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    frames.send(kind::WINDOW_UPDATE, flag::NONE, 0, [0x7f, 0, 0, 0]);
+    let head = fields(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/large"),
+        (":authority", host),
+    ]);
+    for number in 0..streams {
+        let flags = flag::END_HEADERS | flag::END_STREAM;
+        frames.send(kind::HEADERS, flags, 2 * number + 1, head.clone());
+    }
+    frames
+}
+
+#[test]
+fn memory_is_bounded_and_bulk_goes_first() {
+    let origin = Origin::start(|mut wire, _| {
+        while wire.waits_for_more() {
+            let bytes = if wire.head().line.contains("/large") { 8 << 20 } else { 2 };
+            wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"));
+            if !wire.try_send(vec![b'o'; bytes]) {
+                return;
+            }
+        }
+    });
+    let ceiling = 1 << 20;
+    let store = Store::default()
+        .cloud("pay", "pay.example", "payment", origin.address)
+        .cloud("pull", "pull.example", "image-pull", origin.address)
+        .buffer_bytes(ceiling);
+    let gateway = Gateway::start(store.build());
+    let payments = reader_that_does_not_read(&gateway, "pay.example", 2);
+    gateway.expect_metric(&in_flight("payment"), 2.0);
+    let pulls = reader_that_does_not_read(&gateway, "pull.example", 60);
+    // What is sent is more than the kernel and the ceiling hold, so most of it has to go.
+    eventually("pulls are ended", || {
+        let shed = gateway.metric(&failed("image-pull", "memory_shed"));
+        let held = gateway.metric("tillgate_buffered_bytes");
+        (shed >= 20.0 && held <= ceiling as f64).then_some(())
+    });
+    assert!(gateway.metric(&failed("payment", "memory_shed")) < 0.5, "no payment is");
+    assert!((gateway.metric(&in_flight("payment")) - 2.0).abs() < 0.1);
+    assert_eq!(gateway.ask(&GET.replace("api", "pay")).status, 200);
+    gateway.expect_metric("tillgate_buffered_max_bytes", 1_048_576.0);
+    assert!(gateway.admin("/readyz?verbose").text().contains("of 1048576 bytes"));
+    drop((payments, pulls));
+    gateway.expect_metric("tillgate_buffered_bytes", 0.0);
 }
