@@ -235,7 +235,12 @@ impl Book {
     }
 
     /// The limits of a rule: those in use, if they are the same. `None` = it has none.
-    pub fn of(&self, route: &Arc<str>, rule: &Arc<str>, specs: &[RateLimit]) -> Option<Arc<RuleLimits>> {
+    pub fn of(
+        &self,
+        route: &Arc<str>,
+        rule: &Arc<str>,
+        specs: &[RateLimit],
+    ) -> Option<Arc<RuleLimits>> {
         if specs.is_empty() {
             return None;
         }

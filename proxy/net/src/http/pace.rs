@@ -115,7 +115,11 @@ mod tests {
 
     /// Judged every second, with so many bytes more each time; after how many seconds it is too
     /// slow.
-    fn slow_after(pace: &Pace, demand: Demand, mut bytes: impl FnMut(u64) -> (u64, bool)) -> Option<u64> {
+    fn slow_after(
+        pace: &Pace,
+        demand: Demand,
+        mut bytes: impl FnMut(u64) -> (u64, bool),
+    ) -> Option<u64> {
         let mut sum = 0;
         (1..=60).find(|second| {
             let (more, is_owed) = bytes(*second);

@@ -380,7 +380,9 @@ async fn serve_connection<H: Handler>(
         ClientIo::Tls(session) if session.is_http2() => {
             (builder(&limits, &watch).http2_only(), session.client().cloned())
         }
-        ClientIo::Tls(session) => (builder(&limits, &watch).http1_only(), session.client().cloned()),
+        ClientIo::Tls(session) => {
+            (builder(&limits, &watch).http1_only(), session.client().cloned())
+        }
     };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {

@@ -12,8 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use tillgate_core::units::PerDirection;
 
 use super::{
-    CODES, DialFailureLabels, FailureLabels, FloodMeter, Label, ListenerReasonLabels, RequestLabels,
-    UpstreamLabels,
+    CODES, DialFailureLabels, FailureLabels, FloodMeter, Label, ListenerReasonLabels,
+    RequestLabels, UpstreamLabels,
 };
 use crate::error::{Failure, TABLE};
 

@@ -289,6 +289,9 @@ mod tests {
         }
         assert!(frames.is_flooded());
         assert_eq!(word, CALM);
-        assert_eq!(word[..18], [0, 0, 0, HEADERS, 0, 0, 0, 0, 1, 0, 0, 0, CONTINUATION, 0, 0, 0, 0, 1]);
+        assert_eq!(
+            word[..18],
+            [0, 0, 0, HEADERS, 0, 0, 0, 0, 1, 0, 0, 0, CONTINUATION, 0, 0, 0, 0, 1]
+        );
     }
 }

@@ -88,10 +88,9 @@ impl Watch {
 
     /// How the connection ended; a flood that nobody has counted is.
     pub(super) fn has_ended(&self, error: &(dyn Error + 'static)) {
+        let Some((entry, _)) = &self.listener else { return };
         if !self.is_flooded.load(Ordering::Relaxed) {
-            if let Some((entry, _)) = &self.listener {
-                entry.meter.floods.note(error);
-            }
+            entry.meter.floods.note(error);
         }
     }
 
