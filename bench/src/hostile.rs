@@ -1,9 +1,9 @@
 //! `lab hostile`: payments beside clients that mean harm, on a line that is otherwise idle.
 //!
 //! One gateway on one line. Payments run alone first, then beside two hundred hostile clients of
-//! every kind (see `hostile/clients.rs`), all on the HTTP entry and in bulk classes. The hostile ones have the time
-//! of a settling phase to fill what they can fill; then the same quantiles are taken again. The
-//! requirement is the issue's: the payments' p99 rises by at most 5 ms, and none fails.
+//! every kind (see `clients`), all on the HTTP entry and in bulk classes. The hostile ones have the
+//! time of a settling phase to fill what they can fill; then the same quantiles are taken again.
+//! The requirement is the issue's: the payments' p99 rises by at most 5 ms, and none fails.
 
 use std::fmt::Write as _;
 

@@ -25,7 +25,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::tls::ClientIdentity;
-use tillgate_core::units::BitRate;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
@@ -43,9 +42,11 @@ use crate::tls::Terminator;
 use crate::udp::Sessions;
 
 mod floods;
+mod limits;
 mod streams;
 mod watch;
 
+pub use self::limits::Limits;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
@@ -81,33 +82,6 @@ const LAST_ACCEPTS: usize = 1024;
 /// A connection without a request when the drain begins has one on its way, or never will: a round
 /// trip inside a store and some scheduling.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-
-/// Bounds on the clients of one listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Open connections, of all workers together.
-    pub connections_max: usize,
-    /// A head must be complete this long after its first byte.
-    pub header_timeout: Duration,
-    /// A connection without a request is closed after this.
-    pub idle_timeout: Duration,
-    /// Bytes of a head.
-    pub header_bytes_max: u32,
-    /// Fields of a head.
-    pub headers_max: usize,
-    /// Streams of one HTTP/2 connection.
-    pub streams_max: u32,
-    /// Streams of one HTTP/2 connection that the client may reset in a while.
-    pub stream_resets_max: u32,
-    /// Requests at the same time, of all workers together.
-    pub requests_max: usize,
-    /// Bytes of a request's body.
-    pub body_bytes_max: Option<u64>,
-    /// How fast a body of announced length must come.
-    pub body_rate_min: Option<BitRate>,
-    /// How long nothing of a body may come.
-    pub body_timeout: Option<Duration>,
-}
 
 /// One listener, as all of its workers share it.
 #[derive(Debug)]

@@ -1,3 +1,6 @@
+//! Rates told by a clock in hand: bursts, refills, keys, what clients hear, and a table that stays
+//! within its bound whoever asks.
+
 use governor::clock::FakeRelativeClock;
 
 use super::*;

@@ -1,9 +1,9 @@
 //! The tasks of one HTTP/2 connection: hyper runs each stream's answer as a task of its own.
 //!
 //! A stream whose client gives it no window is not polled by hyper any more, so it cannot be told
-//! to end. Its task can: when its request is aborted, all of it is dropped, which resets the stream,
-//! frees what it holds and gives its place to another one. Costs a few tens of nanoseconds a
-//! stream; HTTP/1 has no such tasks.
+//! to end. Its task can: when its request is aborted, all of it is dropped, which resets the
+//! stream, frees what it holds and gives its place to another one. Costs a few tens of nanoseconds
+//! a stream; HTTP/1 has no such tasks.
 
 use std::future::poll_fn;
 use std::pin::pin;
