@@ -183,7 +183,7 @@ impl Frames {
     ///
     /// # Panics
     /// If nothing comes.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn frame(&mut self) -> Option<Frame> {
         self.early.pop_front().or_else(|| self.read())
     }
 
@@ -216,7 +216,7 @@ impl Frames {
     #[track_caller]
     pub fn until(&mut self, kind: u8) -> Frame {
         loop {
-            let frame = self.next().expect("more frames");
+            let frame = self.frame().expect("more frames");
             if frame.kind == kind {
                 return frame;
             }
@@ -227,7 +227,7 @@ impl Frames {
     /// Reads until the connection ends or a stream is reset.
     pub fn end(&mut self) -> End {
         loop {
-            match self.next() {
+            match self.frame() {
                 None => return End::Closed,
                 Some(frame) if frame.kind == kind::RST_STREAM => {
                     return End::Reset(frame.stream, frame.number());
@@ -248,7 +248,7 @@ impl Frames {
     pub fn ping(&mut self) -> Result<(), End> {
         self.send(kind::PING, flag::NONE, 0, *b"are you?");
         loop {
-            match self.next() {
+            match self.frame() {
                 None => return Err(End::Closed),
                 Some(frame) if frame.kind == kind::GOAWAY => {
                     let bytes = frame.payload.get(4..8).and_then(|b| b.first_chunk());
@@ -270,7 +270,7 @@ impl Frames {
     pub fn answer(&mut self, stream: u32) -> (Vec<u8>, Vec<u8>) {
         let (mut head, mut body) = (Vec::new(), Vec::new());
         loop {
-            let frame = self.next().expect("an answer");
+            let frame = self.frame().expect("an answer");
             assert!(frame.kind != kind::GOAWAY, "{frame:?}");
             if frame.stream != stream {
                 continue;

@@ -158,13 +158,6 @@ impl Store {
         self
     }
 
-    /// Changes the last rule.
-    #[must_use]
-    pub fn rule(mut self, change: impl FnOnce(&mut Rule)) -> Self {
-        change(self.rules.last_mut().expect("a rule"));
-        self
-    }
-
     /// A route to the last backend, every path.
     #[must_use]
     pub fn route(self, name: &str, host: &str, class: Option<&str>) -> Self {
@@ -184,6 +177,13 @@ impl Store {
         );
         rule.class = class.map(|class| classes(self.max_wait).id(class).expect("a built-in class"));
         self.rules.push(rule);
+        self
+    }
+
+    /// Changes the last rule.
+    #[must_use]
+    pub fn rule(mut self, change: impl FnOnce(&mut Rule)) -> Self {
+        change(self.rules.last_mut().expect("a rule"));
         self
     }
 

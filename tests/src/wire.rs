@@ -288,6 +288,11 @@ impl Wire {
         more
     }
 
+    /// What has been read already.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.read)
+    }
+
     /// The head of a message.
     ///
     /// # Panics

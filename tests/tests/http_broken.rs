@@ -69,7 +69,7 @@ fn a_request_cut_short_never_reaches_the_server_as_complete() {
 }
 
 #[test]
-fn lengths_that_contradict_each_other_are_refused_or_made_one() {
+fn lengths_that_contradict_each_other_are_refused() {
     let origin = Origin::echoing();
     let store = Store::default().cloud("api", "api.example", "default", origin.address);
     let gateway = Gateway::start(store.build());
@@ -86,19 +86,8 @@ fn lengths_that_contradict_each_other_are_refused_or_made_one() {
         let mut wire = gateway.wire();
         wire.send(format!("POST / HTTP/1.1\r\nHost: api.example\r\n{fields}"));
         let reply = wire.reply();
-        assert_eq!(reply.status, 400, "{fields:?}: {reply:?}");
+        assert_eq!((reply.status, &*reply.reason()), (400, "invalid_request"), "{fields:?}");
     }
-    // RFC 9112 section 6.3: the chunks count, the length does not go on, the connection ends.
-    let mut wire = gateway.wire();
-    wire.send(
-        "POST /first HTTP/1.1\r\nHost: api.example\r\nContent-Length: 3\r\n\
-         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\
-         GET /smuggled HTTP/1.1\r\nHost: api.example\r\n\r\n",
-    );
-    let reply = wire.reply();
-    assert!(reply.text().contains("body abc\n"), "{reply:?}");
-    assert!(!reply.text().contains("content-length"), "{reply:?}");
-    wire.expect_end();
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn plain_requests_go_the_way_of_every_request() {
     let mut wire = Wire::connect(gateway.forward);
     for path in ["/v2/app/manifests/1", "/about"] {
         wire.send(format!(
-            "GET http://{address}{path} HTTP/1.1\r\nHost: wrong.example\r\n\
+            "GET http://{address}{path} HTTP/1.1\r\nHost: {address}\r\n\
              Proxy-Authorization: Basic eA==\r\nProxy-Connection: keep-alive\r\n\r\n"
         ));
         let text = wire.reply().text();
@@ -177,7 +177,7 @@ fn the_policy_is_asked_by_name_and_by_address() {
         assert_eq!((reply.status, &*reply.reason()), (403, "egress_denied"), "{target}");
     }
     let mut wire = Wire::connect(gateway.forward);
-    wire.send(format!("GET http://127.0.0.2:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n"));
+    wire.send(format!("GET http://127.0.0.2:{port}/ HTTP/1.1\r\nHost: 127.0.0.2:{port}\r\n\r\n"));
     assert_eq!(wire.reply().status, 403);
 }
 
@@ -232,8 +232,13 @@ fn plain_requests_try_every_address() {
     let gateway = Gateway::start(Store::default().build());
     let mut wire = Wire::connect(gateway.forward);
     let port = origin.address.port();
-    wire.send(format!("GET http://localhost:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let host = format!("localhost:{port}");
+    wire.send(format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     assert_eq!(wire.reply().status, 200);
+    // Two names for one request are one too many.
+    wire.send(format!("GET http://{host}/ HTTP/1.1\r\nHost: other:{port}\r\n\r\n"));
+    let reply = wire.reply();
+    assert_eq!((reply.status, &*reply.reason()), (400, "invalid_request"));
 }
 
 #[test]

@@ -171,7 +171,8 @@ fn a_body_that_is_too_large_is_refused_at_once_or_when_it_is() {
     assert_eq!((reply.status, &*reply.reason()), (413, "body_too_large"));
     assert!(hears.try_recv().is_err(), "the server hears nothing of it");
     let mut wire = gateway.wire();
-    wire.send(format!("POST / HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n{exactly}\r\n"));
+    let head = "POST / HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    wire.send(format!("{head}3e8\r\n{exactly}\r\n"));
     gateway.expect_metric(&in_flight("default"), 1.0);
     wire.send("1\r\nb\r\n");
     let reply = wire.reply();

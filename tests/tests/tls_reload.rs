@@ -129,7 +129,7 @@ fn new_authorities_end_the_sessions_of_the_old_ones() {
         }),
         ..entry.tls()
     };
-    let gateway = Gateway::start(entry.store().https(tls).build());
+    let gateway = Gateway::start(entry.store().https(tls.clone()).build());
     let wants = Wants { identity: Some(&till), ..Wants::default() };
     let config = tls::client(&entry.authority, &wants);
     let ask = || {
@@ -141,7 +141,7 @@ fn new_authorities_end_the_sessions_of_the_old_ones() {
     assert_eq!(ask(), (Some(200), false));
     assert_eq!(ask(), (Some(200), true), "taken up again");
     files.swap(&[("ca.crt", &new.pem)]);
-    look(&gateway, &entry);
+    gateway.control.reload(entry.store().https(tls).build()).expect("a good config");
     assert_eq!(ask(), (None, false), "the ticket is worth nothing, nor is the certificate");
 }
 

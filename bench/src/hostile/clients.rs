@@ -169,7 +169,8 @@ async fn attack(kind: Kind, mut stream: TcpStream, tally: &RefCell<Tally>) -> Re
         Kind::SlowWriter => {
             let host = Service::Metrics.host();
             let head = format!(
-                "POST /api/v1/write HTTP/1.1\r\nhost: {host}\r\ncontent-length: {LARGE_BODY}\r\n\r\n"
+                "POST /api/v1/write HTTP/1.1\r\nhost: {host}\r\n\
+                 content-length: {LARGE_BODY}\r\n\r\n"
             );
             stream.write_all(head.as_bytes()).await?;
             drip(&mut stream, tally).await

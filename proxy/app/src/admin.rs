@@ -44,6 +44,10 @@ impl Handler for AdminEntry {
     type Body = Body;
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Response {
+        if let Some(why) = caller.refused {
+            let status = why.failure().status().unwrap_or(StatusCode::BAD_REQUEST);
+            return (status, format!("{}\n", why.detail())).into_response();
+        }
         let answer = self.router.clone().oneshot(request.map(Body::new)).await;
         // An answer is a few kilobytes; from here on only its reader is timed.
         drop(caller);

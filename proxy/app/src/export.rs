@@ -21,7 +21,7 @@ use tillgate_net::upstream::{self, How};
 use tokio::sync::mpsc;
 
 use crate::gateway::Gateway;
-use crate::serve::explain;
+use crate::send::explain;
 
 /// Spans that wait: twenty seconds of a busy store, some 2 MiB.
 const SPANS_MAX: usize = 4096;

@@ -5,26 +5,24 @@
 //! its class is its destination's. Plain requests in absolute-form go the way of every request,
 //! and where no rule names a class their shape does.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
-use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade;
+use hyper::ext::Protocol;
 use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
 use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
-use tillgate_net::drain::{Phase, Ticket};
 use tillgate_net::error::{DialError, Failure};
-use tillgate_net::http::body::{Observer as _, ResponseBody};
+use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::head::{HeadLimits, until_head};
 use tillgate_net::http::headers;
-use tillgate_net::http::server::{Caller, ClientStream, Place as ClientPlace};
+use tillgate_net::http::server::Caller;
+use tillgate_net::http::websocket::{self, Ask};
 use tillgate_net::metrics::Held;
-use tillgate_net::tunnel;
 use tillgate_net::upstream::resolver::ChosenBy;
 use tillgate_net::upstream::{self, How, Upstream};
 
@@ -33,7 +31,9 @@ use crate::gateway::{Gateway, Worker};
 use crate::outcome::{By, Kind, Outcome};
 use crate::problem::{self, Answer, Refusal};
 use crate::running::{EGRESS_TIMEOUTS, Running};
-use crate::serve::{self, explain};
+use crate::send::{self, Call, explain};
+use crate::serve;
+use crate::tunnel::Tunnel;
 
 /// Answers one request of the forward proxy.
 pub(crate) async fn serve_request(
@@ -41,7 +41,12 @@ pub(crate) async fn serve_request(
     request: Request<Incoming>,
     caller: Caller,
 ) -> Answer {
-    if request.method() == Method::CONNECT {
+    if let Some(why) = caller.refused {
+        let running = worker.gateway().running();
+        return problem::answer(&why.into(), serve::begin(&running, Kind::Forward, caller.flow));
+    }
+    let is_extended = request.extensions().get::<Protocol>().is_some();
+    if request.method() == Method::CONNECT && !is_extended {
         serve_connect(worker, request, caller).await
     } else {
         serve_plain(worker, request, caller).await
@@ -82,9 +87,9 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
             outcome.answer(http::StatusCode::OK);
             let upgraded = hyper::upgrade::on(&mut request);
             let held = Held::new(&running.class(way.class).meter.tunnels);
-            let (ticket, place) = (caller.ticket.split(), caller.place);
-            let tunnel = Tunnel { server, outcome, ticket, held, _place: place };
-            tokio::spawn(tunnel.run(upgraded));
+            let (ticket, kept) = (caller.ticket.split(), vec![Box::new(caller.place) as _]);
+            let tunnel = Tunnel { outcome, ticket, held, kept };
+            tokio::spawn(tunnel.run(upgraded, std::future::ready(Ok::<_, Infallible>(server))));
             Response::new(ResponseBody::empty())
         }
         Err(refusal) => problem::answer(&refusal, outcome),
@@ -98,7 +103,10 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     outcome.attend(&mut head, caller.peer);
     let client = caller.peer.ip();
     let way = async {
-        serve::admit(&head)?;
+        if let Ask::WebSocket(_) | Ask::Other(_) = websocket::asked(&mut head) {
+            return Err(Failure::UpgradeUnsupported.into());
+        }
+        headers::host_of(&head)?;
         let place = Place::of_absolute(&head.uri)?;
         let class = || running.natural(serve::facts(&place.host, &head, None));
         let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
@@ -120,10 +128,9 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let endpoint = Endpoint { host: Host::Ip(first.ip()), port: first.port() };
     let target = running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
     let pool = worker.pool(way.location);
-    let sent =
-        serve::send(pool, &target, &mut head, body, client, &EGRESS_TIMEOUTS, &mut outcome).await;
-    match sent {
-        Ok(reply) => serve::relay(reply, outcome),
+    let call = Call { pool, target: &target, client, timeouts: &EGRESS_TIMEOUTS, socket: None };
+    match send::send(call, &mut head, body, &mut outcome).await {
+        Ok(reply) => send::relay(reply, outcome),
         Err(refusal) => problem::answer(&refusal, outcome),
     }
 }
@@ -299,54 +306,4 @@ fn leads_back(address: SocketAddr, gateway: &Gateway) -> bool {
 fn denied(place: &Place) -> Refusal {
     let detail = format!("the EgressPolicy refuses {}:{}", place.host, place.port);
     Refusal::new(Failure::EgressDenied, detail)
-}
-
-/// A tunnel that has been granted.
-struct Tunnel {
-    server: Upstream,
-    outcome: Outcome,
-    ticket: Ticket,
-    held: Held,
-    /// A tunnel is a connection of its listener as long as it lasts.
-    _place: Arc<ClientPlace>,
-}
-
-impl Tunnel {
-    async fn run(mut self, upgraded: hyper::upgrade::OnUpgrade) {
-        let Ok(upgraded) = upgraded.await else {
-            return problem::drop_silently(self.outcome, Failure::ClientGone);
-        };
-        let flow = Arc::clone(self.outcome.flow().flow());
-        flow.touch();
-        let copied = async {
-            match upgrade::downcast::<TokioIo<ClientStream>>(upgraded) {
-                Ok(parts) => {
-                    let mut client = parts.io.into_inner().into_inner();
-                    let early = parts.read_buf.to_vec();
-                    tunnel::run(&mut client, &mut self.server, early, &flow).await
-                }
-                Err(upgraded) => {
-                    // A stream of an HTTP/2 connection.
-                    let mut client = TokioIo::new(upgraded);
-                    tunnel::run(&mut client, &mut self.server, Vec::new(), &flow).await
-                }
-            }
-        };
-        let mut phases = self.ticket.phases();
-        let drained = async {
-            loop {
-                match phases.changed().await {
-                    Phase::CutBulk if !flow.is_critical() => break,
-                    Phase::CutAll => break,
-                    Phase::Open | Phase::Draining | Phase::CutBulk => {}
-                }
-            }
-        };
-        let result = tokio::select! {
-            result = copied => result,
-            () = drained => Err(Failure::Drained),
-        };
-        drop(self.held);
-        self.outcome.end(result);
-    }
 }

@@ -359,6 +359,7 @@ pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
         idle_timeout: of.idle_timeout,
         header_bytes_max: of.header_bytes_max,
         headers_max: of.headers_max as usize,
+        uri_bytes_max: of.uri_bytes_max as usize,
         streams_max: of.streams_max,
         stream_resets_max: of.stream_resets_max,
         requests_max: of.requests_max as usize,

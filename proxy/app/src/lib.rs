@@ -22,11 +22,13 @@ mod pick;
 mod problem;
 pub mod reload;
 mod running;
+mod send;
 mod serve;
 mod spool;
 mod stream;
 mod takeover;
 mod telemetry;
+mod tunnel;
 mod watch;
 
 pub use bound::{Bound, BuildError, Control, build, build_resolving};

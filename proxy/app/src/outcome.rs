@@ -19,6 +19,7 @@ use tillgate_core::matching::RuleId;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer;
+use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Held;
 
@@ -40,6 +41,8 @@ pub(crate) enum Kind {
     Tcp,
     /// A session of datagrams.
     Udp,
+    /// A request that became a WebSocket.
+    WebSocket,
 }
 
 impl Kind {
@@ -51,6 +54,7 @@ impl Kind {
             Self::Passthrough => "passthrough",
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::WebSocket => "websocket",
         }
     }
 }
@@ -73,6 +77,7 @@ pub(crate) enum By {
 pub(crate) struct Outcome {
     kind: Kind,
     written: bool,
+    speech: Speech,
     class: ClassId,
     status: Option<u16>,
     failure: Option<Failure>,
@@ -93,6 +98,7 @@ impl Outcome {
         Self {
             kind,
             written: false,
+            speech: Speech::Http,
             class,
             status: None,
             failure: None,
@@ -119,6 +125,21 @@ impl Outcome {
         if self.running.observes() {
             self.record = Some(Box::new(Record::of_bytes(&self.running, client)));
         }
+    }
+
+    /// Its client is told of failures in these words.
+    pub(crate) fn speak(&mut self, speech: Speech) {
+        self.speech = speech;
+    }
+
+    /// In whose words its client is told of failures.
+    pub(crate) const fn speech(&self) -> Speech {
+        self.speech
+    }
+
+    /// It became a WebSocket.
+    pub(crate) fn is_websocket(&mut self) {
+        self.kind = Kind::WebSocket;
     }
 
     /// It is of this class, by this rule.

@@ -1,12 +1,14 @@
 //! Answers of our own: `application/problem+json` (RFC 9457) with the `reason` of the failure
-//! table.
+//! table. A gRPC client gets the same in its own words.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use tillgate_net::error::{Blame, Failure};
-use tillgate_net::http::body::{Observer as _, ResponseBody};
+use tillgate_net::http::body::ResponseBody;
+use tillgate_net::http::grpc::{self, Speech};
+use tillgate_net::http::server::Malformed;
 
 use crate::outcome::Outcome;
 
@@ -46,12 +48,24 @@ impl From<Failure> for Refusal {
     }
 }
 
+impl From<Malformed> for Refusal {
+    fn from(why: Malformed) -> Self {
+        Self::new(why.failure(), why.detail())
+    }
+}
+
 /// The answer that says so, with the request's outcome.
 pub(crate) fn answer(refusal: &Refusal, mut outcome: Outcome) -> Answer {
     let row = refusal.failure.row();
     // Without a status nobody is there to read it; 502 keeps the answer well formed.
     let status = row.status.unwrap_or(StatusCode::BAD_GATEWAY);
     outcome.fail(refusal.failure);
+    if outcome.speech() == Speech::Grpc {
+        outcome.answer(StatusCode::OK);
+        let mut answer = Response::new(ResponseBody::whole(Bytes::new(), outcome));
+        grpc::refuse(answer.headers_mut(), refusal.failure, &refusal.detail);
+        return answer;
+    }
     let problem = Problem {
         kind: format!("urn:tillgate:problem:{}", row.reason),
         title: status.canonical_reason().unwrap_or("Error"),
@@ -68,9 +82,4 @@ pub(crate) fn answer(refusal: &Refusal, mut outcome: Outcome) -> Answer {
         answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
     answer
-}
-
-/// Ends an outcome that has no answer.
-pub(crate) fn drop_silently(outcome: Outcome, failure: Failure) {
-    outcome.end(Err(failure));
 }

@@ -16,7 +16,7 @@ use crate::bound::BuildError;
 use crate::gateway::{Gateway, NotFollowed, TooManyNames};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening};
-use crate::serve::explain;
+use crate::send::explain;
 
 /// Why a valid config cannot replace the running one.
 #[derive(Debug, thiserror::Error)]

@@ -2,33 +2,43 @@
 //!
 //! In: a request from the HTTP entry. Out: an answer, always; what it does not say is in the
 //! request's one [`Outcome`]. Shaping has no line here: it happens on the socket of the WAN
-//! connection that [`send`] uses, below HTTP, by the class that was found above.
+//! connection that [`send`](send::send) uses, below HTTP, by the class that was found above.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Request, Response};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper_util::rt::TokioIo;
 use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
-use tillgate_core::matching::{NoRule, RequestFacts, Rule, RuleId};
+use tillgate_core::filter::{Action, Scheme};
+use tillgate_core::matching::{Found, NoRule, RequestFacts, Rule};
 use tillgate_core::tls::ClientIdentity;
+use tillgate_net::clock;
+use tillgate_net::drain::Ticket;
 use tillgate_net::error::Failure;
-use tillgate_net::http::body::{RequestBody, ResponseBody};
-use tillgate_net::http::client::{Pool, Target};
-use tillgate_net::http::flow::Gate;
-use tillgate_net::http::head::{HeadLimits, until_head};
-use tillgate_net::http::headers::{self, HasBody};
-use tillgate_net::http::server::Caller;
+use tillgate_net::http::body::ResponseBody;
+use tillgate_net::http::client::Target;
+use tillgate_net::http::grpc::{self, Speech};
+use tillgate_net::http::headers;
+use tillgate_net::http::server::{Caller, InFlight, Place};
+use tillgate_net::http::websocket::{self, Ask, WebSocket};
+use tillgate_net::metrics::Held;
 
+use self::session::{Session, Token};
 use crate::admission;
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
 use crate::pick;
 use crate::problem::{self, Answer, Refusal};
 use crate::running::Running;
+use crate::send::{self, Call, Reply};
+use crate::tunnel::Tunnel;
+
+mod filters;
+mod session;
 
 /// Answers one request of the HTTP entry.
 pub(crate) async fn serve_request(
@@ -40,48 +50,169 @@ pub(crate) async fn serve_request(
     let (mut head, body) = request.into_parts();
     let mut outcome = begin(&running, Kind::Request, caller.flow);
     outcome.attend(&mut head, caller.peer);
-
-    let (rule_id, class) = match classify(&running, &head, caller.identity.as_deref()) {
+    outcome.speak(Speech::of(&head));
+    if let Some(why) = caller.refused {
+        return problem::answer(&why.into(), outcome);
+    }
+    let ask = websocket::asked(&mut head);
+    let (found, class) = match classify(&running, &head, caller.identity.as_deref()) {
         Ok(found) => found,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
-    let rule = running.effective.routes.rule(rule_id);
-    let found = running.class(class);
-    outcome.classify(class, By::Rule(rule_id));
+    let rule = running.effective.routes.rule(found.rule);
+    outcome.classify(class, By::Rule(found.rule));
     outcome.sample(&head.headers);
-    outcome.flow().bind(rule.timeouts.idle, found.critical());
-
-    if let Err(failure) = admit(&head) {
-        return problem::answer(&failure.into(), outcome);
-    }
+    outcome.flow().bind(rule.timeouts.idle, running.class(class).critical());
     let asks = admission::Request {
         head: &head,
         body_bytes: body.size_hint().lower(),
         client: caller.peer.ip(),
         identity: caller.identity.as_deref(),
     };
-    let rate = match admission::admit(&running, (rule_id, class), &asks, &outcome) {
+    let rate = match admission::admit(&running, (found.rule, class), &asks, &outcome) {
         Ok(rate) => rate,
         Err(turned) => return turned.answer(outcome),
     };
-    let (target, location) = pick(&running, rule, class, caller.peer, &mut outcome);
-    let pool = worker.pool(location);
-    let client = caller.peer.ip();
-    let sent = send(pool, &target, &mut head, body, client, &rule.timeouts, &mut outcome).await;
-    let mut answer = match sent {
-        Ok(reply) => relay(reply, outcome),
-        Err(refusal) => problem::answer(&refusal, outcome),
+
+    let mut answer = if rule.action == Action::Forward {
+        let client = Client { peer: caller.peer, ticket: caller.ticket, place: caller.place };
+        let story =
+            Story { worker, running: &running, rule, found, class, client, scheme: caller.scheme };
+        story.forward(head, body, ask, outcome).await
+    } else {
+        filters::answer(&running.effective.routes, found, caller.scheme, &head, outcome)
     };
+    filters::change_response(&rule.filters, answer.headers_mut());
     admission::tell(rate, answer.headers_mut());
     answer
 }
 
+/// A request that goes to a backend.
+struct Story<'a> {
+    worker: &'a Worker,
+    running: &'a Running,
+    rule: &'a Rule,
+    found: Found,
+    class: ClassId,
+    client: Client,
+    scheme: Scheme,
+}
+
+/// Whose request it is.
+struct Client {
+    peer: SocketAddr,
+    ticket: Arc<Ticket>,
+    place: Arc<Place>,
+}
+
+impl Story<'_> {
+    /// Admits the request, picks a server, sends it there and passes the answer on.
+    async fn forward(
+        self,
+        mut head: Parts,
+        body: Incoming,
+        ask: Ask,
+        mut outcome: Outcome,
+    ) -> Answer {
+        let socket = match self.admit(&mut head, ask) {
+            Ok(socket) => socket,
+            Err(refusal) => return problem::answer(&refusal, outcome),
+        };
+        let picked = self.pick(&head, &mut outcome);
+        let timeouts = deadlines(&self.rule.timeouts, &head, &outcome);
+        let call = Call {
+            pool: self.worker.pool(picked.location),
+            target: &picked.target,
+            client: self.client.peer.ip(),
+            timeouts: &timeouts,
+            socket: socket.as_ref(),
+        };
+        let scheme = self.scheme;
+        let mut answer = match (send::send(call, &mut head, body, &mut outcome).await, socket) {
+            (Ok(reply), Some(socket)) if reply.server.is_some() => {
+                self.switch(reply, socket, &picked, outcome)
+            }
+            (Ok(reply), _) => send::relay(reply, outcome),
+            (Err(refusal), _) => problem::answer(&refusal, outcome),
+        };
+        if let Some(session) = picked.session {
+            session.tell(scheme, answer.headers_mut());
+        }
+        answer
+    }
+
+    /// What cannot be carried is refused before anybody is asked; what passes is made what the
+    /// rule says. Limits on how much waits are the pool's and the line's, by class.
+    fn admit(&self, head: &mut Parts, ask: Ask) -> Result<Option<WebSocket>, Refusal> {
+        let socket = match ask {
+            Ask::Answer => None,
+            Ask::WebSocket(socket) => Some(socket),
+            Ask::Other(token) => {
+                let detail = format!("upgrades to `{token}` are not carried, only to websocket");
+                return Err(Refusal::new(Failure::UpgradeUnsupported, detail));
+            }
+        };
+        if !self.rule.filters.is_empty() {
+            let matched = self.running.effective.routes.alternative(self.found);
+            filters::change_request(&self.rule.filters, &matched.path, head)?;
+        }
+        Ok(socket)
+    }
+
+    /// Which server gets it: the session's, else one by chance.
+    fn pick(&self, head: &Parts, outcome: &mut Outcome) -> Picked {
+        let (running, rule) = (self.running, self.rule);
+        let kept = rule.persistence.as_ref().map(|how| Session::of(how, head, clock::wall()));
+        let kept_at = kept.as_ref().and_then(|session| session.find(rule, &running.effective));
+        let (backend, endpoint) = kept_at.unwrap_or_else(|| {
+            let backend = pick::backend(rule, fastrand::u64(..));
+            let spec = running.effective.backend(backend);
+            (backend, pick::endpoint(spec, fastrand::u64(..)))
+        });
+        let spec = running.effective.backend(backend);
+        outcome.send_to(backend, endpoint);
+        let target = running.target(backend, endpoint, self.class, &rule.timeouts);
+        let target = match spec.proxy_protocol {
+            Some(version) => Arc::new(target.for_client(version, self.client.peer)),
+            None => target,
+        };
+        Picked {
+            target,
+            location: running.location(backend),
+            session: kept.and_then(|session| session.renew(spec, endpoint, kept_at.is_some())),
+        }
+    }
+
+    /// The answer that makes a WebSocket of the client's connection or stream.
+    fn switch(self, reply: Reply, socket: WebSocket, to: &Picked, mut outcome: Outcome) -> Answer {
+        let Reply { mut head, lease, server, .. } = reply;
+        let Some(server) = server else { return problem::answer(&bug(), outcome) };
+        let client = socket.grant(&mut head);
+        outcome.is_websocket();
+        outcome.answer(head.status);
+        let hold = self.worker.pool(to.location).hold(&to.target);
+        drop(lease);
+        let tunnel = Tunnel {
+            outcome,
+            ticket: self.client.ticket.split(),
+            held: Held::new(&self.running.class(self.class).meter.tunnels),
+            kept: vec![Box::new(self.client.place), Box::new(hold)],
+        };
+        tokio::spawn(tunnel.run(client, async { server.await.map(TokioIo::new) }));
+        Response::from_parts(head, ResponseBody::empty())
+    }
+}
+
+/// A server for a request.
+struct Picked {
+    target: Arc<Target>,
+    location: Location,
+    /// What the client is to remember it by.
+    session: Option<Token>,
+}
+
 /// An outcome for a request that is of no class yet.
-pub(crate) fn begin(
-    running: &Arc<Running>,
-    kind: Kind,
-    flow: tillgate_net::http::server::InFlight,
-) -> Outcome {
+pub(crate) fn begin(running: &Arc<Running>, kind: Kind, flow: InFlight) -> Outcome {
     Outcome::new(kind, flow, Arc::clone(running))
 }
 
@@ -91,13 +222,13 @@ fn classify(
     running: &Running,
     head: &Parts,
     client: Option<&ClientIdentity>,
-) -> Result<(RuleId, ClassId), Refusal> {
+) -> Result<(Found, ClassId), Refusal> {
     if head.method == Method::CONNECT {
         return Err(Failure::MethodUnsupported.into());
     }
     let host = headers::host_of(head)?;
     let facts = facts(&host, head, client);
-    let rule = running.effective.routes.find(facts).map_err(|none| match none {
+    let found = running.effective.routes.find_match(facts).map_err(|none| match none {
         NoRule::UnknownHost => {
             let detail = format!("no ServiceRoute has the host {host}; add it to `hostnames`");
             Refusal::new(Failure::UnknownHost, detail)
@@ -107,8 +238,8 @@ fn classify(
             Refusal::new(Failure::NoMatch, detail)
         }
     })?;
-    let named = running.effective.routes.rule(rule).class;
-    Ok((rule, named.unwrap_or_else(|| running.natural(facts))))
+    let named = running.effective.routes.rule(found.rule).class;
+    Ok((found, named.unwrap_or_else(|| running.natural(facts))))
 }
 
 /// What matching may look at.
@@ -127,108 +258,18 @@ pub(crate) fn facts<'a>(
     }
 }
 
-/// What is not carried is refused before anybody is asked. Limits on how much waits are the
-/// pool's and the line's, by class.
-pub(crate) fn admit(head: &Parts) -> Result<(), Failure> {
-    if headers::wants_upgrade(head) {
-        return Err(Failure::UpgradeUnsupported);
+/// The rule's timeouts; a gRPC client may be less patient, to its call's very end.
+fn deadlines(timeouts: &Timeouts, head: &Parts, outcome: &Outcome) -> Timeouts {
+    let mut timeouts = *timeouts;
+    if outcome.speech() == Speech::Grpc
+        && let Some(deadline) = grpc::timeout(head)
+    {
+        outcome.flow().bind_deadline(deadline);
+        timeouts.request = Some(timeouts.request.map_or(deadline, |limit| limit.min(deadline)));
     }
-    Ok(())
+    timeouts
 }
 
-/// Which server gets it.
-fn pick(
-    running: &Running,
-    rule: &Rule,
-    class: ClassId,
-    client: SocketAddr,
-    outcome: &mut Outcome,
-) -> (Arc<Target>, Location) {
-    let backend = pick::backend(rule, fastrand::u64(..));
-    let spec = running.effective.backend(backend);
-    let endpoint = pick::endpoint(spec, fastrand::u64(..));
-    outcome.send_to(backend, endpoint);
-    let target = running.target(backend, endpoint, class, &rule.timeouts);
-    let target = match spec.proxy_protocol {
-        Some(version) => Arc::new(target.for_client(version, client)),
-        None => target,
-    };
-    (target, running.location(backend))
-}
-
-/// A server's answer on its way to the client.
-pub(crate) struct Reply {
-    head: http::response::Parts,
-    body: Incoming,
-    lease: tillgate_net::http::client::Lease,
-    gate: Option<Arc<Gate>>,
-}
-
-/// Sends the request to `target` and waits for the answer's head, within `timeouts`.
-pub(crate) async fn send(
-    pool: &Pool,
-    target: &Arc<Target>,
-    head: &mut Parts,
-    body: Incoming,
-    client: std::net::IpAddr,
-    timeouts: &Timeouts,
-    outcome: &mut Outcome,
-) -> Result<Reply, Refusal> {
-    let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
-    outcome.identify(headers::prepare_request(head, client, target.wire, has_body)?);
-    let gate = headers::awaits_continue(head, has_body).then(Arc::<Gate>::default);
-    let flow = outcome.flow().flow();
-    let body = RequestBody::new(body, outcome.flow().clone(), gate.clone());
-    let mut request = Request::from_parts(take(head), body);
-    if let Some(gate) = &gate {
-        headers::open_on_continue(&mut request, gate);
-    }
-    let limits =
-        HeadLimits { request: timeouts.request, backend_request: timeouts.backend_request };
-    let exchange = pool.exchange(target, request, flow);
-    match until_head(exchange, limits, flow, gate.as_ref()).await {
-        Ok(Ok((response, lease))) => {
-            let (mut head, body) = response.into_parts();
-            headers::prepare_response(&mut head);
-            outcome.answer(head.status);
-            Ok(Reply { head, body, lease, gate })
-        }
-        Ok(Err(_)) if flow.is_cut_by_client() => Err(Failure::ClientBodyCut.into()),
-        Ok(Err(error)) => Err(match flow.ended() {
-            Some(failure) => failure.into(),
-            None => Refusal::new(error.failure(), explain(&error)),
-        }),
-        Err(failure) => {
-            let silent = matches!(failure, Failure::BackendTimeout | Failure::IdleTimeout);
-            if silent && flow.owed_since().is_some() {
-                pool.distrust(target);
-            }
-            Err(failure.into())
-        }
-    }
-}
-
-/// Passes a server's answer on; the outcome is written with its last byte.
-pub(crate) fn relay(reply: Reply, outcome: Outcome) -> Answer {
-    let flow = Arc::clone(outcome.flow().flow());
-    let body = ResponseBody::relay(reply.body, flow, reply.lease, reply.gate, outcome);
-    Response::from_parts(reply.head, body)
-}
-
-fn take(head: &mut Parts) -> Parts {
-    let (mut empty, ()) = Request::new(()).into_parts();
-    std::mem::swap(&mut empty, head);
-    empty
-}
-
-/// An error with its causes, each said once.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+fn bug() -> Refusal {
+    Failure::Internal.into()
 }

@@ -28,6 +28,7 @@ use crate::forward::{Asked, Place, Way};
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
 use crate::running::{Listener, Running};
+use crate::send;
 use crate::serve;
 
 /// Serves one worker's socket of a listener of bytes, until the listener drains.
@@ -198,7 +199,7 @@ impl Streams {
                     last = error.failure();
                     listener.upstream.dial_failed(last);
                     let (backend, server) = (&*backend.name, endpoint.to_string());
-                    let error = serve::explain(&error);
+                    let error = send::explain(&error);
                     tracing::debug!(backend, server, error, "no connection");
                 }
             }
@@ -218,7 +219,7 @@ async fn identify(spec: &ListenerSpec, client: &mut Client) -> Result<SocketAddr
     let within = client.place.entry().limits().header_timeout;
     let accepted = proxy_protocol::accept(&mut client.stream, client.peer, trust, within).await;
     accepted.map_err(|refused| {
-        tracing::debug!(peer = %client.peer, error = serve::explain(&refused), "refused");
+        tracing::debug!(peer = %client.peer, error = send::explain(&refused), "refused");
         refused.failure()
     })
 }

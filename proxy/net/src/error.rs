@@ -68,7 +68,11 @@ impl Retry {
 pub enum Failure {
     /// The request cannot be understood as one request for one host.
     InvalidRequest,
-    /// `Upgrade` (WebSocket and the like) is not carried.
+    /// The target is longer than the listener takes.
+    UriTooLong,
+    /// The head is larger than the listener takes.
+    HeadTooLarge,
+    /// `Upgrade` to something else than WebSocket, or to a server that cannot take it.
     UpgradeUnsupported,
     /// The method has no meaning on this listener (CONNECT on the HTTP entry).
     MethodUnsupported,
@@ -172,11 +176,15 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 37] = [
+pub const TABLE: [Row; 39] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
-        "the request is malformed or names no host, or two"),
+        "the request is malformed, or its end or its host can be read in two ways"),
+    row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
+        "the target is longer than the listener's limits.uriBytes"),
+    row(Failure::HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Blame::Client, Retry::Never,
+        "the head has more bytes or fields than the listener's limits"),
     row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,
-        "protocol upgrades are not carried; speak HTTP, or use CONNECT on the forward proxy"),
+        "of protocol upgrades only WebSocket to an HTTP/1.1 backend is carried"),
     row(Failure::MethodUnsupported, "method_unsupported", Some(StatusCode::METHOD_NOT_ALLOWED), Blame::Client, Retry::Never,
         "the method has no meaning on this listener; CONNECT belongs to the forward proxy"),
     row(Failure::UnknownHost, "unknown_host", Some(StatusCode::NOT_FOUND), Blame::Policy, Retry::Never,
@@ -263,6 +271,23 @@ impl Failure {
     /// The answer, where one is still possible.
     pub const fn status(self) -> Option<StatusCode> {
         self.row().status
+    }
+
+    /// The same as a gRPC status (the numbers of `google.rpc.Code`). `UNAVAILABLE` says that the
+    /// call may be made again, so it stands for all of which nothing was sent.
+    pub fn grpc_status(self) -> u8 {
+        let row = self.row();
+        match row.status.map_or(502, |status| status.as_u16()) {
+            _ if row.retry == Retry::NothingSent => 14,
+            400 => 3,
+            401 => 16,
+            403 => 7,
+            404 | 405 | 501 => 12,
+            413 | 414 | 429 | 431 => 8,
+            500 => 13,
+            504 => 4,
+            _ => 14,
+        }
     }
 }
 

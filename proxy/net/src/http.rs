@@ -8,8 +8,10 @@
 pub mod body;
 pub mod client;
 pub mod flow;
+pub mod grpc;
 pub mod head;
 pub mod headers;
 mod pace;
 pub mod post;
 pub mod server;
+pub mod websocket;

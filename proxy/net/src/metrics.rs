@@ -36,9 +36,9 @@ pub type Label = Arc<str>;
 
 /// Status codes that get their own series; every other one is counted as `other`, and a request
 /// that ended without an answer as `none`.
-pub const CODES: [u16; 36] = [
-    200, 201, 202, 203, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406, 408,
-    409, 410, 411, 412, 413, 415, 417, 422, 425, 429, 431, 500, 501, 502, 503, 504, 507,
+pub const CODES: [u16; 38] = [
+    101, 200, 201, 202, 203, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406,
+    408, 409, 410, 411, 412, 413, 414, 415, 417, 422, 425, 429, 431, 500, 501, 502, 503, 504, 507,
 ];
 
 /// Upper bounds of the request duration in seconds: 1 ms (a local call) to 60 s (a till's own
@@ -131,6 +131,7 @@ pub struct Metrics {
     rejected: Family<ListenerReasonLabels, Counter>,
     datagrams_dropped: Family<ListenerReasonLabels, Counter>,
     floods: Family<FloodLabels, Counter>,
+    malformed: Family<ListenerLabels, Counter>,
     upstream: Family<UpstreamLabels, Gauge>,
     dials: Family<UpstreamLabels, Counter>,
     reuses: Family<UpstreamLabels, Counter>,
@@ -160,6 +161,7 @@ impl Metrics {
             rejected: Family::default(),
             datagrams_dropped: Family::default(),
             floods: Family::default(),
+            malformed: Family::default(),
             upstream: Family::default(),
             dials: Family::default(),
             reuses: Family::default(),
@@ -234,6 +236,7 @@ impl Metrics {
                 let listener = Arc::clone(listener);
                 self.floods.get_or_create_owned(&FloodLabels { listener, kind })
             }),
+            malformed: self.malformed.get_or_create_owned(&labels),
             panics: self.panics.clone(),
             rejected: self.rejected.clone(),
             datagrams_dropped: self.datagrams_dropped.clone(),
@@ -339,6 +342,11 @@ impl Metrics {
             "connections_timed_out",
             "client connections closed because a request's head or its reader was too slow",
             self.client_timeouts.clone(),
+        );
+        registry.register(
+            "connections_malformed",
+            "client connections closed because what came is not HTTP, beyond refused requests",
+            self.malformed.clone(),
         );
         registry.register(
             "connections_rejected",

@@ -21,7 +21,7 @@ use super::policy::{self, Overrides};
 use crate::bound::build_with;
 use crate::inherited::Inherited;
 use crate::notify::Notify;
-use crate::serve::explain;
+use crate::send::explain;
 use crate::takeover::{Predecessor, activation};
 use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
 use crate::watch::Watch;

@@ -15,6 +15,8 @@ use hyper::body::Incoming;
 
 use super::client::Lease;
 use super::flow::{Flow, Gate, Owes, Passage};
+use super::grpc::{self, Speech};
+use super::headers;
 use super::server::InFlight;
 use crate::error::Failure;
 
@@ -88,10 +90,13 @@ impl Body for RequestBody {
                 };
                 this.left = left;
                 this.flow.moved_up(bytes);
-                let frame = match &this.life {
+                let mut frame = match &this.life {
                     Some(life) => frame.map_data(|bytes| life.hold(bytes)),
                     None => frame,
                 };
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
@@ -142,6 +147,7 @@ struct Relay {
     flow: Arc<Flow>,
     lease: Option<Lease>,
     gate: Option<Arc<Gate>>,
+    speech: Speech,
 }
 
 impl<O: Observer> ResponseBody<O> {
@@ -156,15 +162,17 @@ impl<O: Observer> ResponseBody<O> {
         Self { kind: Kind::Whole(None), observer: None }
     }
 
-    /// A server's body; `lease` goes back to its pool with the last byte.
+    /// A server's body; `lease` goes back to its pool with the last byte. If it breaks off, that
+    /// is said in `speech`.
     pub fn relay(
         incoming: Incoming,
         flow: Arc<Flow>,
         lease: Lease,
         gate: Option<Arc<Gate>>,
+        speech: Speech,
         observer: O,
     ) -> Self {
-        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate });
+        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate, speech });
         if relay.incoming.is_end_stream() {
             relay.complete();
         }
@@ -187,8 +195,11 @@ impl Relay {
             return Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.flow.moved_down(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::prepare_trailers(trailers);
+                }
                 if self.incoming.is_end_stream() {
                     self.complete();
                 }
@@ -252,6 +263,12 @@ impl<O: Observer> Body for ResponseBody<O> {
             }
             Some(Err((failure, error))) => {
                 this.tell(Err(failure));
+                let Kind::Relay(relay) = &this.kind else { return Poll::Ready(None) };
+                if relay.speech == Speech::Grpc {
+                    // A call has not ended before its status has come, so this completes nothing.
+                    this.kind = Kind::Whole(None);
+                    return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(failure)))));
+                }
                 Poll::Ready(Some(Err(error)))
             }
             None => {

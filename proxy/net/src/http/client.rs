@@ -24,7 +24,7 @@ use super::body::RequestBody;
 use super::flow::Flow;
 use crate::clock;
 use crate::error::{DialError, Failure};
-use crate::metrics::UpstreamMeter;
+use crate::metrics::{Held, UpstreamMeter};
 use crate::shaped::LineWait;
 use crate::tls::Connector;
 use crate::upstream::{Lane, Resolver};
@@ -277,6 +277,12 @@ impl Pool {
         self.shelf(target).evict(clock::now());
     }
 
+    /// Counts the connection of a request that has become a tunnel, which outlives its lease.
+    pub fn hold(&self, target: &Arc<Target>) -> Hold {
+        let held = Held::new(&target.meter.open);
+        Hold { _held: held, _counted: self.shelf(target).hold(target, &self.resolver) }
+    }
+
     /// What there is, in no particular order.
     pub fn snapshot(&self) -> Vec<ShelfSnapshot> {
         let shelves = self.lock();
@@ -331,6 +337,12 @@ impl Lease {
             });
         }
     }
+}
+
+/// A connection that has become a tunnel, as one of its target's until dropped.
+pub struct Hold {
+    _held: Held,
+    _counted: shelf::Opened,
 }
 
 /// The sending half of one connection.

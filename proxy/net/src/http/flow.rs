@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::pace::Pace;
+use super::server::Malformed;
 use crate::clock;
 use crate::error::Failure;
 use crate::memory::Account;
@@ -25,9 +26,13 @@ pub struct Flow {
     moved: AtomicU64,
     idle: AtomicU64,
     critical: AtomicBool,
+    /// Milliseconds after `born`; the largest number = never.
+    deadline: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
     client_cut: AtomicBool,
+    /// A [`Malformed`] plus one; zero = nothing is wrong with the request's body.
+    malformed: AtomicU8,
     client_owes: AtomicBool,
     queued: AtomicBool,
     /// Milliseconds.
@@ -62,9 +67,11 @@ impl Flow {
             moved: AtomicU64::new(0),
             idle: AtomicU64::new(millis(IDLE_UNTIL_KNOWN)),
             critical: AtomicBool::new(false),
+            deadline: AtomicU64::new(u64::MAX),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             client_cut: AtomicBool::new(false),
+            malformed: AtomicU8::new(0),
             client_owes: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             waited: AtomicU64::new(0),
@@ -90,6 +97,16 @@ impl Flow {
     pub fn bind(&self, idle: Duration, critical: Critical) {
         self.idle.store(millis(idle), Ordering::Relaxed);
         self.critical.store(critical == Critical::Yes, Ordering::Relaxed);
+    }
+
+    /// Its client waits until this long after its beginning for its very end.
+    pub fn bind_deadline(&self, deadline: Duration) {
+        self.deadline.store(millis(deadline), Ordering::Relaxed);
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.age(now) > self.deadline.load(Ordering::Relaxed)
     }
 
     /// Whether drains give it all the time there is.
@@ -210,6 +227,16 @@ impl Flow {
         self.client_cut.store(true, Ordering::Relaxed);
     }
 
+    /// The request's body is not one.
+    pub fn malformed_by_client(&self, why: Malformed) {
+        self.malformed.store(why as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the request's body, if something is.
+    pub fn malformed(&self) -> Option<Malformed> {
+        Malformed::from_number(self.malformed.load(Ordering::Relaxed).checked_sub(1)?)
+    }
+
     /// Whether the client's side of the request's body broke.
     pub fn is_cut_by_client(&self) -> bool {
         self.client_cut.load(Ordering::Relaxed)
@@ -218,7 +245,9 @@ impl Flow {
     /// Orders the flow to end with `failure`, once; the first order stands.
     pub fn end(&self, failure: Failure) {
         let code = failure as u8 + 1;
-        self.ended_at.store(self.age(clock::now()), Ordering::Relaxed);
+        if self.ended.load(Ordering::Acquire) == 0 {
+            self.ended_at.store(self.age(clock::now()), Ordering::Relaxed);
+        }
         let _ = self.ended.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
         self.wake();
     }

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -96,17 +97,16 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
-/// Whether the request cannot do without another protocol on this connection. An offer to go on
-/// in HTTP/2 (RFC 7540 section 3.2; some clients make it with every request) may be ignored.
-pub fn wants_upgrade(request: &Parts) -> bool {
-    let mut offers = request.headers.get_all(UPGRADE).iter();
-    offers.any(|value| !is_offer_of_http2(value))
-        && request.headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"))
-}
-
-fn is_offer_of_http2(value: &HeaderValue) -> bool {
-    let text = value.to_str().unwrap_or("?");
-    text.split(',').all(|token| token.trim().eq_ignore_ascii_case("h2c"))
+/// The protocol that the request wants its connection to go on in. An offer to go on in HTTP/2
+/// (RFC 7540 section 3.2; some clients make it with every request) may be ignored.
+pub fn wanted_upgrade(request: &Parts) -> Option<&str> {
+    let mut connection = request.headers.get_all(CONNECTION).iter();
+    if !connection.any(|value| has_token(value, "upgrade")) {
+        return None;
+    }
+    let offers = request.headers.get_all(UPGRADE).iter();
+    let mut tokens = offers.flat_map(|value| value.to_str().unwrap_or("?").split(','));
+    tokens.find(|token| !token.trim().eq_ignore_ascii_case("h2c")).map(str::trim)
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body.
@@ -145,11 +145,62 @@ pub fn host_of(request: &Parts) -> Result<Cow<'_, str>, Failure> {
         return Err(Failure::InvalidRequest);
     }
     let text = match (request.uri.authority(), field) {
-        (Some(authority), _) => authority.as_str(),
+        (Some(authority), Some(field)) => {
+            if !names_same_host(&request.uri, authority, field) {
+                return Err(Failure::InvalidRequest);
+            }
+            authority.as_str()
+        }
+        (Some(authority), None) => authority.as_str(),
         (None, Some(field)) => field.to_str().map_err(|_| Failure::InvalidRequest)?,
         (None, None) => return Err(Failure::InvalidRequest),
     };
     host_name(text).ok_or(Failure::InvalidRequest)
+}
+
+/// Whether target and `Host` say the same. Servers differ in which of the two they believe.
+fn names_same_host(uri: &Uri, authority: &Authority, field: &HeaderValue) -> bool {
+    if field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) {
+        return true;
+    }
+    let Some(field) = field.to_str().ok().and_then(|text| Authority::try_from(text).ok()) else {
+        return false;
+    };
+    let port = |authority: &Authority| {
+        authority.port_u16().or_else(|| match uri.scheme_str() {
+            Some("http") => Some(80),
+            Some("https") => Some(443),
+            _ => None,
+        })
+    };
+    port(authority) == port(&field)
+        && host_name(field.as_str()).is_some_and(|name| host_name(authority.as_str()) == Some(name))
+}
+
+/// Fields that say how a message is framed, how long its connection lives, or whom it is for:
+/// never a rule's to change, nor a trailer's to say.
+pub fn is_ours(name: &HeaderName) -> bool {
+    [CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
+}
+
+/// Takes out of trailers what has no meaning there or would be believed by mistake (RFC 9110
+/// section 6.5.1).
+pub fn prepare_trailers(trailers: &mut HeaderMap) {
+    if trailers.keys().any(is_misplaced) {
+        let misplaced: Vec<_> =
+            trailers.keys().filter(|name| is_misplaced(name)).cloned().collect();
+        for name in misplaced {
+            trailers.remove(name);
+        }
+    }
+}
+
+fn is_misplaced(name: &HeaderName) -> bool {
+    is_ours(name)
+        || [AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT]
+            .contains(name)
+        || [MAX_FORWARDS, PROXY_AUTHORIZATION, SET_COOKIE, X_FORWARDED_FOR].contains(name)
 }
 
 /// The host in `authority`: lower case, without port, brackets and trailing dot.
@@ -238,9 +289,19 @@ fn target_for_http1(request: &mut Parts, has_body: HasBody) -> Result<(), Failur
     request.uri = Uri::from(path);
     join_cookies(&mut request.headers);
     request.version = Version::HTTP_11;
-    if has_body == HasBody::Yes && !request.headers.contains_key(CONTENT_LENGTH) {
-        // hyper would send a GET of unknown length without its body.
-        request.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    match request.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+        // To some readers a leading zero makes a number octal.
+        Some([b'0', rest @ ..]) if !rest.is_empty() => {
+            let zeros = rest.iter().take_while(|byte| **byte == b'0').count();
+            let plain = &rest[zeros.min(rest.len() - 1)..];
+            let plain = HeaderValue::from_bytes(plain).map_err(|_| Failure::InvalidRequest)?;
+            request.headers.insert(CONTENT_LENGTH, plain);
+        }
+        None if has_body == HasBody::Yes => {
+            // hyper would send a GET of unknown length without its body.
+            request.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Some(_) | None => {}
     }
     Ok(())
 }

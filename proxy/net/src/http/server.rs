@@ -23,17 +23,20 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tillgate_core::filter::Scheme;
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
+use self::beside::{Answer, Beside};
 pub(crate) use self::floods::Flood;
+use self::framing::Framing;
+use self::requests::Requests;
 use self::streams::Streams;
-use self::watch::{Verdict, Watch};
+use self::watch::Watch;
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
-use crate::error::Failure;
 use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
@@ -41,11 +44,16 @@ use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
+mod beside;
 mod floods;
+mod framing;
+mod intake;
 mod limits;
+mod requests;
 mod streams;
 mod watch;
 
+pub use self::framing::Malformed;
 pub use self::limits::Limits;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
@@ -53,8 +61,8 @@ pub use self::watch::{ClientIo, ClientStream, InFlight};
 /// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// Of all streams of one client connection together.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// What a slow reader can make us keep of one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -116,6 +124,10 @@ pub struct Caller {
     pub ticket: Arc<Ticket>,
     /// The connection's place among its listener's; a tunnel keeps it to its own end.
     pub place: Arc<Place>,
+    /// How it came.
+    pub scheme: Scheme,
+    /// The request stands for one that cannot be told: it is to be answered with this.
+    pub refused: Option<Malformed>,
 }
 
 /// Answers requests.
@@ -349,26 +361,18 @@ async fn serve_connection<H: Handler>(
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
-    let (builder, identity) = match &stream {
-        ClientIo::Plain(_) => (builder(&limits, &watch), None),
-        ClientIo::Tls(session) if session.is_http2() => {
-            (builder(&limits, &watch).http2_only(), session.client().cloned())
-        }
-        ClientIo::Tls(session) => {
-            (builder(&limits, &watch).http1_only(), session.client().cloned())
-        }
-    };
+    let (builder, scheme, identity) = agreed(&stream, &limits, &watch);
+    let requests = Requests { watch: &watch, ticket, place: &place, peer, scheme, identity };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
-        let flow = Watch::begin(&watch, clock::now());
-        let (ticket, place) = (Arc::clone(&ticket), Arc::clone(&place));
-        let caller = Caller { peer, flow, identity: identity.clone(), ticket, place };
+        let (caller, switch) = requests.caller(&request, limits.uri_bytes_max);
         let answer = Arc::clone(&handler).handle(request, caller);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
     });
-    let io = TokioIo::new(ClientStream::new(stream, Arc::clone(&watch)));
+    let framing = Framing::new(&limits, BUFFER_MAX);
+    let io = TokioIo::new(ClientStream::new(stream, framing, Arc::clone(&watch)));
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let aside = Seldom::default();
     loop {
@@ -393,6 +397,10 @@ async fn serve_connection<H: Handler>(
             Err(result) => {
                 if let Err(error) = result {
                     watch.has_ended(error.as_ref());
+                    watch.breaks();
+                    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+                        place.entry.meter.malformed.inc();
+                    }
                     tracing::debug!(%peer, %error, "client connection ended");
                 }
                 return;
@@ -400,54 +408,28 @@ async fn serve_connection<H: Handler>(
             Ok(beside) => match beside.answer(&watch, &owed, &place.entry) {
                 Answer::Nothing => {}
                 Answer::Finish => connection.as_mut().graceful_shutdown(),
-                Answer::Close => return,
+                Answer::Close => {
+                    watch.breaks();
+                    return;
+                }
             },
         }
     }
 }
 
-/// What a connection's task hears beside its connection.
-enum Beside {
-    Phase(Phase),
-    /// The request that was owed has come.
-    First,
-    Tick,
-}
-
-/// What is to be done about it.
-enum Answer {
-    Nothing,
-    /// The current request is the last one.
-    Finish,
-    Close,
-}
-
-impl Beside {
-    fn answer(self, watch: &Watch, owed: &AtomicBool, entry: &Entry) -> Answer {
-        match self {
-            Self::Phase(Phase::Open) => Answer::Nothing,
-            Self::Phase(Phase::Draining) if watch.has_begun() => Answer::Finish,
-            Self::Phase(Phase::Draining) => {
-                owed.store(true, Ordering::Relaxed);
-                Answer::Nothing
-            }
-            Self::Phase(Phase::CutBulk) if watch.has_critical() => Answer::Nothing,
-            Self::Phase(Phase::CutBulk | Phase::CutAll) => {
-                watch.end_all(Failure::Drained);
-                Answer::Close
-            }
-            Self::First => {
-                owed.store(false, Ordering::Relaxed);
-                Answer::Finish
-            }
-            Self::Tick if owed.swap(false, Ordering::Relaxed) => Answer::Finish,
-            Self::Tick => match watch.judge(clock::now(), &entry.limits()) {
-                Verdict::Keep => Answer::Nothing,
-                Verdict::Close => {
-                    entry.meter.timeouts.inc();
-                    Answer::Close
-                }
-            },
+/// What is spoken on a connection, and by whom.
+fn agreed(
+    stream: &ClientIo,
+    limits: &Limits,
+    watch: &Arc<Watch>,
+) -> (auto::Builder<Streams>, Scheme, Option<Arc<ClientIdentity>>) {
+    match stream {
+        ClientIo::Plain(_) => (builder(limits, watch), Scheme::Http, None),
+        ClientIo::Tls(session) => {
+            let builder = builder(limits, watch);
+            let builder =
+                if session.is_http2() { builder.http2_only() } else { builder.http1_only() };
+            (builder, Scheme::Https, session.client().cloned())
         }
     }
 }
@@ -462,6 +444,8 @@ fn tick(limits: &Limits) -> Duration {
 
 fn builder(limits: &Limits, watch: &Arc<Watch>) -> auto::Builder<Streams> {
     let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
+    // One stream that nobody reads must not take the room of the others.
+    let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
     let mut builder = auto::Builder::new(Streams::new(Arc::clone(watch)));
     builder
         .http1()
@@ -476,12 +460,13 @@ fn builder(limits: &Limits, watch: &Arc<Watch>) -> auto::Builder<Streams> {
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(limits.header_bytes_max)
         .max_concurrent_streams(limits.streams_max)
         .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX);
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        .enable_connect_protocol();
     builder
 }
 
@@ -514,6 +499,7 @@ mod tests {
                 idle_timeout: Duration::from_secs(1),
                 header_bytes_max: 8192,
                 headers_max: 10,
+                uri_bytes_max: 8192,
                 streams_max: 1,
                 stream_resets_max: 1,
                 requests_max: 1,

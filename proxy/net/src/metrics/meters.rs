@@ -46,9 +46,10 @@ impl RequestMeter {
 
 /// The labels of [`CODES`], then `other` and `none`.
 pub(super) const CODE_LABELS: [&str; CODES.len() + 2] = [
-    "200", "201", "202", "203", "204", "206", "301", "302", "303", "304", "307", "308", "400",
-    "401", "403", "404", "405", "406", "408", "409", "410", "411", "412", "413", "415", "417",
-    "422", "425", "429", "431", "500", "501", "502", "503", "504", "507", "other", "none",
+    "101", "200", "201", "202", "203", "204", "206", "301", "302", "303", "304", "307", "308",
+    "400", "401", "403", "404", "405", "406", "408", "409", "410", "411", "412", "413", "414",
+    "415", "417", "422", "425", "429", "431", "500", "501", "502", "503", "504", "507", "other",
+    "none",
 ];
 
 /// What is counted by class alone.
@@ -91,6 +92,8 @@ pub struct ListenerMeter {
     pub timeouts: Counter,
     /// Closed for HTTP/2 floods.
     pub floods: FloodMeter,
+    /// Closed because what came is not HTTP, without an answer of ours.
+    pub malformed: Counter,
     /// Panics of connections.
     pub panics: Counter,
     pub(super) rejected: Family<ListenerReasonLabels, Counter>,

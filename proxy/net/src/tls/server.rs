@@ -241,6 +241,11 @@ pub struct ClientSession {
 }
 
 impl ClientSession {
+    /// The connection below.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.stream.get_ref().0
+    }
+
     /// Whether HTTP/2 was agreed on; HTTP/1.1 otherwise.
     pub fn is_http2(&self) -> bool {
         self.stream.get_ref().1.alpn_protocol() == Some(HTTP2)

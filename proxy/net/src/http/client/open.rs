@@ -15,7 +15,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
-use super::shelf::Opened;
+use super::shelf::{Opened, STREAMS_MAX};
 use super::{Fresh, Target, Wire};
 use crate::error::DialError;
 use crate::http::body::RequestBody;
@@ -30,9 +30,10 @@ const BUFFER_BYTES: u16 = u16::MAX;
 /// keep.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Of all streams of one connection together. Larger than a few stream windows, so that slow
-/// readers of some streams do not stop the others.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Of all streams of one connection together: a window for each that we open at most, so that
+/// slow readers of some streams never stop the others. What is under way is bounded by the
+/// windows of the streams and of TCP.
+const CONNECTION_WINDOW: u32 = (STREAMS_MAX + 1) * STREAM_WINDOW;
 
 /// A critical class finds out this soon that the other end is gone without a word, while requests
 /// are on the connection; a ping is 17 bytes. Others do without: while they wait for their line,
@@ -128,7 +129,7 @@ async fn start(target: &Target, stream: Upstream, counted: Opened) -> Result<Fre
             let tls = target.tls.clone();
             tokio::spawn(async move {
                 let _guards = (held, counted);
-                if let Err(error) = connection.await {
+                if let Err(error) = connection.with_upgrades().await {
                     if let Some(tls) = tls {
                         tls.ended(&error);
                     }

@@ -18,7 +18,7 @@ use crate::upstream::Resolver;
 mod streams;
 
 use self::streams::Multiplexed;
-pub(super) use self::streams::StreamSlot;
+pub(super) use self::streams::{STREAMS_MAX, StreamSlot};
 
 /// A critical class keeps its connections ahead of need for this long after a request: a till
 /// that is used once in ten minutes must not pay for a handshake each time.
@@ -214,6 +214,13 @@ impl Shelf {
     /// Opens nothing ahead of need until the next request.
     pub(super) fn cool(&self) {
         self.lock().warm = None;
+    }
+
+    /// Counts a connection of `target` that is no more one of HTTP.
+    pub(super) fn hold(self: &Arc<Self>, target: &Arc<Target>, resolver: &Arc<Resolver>) -> Opened {
+        self.lock().open += 1;
+        let (target, resolver) = (Arc::clone(target), Arc::clone(resolver));
+        Opened { shelf: Arc::clone(self), target, resolver }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -25,7 +25,14 @@ fn hosts_are_read_in_one_way_only() {
 #[test]
 fn a_request_names_exactly_one_host() {
     assert_eq!(host_of(&request("/", &[("host", "a")])).as_deref(), Ok("a"));
-    assert_eq!(host_of(&request("http://b/", &[("host", "a")])).as_deref(), Ok("b"));
+    assert_eq!(host_of(&request("http://b/", &[])).as_deref(), Ok("b"));
+    for same in ["b", "B", "b:80"] {
+        assert_eq!(host_of(&request("http://b/", &[("host", same)])).as_deref(), Ok("b"), "{same}");
+    }
+    for other in ["a", "b:81", "b, b", ""] {
+        let request = request("http://b/", &[("host", other)]);
+        assert_eq!(host_of(&request), Err(Failure::InvalidRequest), "{other}");
+    }
     assert_eq!(host_of(&request("/", &[])), Err(Failure::InvalidRequest));
     let two = request("/", &[("host", "a"), ("host", "a")]);
     assert_eq!(host_of(&two), Err(Failure::InvalidRequest));

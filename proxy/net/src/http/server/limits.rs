@@ -20,6 +20,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// Fields of a head.
     pub headers_max: usize,
+    /// Bytes of a request's target.
+    pub uri_bytes_max: usize,
     /// Streams of one HTTP/2 connection.
     pub streams_max: u32,
     /// Streams of one HTTP/2 connection that the client may reset in a while.

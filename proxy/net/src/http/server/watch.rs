@@ -4,26 +4,24 @@
 //! says whether somebody has overstayed. It keeps times, it sets no timer.
 
 use std::error::Error;
-use std::io;
 use std::ops::Deref;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::super::flow::Flow;
 use super::super::pace::{self, Demand};
-use super::floods::Frames;
+use super::framing::Malformed;
 use super::{Entry, Limits};
 use crate::clock;
 use crate::error::Failure;
 use crate::memory::{Ledger, Rank};
-use crate::tls::ClientSession;
+
+mod stream;
+
+pub use self::stream::{ClientIo, ClientStream};
 
 /// How a client connection spends its time. All times are milliseconds after `born`, plus one;
 /// zero = not.
@@ -38,11 +36,22 @@ pub(super) struct Watch {
     /// How long the last request let its client stand still.
     stall_limit: AtomicU64,
     speaks_http2: AtomicBool,
-    begun: AtomicBool,
     /// Its client floods us, and it was told to end.
     is_flooded: AtomicBool,
     /// A request began on HTTP/2, and its task has not.
     is_fresh: AtomicBool,
+    /// Its answers end with the connection, so only a reset tells one that was cut.
+    is_old: AtomicBool,
+    resets: AtomicBool,
+    /// The last request may turn the connection into something else.
+    may_switch: AtomicBool,
+    begun: AtomicU64,
+    /// The number of the request that stands for a refused one, plus one; zero = none.
+    refused: AtomicU64,
+    /// The number of the request whose body broke.
+    broken: AtomicU64,
+    /// A [`Malformed`]: what is wrong with either.
+    why: AtomicU8,
     flows: Mutex<Vec<Arc<Flow>>>,
     /// What its listener shares, and the bounds that the connection began with; of what is no
     /// connection of HTTP, none.
@@ -65,25 +74,39 @@ impl Watch {
             stalled_since: AtomicU64::new(0),
             stall_limit: AtomicU64::new(0),
             speaks_http2: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
             is_flooded: AtomicBool::new(false),
             is_fresh: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
+            may_switch: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            why: AtomicU8::new(0),
             flows: Mutex::new(Vec::new()),
             listener,
         }
     }
 
-    /// A request's head is complete.
-    pub(super) fn begin(watch: &Arc<Self>, now: Instant) -> InFlight {
+    /// A request's head is complete; or it stands for one that is refused, and why.
+    pub(super) fn begin(watch: &Arc<Self>, now: Instant) -> (InFlight, Option<Malformed>) {
         let flow = Arc::new(Flow::new(now));
-        watch.begun.store(true, Ordering::Relaxed);
+        let number = watch.begun.fetch_add(1, Ordering::Relaxed) + 1;
         watch.head_since.store(0, Ordering::Relaxed);
         watch.is_fresh.store(true, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
         let is_beyond = watch.listener.as_ref().is_some_and(|(entry, limits)| {
             entry.requests.fetch_add(1, Ordering::Relaxed) >= limits.requests_max
         });
-        InFlight { life: Arc::new(Life { flow, is_beyond, watch: Arc::clone(watch) }) }
+        let why = || Malformed::from_number(watch.why.load(Ordering::Relaxed));
+        let is = |other: &AtomicU64| other.load(Ordering::Relaxed) == number;
+        let refused = if is(&watch.refused) { why() } else { None };
+        if is(&watch.broken)
+            && let Some(why) = why()
+        {
+            flow.malformed_by_client(why);
+        }
+        (InFlight { life: Arc::new(Life { flow, is_beyond, watch: Arc::clone(watch) }) }, refused)
     }
 
     /// How the connection ended; a flood that nobody has counted is.
@@ -100,6 +123,44 @@ impl Watch {
         is_fresh.then(|| self.flows().last().cloned()).flatten()
     }
 
+    /// The request after `heads` others is not one.
+    pub(super) fn refuse(&self, heads: u64, why: Malformed) {
+        self.why.store(why as u8, Ordering::Relaxed);
+        self.refused.store(heads + 1, Ordering::Relaxed);
+    }
+
+    /// The body of the last of `heads` requests, which may not have begun yet, is not one.
+    pub(super) fn break_body(&self, heads: u64, why: Malformed) {
+        self.why.store(why as u8, Ordering::Relaxed);
+        self.broken.store(heads, Ordering::Relaxed);
+        for flow in self.flows().iter() {
+            flow.malformed_by_client(why);
+        }
+    }
+
+    /// What follows `heads` requests is not HTTP/1.
+    pub(super) fn is_opaque_after(&self, heads: u64) {
+        let flag = if heads == 0 { &self.speaks_http2 } else { &self.may_switch };
+        flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what follows the request is not HTTP/1, unless its answer says so.
+    pub(super) fn may_switch(&self) -> bool {
+        self.may_switch.load(Ordering::Relaxed)
+    }
+
+    /// The client speaks HTTP/1.0.
+    pub(super) fn is_old(&self) {
+        self.is_old.store(true, Ordering::Relaxed);
+    }
+
+    /// The connection ends before its time.
+    pub(super) fn breaks(&self) {
+        if self.is_old.load(Ordering::Relaxed) {
+            self.resets.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Orders everything in flight to end.
     pub(super) fn end_all(&self, failure: Failure) {
         for flow in self.flows().iter() {
@@ -109,7 +170,7 @@ impl Watch {
 
     /// Whether a request's head has ever been complete.
     pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        self.begun.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn has_critical(&self) -> bool {
@@ -143,7 +204,7 @@ impl Watch {
             let all = overdue == flows.len() && !speaks_http2;
             return if all { Verdict::Close } else { Verdict::Keep };
         }
-        let first = !self.begun.load(Ordering::Relaxed);
+        let first = self.begun.load(Ordering::Relaxed) == 0;
         let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
         let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
         let idle_late = since(&self.idle_since).is_some_and(|idle| idle > limits.idle_timeout);
@@ -163,7 +224,9 @@ impl Watch {
             }
             return overdue;
         }
-        if late && !flow.excuse() {
+        if flow.is_late(now) {
+            flow.end(Failure::RequestTimeout);
+        } else if late && !flow.excuse() {
             flow.end(Failure::IdleTimeout);
         }
         false
@@ -192,11 +255,8 @@ impl Watch {
         }
     }
 
-    fn has_read(&self, bytes: &[u8], now: Instant) {
+    pub(super) fn has_read(&self, now: Instant) {
         let stamp = self.stamp(now);
-        if !self.begun.load(Ordering::Relaxed) && bytes.starts_with(b"PRI") {
-            self.speaks_http2.store(true, Ordering::Relaxed);
-        }
         let _ = self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -240,7 +300,7 @@ struct Life {
 impl InFlight {
     /// For what is no request of a connection, but the connection itself, or a session.
     pub fn alone(now: Instant) -> Self {
-        Watch::begin(&Arc::new(Watch::new(now, None)), now)
+        Watch::begin(&Arc::new(Watch::new(now, None)), now).0
     }
 
     /// The flow, to share with what moves its bytes.
@@ -295,190 +355,5 @@ impl Deref for InFlight {
 impl Drop for Life {
     fn drop(&mut self) {
         self.watch.finish(&self.flow, clock::now());
-    }
-}
-
-/// A client's connection, as bytes.
-#[derive(Debug)]
-pub enum ClientIo {
-    /// In the clear.
-    Plain(TcpStream),
-    /// With its TLS ended here.
-    Tls(ClientSession),
-}
-
-/// A client's connection that reports what it does.
-#[derive(Debug)]
-pub struct ClientStream {
-    stream: ClientIo,
-    watch: Arc<Watch>,
-    /// Only on HTTP/2.
-    frames: Option<Box<Frames>>,
-}
-
-impl ClientStream {
-    pub(super) const fn new(stream: ClientIo, watch: Arc<Watch>) -> Self {
-        Self { stream, watch, frames: None }
-    }
-
-    /// The bare connection, for a tunnel.
-    pub fn into_inner(self) -> ClientIo {
-        self.stream
-    }
-
-    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Pending => {
-                self.watch.is_stalled();
-                if self.watch.is_aborted() {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-                }
-            }
-            Poll::Ready(wrote) => {
-                self.watch.has_written();
-                if let (Some(frames), Ok(bytes)) = (&mut self.frames, wrote) {
-                    frames.wrote(*bytes);
-                }
-            }
-        }
-        polled
-    }
-
-    /// Looks at what a client of HTTP/2 has sent since `before`, and cuts a flood short.
-    fn inspect(&mut self, before: usize, buf: &mut ReadBuf<'_>) {
-        let watch = &self.watch;
-        let Some((entry, limits)) = &watch.listener else { return };
-        let new = || Box::new(Frames::new(limits.stream_resets_max, clock::now()));
-        let frames = self.frames.get_or_insert_with(new);
-        if let Some((at, flood)) = frames.see(&buf.filled()[before..]) {
-            buf.set_filled(before + at);
-            buf.put_slice(frames.calm(buf.remaining()));
-            if !watch.is_flooded.swap(true, Ordering::Relaxed) {
-                entry.meter.floods.count(flood);
-            }
-        }
-    }
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(frames) = this.frames.as_mut().filter(|frames| frames.is_flooded()) {
-            let word = frames.calm(buf.remaining());
-            buf.put_slice(word);
-            // Once hyper has all of it, it ends the connection and reads no more.
-            return if word.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) };
-        }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if polled.is_ready() && buf.filled().len() > before {
-            this.watch.has_read(&buf.filled()[before..], clock::now());
-            if this.watch.speaks_http2.load(Ordering::Relaxed) {
-                this.inspect(before, buf);
-            }
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(polled)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        // TLS takes a write before the client does; a socket's flush is always ready.
-        if polled.is_pending() {
-            this.watch.is_stalled();
-        }
-        polled
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

@@ -19,7 +19,7 @@ use crate::shaped::LineWait;
 
 /// Streams on one HTTP/2 connection before another is opened, whatever the server would allow:
 /// what RFC 9113 section 6.5.2 recommends as the least a server should allow.
-const STREAMS_MAX: usize = 100;
+pub(in super::super) const STREAMS_MAX: u32 = 100;
 
 /// One HTTP/2 connection.
 pub(super) struct Multiplexed {
@@ -74,7 +74,7 @@ impl Multiplexed {
     }
 
     fn streams_max(&self) -> usize {
-        self.allowance.streams().min(STREAMS_MAX)
+        self.allowance.streams().min(STREAMS_MAX as usize)
     }
 
     pub(super) fn is_kept(&mut self, now: Instant, limit: &PoolLimit) -> bool {
@@ -117,7 +117,7 @@ impl State {
     /// What a further connection will carry: as many streams as the least of the known ones.
     fn streams_each(&self) -> usize {
         let known = self.shared.iter().filter(|shared| shared.allowance.is_known());
-        known.map(Multiplexed::streams_max).min().unwrap_or(STREAMS_MAX)
+        known.map(Multiplexed::streams_max).min().unwrap_or(STREAMS_MAX as usize)
     }
 
     /// Who of those who wait for a stream gets a connection dialled, already counted as open.

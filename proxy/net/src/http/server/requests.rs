@@ -1,0 +1,93 @@
+//! From a request of a connection to its [`Caller`]: what all requests of the connection share,
+//! what is refused before anybody looks at it, and what its answer decides about the connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use tillgate_core::filter::Scheme;
+use tillgate_core::tls::ClientIdentity;
+
+use super::framing::Malformed;
+use super::watch::Watch;
+use super::{Caller, Place};
+use crate::clock;
+use crate::drain::Ticket;
+
+/// What the requests of one connection have in common.
+pub(super) struct Requests<'a> {
+    pub(super) watch: &'a Arc<Watch>,
+    pub(super) ticket: Arc<Ticket>,
+    pub(super) place: &'a Arc<Place>,
+    pub(super) peer: SocketAddr,
+    pub(super) scheme: Scheme,
+    pub(super) identity: Option<Arc<ClientIdentity>>,
+}
+
+impl Requests<'_> {
+    /// Who sent `request`, and what its answer decides.
+    pub(super) fn caller<B>(&self, request: &Request<B>, uri_bytes_max: usize) -> (Caller, Switch) {
+        let (flow, mut refused) = Watch::begin(self.watch, clock::now());
+        match request.version() {
+            Version::HTTP_10 => self.watch.is_old(),
+            Version::HTTP_2 if target_bytes(request) > uri_bytes_max => {
+                refused = Some(Malformed::TargetTooLong);
+            }
+            _ => {}
+        }
+        if let Some(why) = refused {
+            tracing::debug!(peer = %self.peer, why = why.detail(), "refused a request");
+        }
+        let caller = Caller {
+            peer: self.peer,
+            flow,
+            identity: self.identity.clone(),
+            ticket: Arc::clone(&self.ticket),
+            place: Arc::clone(self.place),
+            scheme: self.scheme,
+            refused,
+        };
+        (caller, Switch::of(request, self.watch))
+    }
+}
+
+fn target_bytes<B>(request: &Request<B>) -> usize {
+    request.uri().path_and_query().map_or(0, |target| target.as_str().len())
+}
+
+/// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Switch {
+    /// Nothing: its next bytes are a request.
+    None,
+    /// A successful answer opens a tunnel.
+    Connect,
+    /// `101` does.
+    Upgrade,
+}
+
+impl Switch {
+    fn of<B>(request: &Request<B>, watch: &Watch) -> Self {
+        if !watch.may_switch() {
+            Self::None
+        } else if request.method() == Method::CONNECT {
+            Self::Connect
+        } else {
+            Self::Upgrade
+        }
+    }
+
+    /// What the client sends next was not looked at, so it is a tunnel's or nobody's.
+    pub(super) fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
+        let opens = match self {
+            Self::None => true,
+            Self::Connect => answer.status().is_success(),
+            Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
+        };
+        if !opens {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}

@@ -1,0 +1,330 @@
+//! gRPC end to end: the four kinds of calls, trailers, deadlines, failures in its own words, and
+//! connections that end in order.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::Full;
+use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_tests::frames::{End, Frames, code, field, fields, flag, kind};
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::h2;
+use tillgate_tests::store::Store;
+
+fn call(
+    path: &str,
+    body: impl Into<Bytes>,
+    extra: &[(&'static str, &str)],
+) -> Request<Full<Bytes>> {
+    let mut request = Request::post(format!("http://rpc.example{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    for (name, value) in extra {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::from(body.into())).expect("a valid request")
+}
+
+fn store(address: std::net::SocketAddr) -> Store {
+    Store::default().backend("rpc", Location::Cloud, BackendProtocol::Grpc, address).route(
+        "rpc",
+        "rpc.example",
+        Some("default"),
+    )
+}
+
+fn status(answer: &h2::Answer) -> (StatusCode, &str, &str) {
+    let text = |name| answer.head.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    (answer.head.status, text("grpc-status").unwrap_or("-"), text("grpc-message").unwrap_or("-"))
+}
+
+#[test]
+fn calls_that_send_and_bring_many_messages_end_with_a_status() {
+    let origin = h2::Origin::start(|head, body, _| {
+        assert_eq!(head.headers["te"], "trailers");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let count = if head.uri.path() == "/s/Many" { 50 } else { 1 };
+        let mut frames: Vec<_> = (0..count).map(|_| Frame::data(body.clone())).collect();
+        frames.push(Frame::trailers(trailers));
+        frames
+    });
+    let gateway = Gateway::start(store(origin.address).build());
+    let mut client = h2::Client::connect(gateway.http);
+    for (path, sent, count) in [("/s/One", 20, 1), ("/s/Many", 20, 50), ("/s/Many", 100_000, 50)] {
+        let answer = client.ask(call(path, vec![b'm'; sent], &[]));
+        assert!(answer.complete);
+        assert_eq!(answer.body.len(), sent * count);
+        assert_eq!(answer.trailers.expect("trailers")["grpc-status"], "0");
+    }
+}
+
+/// A server in frames: gives the first connection to `serve`, after its greeting.
+fn raw(serve: impl Fn(Frames, usize) + Send + Sync + 'static) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    let serve = std::sync::Arc::new(serve);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let Ok(stream) = stream else { return };
+            let serve = std::sync::Arc::clone(&serve);
+            std::thread::spawn(move || {
+                let mut frames = Frames::new(stream);
+                frames.preface();
+                frames.greet(&[]);
+                serve(frames, number);
+            });
+        }
+    });
+    address
+}
+
+const GRPC: &[u8] = b"\x5f\x10application/grpc";
+
+fn head() -> Vec<u8> {
+    // :status 200 and content-type, from the static table.
+    [&[0x88][..], GRPC].concat()
+}
+
+#[test]
+fn messages_of_both_sides_take_turns_in_one_call() {
+    let address = raw(|mut frames, _| {
+        let stream = frames.until(kind::HEADERS).stream;
+        frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
+        loop {
+            let frame = frames.until(kind::DATA);
+            if !frame.payload.is_empty() {
+                frames.send(kind::DATA, flag::NONE, stream, frame.payload);
+            }
+            if frame.flags & flag::END_STREAM != 0 {
+                break;
+            }
+        }
+        let trailers = field("grpc-status", "0");
+        frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, trailers);
+        frames.end();
+    });
+    let gateway = Gateway::start(store(address).build());
+    let mut client = Frames::connect(gateway.http);
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, post("/s/Both", &[]));
+    assert_eq!(client.until(kind::HEADERS).flags & flag::END_STREAM, 0);
+    for number in 0..20_u8 {
+        client.send(kind::DATA, flag::NONE, 1, [0, 0, 0, 0, 1, number]);
+        assert_eq!(client.until(kind::DATA).payload, [0, 0, 0, 0, 1, number], "one by one");
+    }
+    client.send(kind::DATA, flag::END_STREAM, 1, []);
+    let trailers = client.until(kind::HEADERS);
+    assert_ne!(trailers.flags & flag::END_STREAM, 0);
+}
+
+fn post(path: &str, extra: &[(&str, &str)]) -> Vec<u8> {
+    let mut all = vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "rpc.example"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    all.extend(extra);
+    fields(&all)
+}
+
+#[test]
+fn an_error_without_a_body_passes_as_it_is() {
+    let address = raw(|mut frames, _| {
+        loop {
+            let Some(frame) = frames.frame() else { return };
+            if frame.kind == kind::HEADERS {
+                let block = [head(), fields(&[("grpc-status", "5"), ("grpc-message", "gone")])];
+                let all = flag::END_HEADERS | flag::END_STREAM;
+                frames.send(kind::HEADERS, all, frame.stream, block.concat());
+            }
+        }
+    });
+    let gateway = Gateway::start(store(address).build());
+    let mut client = h2::Client::connect(gateway.http);
+    let answer = client.ask(call("/s/One", "m", &[]));
+    assert_eq!(status(&answer), (StatusCode::OK, "5", "gone"));
+    assert!(answer.complete && answer.body.is_empty());
+}
+
+#[test]
+fn our_own_failures_are_told_in_grpcs_words() {
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let refused = closed.local_addr().expect("a bound socket");
+    drop(closed);
+    let gateway = Gateway::start(store(refused).build());
+    let mut client = h2::Client::connect(gateway.http);
+    let answer = client.ask(call("/s/One", "m", &[]));
+    let (http, grpc, message) = status(&answer);
+    assert_eq!((http, grpc), (StatusCode::OK, "14"), "{answer:?}");
+    assert!(message.starts_with("connect_refused: "), "{message}");
+    assert_eq!(answer.head.headers["content-type"], "application/grpc");
+    assert!(answer.body.is_empty() && answer.complete);
+    let unknown = Request::post("http://nobody.example/s/One")
+        .header("content-type", "application/grpc+proto")
+        .body(Full::default())
+        .expect("a valid request");
+    assert_eq!(status(&client.ask(unknown)).1, "12");
+    // Who does not speak gRPC gets a problem.
+    let plain = Request::get("http://rpc.example/").body(Full::default()).expect("valid");
+    assert_eq!(client.ask(plain).head.status, StatusCode::BAD_GATEWAY);
+    gateway
+        .expect_metric(r#"tillgate_failures_total{class="default",reason="connect_refused"}"#, 2.0);
+}
+
+#[test]
+fn the_smaller_deadline_counts() {
+    let address = raw(|mut frames, _| {
+        frames.until(kind::HEADERS);
+        // Begins to answer the second call, and never goes on.
+        let stream = frames.until(kind::HEADERS).stream;
+        frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
+        while frames.frame().is_some() {}
+    });
+    let store = Store::default()
+        .timeouts(|timeouts| timeouts.request = Some(Duration::from_secs(10)))
+        .limits(|limits| limits.header_timeout = Duration::from_secs(1))
+        .backend("rpc", Location::Cloud, BackendProtocol::Grpc, address)
+        .route("rpc", "rpc.example", Some("default"));
+    let gateway = Gateway::start(store.build());
+    let mut client = h2::Client::connect(gateway.http);
+    let began = tillgate_tests::now();
+    let answer = client.ask(call("/s/Never", "m", &[("grpc-timeout", "200m")]));
+    assert_eq!(status(&answer).1, "4", "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "the policy's own is ten seconds");
+    let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "300m")]));
+    let trailers = answer.trailers.expect("a status in trailers");
+    assert_eq!(trailers["grpc-status"], "4");
+    assert!(answer.complete && began.elapsed() < Duration::from_secs(10));
+    gateway
+        .expect_metric(r#"tillgate_failures_total{class="default",reason="request_timeout"}"#, 2.0);
+}
+
+#[test]
+fn a_reset_passes_in_both_directions() {
+    let (heard, hears) = std::sync::mpsc::channel();
+    let heard = std::sync::Mutex::new(heard);
+    let address = raw(move |mut frames, _| {
+        let stream = frames.until(kind::HEADERS).stream;
+        frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
+        if let End::Reset(stream, code) = frames.end() {
+            let _ = heard.lock().expect("one connection").send((stream, code));
+        }
+        // The next call is given up by the server.
+        let stream = frames.until(kind::HEADERS).stream;
+        frames.send(kind::HEADERS, flag::END_HEADERS, stream, [0x88]);
+        frames.send(kind::RST_STREAM, flag::NONE, stream, [0, 0, 0, 2]);
+        frames.end();
+    });
+    let gateway = Gateway::start(store(address).build());
+    let mut client = Frames::connect(gateway.http);
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, post("/s/Both", &[]));
+    client.until(kind::HEADERS);
+    client.send(kind::RST_STREAM, flag::NONE, 1, [0, 0, 0, 8]);
+    let (_, code) = hears.recv_timeout(tillgate_tests::PATIENCE).expect("the server is told");
+    assert_eq!(code, 8, "CANCEL");
+    let plain = fields(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "rpc.example"),
+    ]);
+    client.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 3, plain);
+    assert!(matches!(client.end(), End::Reset(3, _)));
+    assert_eq!(client.ping(), Ok(()), "the connection goes on");
+}
+
+#[test]
+fn a_server_that_says_goodbye_finishes_its_calls_and_gets_no_more() {
+    let address = raw(|mut frames, number| {
+        let stream = frames.until(kind::HEADERS).stream;
+        if number == 0 {
+            let last = [&stream.to_be_bytes()[..], &[0; 4]].concat();
+            frames.send(kind::GOAWAY, flag::NONE, 0, last);
+        }
+        let block = [head(), field("x-connection", &number.to_string())].concat();
+        frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, block);
+        frames.end();
+    });
+    let gateway = Gateway::start(store(address).build());
+    let mut client = h2::Client::connect(gateway.http);
+    for number in ["0", "1"] {
+        let answer = client.ask(call("/s/One", "m", &[]));
+        assert_eq!(answer.head.headers["x-connection"], number, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_drain_says_goodbye_and_finishes_what_has_begun() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let address = raw(move |mut frames, _| {
+        let stream = frames.until(kind::HEADERS).stream;
+        let _ = wait.lock().expect("one connection").recv();
+        let block = [head(), field("grpc-status", "0")].concat();
+        frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, block);
+        frames.end();
+    });
+    let mut gateway = Gateway::start(store(address).build());
+    let mut client = Frames::connect(gateway.http);
+    client.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, post("/s/One", &[]));
+    gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 1.0);
+    gateway.control.drain();
+    assert_eq!(client.end(), End::GoAway(code::NO_ERROR));
+    assert_eq!(client.ping(), Ok(()), "the first of two goodbyes");
+    go.send(()).expect("the server waits");
+    let head = loop {
+        let frame = client.frame().expect("the answer");
+        if frame.kind == kind::HEADERS {
+            break frame;
+        }
+    };
+    assert_eq!(head.stream, 1);
+    gateway.ended();
+}
+
+#[test]
+fn streams_that_nobody_reads_do_not_stop_the_others() {
+    // A server that reads nothing of some uploads, and all of the others.
+    let origin = tillgate_tests::origin::Origin::start(|mut wire, _| {
+        while wire.waits_for_more() {
+            let head = wire.head();
+            if head.line.contains("/stuck") {
+                std::thread::park_timeout(tillgate_tests::PATIENCE);
+                return;
+            }
+            let length = head.header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+            wire.read_exact(length);
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let store = Store::default().pool(|pool| pool.connections_max = 100).local(
+        "up",
+        "rpc.example",
+        "metrics",
+        origin.address,
+    );
+    let gateway = Gateway::start(store.build());
+    let mut client = Frames::connect(gateway.http);
+    // Forty uploads fill their own windows: more than a mebibyte together.
+    for number in 0..40 {
+        let stream = 2 * number + 1;
+        client.send(kind::HEADERS, flag::END_HEADERS, stream, post("/stuck", &[]));
+        for _ in 0..4 {
+            client.send(kind::DATA, flag::NONE, stream, vec![b'x'; 16_000]);
+        }
+    }
+    let extra = [("content-length", "60000")];
+    client.send(kind::HEADERS, flag::END_HEADERS, 101, post("/free", &extra));
+    for part in 0..6 {
+        let end = if part == 5 { flag::END_STREAM } else { flag::NONE };
+        client.send(kind::DATA, end, 101, vec![b'y'; 10_000]);
+    }
+    let (_, body) = client.answer(101);
+    assert_eq!(body, b"ok");
+}

@@ -1,0 +1,226 @@
+//! WebSocket: by `Upgrade` and by extended CONNECT, as tunnels with a class and an end.
+
+use std::time::Duration;
+
+use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_net::http::websocket;
+use tillgate_tests::frames::{End, Frames, fields, flag, kind};
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::origin::Origin;
+use tillgate_tests::store::Store;
+use tillgate_tests::wire::Wire;
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: ws.example\r\nConnection: keep-alive, Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Sec-WebSocket-Protocol: till\r\n\r\n";
+
+/// Says yes with this proof, speaks first, then echoes until the end, then says goodbye.
+fn server(accept: &'static str) -> Origin {
+    Origin::start(move |mut wire, _| {
+        if !wire.waits_for_more() {
+            return;
+        }
+        let head = wire.head();
+        assert_eq!(head.header("upgrade"), Some("websocket"), "{head:?}");
+        assert_eq!(head.header("connection"), Some("upgrade"), "{head:?}");
+        assert!(head.line.starts_with("GET /chat HTTP/1.1"), "{head:?}");
+        wire.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: till\r\n\r\nhello"
+        ));
+        while wire.waits_for_more() {
+            let piece = wire.take();
+            wire.send(piece);
+        }
+        wire.send("goodbye");
+    })
+}
+
+fn gateway(origin: &Origin) -> Gateway {
+    Gateway::start(Store::default().cloud("ws", "ws.example", "payment", origin.address).build())
+}
+
+fn open(gateway: &Gateway) -> Wire {
+    let mut wire = gateway.wire();
+    wire.send(ASK);
+    let head = wire.head();
+    assert_eq!(head.status, 101, "{head:?}");
+    assert_eq!(head.header("upgrade"), Some("websocket"));
+    assert_eq!(head.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(head.header("sec-websocket-protocol"), Some("till"));
+    assert_eq!(wire.read_exact(5), b"hello");
+    wire
+}
+
+#[test]
+fn bytes_pass_both_ways_and_an_end_passes_as_an_end() {
+    let origin = server("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let gateway = gateway(&origin);
+    let mut wire = open(&gateway);
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 1.0);
+    for text in ["\u{1}\0GET / HTTP/1.1", "second"] {
+        wire.send(text);
+        assert_eq!(wire.read_exact(text.len()), text.as_bytes());
+    }
+    wire.finish();
+    assert_eq!(wire.read_to_end(), Ok(b"goodbye".to_vec()));
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
+    gateway.expect_metric(r#"tillgate_requests_total{class="payment",route="ws",code="101"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_requests_in_flight{class="payment"}"#, 0.0);
+}
+
+#[test]
+fn what_is_sent_along_with_the_request_is_not_lost() {
+    let origin = server("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let gateway = gateway(&origin);
+    let mut wire = gateway.wire();
+    wire.send(format!("{ASK}early\n"));
+    assert_eq!(wire.head().status, 101);
+    let mut read = wire.read_exact(11);
+    read.sort_unstable();
+    let mut wanted = b"helloearly\n".to_vec();
+    wanted.sort_unstable();
+    assert_eq!(read, wanted);
+}
+
+#[test]
+fn a_refusal_is_an_answer_and_ends_the_connection() {
+    let origin = Origin::answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let gateway = gateway(&origin);
+    let mut wire = gateway.wire();
+    // What follows was meant for a WebSocket and must not become a request.
+    wire.send(format!("{ASK}GET /smuggled HTTP/1.1\r\nHost: ws.example\r\n\r\n"));
+    let reply = wire.reply();
+    assert_eq!((reply.status, &*reply.text()), (403, "no"));
+    assert_eq!(reply.header("connection"), Some("close"));
+    drop(wire);
+    gateway.expect_metric(r#"tillgate_requests_total{class="payment",route="ws",code="403"}"#, 1.0);
+}
+
+#[test]
+fn other_protocols_are_refused_by_name() {
+    let origin = server("");
+    let gateway = gateway(&origin);
+    let reply = gateway.ask(
+        "GET / HTTP/1.1\r\nHost: ws.example\r\nConnection: Upgrade\r\nUpgrade: irc/6.9\r\n\r\n",
+    );
+    assert_eq!((reply.status, &*reply.reason()), (501, "upgrade_unsupported"));
+    assert!(reply.text().contains("irc/6.9"), "{}", reply.text());
+    let rpc = Store::default()
+        .backend("rpc", Location::Local, BackendProtocol::Http2, origin.address)
+        .route("rpc", "ws.example", Some("default"));
+    let gateway = Gateway::start(rpc.build());
+    let reply = gateway.ask(ASK);
+    assert_eq!((reply.status, &*reply.reason()), (501, "upgrade_unsupported"));
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_change_that_nobody_asked_for_is_refused() {
+    let origin = Origin::answering(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n",
+    );
+    let gateway = gateway(&origin);
+    for request in [ASK, "GET / HTTP/1.1\r\nHost: ws.example\r\nConnection: close\r\n\r\n"] {
+        let reply = gateway.ask(request);
+        assert_eq!((reply.status, &*reply.reason()), (502, "backend_protocol"), "{request}");
+    }
+}
+
+#[test]
+fn idle_sockets_end_and_drains_end_them() {
+    let origin = server("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    let store = Store::default()
+        .timeouts(|timeouts| timeouts.idle = Duration::from_millis(300))
+        .cloud("ws", "ws.example", "default", origin.address);
+    let idle = Gateway::start(store.build());
+    let mut wire = open(&idle);
+    wire.expect_end();
+    idle.expect_metric(r#"tillgate_failures_total{class="default",reason="idle_timeout"}"#, 1.0);
+
+    let store = Store::default().drain_timeout(Duration::from_millis(400)).cloud(
+        "ws",
+        "ws.example",
+        "default",
+        origin.address,
+    );
+    let mut draining = Gateway::start(store.build());
+    let mut wire = open(&draining);
+    draining.control.drain();
+    wire.expect_end();
+    draining.ended();
+}
+
+#[test]
+fn a_client_of_http2_opens_one_on_a_stream() {
+    // Its key is made by the gateway, so the server has to compute the proof.
+    let origin = Origin::start(|mut wire, _| {
+        if !wire.waits_for_more() {
+            return;
+        }
+        let head = wire.head();
+        assert_eq!(head.header("upgrade"), Some("websocket"), "{head:?}");
+        assert_eq!(head.header("sec-websocket-version"), Some("13"), "{head:?}");
+        assert!(head.line.starts_with("GET /chat HTTP/1.1"), "{head:?}");
+        let key = head.header("sec-websocket-key").expect("a key").to_owned();
+        let accept = if head.header("x-lie").is_some() {
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned()
+        } else {
+            websocket::accept(key.as_bytes())
+        };
+        wire.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\nhello"
+        ));
+        while wire.waits_for_more() {
+            let piece = wire.take();
+            wire.send(piece);
+        }
+        wire.send("goodbye");
+    });
+    let gateway = gateway(&origin);
+    let mut frames = Frames::connect(gateway.http);
+    let ask = |protocol: &str| {
+        fields(&[
+            (":method", "CONNECT"),
+            (":protocol", protocol),
+            (":scheme", "http"),
+            (":path", "/chat"),
+            (":authority", "ws.example"),
+            ("sec-websocket-version", "13"),
+        ])
+    };
+    frames.send(kind::HEADERS, flag::END_HEADERS, 1, ask("websocket"));
+    let head = frames.until(kind::HEADERS);
+    assert_eq!(
+        (head.payload[0], head.flags & flag::END_STREAM),
+        (0x88, 0),
+        ":status 200: {head:?}"
+    );
+    assert_eq!(frames.until(kind::DATA).payload, b"hello");
+    frames.send(kind::DATA, flag::NONE, 1, *b"over a stream");
+    assert_eq!(frames.until(kind::DATA).payload, b"over a stream");
+    // Other streams of the connection live beside it.
+    frames.send(kind::HEADERS, flag::END_HEADERS, 3, ask("connect-udp"));
+    let refused = frames.until(kind::HEADERS);
+    assert_eq!(refused.stream, 3);
+    frames.send(kind::DATA, flag::END_STREAM, 1, []);
+    loop {
+        let frame = frames.until(kind::DATA);
+        if frame.stream == 1 {
+            assert_eq!(frame.payload, b"goodbye");
+            break;
+        }
+    }
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
+    // A server that cannot prove what it says is not believed.
+    let mut lied = ask("websocket");
+    lied.extend(fields(&[("x-lie", "1")]));
+    frames.send(kind::HEADERS, flag::END_HEADERS, 5, lied);
+    gateway.expect_metric(
+        r#"tillgate_failures_total{class="payment",reason="backend_protocol"}"#,
+        1.0,
+    );
+    assert_eq!(frames.ping(), Ok::<(), End>(()));
+}
