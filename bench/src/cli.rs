@@ -42,6 +42,8 @@ enum Command {
     /// shaping at 1 Gbit/s, against plain TCP.
     #[command(after_long_help = RIVALS)]
     Cost(crate::cost::CostArgs),
+    /// Payments beside two hundred clients that mean harm, on an idle line.
+    Hostile(crate::hostile::HostileArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
 }
@@ -240,6 +242,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
         Command::Cost(_) => Ok(()),
+        Command::Hostile(args) => crate::hostile::run(args),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };
     answer(result)

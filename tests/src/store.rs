@@ -34,6 +34,7 @@ pub struct Store {
     addresses: [SocketAddr; 3],
     listeners: Vec<ListenerSpec>,
     digest: String,
+    class_requests: Option<(&'static str, u32)>,
     tls: Option<ServerTls>,
     forward_tls: Option<ServerTls>,
 }
@@ -85,6 +86,7 @@ impl Default for Store {
             addresses: [any; 3],
             listeners: Vec::new(),
             digest: "sha256:by-hand".into(),
+            class_requests: None,
             tls: None,
             forward_tls: None,
         }
@@ -243,6 +245,20 @@ impl Store {
         self
     }
 
+    /// Bytes of bodies that the process may hold.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.process.buffer_bytes_max = bytes;
+        self
+    }
+
+    /// Requests of one class at the same time.
+    #[must_use]
+    pub fn class_requests(mut self, class: &'static str, requests: u32) -> Self {
+        self.class_requests = Some((class, requests));
+        self
+    }
+
     /// The line's rate, both ways.
     #[must_use]
     pub fn line(mut self, mbit: u64) -> Self {
@@ -326,7 +342,7 @@ impl Store {
             .chain(self.listeners)
             .collect(),
             links: self.links,
-            classes: classes(self.max_wait),
+            classes: limited(&classes(self.max_wait), self.class_requests),
             backends: self.backends,
             routes: RouteTable::new(self.rules).expect("few rules"),
             egress,
@@ -349,6 +365,13 @@ fn link(name: &str, mbit: u64) -> LinkSpec {
         device: None,
         source: None,
     }
+}
+
+fn limited(classes: &ClassTable, requests: Option<(&str, u32)>) -> ClassTable {
+    let of = |name: &str| requests.filter(|(class, _)| *class == name).map(|(_, max)| max);
+    let class = |spec: &ClassSpec| ClassSpec { requests_max: of(&spec.name), ..spec.clone() };
+    let classes = classes.iter().map(|(_, spec)| class(spec)).collect();
+    ClassTable::new(classes).expect("few classes")
 }
 
 fn classes(max_wait: Duration) -> ClassTable {

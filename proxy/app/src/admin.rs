@@ -73,6 +73,8 @@ async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose
         // Writing into a string cannot fail.
         let _ = writeln!(text, "listener {} {}", listening.name, listening.address);
     }
+    let memory = gateway.memory();
+    let _ = writeln!(text, "buffered {} of {} bytes", memory.held(), memory.ceiling());
     text.push_str(verdict);
     text.push('\n');
     (code, text).into_response()

@@ -131,7 +131,8 @@ pub(crate) fn build_with(
     let effective = Arc::new(effective);
     let (gateway, orders) = Gateway::new(Arc::clone(&effective), workers, resolver)?;
     let (listeners, metrics) = (&gateway.listeners, &gateway.metrics);
-    let plan = listeners.plan(&effective, metrics, &gateway.tls, &mut inherited)?;
+    let plan =
+        listeners.plan(&effective, metrics, &gateway.tls, gateway.memory(), &mut inherited)?;
     inherited.close_rest();
     listeners.commit(plan, || Ok::<(), Busy>(()))?;
     Ok(Bound { gateway, orders, cpus: Vec::new() })

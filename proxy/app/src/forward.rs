@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Location};
@@ -26,6 +26,7 @@ use tillgate_net::metrics::Held;
 use tillgate_net::upstream::resolver::ChosenBy;
 use tillgate_net::upstream::{self, How, Upstream};
 
+use crate::admission;
 use crate::gateway::{Gateway, Worker};
 use crate::outcome::{By, Kind, Outcome};
 use crate::problem::{self, Answer, Refusal};
@@ -65,6 +66,7 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
         let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
         let way = Way::find(worker.gateway(), &running, asked, class).await?;
         way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
+        admission::fits(&running, way.class, 0, &outcome)?;
         outcome.sample(request.headers());
         let dial = way.dial(&running, EGRESS_TIMEOUTS.connect);
         let limits = HeadLimits { request: None, backend_request: None };
@@ -115,6 +117,9 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
     way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
+    if let Err(refusal) = admission::fits(&running, way.class, body.size_hint().lower(), &outcome) {
+        return problem::answer(&refusal, outcome);
+    }
     outcome.sample(&head.headers);
     // By address, so that a connection is never used for addresses that were not checked.
     let Some(first) = way.addresses.first() else {

@@ -20,7 +20,9 @@ use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::client::Pool;
 use tillgate_net::http::server::{Caller, Handler, Limits};
+use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
+use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
 use tillgate_net::otlp::Span;
 use tillgate_net::tls::{FileError, Tls};
@@ -80,7 +82,15 @@ impl Gateway {
         let telemetry = TelemetryMeters::register(&metrics);
         let (spans, spans_end) = Spans::new(telemetry.clone());
         let access = Arc::new(AccessLog::new(telemetry.access_dropped.clone()));
-        let sinks = Sinks { metrics: Arc::clone(&metrics), access: Arc::clone(&access), spans };
+        let memory = Ledger::new(effective.process.buffer_bytes_max);
+        metrics.with_registry(|registry| memory.register(registry));
+        let sinks = Sinks {
+            metrics: Arc::clone(&metrics),
+            access: Arc::clone(&access),
+            spans,
+            rates: Arc::new(Book::new(clock::now())),
+            memory,
+        };
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
@@ -216,12 +226,19 @@ impl Gateway {
         }
     }
 
+    /// What is held of bodies.
+    pub(crate) const fn memory(&self) -> &Arc<Ledger> {
+        &self.sinks.memory
+    }
+
     /// Why it should get no traffic now, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
         if self.drain.phase() != Phase::Open {
             Some("draining")
         } else if self.serving.load(Ordering::Acquire) < self.workers {
             Some("starting")
+        } else if !self.memory().admits(Rank::HIGHEST) {
+            Some("out of buffer memory")
         } else {
             None
         }
@@ -344,5 +361,10 @@ pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
         headers_max: of.headers_max as usize,
         uri_bytes_max: of.uri_bytes_max as usize,
         streams_max: of.streams_max,
+        stream_resets_max: of.stream_resets_max,
+        requests_max: of.requests_max as usize,
+        body_bytes_max: of.body_bytes_max,
+        body_rate_min: of.body_rate_min,
+        body_timeout: of.body_timeout,
     }
 }

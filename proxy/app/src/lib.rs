@@ -6,6 +6,7 @@
 
 pub mod access;
 mod admin;
+mod admission;
 mod bound;
 pub mod cli;
 mod datagram;

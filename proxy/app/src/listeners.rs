@@ -14,6 +14,7 @@ use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::handover::Named;
 use tillgate_net::http::server::Entry;
 use tillgate_net::listen::{Beside, ListenError, Shared, Socket, Transport};
+use tillgate_net::memory::Ledger;
 use tillgate_net::metrics::Metrics;
 use tillgate_net::tls::Tls;
 use tokio::sync::mpsc;
@@ -119,6 +120,7 @@ impl Listeners {
         effective: &Effective,
         metrics: &Metrics,
         tls: &Tls,
+        memory: &Arc<Ledger>,
         inherited: &mut Inherited,
     ) -> Result<Plan, BuildError> {
         let now = self.live().clone();
@@ -141,7 +143,8 @@ impl Listeners {
             refuse_open_proxy(effective, spec.protocol, shared.address)?;
             let drain = if is_admin { self.admin_drain.part() } else { self.drain.part() };
             let tls = spec.tls.as_ref().map(|of| tls.terminator(&spec.name, of)).transpose()?;
-            let entry = Entry::new(limits(spec), metrics.listener(&spec.name), drain, tls);
+            let (meter, memory) = (metrics.listener(&spec.name), Arc::clone(memory));
+            let entry = Entry::new(limits(spec), meter, drain, tls, memory);
             if let Some(trust) = &spec.proxy_protocol {
                 entry.trust(trust.clone());
             }

@@ -10,6 +10,7 @@ mod record;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::request::Parts;
 use tillgate_core::backend::BackendId;
@@ -221,6 +222,10 @@ impl Outcome {
 }
 
 impl Observer for Outcome {
+    fn hold(&self, bytes: Bytes) -> Bytes {
+        self.flow.hold(bytes)
+    }
+
     fn end(mut self, result: Result<(), Failure>) {
         if let Err(failure) = result {
             self.failure.get_or_insert(failure);

@@ -80,7 +80,8 @@ pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), Reloa
 /// Binds all that is new, then changes everything at once.
 fn swap(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
     let none = &mut Inherited::default();
-    let plan = gateway.listeners.plan(&effective, &gateway.metrics, &gateway.tls, none)?;
+    let (metrics, tls, memory) = (&gateway.metrics, &gateway.tls, gateway.memory());
+    let plan = gateway.listeners.plan(&effective, metrics, tls, memory, none)?;
     let follow = || gateway.follow(Arc::new(effective)).map_err(ReloadError::from);
     let change = gateway.listeners.commit(plan, follow)?;
     change.come.iter().for_each(Listening::say);

@@ -19,6 +19,8 @@ use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
+use tillgate_net::limit::{Book, RuleLimits};
+use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
 use tillgate_net::tls::{Application, Connector, FileError, Tls};
 use tillgate_net::upstream::Lane;
@@ -64,6 +66,8 @@ pub(crate) struct Running {
     /// By egress rule (the last one: no rule), then by class.
     egress: Vec<Vec<OnceLock<RequestMeter>>>,
     no_route: RequestMeter,
+    /// By rule.
+    rates: Vec<Option<Arc<RuleLimits>>>,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
     /// What sessions call an endpoint, by backend, then endpoint.
@@ -86,6 +90,8 @@ pub(crate) struct Sinks {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access: Arc<AccessLog>,
     pub(crate) spans: Spans,
+    pub(crate) rates: Arc<Book>,
+    pub(crate) memory: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Running {
@@ -98,6 +104,8 @@ impl std::fmt::Debug for Running {
 pub(crate) struct Class {
     pub(crate) spec: Arc<ClassSpec>,
     pub(crate) meter: Arc<ClassMeter>,
+    /// What it is worth when memory runs out.
+    pub(crate) rank: Rank,
     /// Stable by name as long as the process lives, whatever the config's order is.
     stable: ClassId,
 }
@@ -127,7 +135,12 @@ impl Running {
         sinks: Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans } = sinks;
+        let Sinks { metrics, access, spans, rates, memory } = sinks;
+        memory.set_ceiling(effective.process.buffer_bytes_max);
+        let rules = effective.routes.rules.iter();
+        let rates = rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits));
+        let rates = rates.collect();
+        let tiers = tiers(&effective);
         let telemetry = &effective.telemetry;
         let logs = effective.classes.iter().any(|(id, _)| telemetry.access_log.of(id).is_some());
         let wanted = if logs { Wanted::Yes } else { Wanted::No };
@@ -136,6 +149,7 @@ impl Running {
         let class = |spec: &ClassSpec| Class {
             spec: Arc::new(spec.clone()),
             meter: Arc::new(metrics.class(&spec.name)),
+            rank: Rank::of(tiers.partition_point(|tier| *tier < spec.priority), tiers.len()),
             stable: names.stable(&spec.name),
         };
         let classes: Vec<Class> =
@@ -169,6 +183,7 @@ impl Running {
             metrics_class: effective.classes.id("metrics"),
             default_class,
             no_route,
+            rates,
             targets,
             endpoint_names,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
@@ -181,6 +196,11 @@ impl Running {
             observes,
             effective,
         }
+    }
+
+    /// How often requests of a rule may come, if it says so.
+    pub(crate) fn rates(&self, rule: RuleId) -> Option<&Arc<RuleLimits>> {
+        self.rates[usize::from(rule.0)].as_ref()
     }
 
     /// Whether any request may be logged or traced.
@@ -427,6 +447,14 @@ const fn wire(protocol: BackendProtocol) -> Wire {
         BackendProtocol::Http | BackendProtocol::Tcp | BackendProtocol::Udp => Wire::Http1,
         BackendProtocol::Http2 | BackendProtocol::Grpc => Wire::Http2,
     }
+}
+
+/// The priorities of the classes, each once, lowest first.
+fn tiers(effective: &Effective) -> Vec<u16> {
+    let mut tiers: Vec<u16> = effective.classes.iter().map(|(_, class)| class.priority).collect();
+    tiers.sort_unstable();
+    tiers.dedup();
+    tiers
 }
 
 struct TargetFacts<'a> {

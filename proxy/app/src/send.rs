@@ -81,7 +81,10 @@ pub(crate) async fn send(
         Ok(Err(_)) if flow.is_cut_by_client() => {
             Err(flow.malformed().map_or(Failure::ClientBodyCut.into(), Refusal::from))
         }
-        Ok(Err(error)) => Err(Refusal::new(error.failure(), explain(&error))),
+        Ok(Err(error)) => Err(match flow.ended() {
+            Some(failure) => failure.into(),
+            None => Refusal::new(error.failure(), explain(&error)),
+        }),
         Err(failure) => {
             let silent = matches!(failure, Failure::BackendTimeout | Failure::IdleTimeout);
             if silent && flow.owed_since().is_some() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
@@ -28,6 +28,7 @@ use tillgate_net::http::websocket::{self, Ask, WebSocket};
 use tillgate_net::metrics::Held;
 
 use self::session::{Session, Token};
+use crate::admission;
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
 use crate::pick;
@@ -62,6 +63,16 @@ pub(crate) async fn serve_request(
     outcome.classify(class, By::Rule(found.rule));
     outcome.sample(&head.headers);
     outcome.flow().bind(rule.timeouts.idle, running.class(class).critical());
+    let asks = admission::Request {
+        head: &head,
+        body_bytes: body.size_hint().lower(),
+        client: caller.peer.ip(),
+        identity: caller.identity.as_deref(),
+    };
+    let rate = match admission::admit(&running, (found.rule, class), &asks, &outcome) {
+        Ok(rate) => rate,
+        Err(turned) => return turned.answer(outcome),
+    };
 
     let mut answer = if rule.action == Action::Forward {
         let client = Client { peer: caller.peer, ticket: caller.ticket, place: caller.place };
@@ -72,6 +83,7 @@ pub(crate) async fn serve_request(
         filters::answer(&running.effective.routes, found, caller.scheme, &head, outcome)
     };
     filters::change_response(&rule.filters, answer.headers_mut());
+    admission::tell(rate, answer.headers_mut());
     answer
 }
 

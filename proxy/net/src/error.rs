@@ -130,6 +130,16 @@ pub enum Failure {
     HelloNameless,
     /// No whole ClientHello within `headerTimeout`.
     HelloTimeout,
+    /// The client has used up what a rule allows it.
+    RateLimited,
+    /// As many requests as the listener or the class takes are under way.
+    RequestsFull,
+    /// The request's body is larger than the listener takes.
+    BodyTooLarge,
+    /// The request's body comes slower than the listener takes.
+    BodyTooSlow,
+    /// The process holds as much as it may, and others go first.
+    MemoryShed,
     /// The drain deadline passed.
     Drained,
     /// A bug here.
@@ -166,7 +176,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 34] = [
+pub const TABLE: [Row; 39] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end or its host can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -231,6 +241,16 @@ pub const TABLE: [Row; 34] = [
         "the ClientHello names no server (SNI), so nobody knows where it wants to go"),
     row(Failure::HelloTimeout, "hello_timeout", None, Blame::Client, Retry::Never,
         "no whole ClientHello within headerTimeout"),
+    row(Failure::RateLimited, "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), Blame::Client, Retry::NothingSent,
+        "the client has used up the rule's rateLimits; Retry-After says when to come again"),
+    row(Failure::RequestsFull, "requests_full", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::NothingSent,
+        "as many requests as the listener's limits.maxRequests or the class's maxRequests are under way"),
+    row(Failure::BodyTooLarge, "body_too_large", Some(StatusCode::PAYLOAD_TOO_LARGE), Blame::Client, Retry::Never,
+        "the request's body is larger than the listener's limits.maxBodySize"),
+    row(Failure::BodyTooSlow, "body_too_slow", Some(StatusCode::REQUEST_TIMEOUT), Blame::Client, Retry::Never,
+        "the request's body came slower than the listener's limits.minBodyRate, or not at all for limits.bodyTimeout"),
+    row(Failure::MemoryShed, "memory_shed", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::IfIdempotent,
+        "the process holds as much of bodies as gateway.bufferMemory allows, and higher classes go first"),
     row(Failure::Drained, "drained", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::Never,
         "the gateway is stopping and the drain deadline passed"),
     row(Failure::Internal, "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Blame::Gateway, Retry::Never,

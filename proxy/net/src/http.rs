@@ -11,6 +11,7 @@ pub mod flow;
 pub mod grpc;
 pub mod head;
 pub mod headers;
+mod pace;
 pub mod post;
 pub mod server;
 pub mod websocket;

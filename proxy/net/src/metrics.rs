@@ -18,11 +18,13 @@ use tillgate_core::units::{Direction, PerDirection};
 
 use crate::error::TABLE;
 
+mod floods;
 mod lines;
 mod meters;
 mod telemetry;
 mod tls;
 
+pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};
 pub use self::telemetry::TelemetryMeters;
@@ -82,6 +84,12 @@ struct ListenerReasonLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FloodLabels {
+    listener: Label,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamLabels {
     backend: Label,
     class: Label,
@@ -122,6 +130,7 @@ pub struct Metrics {
     client_timeouts: Family<ListenerLabels, Counter>,
     rejected: Family<ListenerReasonLabels, Counter>,
     datagrams_dropped: Family<ListenerReasonLabels, Counter>,
+    floods: Family<FloodLabels, Counter>,
     malformed: Family<ListenerLabels, Counter>,
     upstream: Family<UpstreamLabels, Gauge>,
     dials: Family<UpstreamLabels, Counter>,
@@ -151,6 +160,7 @@ impl Metrics {
             client_timeouts: Family::default(),
             rejected: Family::default(),
             datagrams_dropped: Family::default(),
+            floods: Family::default(),
             malformed: Family::default(),
             upstream: Family::default(),
             dials: Family::default(),
@@ -222,6 +232,10 @@ impl Metrics {
             accepted: self.accepted.get_or_create_owned(&labels),
             refused: self.refused.get_or_create_owned(&labels),
             timeouts: self.client_timeouts.get_or_create_owned(&labels),
+            floods: FloodMeter::new(|kind| {
+                let listener = Arc::clone(listener);
+                self.floods.get_or_create_owned(&FloodLabels { listener, kind })
+            }),
             malformed: self.malformed.get_or_create_owned(&labels),
             panics: self.panics.clone(),
             rejected: self.rejected.clone(),
@@ -343,6 +357,11 @@ impl Metrics {
             "datagrams_dropped",
             "datagrams that went nowhere for a reason other than the line, by listener and reason",
             self.datagrams_dropped.clone(),
+        );
+        registry.register(
+            "http2_floods",
+            "client connections closed because of an HTTP/2 flood, by listener and kind",
+            self.floods.clone(),
         );
         registry.register(
             "upstream_connections",

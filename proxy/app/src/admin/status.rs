@@ -42,6 +42,10 @@ pub(crate) fn of(gateway: &Gateway) -> Value {
         "digest": &*effective.digest,
         "ready": gateway.not_ready().is_none(),
         "notReady": gateway.not_ready(),
+        "buffered": {
+            "bytes": gateway.memory().held(),
+            "bytesMax": gateway.memory().ceiling(),
+        },
         "links": links,
         "listeners": listeners,
         "backends": backends,

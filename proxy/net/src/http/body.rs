@@ -42,12 +42,18 @@ pub struct RequestBody {
     /// Until it has ended: the answer may end before.
     life: Option<InFlight>,
     gate: Option<Arc<Gate>>,
+    /// How much more the listener takes.
+    left: u64,
 }
 
 impl RequestBody {
     /// `incoming`, counted on `life`'s flow, held back by `gate` if there is one.
     pub fn new(incoming: Incoming, life: InFlight, gate: Option<Arc<Gate>>) -> Self {
-        Self { incoming, flow: Arc::clone(life.flow()), life: Some(life), gate }
+        if incoming.size_hint().exact().is_some() {
+            life.pace.is_announced();
+        }
+        let left = life.body_bytes_max();
+        Self { incoming, flow: Arc::clone(life.flow()), life: Some(life), gate, left }
     }
 }
 
@@ -66,14 +72,28 @@ impl Body for RequestBody {
                 Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
             }
         }
+        if let Some(failure) = this.flow.ended() {
+            return Poll::Ready(Some(Err(BodyError::Ended(failure))));
+        }
         let Poll::Ready(piece) = Pin::new(&mut this.incoming).poll_frame(cx) else {
             this.flow.client_owes(Owes::Yes);
-            return Poll::Pending;
+            let failure = ready!(this.flow.poll_body_ended(cx));
+            return Poll::Ready(Some(Err(BodyError::Ended(failure))));
         };
         this.flow.client_owes(Owes::No);
         match piece {
-            Some(Ok(mut frame)) => {
-                this.flow.moved_up(frame.data_ref().map_or(0, Bytes::len));
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                let Some(left) = this.left.checked_sub(bytes as u64) else {
+                    this.flow.end(Failure::BodyTooLarge);
+                    return Poll::Ready(Some(Err(BodyError::Ended(Failure::BodyTooLarge))));
+                };
+                this.left = left;
+                this.flow.moved_up(bytes);
+                let mut frame = match &this.life {
+                    Some(life) => frame.map_data(|bytes| life.hold(bytes)),
+                    None => frame,
+                };
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::prepare_trailers(trailers);
                 }
@@ -101,6 +121,9 @@ impl Body for RequestBody {
 
 /// Is told once how a response ended.
 pub trait Observer: Send + Unpin {
+    /// A piece of it is handed over; what is returned is, in its place.
+    fn hold(&self, bytes: Bytes) -> Bytes;
+
     /// The response's last byte was handed over, or it broke off.
     fn end(self, result: Result<(), Failure>);
 }
@@ -231,7 +254,13 @@ impl<O: Observer> Body for ResponseBody<O> {
             Kind::Relay(relay) => ready!(relay.poll_frame(cx)),
         };
         match polled {
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => {
+                let frame = match &this.observer {
+                    Some(observer) => frame.map_data(|bytes| observer.hold(bytes)),
+                    None => frame,
+                };
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Err((failure, error))) => {
                 this.tell(Err(failure));
                 let Kind::Relay(relay) = &this.kind else { return Poll::Ready(None) };

@@ -9,9 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use super::server::Malformed;
 use crate::clock;
 use crate::error::Failure;
+use crate::memory::Account;
 use crate::shaped::LineWait;
 
 /// One request or tunnel in flight.
@@ -42,7 +44,15 @@ pub struct Flow {
     line_waited: AtomicU64,
     /// A [`Failure`] plus one; zero = goes on.
     ended: AtomicU8,
+    /// Milliseconds after `born`.
+    ended_at: AtomicU64,
+    /// It has not ended on order, so whoever carries it drops it.
+    aborted: AtomicBool,
     waker: Mutex<Option<Waker>>,
+    /// Of whoever carries the request's body.
+    body_waker: Mutex<Option<Waker>>,
+    pub(crate) pace: Pace,
+    pub(crate) account: Account,
 }
 
 /// Before a rule is known: nothing may stand still for longer than this.
@@ -69,7 +79,12 @@ impl Flow {
             line: Mutex::new(None),
             line_waited: AtomicU64::new(0),
             ended: AtomicU8::new(0),
+            ended_at: AtomicU64::new(0),
+            aborted: AtomicBool::new(false),
             waker: Mutex::new(None),
+            body_waker: Mutex::new(None),
+            pace: Pace::default(),
+            account: Account::default(),
         }
     }
 
@@ -230,10 +245,60 @@ impl Flow {
     /// Orders the flow to end with `failure`, once; the first order stands.
     pub fn end(&self, failure: Failure) {
         let code = failure as u8 + 1;
-        let _ = self.ended.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
-        if let Some(waker) = self.waker().take() {
-            waker.wake();
+        if self.ended.load(Ordering::Acquire) == 0 {
+            self.ended_at.store(self.age(clock::now()), Ordering::Relaxed);
         }
+        let _ = self.ended.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        self.wake();
+    }
+
+    /// For how long it has been told to end.
+    pub fn is_ending_for(&self, now: Instant) -> Duration {
+        let since = Duration::from_millis(self.ended_at.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.born + since)
+    }
+
+    /// It has not ended on order: whoever carries it shall drop it. A peer that takes nothing
+    /// cannot be told anything.
+    pub fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether it shall be dropped.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
+    /// Ready once it shall be dropped; else whoever polled last is woken.
+    pub fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        keep_waker(&self.waker, cx);
+        if self.is_aborted() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// [`Self::poll_ended`] for whoever carries the request's body, which may be another task.
+    pub fn poll_body_ended(&self, cx: &Context<'_>) -> Poll<Failure> {
+        keep_waker(&self.body_waker, cx);
+        self.ended().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn wake(&self) {
+        for slot in [&self.waker, &self.body_waker] {
+            let waker = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether the next piece of the request's body is wanted and has not come.
+    pub(crate) fn does_client_owe(&self) -> bool {
+        self.client_owes.load(Ordering::Relaxed)
+    }
+
+    /// How long it has lived.
+    pub(crate) fn lives_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
     }
 
     /// The order to end, if there is one.
@@ -247,14 +312,8 @@ impl Flow {
         if let Some(failure) = self.ended() {
             return Poll::Ready(failure);
         }
-        let mut waker = self.waker();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        match self.ended() {
-            Some(failure) => Poll::Ready(failure),
-            None => Poll::Pending,
-        }
+        keep_waker(&self.waker, cx);
+        self.ended().map_or(Poll::Pending, Poll::Ready)
     }
 
     fn age(&self, now: Instant) -> u64 {
@@ -264,9 +323,12 @@ impl Flow {
     fn line(&self) -> std::sync::MutexGuard<'_, Option<LineWait>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn waker(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+fn keep_waker(slot: &Mutex<Option<Waker>>, cx: &Context<'_>) {
+    let mut waker = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
     }
 }
 

@@ -21,7 +21,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tillgate_core::filter::Scheme;
 use tillgate_core::listener::ProxyTrust;
@@ -30,11 +30,14 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
 use self::beside::{Answer, Beside};
+pub(crate) use self::floods::Flood;
 use self::framing::Framing;
 use self::requests::Requests;
+use self::streams::Streams;
 use self::watch::Watch;
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
+use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
 use crate::seldom::Seldom;
@@ -42,12 +45,16 @@ use crate::tls::Terminator;
 use crate::udp::Sessions;
 
 mod beside;
+mod floods;
 mod framing;
 mod intake;
+mod limits;
 mod requests;
+mod streams;
 mod watch;
 
 pub use self::framing::Malformed;
+pub use self::limits::Limits;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
@@ -59,6 +66,10 @@ const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// What a slow reader can make us keep of one HTTP/2 stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Streams that we reset because of what a client does wrong (more streams than it may have, data
+/// after the end), over the life of its connection. h2's own default, said aloud.
+const LOCAL_RESETS_MAX: usize = 1024;
 
 /// hyper's own lower bound of a connection's buffer.
 const BUFFER_MIN: usize = 8 * 1024;
@@ -80,25 +91,6 @@ const LAST_ACCEPTS: usize = 1024;
 /// trip inside a store and some scheduling.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Bounds on the clients of one listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Open connections, of all workers together.
-    pub connections_max: usize,
-    /// A head must be complete this long after its first byte.
-    pub header_timeout: Duration,
-    /// A connection without a request is closed after this.
-    pub idle_timeout: Duration,
-    /// Bytes of a head.
-    pub header_bytes_max: u32,
-    /// Fields of a head.
-    pub headers_max: usize,
-    /// Bytes of a request's target.
-    pub uri_bytes_max: usize,
-    /// Streams of one HTTP/2 connection.
-    pub streams_max: u32,
-}
-
 /// One listener, as all of its workers share it.
 #[derive(Debug)]
 pub struct Entry {
@@ -113,7 +105,10 @@ pub struct Entry {
     /// Of a listener of datagrams.
     pub(crate) sessions: Sessions,
     tls: Option<Arc<Terminator>>,
+    memory: Arc<Ledger>,
     open: AtomicUsize,
+    /// Requests under way.
+    requests: AtomicUsize,
 }
 
 /// Who sent a request, and its life.
@@ -155,6 +150,7 @@ impl Entry {
         meter: ListenerMeter,
         drain: Drain,
         tls: Option<Arc<Terminator>>,
+        memory: Arc<Ledger>,
     ) -> Arc<Self> {
         Arc::new(Self {
             limits: RwLock::new(limits),
@@ -163,7 +159,9 @@ impl Entry {
             trust: OnceLock::new(),
             sessions: Sessions::default(),
             tls,
+            memory,
             open: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         })
     }
 
@@ -356,13 +354,14 @@ async fn serve_connection<H: Handler>(
 ) {
     let Client { peer, stream } = client;
     let limits = place.entry.limits();
-    let watch = Arc::new(Watch::new(clock::now()));
+    let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
+    let watch = Arc::new(watch);
     let mut phases = ticket.phases();
     let (ticket, place) = (Arc::new(ticket), Arc::new(place));
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
-    let (builder, scheme, identity) = agreed(&stream, &limits);
+    let (builder, scheme, identity) = agreed(&stream, &limits, &watch);
     let requests = Requests { watch: &watch, ticket, place: &place, peer, scheme, identity };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
@@ -397,6 +396,7 @@ async fn serve_connection<H: Handler>(
         match event.await {
             Err(result) => {
                 if let Err(error) = result {
+                    watch.has_ended(error.as_ref());
                     watch.breaks();
                     if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
                         place.entry.meter.malformed.inc();
@@ -421,11 +421,12 @@ async fn serve_connection<H: Handler>(
 fn agreed(
     stream: &ClientIo,
     limits: &Limits,
-) -> (auto::Builder<TokioExecutor>, Scheme, Option<Arc<ClientIdentity>>) {
+    watch: &Arc<Watch>,
+) -> (auto::Builder<Streams>, Scheme, Option<Arc<ClientIdentity>>) {
     match stream {
-        ClientIo::Plain(_) => (builder(limits), Scheme::Http, None),
+        ClientIo::Plain(_) => (builder(limits, watch), Scheme::Http, None),
         ClientIo::Tls(session) => {
-            let builder = builder(limits);
+            let builder = builder(limits, watch);
             let builder =
                 if session.is_http2() { builder.http2_only() } else { builder.http1_only() };
             (builder, Scheme::Https, session.client().cloned())
@@ -436,15 +437,16 @@ fn agreed(
 /// How often a connection is judged: a quarter of its shortest limit, so that a limit is
 /// overstayed by a quarter at most.
 fn tick(limits: &Limits) -> Duration {
-    let shortest = limits.header_timeout.min(limits.idle_timeout) / 4;
+    let shortest = limits.header_timeout.min(limits.idle_timeout);
+    let shortest = limits.body_timeout.map_or(shortest, |limit| limit.min(shortest)) / 4;
     shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &Limits, watch: &Arc<Watch>) -> auto::Builder<Streams> {
     let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
     // One stream that nobody reads must not take the room of the others.
     let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(Streams::new(Arc::clone(watch)));
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -462,6 +464,8 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(limits.header_bytes_max)
         .max_concurrent_streams(limits.streams_max)
+        .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .enable_connect_protocol();
     builder
 }
@@ -497,9 +501,15 @@ mod tests {
                 headers_max: 10,
                 uri_bytes_max: 8192,
                 streams_max: 1,
+                stream_resets_max: 1,
+                requests_max: 1,
+                body_bytes_max: None,
+                body_rate_min: None,
+                body_timeout: None,
             };
+            let memory = Ledger::new(1 << 20);
             let meter = Metrics::new("0").listener(&"http".into());
-            let entry = Entry::new(limits, meter, Drain::default(), None);
+            let entry = Entry::new(limits, meter, Drain::default(), None, Arc::clone(&memory));
             let place = entry.admit().unwrap();
             let ticket = entry.drain.ticket();
             let peer = stream.peer_addr().unwrap();
@@ -511,7 +521,7 @@ mod tests {
 
             // With TLS the handshake and the session are elsewhere; this is what is left of them.
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None);
+            let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None, memory);
             let (place, ticket) = (entry.admit().unwrap(), entry.drain.ticket());
             let turns = Arc::new(Semaphore::new(1));
             let arrival = Arrival { stream, peer, place, ticket };

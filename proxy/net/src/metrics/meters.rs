@@ -12,8 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use tillgate_core::units::PerDirection;
 
 use super::{
-    CODES, DialFailureLabels, FailureLabels, Label, ListenerReasonLabels, RequestLabels,
-    UpstreamLabels,
+    CODES, DialFailureLabels, FailureLabels, FloodMeter, Label, ListenerReasonLabels,
+    RequestLabels, UpstreamLabels,
 };
 use crate::error::{Failure, TABLE};
 
@@ -90,6 +90,8 @@ pub struct ListenerMeter {
     pub refused: Counter,
     /// Closed for being too slow.
     pub timeouts: Counter,
+    /// Closed for HTTP/2 floods.
+    pub floods: FloodMeter,
     /// Closed because what came is not HTTP, without an answer of ours.
     pub malformed: Counter,
     /// Panics of connections.

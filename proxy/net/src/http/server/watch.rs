@@ -3,24 +3,25 @@
 //! The socket reports reads and writes, the requests in flight report their bytes; [`Watch::judge`]
 //! says whether somebody has overstayed. It keeps times, it sets no timer.
 
-use std::io;
+use std::error::Error;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use bytes::Bytes;
 
 use super::super::flow::Flow;
-use super::Limits;
-use super::framing::{Framing, Malformed};
-use super::intake::Intake;
+use super::super::pace::{self, Demand};
+use super::framing::Malformed;
+use super::{Entry, Limits};
 use crate::clock;
 use crate::error::Failure;
-use crate::tls::ClientSession;
+use crate::memory::{Ledger, Rank};
+
+mod stream;
+
+pub use self::stream::{ClientIo, ClientStream};
 
 /// How a client connection spends its time. All times are milliseconds after `born`, plus one;
 /// zero = not.
@@ -35,6 +36,10 @@ pub(super) struct Watch {
     /// How long the last request let its client stand still.
     stall_limit: AtomicU64,
     speaks_http2: AtomicBool,
+    /// Its client floods us, and it was told to end.
+    is_flooded: AtomicBool,
+    /// A request began on HTTP/2, and its task has not.
+    is_fresh: AtomicBool,
     /// Its answers end with the connection, so only a reset tells one that was cut.
     is_old: AtomicBool,
     resets: AtomicBool,
@@ -48,6 +53,9 @@ pub(super) struct Watch {
     /// A [`Malformed`]: what is wrong with either.
     why: AtomicU8,
     flows: Mutex<Vec<Arc<Flow>>>,
+    /// What its listener shares, and the bounds that the connection began with; of what is no
+    /// connection of HTTP, none.
+    listener: Option<(Arc<Entry>, Limits)>,
 }
 
 /// What to do about a connection.
@@ -58,7 +66,7 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) const fn new(born: Instant) -> Self {
+    pub(super) const fn new(born: Instant, listener: Option<(Arc<Entry>, Limits)>) -> Self {
         Self {
             born,
             head_since: AtomicU64::new(0),
@@ -66,6 +74,8 @@ impl Watch {
             stalled_since: AtomicU64::new(0),
             stall_limit: AtomicU64::new(0),
             speaks_http2: AtomicBool::new(false),
+            is_flooded: AtomicBool::new(false),
+            is_fresh: AtomicBool::new(false),
             is_old: AtomicBool::new(false),
             resets: AtomicBool::new(false),
             may_switch: AtomicBool::new(false),
@@ -74,6 +84,7 @@ impl Watch {
             broken: AtomicU64::new(0),
             why: AtomicU8::new(0),
             flows: Mutex::new(Vec::new()),
+            listener,
         }
     }
 
@@ -82,7 +93,11 @@ impl Watch {
         let flow = Arc::new(Flow::new(now));
         let number = watch.begun.fetch_add(1, Ordering::Relaxed) + 1;
         watch.head_since.store(0, Ordering::Relaxed);
+        watch.is_fresh.store(true, Ordering::Relaxed);
         watch.flows().push(Arc::clone(&flow));
+        let is_beyond = watch.listener.as_ref().is_some_and(|(entry, limits)| {
+            entry.requests.fetch_add(1, Ordering::Relaxed) >= limits.requests_max
+        });
         let why = || Malformed::from_number(watch.why.load(Ordering::Relaxed));
         let is = |other: &AtomicU64| other.load(Ordering::Relaxed) == number;
         let refused = if is(&watch.refused) { why() } else { None };
@@ -91,7 +106,21 @@ impl Watch {
         {
             flow.malformed_by_client(why);
         }
-        (InFlight { life: Arc::new(Life { flow, watch: Arc::clone(watch) }) }, refused)
+        (InFlight { life: Arc::new(Life { flow, is_beyond, watch: Arc::clone(watch) }) }, refused)
+    }
+
+    /// How the connection ended; a flood that nobody has counted is.
+    pub(super) fn has_ended(&self, error: &(dyn Error + 'static)) {
+        let Some((entry, _)) = &self.listener else { return };
+        if !self.is_flooded.load(Ordering::Relaxed) {
+            entry.meter.floods.note(error);
+        }
+    }
+
+    /// The request that has just begun, if its task has not.
+    pub(super) fn take_fresh(&self) -> Option<Arc<Flow>> {
+        let is_fresh = self.is_fresh.swap(false, Ordering::Relaxed);
+        is_fresh.then(|| self.flows().last().cloned()).flatten()
     }
 
     /// The request after `heads` others is not one.
@@ -162,24 +191,19 @@ impl Watch {
         {
             return Verdict::Close;
         }
+        let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
         let flows = self.flows();
         let mut overdue = 0;
         for flow in flows.iter() {
-            if flow.is_late(now) {
-                flow.end(Failure::RequestTimeout);
-            }
-            let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
-            if late && (flow.ended().is_some() || !flow.excuse()) {
-                if flow.ended().is_some() {
-                    overdue += 1;
-                }
-                flow.end(Failure::IdleTimeout);
+            if self.judge_flow(flow, now, limits) {
+                overdue += 1;
             }
         }
         if !flows.is_empty() {
-            return if overdue == flows.len() { Verdict::Close } else { Verdict::Keep };
+            // Streams of HTTP/2 go one by one.
+            let all = overdue == flows.len() && !speaks_http2;
+            return if all { Verdict::Close } else { Verdict::Keep };
         }
-        let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
         let first = self.begun.load(Ordering::Relaxed) == 0;
         let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
         let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
@@ -187,7 +211,38 @@ impl Watch {
         if head_late || idle_late { Verdict::Close } else { Verdict::Keep }
     }
 
+    /// Tells a request to end that stands still or is too slow; whether it was told before and
+    /// still has not.
+    fn judge_flow(&self, flow: &Flow, now: Instant, limits: &Limits) -> bool {
+        let demand = Demand { rate_min: limits.body_rate_min, timeout: limits.body_timeout };
+        pace::judge(flow, demand, flow.lives_for(now));
+        let late = now.saturating_duration_since(flow.moved_at()) > flow.idle_limit();
+        if flow.ended().is_some() {
+            let overdue = late || flow.is_ending_for(now) > limits.header_timeout;
+            if overdue {
+                flow.abort();
+            }
+            return overdue;
+        }
+        if flow.is_late(now) {
+            flow.end(Failure::RequestTimeout);
+        } else if late && !flow.excuse() {
+            flow.end(Failure::IdleTimeout);
+        }
+        false
+    }
+
+    /// Whether a request is to be dropped whose client takes nothing. On HTTP/1 that is the
+    /// connection.
+    fn is_aborted(&self) -> bool {
+        !self.speaks_http2.load(Ordering::Relaxed)
+            && self.flows().iter().any(|flow| flow.is_aborted())
+    }
+
     fn finish(&self, flow: &Arc<Flow>, now: Instant) {
+        if let Some((entry, _)) = &self.listener {
+            entry.requests.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut flows = self.flows();
         if let Some(place) = flows.iter().position(|known| Arc::ptr_eq(known, flow)) {
             flows.swap_remove(place);
@@ -237,18 +292,55 @@ pub struct InFlight {
 #[derive(Debug)]
 struct Life {
     flow: Arc<Flow>,
+    /// There were as many requests as the listener takes already.
+    is_beyond: bool,
     watch: Arc<Watch>,
 }
 
 impl InFlight {
     /// For what is no request of a connection, but the connection itself, or a session.
     pub fn alone(now: Instant) -> Self {
-        Watch::begin(&Arc::new(Watch::new(now)), now).0
+        Watch::begin(&Arc::new(Watch::new(now, None)), now).0
     }
 
     /// The flow, to share with what moves its bytes.
     pub fn flow(&self) -> &Arc<Flow> {
         &self.life.flow
+    }
+
+    /// Whether there were as many requests as the listener takes already.
+    pub fn is_beyond(&self) -> bool {
+        self.life.is_beyond
+    }
+
+    /// How many bytes the listener takes of its body.
+    pub fn body_bytes_max(&self) -> u64 {
+        let limits = self.life.watch.listener.as_ref().map(|(_, limits)| limits);
+        limits.and_then(|limits| limits.body_bytes_max).unwrap_or(u64::MAX)
+    }
+
+    /// How it is weighed when memory runs out.
+    pub fn set_rank(&self, rank: Rank) {
+        self.account.set_rank(rank);
+    }
+
+    /// What the process holds of bodies.
+    fn memory(&self) -> Option<&Arc<Ledger>> {
+        self.life.watch.listener.as_ref().map(|(entry, _)| &entry.memory)
+    }
+
+    /// Whether there is room for what a request of this rank may hold.
+    pub fn is_admitted(&self, rank: Rank) -> bool {
+        self.memory().is_none_or(|memory| memory.admits(rank))
+    }
+
+    /// A piece of a body that goes from one side to the other, accounted for from here on.
+    pub fn hold(&self, bytes: Bytes) -> Bytes {
+        let Some(amount) = self.account.pass(bytes.len()) else { return bytes };
+        match self.memory() {
+            Some(memory) => memory.charge(self.flow(), bytes, amount),
+            None => bytes,
+        }
     }
 }
 
@@ -263,175 +355,6 @@ impl Deref for InFlight {
 impl Drop for Life {
     fn drop(&mut self) {
         self.watch.finish(&self.flow, clock::now());
-    }
-}
-
-/// A client's connection, as bytes.
-#[derive(Debug)]
-pub enum ClientIo {
-    /// In the clear.
-    Plain(TcpStream),
-    /// With its TLS ended here.
-    Tls(ClientSession),
-}
-
-/// A client's connection that reports what it does, and checks what HTTP/1 it brings.
-#[derive(Debug)]
-pub struct ClientStream {
-    stream: ClientIo,
-    intake: Intake,
-    is_shut: bool,
-    watch: Arc<Watch>,
-}
-
-impl ClientStream {
-    pub(super) const fn new(stream: ClientIo, framing: Framing, watch: Arc<Watch>) -> Self {
-        Self { stream, intake: Intake::new(framing), is_shut: false, watch }
-    }
-
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if polled.is_pending() {
-            self.watch.is_stalled();
-        } else {
-            self.watch.has_written();
-        }
-        polled
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        if self.watch.resets.load(Ordering::Relaxed) {
-            // An end would say that the answer is whole. If this fails, the socket is gone.
-            let _ = socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.intake.poll_read(&mut this.stream, &this.watch, cx, buf)
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(polled)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        // TLS takes a write before the client does, so with it only this tells of a client that
-        // does not read, or reads again; a socket's flush is always ready.
-        match &polled {
-            Poll::Pending => this.watch.is_stalled(),
-            Poll::Ready(Ok(())) => this.watch.has_written(),
-            Poll::Ready(Err(_)) => {}
-        }
-        polled
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.is_shut {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.is_shut = true;
-            this.watch.has_read(clock::now());
-        }
-        this.intake.poll_linger(&mut this.stream, cx).map(Ok)
-    }
-}
-
-impl ClientIo {
-    fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(session) => session.socket(),
-        }
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }
 

@@ -12,6 +12,11 @@ const LIMITS: Limits = Limits {
     headers_max: 6,
     uri_bytes_max: 100,
     streams_max: 1,
+    stream_resets_max: 1,
+    requests_max: 1,
+    body_bytes_max: None,
+    body_rate_min: None,
+    body_timeout: None,
 };
 
 /// What comes of `bytes` when they are read `step` at a time: what passes, and why it ends.

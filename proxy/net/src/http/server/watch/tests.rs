@@ -2,16 +2,20 @@
 //! that only the flush tells.
 
 use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 
 use rcgen::{CertificateParams, KeyPair as Key};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tillgate_core::tls::{KeyPair, ServerTls, TlsVersion};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
+use super::super::framing::Framing;
 use super::*;
 use crate::metrics::Metrics;
 use crate::tls::{Terminator, Tls};
@@ -24,6 +28,11 @@ const LIMITS: Limits = Limits {
     headers_max: 10,
     uri_bytes_max: 8192,
     streams_max: 1,
+    stream_resets_max: 1,
+    requests_max: 1,
+    body_bytes_max: None,
+    body_rate_min: None,
+    body_timeout: None,
 };
 
 fn terminator(folder: &std::path::Path) -> (Arc<Terminator>, ClientConfig) {
@@ -65,7 +74,7 @@ fn a_client_that_reads_again_does_not_stand_still() {
         let session = tls.accept(stream, Duration::from_secs(10), &turns).await.unwrap();
         let mut client = client.await.unwrap();
 
-        let watch = Arc::new(Watch::new(clock::now()));
+        let watch = Arc::new(Watch::new(clock::now(), None));
         let framing = Framing::new(&LIMITS, 64 * 1024);
         let mut server = ClientStream::new(ClientIo::Tls(session), framing, Arc::clone(&watch));
         let since = || watch.stalled_since.load(Ordering::Relaxed);

@@ -1,0 +1,144 @@
+//! `lab hostile`: payments beside clients that mean harm, on a line that is otherwise idle.
+//!
+//! One gateway on one line. Payments run alone first, then beside two hundred hostile clients of
+//! every kind (see `clients`), all on the HTTP entry and in bulk classes. The hostile ones have the
+//! time of a settling phase to fill what they can fill; then the same quantiles are taken again.
+//! The requirement is the issue's: the payments' p99 rises by at most 5 ms, and none fails.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+
+use crate::experiment::Plan;
+use crate::load::Way;
+use crate::load::payments::{self, Call, Outcome, Payments};
+use crate::preset::LineSpec;
+use crate::process::ask;
+use crate::say;
+use crate::stats::{Quantiles, real, whole};
+use crate::sys::{self, NANOS_PER_SEC, Nanos};
+use crate::system::{ADMIN, ENTRY, System};
+use crate::testbed::Testbed;
+
+mod clients;
+
+use self::clients::Hostile;
+
+/// For 64 tills to connect and make their first calls.
+const OPENING_SECONDS: f64 = 4.0;
+
+/// What the payments' p99 may rise by.
+const ADDED_P99_MS: f64 = 5.0;
+
+#[derive(Args)]
+pub struct HostileArgs {
+    /// Down/up in Mbit/s.
+    #[arg(long, default_value = "20/5")]
+    line: LineSpec,
+    /// Hostile clients, shared out among the kinds.
+    #[arg(long, default_value_t = 200)]
+    clients: usize,
+    /// Length of each measured phase.
+    #[arg(long, default_value_t = 30.0)]
+    seconds: f64,
+    /// Between the start of the hostile clients and the second phase: what they pull in once
+    /// crosses the line as bulk meanwhile.
+    #[arg(long, default_value_t = 12.0)]
+    settle_seconds: f64,
+    /// Payments a second.
+    #[arg(long, default_value_t = 25.0)]
+    pos_rate: f64,
+}
+
+/// Measures, prints a table and a verdict.
+pub fn run(args: &HostileArgs) -> Result<()> {
+    ensure!(args.clients <= 2_000, "more than 2000 clients");
+    let way = Way::Entry(ENTRY);
+    let plan = Plan { policy: None, ..Plan::standard(args.line, way) };
+    let bed = Testbed::build(plan.line.line(), None)?;
+    let Some(mut running) = System::Tillgate.start(&bed, &plan)? else { bail!("no gateway") };
+    let tills = Payments::start(payments::Plan {
+        way,
+        per_second: args.pos_rate,
+        connections: plan.tills,
+    })?;
+    rest(OPENING_SECONDS);
+    let alone = phase(args.seconds);
+    let rss_before = running.process.rss_mib();
+    let hostile = Hostile::start(ENTRY, args.clients)?;
+    rest(args.settle_seconds);
+    let cpu_before = running.process.cpu_seconds();
+    let beside = phase(args.seconds);
+    let cpu = (running.process.cpu_seconds() - cpu_before) / args.seconds * 100.0;
+    let rss = running.process.rss_mib();
+    let floods = scrape("tillgate_http2_floods_total");
+    let seen = hostile.stop();
+    let last_error = tills.last_error();
+    let calls = tills.stop();
+    if running.process.has_ended() {
+        bail!("the gateway ended:\n{}", running.process.log_end());
+    }
+    let (quiet, busy) = (latency(&calls, alone), latency(&calls, beside));
+    say!("{:<22} {:>8} {:>10} {:>10} {:>10}", "payments", "calls", "p50 ms", "p99 ms", "max ms");
+    for (name, figures) in [("alone", &quiet), ("beside hostile clients", &busy)] {
+        let Quantiles { count, p50, p99, max } = figures;
+        say!("{name:<22} {count:>8} {p50:>10.2} {p99:>10.2} {max:>10.2}");
+    }
+    say!("{:<22} {:>8} {:>10} {:>10} {:>10}", "hostile", "clients", "opened", "ended", "MiB read");
+    for (kind, tally) in &seen {
+        let mib = real(tally.bytes) / f64::from(1_u32 << 20);
+        let (name, clients) = (kind.name(), tally.clients);
+        say!("{name:<22} {clients:>8} {:>10} {:>10} {mib:>10.1}", tally.opened, tally.ended);
+    }
+    say!(
+        "gateway: {cpu:.0}% of a core, {rss_before:.1} MiB before and {rss:.1} MiB beside; \
+         floods ended {floods:.0}"
+    );
+    verdict(&calls, &quiet, &busy, last_error)
+}
+
+fn verdict(
+    calls: &[Call],
+    quiet: &Quantiles,
+    busy: &Quantiles,
+    last_error: Option<String>,
+) -> Result<()> {
+    let failed = calls.iter().filter(|call| call.outcome == Outcome::Failed).count();
+    let added = busy.p99 - quiet.p99;
+    let holds = failed == 0 && added <= ADDED_P99_MS && quiet.count > 0 && busy.count > 0;
+    let mut text = format!(
+        "{} payments' p99 {added:+.2} ms (at most {ADDED_P99_MS:+.1}), {failed} failed",
+        if holds { "ok    " } else { "MISSED" }
+    );
+    if let Some(error) = last_error.filter(|_| failed > 0) {
+        // Writing into a string cannot fail.
+        let _ = write!(text, ": {error}");
+    }
+    say!("{text}");
+    ensure!(holds, "hostile clients harm payments");
+    Ok(())
+}
+
+/// Lets time pass; from when to when.
+fn phase(seconds: f64) -> [Nanos; 2] {
+    let from = sys::now();
+    rest(seconds);
+    [from, sys::now()]
+}
+
+fn latency(calls: &[Call], [from, to]: [Nanos; 2]) -> Quantiles {
+    let inside = calls.iter().filter(|call| (from..to).contains(&call.due));
+    Quantiles::of_micros(inside.map(|call| call.took_us))
+}
+
+/// Sum of a counter over its labels; zero where there is none.
+fn scrape(name: &str) -> f64 {
+    let text = ask(ADMIN, "/metrics").unwrap_or_default();
+    let values = text.lines().filter(|line| line.starts_with(name));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn rest(seconds: f64) {
+    sys::sleep_until(sys::now() + whole(seconds * real(NANOS_PER_SEC)));
+}

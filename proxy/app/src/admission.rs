@@ -1,0 +1,107 @@
+//! Whether a request may begin now: as many as fit, as often as its rule says, as large as its
+//! listener takes.
+//!
+//! In: what is known of a request once its class and rule are. Out: nothing, what its client is
+//! told of the rule's rate, or a refusal. Rules and classes without limits cost two comparisons.
+//! Connections, heads and targets are bounded below HTTP; what waits for a server is the pool's.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::request::Parts;
+use tillgate_core::class::ClassId;
+use tillgate_core::matching::RuleId;
+use tillgate_core::tls::ClientIdentity;
+use tillgate_net::error::Failure;
+use tillgate_net::limit::{Asker, Verdict};
+
+use crate::outcome::Outcome;
+use crate::problem::{self, Answer, Refusal};
+use crate::running::Running;
+
+/// A request that may not begin.
+pub(crate) struct Turned {
+    refusal: Refusal,
+    rate: Option<Verdict>,
+}
+
+impl Turned {
+    /// The answer that says so.
+    pub(crate) fn answer(self, outcome: Outcome) -> Answer {
+        let mut answer = problem::answer(&self.refusal, outcome);
+        tell(self.rate, answer.headers_mut());
+        answer
+    }
+}
+
+impl From<Refusal> for Turned {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, rate: None }
+    }
+}
+
+/// Tells the client of a limited rule what is left.
+pub(crate) fn tell(rate: Option<Verdict>, headers: &mut HeaderMap) {
+    if let Some(rate) = rate {
+        rate.tell(headers);
+    }
+}
+
+/// Whether one more of `class` fits, which is counted already, with a body of at least this size.
+pub(crate) fn fits(
+    running: &Running,
+    class: ClassId,
+    body_bytes: u64,
+    outcome: &Outcome,
+) -> Result<(), Refusal> {
+    let (flow, class) = (outcome.flow(), running.class(class));
+    flow.set_rank(class.rank);
+    if flow.is_beyond() {
+        let detail = "as many requests as the listener's limits.maxRequests are under way";
+        return Err(Refusal::new(Failure::RequestsFull, detail));
+    }
+    let requests_max = class.spec.requests_max.map_or(i64::MAX, i64::from);
+    if class.meter.in_flight.get() > requests_max {
+        let name = &class.spec.name;
+        let detail = format!("as many requests as maxRequests of class {name} are under way");
+        return Err(Refusal::new(Failure::RequestsFull, detail));
+    }
+    if !flow.is_admitted(class.rank) {
+        return Err(Failure::MemoryShed.into());
+    }
+    if body_bytes > flow.body_bytes_max() {
+        return Err(Failure::BodyTooLarge.into());
+    }
+    Ok(())
+}
+
+/// Who asks for what.
+pub(crate) struct Request<'a> {
+    pub(crate) head: &'a Parts,
+    pub(crate) body_bytes: u64,
+    pub(crate) client: IpAddr,
+    pub(crate) identity: Option<&'a ClientIdentity>,
+}
+
+/// Whether a request that met `rule` may begin. Its rate is asked last, so that what is refused
+/// for another reason takes no token.
+pub(crate) fn admit(
+    running: &Running,
+    (rule, class): (RuleId, ClassId),
+    request: &Request<'_>,
+    outcome: &Outcome,
+) -> Result<Option<Verdict>, Turned> {
+    fits(running, class, request.body_bytes, outcome)?;
+    let Some(limits) = running.rates(rule) else { return Ok(None) };
+    let Request { head, client, identity, .. } = request;
+    let asker = Asker { address: *client, identity: *identity, headers: &head.headers };
+    let verdict = limits.check(asker);
+    match verdict.wait {
+        None => Ok(Some(verdict)),
+        Some(wait) => {
+            let detail = format!("too many requests; the next may come in {wait:.1?}");
+            let refusal = Refusal::new(Failure::RateLimited, detail);
+            Err(Turned { refusal, rate: Some(verdict) })
+        }
+    }
+}
