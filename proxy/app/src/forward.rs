@@ -128,7 +128,8 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let endpoint = Endpoint { host: Host::Ip(first.ip()), port: first.port() };
     let target = running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
     let pool = worker.pool(way.location);
-    let call = Call { pool, target: &target, client, timeouts: &EGRESS_TIMEOUTS, socket: None };
+    let timeouts = &EGRESS_TIMEOUTS;
+    let call = Call { pool, target: &target, client: &caller.name, timeouts, socket: None };
     match send::send(call, &mut head, body, &mut outcome).await {
         Ok(reply) => send::relay(reply, outcome),
         Err(refusal) => problem::answer(&refusal, outcome),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode, response};
+use http::{HeaderValue, Request, Response, StatusCode, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -37,7 +37,8 @@ pub(crate) struct Reply {
 pub(crate) struct Call<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) target: &'a Arc<Target>,
-    pub(crate) client: std::net::IpAddr,
+    /// As `X-Forwarded-For` names it.
+    pub(crate) client: &'a HeaderValue,
     pub(crate) timeouts: &'a Timeouts,
     pub(crate) socket: Option<&'a WebSocket>,
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tillgate_core::backend::{Location, Timeouts};
@@ -75,7 +75,12 @@ pub(crate) async fn serve_request(
     };
 
     let mut answer = if rule.action == Action::Forward {
-        let client = Client { peer: caller.peer, ticket: caller.ticket, place: caller.place };
+        let client = Client {
+            peer: caller.peer,
+            name: caller.name,
+            ticket: caller.ticket,
+            place: caller.place,
+        };
         let story =
             Story { worker, running: &running, rule, found, class, client, scheme: caller.scheme };
         story.forward(head, body, ask, outcome).await
@@ -101,6 +106,7 @@ struct Story<'a> {
 /// Whose request it is.
 struct Client {
     peer: SocketAddr,
+    name: HeaderValue,
     ticket: Arc<Ticket>,
     place: Arc<Place>,
 }
@@ -123,7 +129,7 @@ impl Story<'_> {
         let call = Call {
             pool: self.worker.pool(picked.location),
             target: &picked.target,
-            client: self.client.peer.ip(),
+            client: &self.client.name,
             timeouts: &timeouts,
             socket: socket.as_ref(),
         };

@@ -215,16 +215,29 @@ pub(crate) fn inherited(first: RawFd, count: RawFd) -> Vec<OwnedFd> {
         .collect()
 }
 
-/// Microseconds of `CLOCK_MONOTONIC`, whose zero `Instant` hides.
-pub(crate) fn monotonic_micros() -> u64 {
+/// How exactly a clock is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// To the nanosecond.
+    Fine,
+    /// As of the kernel's last tick.
+    Coarse,
+}
+
+/// `CLOCK_MONOTONIC`, whose zero `Instant` hides.
+pub(crate) fn monotonic(precision: Precision) -> Duration {
+    let clock = match precision {
+        Precision::Fine => libc::CLOCK_MONOTONIC,
+        Precision::Coarse => libc::CLOCK_MONOTONIC_COARSE,
+    };
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel stores one `struct timespec` at the given address.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
     if result == -1 {
-        return 0;
+        return Duration::ZERO;
     }
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    seconds.unwrap_or(0) * 1_000_000 + nanos.unwrap_or(0) / 1000
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 /// The CPUs that this thread may use, in order.

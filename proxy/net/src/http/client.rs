@@ -8,11 +8,11 @@
 //! connection by itself. Everything here may be shared by all workers: a connection's task stays
 //! on the worker that dialled it, the handle to send on it travels.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::{Equivalent, HashMap};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -147,9 +147,15 @@ impl SendError {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What connections must have in common to serve the same requests.
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     endpoint: Endpoint,
+    rest: Rest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Rest {
     class: ClassId,
     link: Option<LinkId>,
     wire: Wire,
@@ -157,6 +163,38 @@ struct Key {
     client: Option<SocketAddr>,
     /// Connections of two TLS identities are never mixed.
     tls: Option<u32>,
+}
+
+/// A [`Key`] to look for, which has the same hash.
+#[derive(Hash)]
+struct Sought<'a> {
+    endpoint: &'a Endpoint,
+    rest: Rest,
+}
+
+impl<'a> Sought<'a> {
+    fn of(target: &'a Target) -> Self {
+        let rest = Rest {
+            class: target.class,
+            link: target.link,
+            wire: target.wire,
+            client: target.client.map(|(_, client)| client),
+            tls: target.tls.as_ref().map(|tls| tls.id()),
+        };
+        Self { endpoint: &target.endpoint, rest }
+    }
+}
+
+impl Equivalent<Key> for Sought<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        *self.endpoint == key.endpoint && self.rest == key.rest
+    }
+}
+
+impl From<&Sought<'_>> for Key {
+    fn from(sought: &Sought<'_>) -> Self {
+        Self { endpoint: sought.endpoint.clone(), rest: sought.rest }
+    }
 }
 
 /// All connections to servers that one worker, or all of them together, keep.
@@ -288,22 +326,18 @@ impl Pool {
             .iter()
             .map(|(key, shelf)| {
                 let (open, idle, waiting) = shelf.counts();
-                let (class, link) = (key.class, key.link);
+                let (class, link) = (key.rest.class, key.rest.link);
                 ShelfSnapshot { endpoint: key.endpoint.clone(), class, link, open, idle, waiting }
             })
             .collect()
     }
 
     fn shelf(&self, target: &Target) -> Arc<Shelf> {
-        let key = Key {
-            endpoint: target.endpoint.clone(),
-            class: target.class,
-            link: target.link,
-            wire: target.wire,
-            client: target.client.map(|(_, client)| client),
-            tls: target.tls.as_ref().map(|tls| tls.id()),
-        };
-        Arc::clone(self.lock().entry(key).or_default())
+        let (sought, mut shelves) = (Sought::of(target), self.lock());
+        if let Some(shelf) = shelves.get(&sought) {
+            return Arc::clone(shelf);
+        }
+        Arc::clone(shelves.entry(Key::from(&sought)).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Shelf>>> {

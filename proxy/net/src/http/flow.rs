@@ -143,7 +143,7 @@ impl Flow {
 
     /// Something moved now.
     pub fn touch(&self) {
-        self.moved.store(self.age(clock::now()), Ordering::Relaxed);
+        self.moved.store(self.age(clock::lately()), Ordering::Relaxed);
     }
 
     /// When something moved last.
@@ -346,7 +346,9 @@ impl Drop for Queued<'_> {
         flow.queued.store(false, Ordering::Relaxed);
         flow.touch();
         let waited = flow.moved.load(Ordering::Relaxed).saturating_sub(self.since);
-        flow.waited.store(flow.waited.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
+        if waited > 0 {
+            flow.waited.store(flow.waited.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
+        }
     }
 }
 

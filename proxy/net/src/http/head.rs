@@ -60,7 +60,7 @@ pub async fn until_head<F: Future>(
             match next_limit(limits, flow, gate, now) {
                 Next::Expired(failure) => return Poll::Ready(Err(failure)),
                 Next::At(at) => {
-                    timer.set(Some(tokio::time::sleep(at.saturating_duration_since(now))));
+                    timer.set(Some(tokio::time::sleep_until(at.into())));
                 }
                 Next::Never => return Poll::Pending,
             }

@@ -5,7 +5,6 @@
 //! field costs line. `Host` stays. Messages that could be read in two ways are refused.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,9 +19,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use tillgate_core::matching::canonical_host;
 
+use self::fields::{Field, Fields};
 use super::client::Wire;
 use super::flow::Gate;
 use crate::error::Failure;
+
+mod fields;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -32,32 +34,29 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Fields that `Connection` may not take away, because we frame and route by them.
-const KEPT: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
+static KEPT: [HeaderName; 3] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
 
 /// Fields of one hop, but `Connection` and `TE`, which say more.
-const OF_ONE_HOP: [HeaderName; 6] =
-    [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
+static OF_ONE_HOP: [(Field, HeaderName); 6] = [
+    (Field::KeepAlive, KEEP_ALIVE),
+    (Field::ProxyConnection, PROXY_CONNECTION),
+    (Field::ProxyAuthenticate, PROXY_AUTHENTICATE),
+    (Field::TransferEncoding, TRANSFER_ENCODING),
+    (Field::Upgrade, UPGRADE),
+    (Field::Http2Settings, HTTP2_SETTINGS),
+];
 
-/// Takes out what is meant for this hop alone. `TE: trailers` survives, because we pass trailers.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most heads have one of these fields or none: one look at the names is cheaper than asking
-    // for each.
-    let mut found = 0_u8;
-    let (mut connection, mut te) = (false, false);
-    for name in headers.keys() {
-        connection |= *name == CONNECTION;
-        te |= *name == TE;
-        for (place, of_one_hop) in OF_ONE_HOP.iter().enumerate() {
-            found |= u8::from(name == of_one_hop) << place;
-        }
-    }
+/// Takes out of `headers`, which has these `fields`, what is meant for this hop alone.
+/// `TE: trailers` survives, because we pass trailers.
+fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
+    let te = fields.has(Field::Te);
     let trailers = te && headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    if connection {
+    if fields.has(Field::Connection) {
         strip_named(headers);
     }
-    for (place, of_one_hop) in OF_ONE_HOP.iter().enumerate() {
-        if found & (1 << place) != 0 {
-            headers.remove(of_one_hop);
+    for (field, name) in &OF_ONE_HOP {
+        if fields.has(*field) {
+            headers.remove(name);
         }
     }
     if trailers {
@@ -69,24 +68,24 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Takes out `Connection` and the fields that it names.
 fn strip_named(headers: &mut HeaderMap) {
+    let http::header::Entry::Occupied(connection) = headers.entry(CONNECTION) else { return };
+    // What most of them say names no field, or one that goes anyway.
     let is_option = |token: &str| {
-        // What most of them say names no field, or one that goes anyway.
         ["close", "keep-alive", "upgrade", "te"].iter().any(|o| token.eq_ignore_ascii_case(o))
     };
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !is_option(token))
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        .filter(|name| !KEPT.contains(name))
-        .collect();
-    for name in named {
+    let mut named = Vec::new();
+    for value in connection.iter().filter_map(|value| value.to_str().ok()) {
+        if is_option(value) {
+            continue;
+        }
+        for token in value.split(',').map(str::trim).filter(|token| !is_option(token)) {
+            named.extend(HeaderName::from_bytes(token.as_bytes()));
+        }
+    }
+    connection.remove_entry_mult();
+    for name in named.iter().filter(|name| !KEPT.contains(name)) {
         headers.remove(name);
     }
-    headers.remove(CONNECTION);
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
@@ -205,6 +204,11 @@ fn is_misplaced(name: &HeaderName) -> bool {
 
 /// The host in `authority`: lower case, without port, brackets and trailing dot.
 pub fn host_name(authority: &str) -> Option<Cow<'_, str>> {
+    // Nearly all are such already.
+    let is_plain = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    if authority.as_bytes().iter().all(is_plain) && !authority.ends_with('.') {
+        return (!authority.is_empty()).then_some(Cow::Borrowed(authority));
+    }
     if authority.contains('@') {
         return None;
     }
@@ -238,21 +242,23 @@ fn is_port(text: &str) -> bool {
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
 pub fn prepare_request(
     request: &mut Parts,
-    client: IpAddr,
+    client: &HeaderValue,
     wire: Wire,
     has_body: HasBody,
 ) -> Result<HeaderValue, Failure> {
-    let expects = expects_continue(request);
-    strip_hop_by_hop(&mut request.headers);
-    request.headers.remove(PROXY_AUTHORIZATION);
-    if !expects || wire == Wire::Http2 {
+    let fields = Fields::of(&request.headers);
+    strip_hop_by_hop(&mut request.headers, fields);
+    if fields.has(Field::ProxyAuthorization) {
+        request.headers.remove(PROXY_AUTHORIZATION);
+    }
+    if fields.has(Field::Expect) && (!expects_continue(request) || wire == Wire::Http2) {
         request.headers.remove(EXPECT);
     }
-    append_client(&mut request.headers, client);
-    let id = request_id(&mut request.headers);
+    append_client(&mut request.headers, fields, client);
+    let id = request_id(&mut request.headers, fields);
     request.extensions.clear();
     match wire {
-        Wire::Http1 => target_for_http1(request, has_body)?,
+        Wire::Http1 => target_for_http1(request, fields, has_body)?,
         Wire::Http2 => target_for_http2(request)?,
     }
     Ok(id)
@@ -260,11 +266,12 @@ pub fn prepare_request(
 
 /// Makes a server's head one for the client.
 pub fn prepare_response(head: &mut http::response::Parts) {
-    if head.headers.contains_key(TRANSFER_ENCODING) {
+    let fields = Fields::of(&head.headers);
+    if fields.has(Field::TransferEncoding) && fields.has(Field::ContentLength) {
         // The chunks were what counted (RFC 9112 section 6.3); a length beside them may be wrong.
         head.headers.remove(CONTENT_LENGTH);
     }
-    strip_hop_by_hop(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers, fields);
     head.extensions.clear();
     // hyper writes the version of the client's connection.
     head.version = Version::HTTP_11;
@@ -279,17 +286,23 @@ pub enum HasBody {
     No,
 }
 
-fn target_for_http1(request: &mut Parts, has_body: HasBody) -> Result<(), Failure> {
+fn target_for_http1(request: &mut Parts, fields: Fields, has_body: HasBody) -> Result<(), Failure> {
     if let Some(authority) = request.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str());
         request.headers.insert(HOST, host.map_err(|_| Failure::InvalidRequest)?);
     }
-    let path = request.uri.path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    request.uri = Uri::from(path);
-    join_cookies(&mut request.headers);
+    let path = request.uri.path_and_query();
+    if request.uri.scheme().is_some() || request.uri.authority().is_some() || path.is_none() {
+        let path = path.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        request.uri = Uri::from(path);
+    }
+    if fields.has(Field::Cookie) {
+        join_cookies(&mut request.headers);
+    }
     request.version = Version::HTTP_11;
-    match request.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes) {
+    // `Connection` cannot have taken it away.
+    let length = fields.has(Field::ContentLength).then(|| request.headers.get(CONTENT_LENGTH));
+    match length.flatten().map(HeaderValue::as_bytes) {
         // To some readers a leading zero makes a number octal.
         Some([b'0', rest @ ..]) if !rest.is_empty() => {
             let zeros = rest.iter().take_while(|byte| **byte == b'0').count();
@@ -343,24 +356,36 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn append_client(headers: &mut HeaderMap, client: IpAddr) {
-    let client = client.to_canonical();
-    let mut chain = String::with_capacity(40);
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        if let Ok(value) = value.to_str() {
-            chain.push_str(value);
-            chain.push_str(", ");
+/// Adds `client` to those that a request came through.
+fn append_client(headers: &mut HeaderMap, fields: Fields, client: &HeaderValue) {
+    let mut client = client.clone();
+    if fields.has(Field::XForwardedFor) {
+        let mut chain = Vec::with_capacity(80);
+        for value in headers.get_all(X_FORWARDED_FOR) {
+            if value.to_str().is_ok() {
+                chain.extend_from_slice(value.as_bytes());
+                chain.extend_from_slice(b", ");
+            }
+        }
+        chain.extend_from_slice(client.as_bytes());
+        if let Ok(value) = HeaderValue::try_from(chain) {
+            client = value;
         }
     }
-    // Writing into a string cannot fail.
-    let _ = write!(chain, "{client}");
-    if let Ok(value) = HeaderValue::try_from(chain) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
+    headers.insert(X_FORWARDED_FOR, client);
 }
 
-fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    if let Some(id) = headers.get(X_REQUEST_ID) {
+/// `client` as `X-Forwarded-For` names it. Once for each connection: writing an address takes
+/// longer than finding a route.
+pub fn client_name(client: IpAddr) -> HeaderValue {
+    let name = HeaderValue::try_from(client.to_canonical().to_string());
+    name.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue {
+    if fields.has(Field::XRequestId)
+        && let Some(id) = headers.get(X_REQUEST_ID)
+    {
         return id.clone();
     }
     let mut id = [0; 16];

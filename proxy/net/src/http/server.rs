@@ -17,7 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -35,6 +35,7 @@ use self::framing::Framing;
 use self::requests::Requests;
 use self::streams::Streams;
 use self::watch::Watch;
+use super::headers;
 use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
 use crate::memory::Ledger;
@@ -116,6 +117,8 @@ pub struct Entry {
 pub struct Caller {
     /// The client's address.
     pub peer: SocketAddr,
+    /// The same as `X-Forwarded-For` says it.
+    pub name: HeaderValue,
     /// The request's life; keep it until the response has ended.
     pub flow: InFlight,
     /// What its verified certificate says, if it showed one.
@@ -362,7 +365,8 @@ async fn serve_connection<H: Handler>(
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
     let first = Notify::new();
     let (builder, scheme, identity) = agreed(&stream, &limits, &watch);
-    let requests = Requests { watch: &watch, ticket, place: &place, peer, scheme, identity };
+    let name = headers::client_name(peer.ip());
+    let requests = Requests { watch: &watch, ticket, place: &place, peer, name, scheme, identity };
     let service = service_fn(|request: Request<Incoming>| {
         if owed.load(Ordering::Relaxed) {
             first.notify_one();

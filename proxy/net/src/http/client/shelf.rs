@@ -82,7 +82,7 @@ impl Shelf {
         target: &Arc<Target>,
         resolver: &Arc<Resolver>,
     ) -> Result<Connection, DialError> {
-        let (next, spares) = self.reserve(target, resolver, clock::now());
+        let (next, spares) = self.reserve(target, resolver, clock::lately());
         for _ in 0..spares {
             self.spawn_dial(target, resolver, None);
         }
@@ -350,7 +350,7 @@ impl State {
             return;
         }
         if let Err(connection) = self.hand_out(connection) {
-            self.idle.push(Idle { connection, since: clock::now() });
+            self.idle.push(Idle { connection, since: clock::lately() });
         }
     }
 

@@ -81,7 +81,7 @@ impl Intake {
             if fresh.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            watch.has_read(clock::now());
+            watch.has_read(clock::lately());
             let seen = self.framing.see(fresh);
             let kept = match seen {
                 Seen::Pass => fresh.len(),
@@ -109,7 +109,7 @@ impl Intake {
         // The future keeps nothing between polls, so a new one each time loses nothing.
         let read = ready!(pin!(stream.read_buf(&mut self.held)).poll(cx))?;
         if read > 0 {
-            watch.has_read(clock::now());
+            watch.has_read(clock::lately());
             let seen = self.framing.see(&self.held);
             let rest = match seen {
                 Seen::Pass => Vec::new(),

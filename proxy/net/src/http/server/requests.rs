@@ -21,6 +21,7 @@ pub(super) struct Requests<'a> {
     pub(super) ticket: Arc<Ticket>,
     pub(super) place: &'a Arc<Place>,
     pub(super) peer: SocketAddr,
+    pub(super) name: HeaderValue,
     pub(super) scheme: Scheme,
     pub(super) identity: Option<Arc<ClientIdentity>>,
 }
@@ -39,6 +40,7 @@ impl Requests<'_> {
         }
         let caller = Caller {
             peer: self.peer,
+            name: self.name.clone(),
             flow,
             identity: self.identity.clone(),
             ticket: Arc::clone(&self.ticket),

@@ -354,7 +354,7 @@ impl Deref for InFlight {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.watch.finish(&self.flow, clock::now());
+        self.watch.finish(&self.flow, clock::lately());
     }
 }
 

@@ -64,7 +64,7 @@ impl Multiplexed {
             return None;
         }
         self.streams.fetch_add(1, Ordering::AcqRel);
-        self.since = clock::now();
+        self.since = clock::lately();
         let stream = Some(StreamSlot {
             streams: Arc::clone(&self.streams),
             allowance: Arc::clone(&self.allowance),
