@@ -12,6 +12,7 @@ pub mod limit;
 pub mod link;
 pub mod listener;
 pub mod matching;
+pub mod mirror;
 pub mod schedule;
 pub mod sessions;
 pub mod share;

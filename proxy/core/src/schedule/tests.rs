@@ -30,7 +30,7 @@
 
 mod audit;
 mod chaos;
-mod draw;
+pub(crate) mod draw;
 mod dynamics;
 mod latency;
 mod policy;

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
 #[derive(Clone, Debug)]
-pub(super) struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D)
     }
 
-    pub(super) fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,25 +24,25 @@ impl Draw {
     }
 
     /// `low` to `high`, both included.
-    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         let width = u128::from(high - low) + 1;
         low + u64::try_from((u128::from(self.bits()) * width) >> 64).expect("below the width")
     }
 
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.between(1, 100) <= percent
     }
 
-    pub(super) fn index(&mut self, len: usize) -> usize {
+    pub(crate) fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.between(0, len as u64 - 1)).expect("an index")
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.index(from.len())]
     }
 
     /// Nanoseconds to the next event of a Poisson process with this mean gap.
-    pub(super) fn exponential(&mut self, mean_ns: u64) -> u64 {
+    pub(crate) fn exponential(&mut self, mean_ns: u64) -> u64 {
         #[expect(clippy::cast_precision_loss, reason = "a draw")]
         let uniform = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
         #[expect(
@@ -58,12 +58,12 @@ impl Draw {
 
 /// The instant at which simulated time begins. Its value never matters.
 #[expect(clippy::disallowed_methods, reason = "no other way to make an instant; used as zero")]
-pub(in super::super) fn epoch() -> Instant {
+pub(crate) fn epoch() -> Instant {
     Instant::now()
 }
 
 /// Runs `property` for the kept seeds of `suite` and `ordinary` further ones.
-pub(super) fn each_seed(suite: &str, ordinary: u64, property: impl Fn(u64)) {
+pub(crate) fn each_seed(suite: &str, ordinary: u64, property: impl Fn(u64)) {
     let number = |name: &str| -> Option<u64> {
         let text = std::env::var(name).ok()?;
         Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, got {text:?}")))
