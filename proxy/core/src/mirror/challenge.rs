@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_token_is_asked_for_as_the_registry_says() {
-        let field = r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:pos/app:pull,push""#;
+        let field = "Bearer realm=\"https://auth.example/token\",service=\"registry.example\",\
+                     scope=\"repository:pos/app:pull,push\"";
         let challenge = Challenge::read(field).unwrap();
         let Challenge::Bearer { realm, .. } = &challenge else { panic!("{challenge:?}") };
         assert_eq!(realm, "https://auth.example/token");
