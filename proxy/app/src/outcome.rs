@@ -20,6 +20,7 @@ use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer;
 use tillgate_net::http::grpc::Speech;
+use tillgate_net::http::headers;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Held;
 
@@ -163,10 +164,10 @@ impl Outcome {
         self.backend = Some((backend, endpoint));
     }
 
-    /// The request's name for people, as the server is told it.
-    pub(crate) fn identify(&mut self, id: http::HeaderValue) {
+    /// The request's name for people, as the server is told it in `head`.
+    pub(crate) fn identify(&mut self, head: &Parts) {
         if let Some(record) = &mut self.record {
-            record.request_id = Some(id);
+            record.request_id = headers::request_id(&head.headers).cloned();
         }
     }
 

@@ -52,7 +52,8 @@ pub(crate) async fn send(
 ) -> Result<Reply, Refusal> {
     let Call { pool, target, timeouts, .. } = call;
     let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
-    outcome.identify(headers::prepare_request(head, call.client, target.wire, has_body)?);
+    headers::prepare_request(head, call.client, target.wire, has_body)?;
+    outcome.identify(head);
     match call.socket {
         Some(_) if target.wire == Wire::Http2 => {
             let detail = "the route's backend speaks HTTP/2; WebSocket needs protocol HTTP";

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::conn::auto::upgrade;
 use tillgate_net::drain::{Phase, Ticket};
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer as _;
@@ -71,7 +70,7 @@ async fn copy<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut S,
     flow: &Flow,
 ) -> Result<(), Failure> {
-    match upgrade::downcast::<TokioIo<ClientStream>>(client) {
+    match client.downcast::<TokioIo<ClientStream>>() {
         Ok(parts) => {
             let mut client = parts.io.into_inner();
             tunnel::run(&mut client, server, parts.read_buf.to_vec(), flow).await

@@ -21,6 +21,12 @@ pub fn lately() -> Instant {
     instant + sockopt::monotonic(Precision::Coarse).saturating_sub(time)
 }
 
+/// [`lately`] in milliseconds since some beginning: for stamps that are kept as numbers.
+pub fn lately_millis() -> u64 {
+    let time = sockopt::monotonic(Precision::Coarse);
+    time.as_secs() * 1000 + u64::from(time.subsec_millis())
+}
+
 /// The wall clock: for logs, dates and audit records, never for waiting.
 #[allow(clippy::disallowed_methods, reason = "this module is the one clock")]
 pub fn wall() -> SystemTime {

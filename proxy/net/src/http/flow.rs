@@ -20,6 +20,8 @@ use crate::shaped::LineWait;
 #[derive(Debug)]
 pub struct Flow {
     born: Instant,
+    /// The same by [`clock::lately_millis`].
+    born_millis: u64,
     /// Milliseconds after `born`, plus one; zero = not yet.
     sent: AtomicU64,
     /// Milliseconds after `born`.
@@ -63,6 +65,7 @@ impl Flow {
     pub fn new(now: Instant) -> Self {
         Self {
             born: now,
+            born_millis: clock::lately_millis(),
             sent: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             idle: AtomicU64::new(millis(IDLE_UNTIL_KNOWN)),
@@ -143,7 +146,8 @@ impl Flow {
 
     /// Something moved now.
     pub fn touch(&self) {
-        self.moved.store(self.age(clock::lately()), Ordering::Relaxed);
+        let age = clock::lately_millis().saturating_sub(self.born_millis);
+        self.moved.store(age, Ordering::Relaxed);
     }
 
     /// When something moved last.

@@ -236,7 +236,7 @@ fn is_port(text: &str) -> bool {
 }
 
 /// Makes a client's head one for a server that speaks `wire`: hop-by-hop fields out, forwarding
-/// fields in, the target in the form the wire wants. Returns the request's id.
+/// fields in, the target in the form the wire wants.
 ///
 /// # Errors
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
@@ -245,7 +245,7 @@ pub fn prepare_request(
     client: &HeaderValue,
     wire: Wire,
     has_body: HasBody,
-) -> Result<HeaderValue, Failure> {
+) -> Result<(), Failure> {
     let fields = Fields::of(&request.headers);
     strip_hop_by_hop(&mut request.headers, fields);
     if fields.has(Field::ProxyAuthorization) {
@@ -255,13 +255,12 @@ pub fn prepare_request(
         request.headers.remove(EXPECT);
     }
     append_client(&mut request.headers, fields, client);
-    let id = request_id(&mut request.headers, fields);
+    name_request(&mut request.headers, fields);
     request.extensions.clear();
     match wire {
-        Wire::Http1 => target_for_http1(request, fields, has_body)?,
-        Wire::Http2 => target_for_http2(request)?,
+        Wire::Http1 => target_for_http1(request, fields, has_body),
+        Wire::Http2 => target_for_http2(request),
     }
-    Ok(id)
 }
 
 /// Makes a server's head one for the client.
@@ -382,11 +381,15 @@ pub fn client_name(client: IpAddr) -> HeaderValue {
     name.unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue {
-    if fields.has(Field::XRequestId)
-        && let Some(id) = headers.get(X_REQUEST_ID)
-    {
-        return id.clone();
+/// The name of a request for people, once it was prepared.
+pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(X_REQUEST_ID)
+}
+
+/// Names a request that has no name.
+fn name_request(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Field::XRequestId) && headers.contains_key(X_REQUEST_ID) {
+        return;
     }
     let mut id = [0; 16];
     let mut left = fastrand::u64(..);
@@ -394,12 +397,8 @@ fn request_id(headers: &mut HeaderMap, fields: Fields) -> HeaderValue {
         *digit = b"0123456789abcdef"[usize::try_from(left % 16).unwrap_or(0)];
         left >>= 4;
     }
-    match HeaderValue::from_bytes(&id) {
-        Ok(id) => {
-            headers.insert(X_REQUEST_ID, id.clone());
-            id
-        }
-        Err(_) => HeaderValue::from_static("0"),
+    if let Ok(id) = HeaderValue::from_bytes(&id) {
+        headers.insert(X_REQUEST_ID, id);
     }
 }
 

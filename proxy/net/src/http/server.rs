@@ -6,46 +6,34 @@
 //! one that sends half a head or never reads: a [`Watch`] per connection knows, and is asked a
 //! few times a second at most. A connection that overstays is closed; nothing else notices.
 
-use std::convert::Infallible;
 use std::error::Error;
-use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tillgate_core::filter::Scheme;
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
-use self::beside::{Answer, Beside};
+use self::connection::{Client, serve_connection};
 pub(crate) use self::floods::Flood;
-use self::framing::Framing;
-use self::requests::Requests;
-use self::streams::Streams;
-use self::watch::Watch;
-use super::headers;
-use crate::clock;
 use crate::drain::{Drain, Phase, Ticket};
 use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
-use crate::seldom::Seldom;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
 mod beside;
+mod connection;
 mod floods;
 mod framing;
 mod intake;
@@ -58,39 +46,12 @@ pub use self::framing::Malformed;
 pub use self::limits::Limits;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
-/// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
-/// trip of a millisecond or less, so this is 500 Mbit/s, and bounds what an upload can pile up.
-const STREAM_WINDOW: u32 = 64 * 1024;
-
-/// The largest window that HTTP/2 knows (RFC 9113 section 6.9.1).
-const WINDOW_MAX: u32 = (1 << 31) - 1;
-
-/// What a slow reader can make us keep of one HTTP/2 stream.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-
-/// Streams that we reset because of what a client does wrong (more streams than it may have, data
-/// after the end), over the life of its connection. h2's own default, said aloud.
-const LOCAL_RESETS_MAX: usize = 1024;
-
-/// hyper's own lower bound of a connection's buffer.
-const BUFFER_MIN: usize = 8 * 1024;
-
-/// No head may make a connection keep more than this.
-const BUFFER_MAX: usize = 64 * 1024;
-
-/// Fields of a head that hyper takes without being told.
-const HEADERS_USUAL: usize = 100;
-
 /// After an accept that failed because this process has too many files open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that a listener which ends still takes from the kernel, as many as may wait there:
 /// their clients believe that they are connected.
 const LAST_ACCEPTS: usize = 1024;
-
-/// A connection without a request when the drain begins has one on its way, or never will: a round
-/// trip inside a store and some scheduling.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// One listener, as all of its workers share it.
 #[derive(Debug)]
@@ -341,137 +302,6 @@ async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc
     };
     drop(turns);
     serve_connection(Client { peer, stream }, place, ticket, handler).await;
-}
-
-/// A client, ready to speak HTTP.
-struct Client {
-    peer: SocketAddr,
-    stream: ClientIo,
-}
-
-async fn serve_connection<H: Handler>(
-    client: Client,
-    place: Place,
-    ticket: Ticket,
-    handler: Arc<H>,
-) {
-    let Client { peer, stream } = client;
-    let limits = place.entry.limits();
-    let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
-    let watch = Arc::new(watch);
-    let mut phases = ticket.phases();
-    let (ticket, place) = (Arc::new(ticket), Arc::new(place));
-    // It drains, and its first request has not come yet: the client is owed that one.
-    let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
-    let first = Notify::new();
-    let (builder, scheme, identity) = agreed(&stream, &limits, &watch);
-    let name = headers::client_name(peer.ip());
-    let requests = Requests { watch: &watch, ticket, place: &place, peer, name, scheme, identity };
-    let service = service_fn(|request: Request<Incoming>| {
-        if owed.load(Ordering::Relaxed) {
-            first.notify_one();
-        }
-        let (caller, switch) = requests.caller(&request, limits.uri_bytes_max);
-        let answer = Arc::clone(&handler).handle(request, caller);
-        async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
-    });
-    let framing = Framing::new(&limits, BUFFER_MAX);
-    let io = TokioIo::new(ClientStream::new(stream, framing, Arc::clone(&watch)));
-    let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
-    let aside = Seldom::default();
-    loop {
-        let owes = owed.load(Ordering::Relaxed);
-        let tick = if owes { FIRST_REQUEST } else { tick(&place.entry.limits()) };
-        // What happens beside the connection, asked only when it was woken.
-        let mut beside = pin!(async {
-            tokio::select! {
-                phase = phases.changed() => Beside::Phase(phase),
-                () = first.notified(), if owes => Beside::First,
-                () = tokio::time::sleep(tick) => Beside::Tick,
-            }
-        });
-        aside.ring();
-        let event = poll_fn(|cx| {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Err(result));
-            }
-            aside.poll(cx, |cx| beside.as_mut().poll(cx)).map(Ok)
-        });
-        match event.await {
-            Err(result) => {
-                if let Err(error) = result {
-                    watch.has_ended(error.as_ref());
-                    watch.breaks();
-                    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-                        place.entry.meter.malformed.inc();
-                    }
-                    tracing::debug!(%peer, %error, "client connection ended");
-                }
-                return;
-            }
-            Ok(beside) => match beside.answer(&watch, &owed, &place.entry) {
-                Answer::Nothing => {}
-                Answer::Finish => connection.as_mut().graceful_shutdown(),
-                Answer::Close => {
-                    watch.breaks();
-                    return;
-                }
-            },
-        }
-    }
-}
-
-/// What is spoken on a connection, and by whom.
-fn agreed(
-    stream: &ClientIo,
-    limits: &Limits,
-    watch: &Arc<Watch>,
-) -> (auto::Builder<Streams>, Scheme, Option<Arc<ClientIdentity>>) {
-    match stream {
-        ClientIo::Plain(_) => (builder(limits, watch), Scheme::Http, None),
-        ClientIo::Tls(session) => {
-            let builder = builder(limits, watch);
-            let builder =
-                if session.is_http2() { builder.http2_only() } else { builder.http1_only() };
-            (builder, Scheme::Https, session.client().cloned())
-        }
-    }
-}
-
-/// How often a connection is judged: a quarter of its shortest limit, so that a limit is
-/// overstayed by a quarter at most.
-fn tick(limits: &Limits) -> Duration {
-    let shortest = limits.header_timeout.min(limits.idle_timeout);
-    let shortest = limits.body_timeout.map_or(shortest, |limit| limit.min(shortest)) / 4;
-    shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
-}
-
-fn builder(limits: &Limits, watch: &Arc<Watch>) -> auto::Builder<Streams> {
-    let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
-    // One stream that nobody reads must not take the room of the others.
-    let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
-    let mut builder = auto::Builder::new(Streams::new(Arc::clone(watch)));
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX));
-    if limits.headers_max != HEADERS_USUAL {
-        // Saying what hyper does anyway would cost it an allocation for every head.
-        builder.http1().max_headers(limits.headers_max);
-    }
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(window)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(limits.header_bytes_max)
-        .max_concurrent_streams(limits.streams_max)
-        .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-        .enable_connect_protocol();
-    builder
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ fn the_target_takes_the_form_of_the_wire() {
 fn the_chain_of_clients_grows_and_an_id_is_added_once() {
     let mut fresh = request("/", &[("host", "a")]);
     let client = &client_name("::ffff:10.0.0.9".parse().unwrap());
-    let id = prepare_request(&mut fresh, client, Wire::Http1, HasBody::No).unwrap();
+    prepare_request(&mut fresh, client, Wire::Http1, HasBody::No).unwrap();
+    let id = request_id(&fresh.headers).unwrap();
     assert_eq!(fresh.headers[X_FORWARDED_FOR], "10.0.0.9");
     assert_eq!(fresh.headers[X_REQUEST_ID], id);
     assert_eq!(id.len(), 16);

@@ -216,6 +216,11 @@ impl Framing {
         held > 0 || matches!(self.state, State::First)
     }
 
+    /// Whether it is not known yet what the client speaks.
+    pub(super) const fn is_first(&self) -> bool {
+        matches!(self.state, State::First)
+    }
+
     /// Whether nothing needs to be looked at any more.
     pub(super) const fn is_opaque(&self) -> bool {
         matches!(self.state, State::Opaque)

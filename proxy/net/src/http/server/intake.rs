@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::framing::{Framing, IN_ITS_PLACE, Malformed, Seen};
 use super::watch::Watch;
-use crate::clock;
 
 /// What is read at a time of a head that does not come whole: most heads, and one page.
 const PART_BYTES: usize = 4096;
@@ -46,6 +45,21 @@ impl Intake {
             broken: None,
             lingered: 0,
         }
+    }
+
+    /// Reads until a connection's first bytes tell what it speaks.
+    pub(super) fn poll_first<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        watch: &Watch,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.framing.is_first() {
+            if ready!(self.poll_part(stream, watch, cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reads into `buf` what may pass.
@@ -81,7 +95,7 @@ impl Intake {
             if fresh.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            watch.has_read(clock::lately());
+            watch.has_read();
             let seen = self.framing.see(fresh);
             let kept = match seen {
                 Seen::Pass => fresh.len(),
@@ -109,7 +123,7 @@ impl Intake {
         // The future keeps nothing between polls, so a new one each time loses nothing.
         let read = ready!(pin!(stream.read_buf(&mut self.held)).poll(cx))?;
         if read > 0 {
-            watch.has_read(clock::lately());
+            watch.has_read();
             let seen = self.framing.see(&self.held);
             let rest = match seen {
                 Seen::Pass => Vec::new(),

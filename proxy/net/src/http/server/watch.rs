@@ -28,6 +28,8 @@ pub use self::stream::{ClientIo, ClientStream};
 #[derive(Debug)]
 pub(super) struct Watch {
     born: Instant,
+    /// The same by [`clock::lately_millis`].
+    born_millis: u64,
     /// First byte since the last request ended.
     head_since: AtomicU64,
     idle_since: AtomicU64,
@@ -66,9 +68,11 @@ pub(super) enum Verdict {
 }
 
 impl Watch {
-    pub(super) const fn new(born: Instant, listener: Option<(Arc<Entry>, Limits)>) -> Self {
+    pub(super) fn new(born: Instant, listener: Option<(Arc<Entry>, Limits)>) -> Self {
+        let born_millis = clock::lately_millis();
         Self {
             born,
+            born_millis,
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(1),
             stalled_since: AtomicU64::new(0),
@@ -142,6 +146,11 @@ impl Watch {
     pub(super) fn is_opaque_after(&self, heads: u64) {
         let flag = if heads == 0 { &self.speaks_http2 } else { &self.may_switch };
         flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.speaks_http2.load(Ordering::Relaxed)
     }
 
     /// Whether what follows the request is not HTTP/1, unless its answer says so.
@@ -239,7 +248,7 @@ impl Watch {
             && self.flows().iter().any(|flow| flow.is_aborted())
     }
 
-    fn finish(&self, flow: &Arc<Flow>, now: Instant) {
+    fn finish(&self, flow: &Arc<Flow>) {
         if let Some((entry, _)) = &self.listener {
             entry.requests.fetch_sub(1, Ordering::Relaxed);
         }
@@ -251,13 +260,15 @@ impl Watch {
         self.stall_limit.store(limit, Ordering::Relaxed);
         if flows.is_empty() {
             self.head_since.store(0, Ordering::Relaxed);
-            self.idle_since.store(self.stamp(now), Ordering::Relaxed);
+            self.idle_since.store(self.stamp(), Ordering::Relaxed);
         }
     }
 
-    pub(super) fn has_read(&self, now: Instant) {
-        let stamp = self.stamp(now);
-        let _ = self.head_since.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed);
+    pub(super) fn has_read(&self) {
+        // One task writes this: no need to do it in one step.
+        if self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.stamp(), Ordering::Relaxed);
+        }
     }
 
     fn has_written(&self) {
@@ -268,13 +279,12 @@ impl Watch {
 
     fn is_stalled(&self) {
         if self.stalled_since.load(Ordering::Relaxed) == 0 {
-            self.stalled_since.store(self.stamp(clock::now()), Ordering::Relaxed);
+            self.stalled_since.store(self.stamp(), Ordering::Relaxed);
         }
     }
 
-    fn stamp(&self, now: Instant) -> u64 {
-        let age = now.saturating_duration_since(self.born).as_millis();
-        u64::try_from(age).unwrap_or(u64::MAX - 1) + 1
+    fn stamp(&self) -> u64 {
+        clock::lately_millis().saturating_sub(self.born_millis) + 1
     }
 
     fn flows(&self) -> MutexGuard<'_, Vec<Arc<Flow>>> {
@@ -354,7 +364,7 @@ impl Deref for InFlight {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        self.watch.finish(&self.flow, clock::lately());
+        self.watch.finish(&self.flow);
     }
 }
 

@@ -3,6 +3,7 @@
 //! What it does is told to its [`Watch`]; what HTTP/1 it brings goes through the [`Intake`], and
 //! of HTTP/2 the [`Frames`] are counted.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,6 +49,11 @@ impl ClientStream {
     ) -> Self {
         let intake = Intake::new(framing);
         Self { stream, intake, is_shut: false, watch, frames: None }
+    }
+
+    /// Reads until it is known what the client speaks; nothing of it is lost.
+    pub(in crate::http::server) async fn first(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.intake.poll_first(&mut self.stream, &self.watch, cx)).await
     }
 
     fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -161,7 +167,7 @@ impl AsyncWrite for ClientStream {
         if !this.is_shut {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.is_shut = true;
-            this.watch.has_read(clock::now());
+            this.watch.has_read();
         }
         this.intake.poll_linger(&mut this.stream, cx).map(Ok)
     }
