@@ -13,10 +13,16 @@ use serde::Deserialize;
 use crate::scalar::{DurationText, LabelKey, LabelValue, Name, Rate, StorePath};
 
 pub mod backend;
+pub mod bootstrap;
+pub mod bundle;
+pub mod calendar;
+mod document;
 pub mod egress_policy;
 pub mod filters;
 pub mod link_policy;
 pub mod listener;
+pub mod registry_mirror;
+pub mod rollout;
 pub mod service_route;
 pub mod store;
 pub mod telemetry_policy;
@@ -24,9 +30,14 @@ pub mod tls;
 pub mod traffic_class;
 
 pub use backend::BackendDoc;
+pub use bootstrap::BootstrapDoc;
+pub use bundle::BundleDoc;
+pub use calendar::{ChangeWindowDoc, FreezeDoc, OverrideDoc, ProhibitionDoc};
 pub use egress_policy::EgressPolicyDoc;
 pub use link_policy::LinkPolicyDoc;
 pub use listener::ListenerDoc;
+pub use registry_mirror::RegistryMirrorDoc;
+pub use rollout::{RingPromotionDoc, RolloutDoc};
 pub use service_route::ServiceRouteDoc;
 pub use store::StoreDoc;
 pub use telemetry_policy::TelemetryPolicyDoc;
@@ -40,12 +51,30 @@ pub const API_VERSION: &str = "tillgate.dev/v1alpha1";
 pub enum Kind {
     /// Servers that requests can go to.
     Backend,
+    /// What a store is provisioned with; no part of a policy.
+    Bootstrap,
+    /// The policy as a whole.
+    Bundle,
+    /// A time in which a store may, or may not, change.
+    ChangeWindow,
     /// What the forward proxy may reach, and as which class.
     EgressPolicy,
+    /// A stretch of days in which nothing new is rolled out.
+    Freeze,
     /// How the WAN lines are used.
     LinkPolicy,
     /// A socket to listen on.
     Listener,
+    /// A signed exception for a few hours.
+    Override,
+    /// Images that some stores must never run.
+    Prohibition,
+    /// The gateway as the store's registry.
+    RegistryMirror,
+    /// A signed statement that a release may go on.
+    RingPromotion,
+    /// Images that reach the stores ring by ring.
+    Rollout,
     /// Which requests go to which backends.
     ServiceRoute,
     /// The store itself.
@@ -58,37 +87,42 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, by name.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 17] = [
         Self::Backend,
+        Self::Bootstrap,
+        Self::Bundle,
+        Self::ChangeWindow,
         Self::EgressPolicy,
+        Self::Freeze,
         Self::LinkPolicy,
         Self::Listener,
+        Self::Override,
+        Self::Prohibition,
+        Self::RegistryMirror,
+        Self::RingPromotion,
+        Self::Rollout,
         Self::ServiceRoute,
         Self::Store,
         Self::TelemetryPolicy,
         Self::TrafficClass,
     ];
 
-    /// Kinds of the language that this release cannot read yet.
-    pub const PLANNED: [&str; 9] = [
-        "Bootstrap",
-        "Bundle",
-        "ChangeWindow",
-        "Freeze",
-        "Override",
-        "Prohibition",
-        "RegistryMirror",
-        "RingPromotion",
-        "Rollout",
-    ];
-
     /// The word in `kind:`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Backend => "Backend",
+            Self::Bootstrap => "Bootstrap",
+            Self::Bundle => "Bundle",
+            Self::ChangeWindow => "ChangeWindow",
             Self::EgressPolicy => "EgressPolicy",
+            Self::Freeze => "Freeze",
             Self::LinkPolicy => "LinkPolicy",
             Self::Listener => "Listener",
+            Self::Override => "Override",
+            Self::Prohibition => "Prohibition",
+            Self::RegistryMirror => "RegistryMirror",
+            Self::RingPromotion => "RingPromotion",
+            Self::Rollout => "Rollout",
             Self::ServiceRoute => "ServiceRoute",
             Self::Store => "Store",
             Self::TelemetryPolicy => "TelemetryPolicy",
@@ -101,13 +135,42 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Of a single kind only one document applies to a store, whatever its name.
-    pub const fn is_single(self) -> bool {
+    /// How many documents of a kind may count for one store.
+    pub const fn cardinality(self) -> Cardinality {
         match self {
-            Self::EgressPolicy | Self::LinkPolicy | Self::Store | Self::TelemetryPolicy => true,
-            Self::Backend | Self::Listener | Self::ServiceRoute | Self::TrafficClass => false,
+            Self::Bootstrap => Cardinality::Elsewhere,
+            Self::Bundle | Self::Store => Cardinality::Fixed,
+            Self::EgressPolicy
+            | Self::LinkPolicy
+            | Self::RegistryMirror
+            | Self::TelemetryPolicy => Cardinality::Single,
+            Self::ChangeWindow
+            | Self::Freeze
+            | Self::Override
+            | Self::Prohibition
+            | Self::RingPromotion => Cardinality::Additive,
+            Self::Backend
+            | Self::Listener
+            | Self::Rollout
+            | Self::ServiceRoute
+            | Self::TrafficClass => Cardinality::Named,
         }
     }
+}
+
+/// How many documents of a kind may count for one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cardinality {
+    /// One for each name; of several that apply, the highest precedence counts as a whole.
+    Named,
+    /// One, whatever its name; of several that apply, the highest precedence counts as a whole.
+    Single,
+    /// All that apply; names must differ.
+    Additive,
+    /// One for the whole policy, or one for the store itself.
+    Fixed,
+    /// Not part of a policy at all.
+    Elsewhere,
 }
 
 /// The document's one version; another word is an error.

@@ -14,6 +14,8 @@ mod names;
 mod net;
 mod numbers;
 mod policy;
+mod rollout;
+mod source;
 mod time;
 
 pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath};
@@ -23,6 +25,14 @@ pub(crate) use numbers::{dscp_text, size_text};
 pub use policy::{
     ClassPattern, CollectorUrl, FilePath, OutputText, PlainHost, QueryName, QueryText, SanText,
     SessionName,
+};
+pub use rollout::{
+    CivilDateTime, CronText, ImageDigest, Instant, RegistryHost, Repository, RepositoryPattern,
+    RolloutName, Sha256Text, WindowZone,
+};
+pub use source::{
+    DirectoryPath, GitReference, PlainText, PublicKeyText, RelativePath, SignatureText, SourceUrl,
+    StoreId, VersionText,
 };
 pub(crate) use time::duration_text;
 pub use time::{CivilDate, DurationText, LocalTime, ZoneName};

@@ -4,14 +4,11 @@
 //! in `config/schema/` are these texts; a test compares them. A schema cannot say everything that
 //! the compiler checks (references, sums, ties): what it refuses is wrong, what it accepts may be.
 
-use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::kinds::{
-    BackendDoc, EgressPolicyDoc, Kind, LinkPolicyDoc, ListenerDoc, ServiceRouteDoc, StoreDoc,
-    TelemetryPolicyDoc, TrafficClassDoc,
-};
+use crate::document;
+use crate::kinds::Kind;
 use crate::suggest;
 
 /// Where the schemas are published.
@@ -19,16 +16,11 @@ const BASE: &str = "https://tillgate.dev/schema";
 
 /// The schema of documents of `kind`.
 pub fn of_kind(kind: Kind) -> Value {
-    match kind {
-        Kind::Backend => of::<BackendDoc>(kind),
-        Kind::EgressPolicy => of::<EgressPolicyDoc>(kind),
-        Kind::LinkPolicy => of::<LinkPolicyDoc>(kind),
-        Kind::Listener => of::<ListenerDoc>(kind),
-        Kind::ServiceRoute => of::<ServiceRouteDoc>(kind),
-        Kind::Store => of::<StoreDoc>(kind),
-        Kind::TelemetryPolicy => of::<TelemetryPolicyDoc>(kind),
-        Kind::TrafficClass => of::<TrafficClassDoc>(kind),
-    }
+    let generator = SchemaSettings::draft2020_12().for_deserialize().into_generator();
+    let mut schema = document::schema(kind, generator).to_value();
+    without_null(&mut schema);
+    schema["$id"] = json!(format!("{BASE}/{}", file_name(kind)));
+    schema
 }
 
 /// The schema of any document: `kind` decides which one applies. Refers to the files of the
@@ -80,14 +72,6 @@ pub fn by_name(name: Option<&str>) -> Result<Value, String> {
             suggest::hint(name, Kind::ALL.map(Kind::name))
         )
     })
-}
-
-fn of<T: JsonSchema>(kind: Kind) -> Value {
-    let generator = SchemaSettings::draft2020_12().for_deserialize().into_generator();
-    let mut schema = generator.into_root_schema_for::<T>().to_value();
-    without_null(&mut schema);
-    schema["$id"] = json!(format!("{BASE}/{}", file_name(kind)));
-    schema
 }
 
 /// A field may be left out, but not be null: the parser refuses a key without a value, and so

@@ -26,6 +26,18 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
+/// Kinds of which nothing is in effect.
+const WHOLE: [Kind; 8] = [
+    Kind::Bundle,
+    Kind::ChangeWindow,
+    Kind::Freeze,
+    Kind::Override,
+    Kind::Prohibition,
+    Kind::RegistryMirror,
+    Kind::RingPromotion,
+    Kind::Rollout,
+];
+
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
 const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
 
@@ -33,6 +45,11 @@ const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
 pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
     let mut found = Vec::new();
     for document in selected.all() {
+        if WHOLE.contains(&document.kind) {
+            let spot = document.name_spot();
+            found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
+            continue;
+        }
         let table = NOT_BUILT.iter().find(|(kind, _)| *kind == document.kind);
         let patterns: &[&str] = match (document.kind, table) {
             (Kind::EgressPolicy, _) => &EGRESS,

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use super::{Input, Output};
 use crate::document::{Body, Document, Spot};
 use crate::kinds::{
-    BackendDoc, EgressPolicyDoc, Kind, LabelExpression, LabelOperator, LinkPolicyDoc, ListenerDoc,
-    Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TelemetryPolicyDoc, TrafficClassDoc,
+    BackendDoc, Cardinality, EgressPolicyDoc, Kind, LabelExpression, LabelOperator, LinkPolicyDoc,
+    ListenerDoc, Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TelemetryPolicyDoc,
+    TrafficClassDoc,
 };
 use crate::report::Finding;
 use crate::scalar::StorePath;
@@ -27,6 +28,8 @@ pub(super) struct Selected<'a> {
     pub(super) backends: Vec<(&'a Document, &'a BackendDoc)>,
     pub(super) routes: Vec<(&'a Document, &'a ServiceRouteDoc)>,
     pub(super) listeners: Vec<(&'a Document, &'a ListenerDoc)>,
+    /// What says when the store changes, by kind and name.
+    pub(super) changes: Vec<&'a Document>,
     /// Documents that do not apply to this store.
     pub(super) left_out: Vec<&'a Document>,
 }
@@ -47,6 +50,7 @@ impl<'a> Selected<'a> {
             .chain(self.backends.iter().map(|one| one.0))
             .chain(self.routes.iter().map(|one| one.0))
             .chain(self.listeners.iter().map(|one| one.0))
+            .chain(self.changes.iter().copied())
             .filter(|document| !document.is_built_in())
     }
 }
@@ -68,7 +72,14 @@ pub(super) fn select<'a>(
             None => *selector == StoreSelector::default(),
         };
         if document.selector().is_none_or(applies) {
-            let name: &str = if document.kind.is_single() { "" } else { &document.name };
+            let name: &str = match document.kind.cardinality() {
+                Cardinality::Single | Cardinality::Fixed => "",
+                Cardinality::Named | Cardinality::Additive => &document.name,
+                Cardinality::Elsewhere => {
+                    out.error(no_part(document));
+                    continue;
+                }
+            };
             candidates.entry((document.kind, name)).or_default().push(document);
         } else {
             left_out.push(document);
@@ -102,6 +113,7 @@ fn sort_out<'a>(
         backends: Vec::new(),
         routes: Vec::new(),
         listeners: Vec::new(),
+        changes: Vec::new(),
         left_out,
     };
     for class in built_in {
@@ -124,7 +136,15 @@ impl<'a> Selected<'a> {
             Body::ServiceRoute(body) => self.routes.push((document, body)),
             Body::TelemetryPolicy(body) => self.telemetry = Some((document, body)),
             Body::TrafficClass(body) => self.classes.push((document, body)),
-            Body::Store(_) => {}
+            Body::Bundle(_)
+            | Body::ChangeWindow(_)
+            | Body::Freeze(_)
+            | Body::Override(_)
+            | Body::Prohibition(_)
+            | Body::RegistryMirror(_)
+            | Body::RingPromotion(_)
+            | Body::Rollout(_) => self.changes.push(document),
+            Body::Bootstrap(_) | Body::Store(_) => {}
         }
     }
 }
@@ -162,23 +182,48 @@ fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'
     }
 }
 
+/// A document that belongs on the store's own disk.
+fn no_part(document: &Document) -> Finding {
+    document.name_spot().finding(format!(
+        "{} is no part of a policy: keep it on the store's own disk, and start the gateway with \
+         --bootstrap",
+        document.title()
+    ))
+}
+
 fn tie(first: &Document, second: &Document) -> Finding {
-    let what = if first.kind.is_single() {
+    let only_one = || {
         format!(
             "`{}` and `{}` both apply to this store, and only one {} can",
             first.name,
             second.name,
             first.kind.name()
         )
-    } else {
-        format!("{} is there twice for this store", first.title())
     };
-    let message = format!(
-        "{what} (both have the precedence {}): raise the `precedence` of one, narrow a \
-         `storeSelector`, or remove one",
-        first.precedence()
-    );
+    let what = match first.kind.cardinality() {
+        Cardinality::Fixed => format!("{}: keep one of them", only_one()),
+        Cardinality::Additive => {
+            format!("{} is there twice for this store: rename or remove one", first.title())
+        }
+        Cardinality::Single => only_one(),
+        Cardinality::Named | Cardinality::Elsewhere => {
+            format!("{} is there twice for this store", first.title())
+        }
+    };
+    let message = match first.kind.cardinality() {
+        Cardinality::Fixed | Cardinality::Additive => what,
+        Cardinality::Named | Cardinality::Single | Cardinality::Elsewhere => {
+            equal(&what, first.precedence())
+        }
+    };
     second.name_spot().finding(message).related(first.name_spot().place(), "is the other one")
+}
+
+fn equal(what: &str, precedence: u64) -> String {
+    format!(
+        "{what} (both have the precedence {precedence}): raise the `precedence` of one, narrow a \
+         `storeSelector`, or remove one"
+    )
 }
 
 /// Whether `selector` selects the store: all present terms must hold.

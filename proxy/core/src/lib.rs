@@ -6,8 +6,11 @@
 //! clock, draws a random number or logs, so that a whole bad day is a test of ten lines.
 
 pub mod backend;
+pub mod calendar;
+pub mod civil;
 pub mod class;
 pub mod filter;
+pub mod gate;
 pub mod limit;
 pub mod link;
 pub mod listener;

@@ -1,0 +1,453 @@
+//! May this image be pulled now, and may this policy be taken now?
+//!
+//! In: what is asked, the state of the clock, the time. Out: a [`Verdict`] with every reason
+//! and the next opening. A Prohibition beats everything; what the store has is never held; then a
+//! ring must be open, its ramp over, no Freeze and no window with `Deny` active, and one with
+//! `Allow` if there is any. An Override suspends named Freezes and `Deny` windows, nothing else.
+//! The data path, `explain` and `windows` ask this same code.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::calendar::{CivilRange, Effect, Window};
+use crate::civil::{Interval, Timestamp, merge, rest};
+use crate::class::ClassId;
+use crate::units::{BitRate, PerDirection};
+
+mod approval;
+mod blockers;
+mod pattern;
+mod stages;
+
+pub use approval::{Approval, RequiredApprovals, Signed};
+pub use blockers::Blocker;
+pub use pattern::RepositoryGlob;
+pub use stages::{Promotion, Ring, Stages, StoreRing};
+
+/// Everything that decides when one store changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// Change windows, by name.
+    pub windows: Vec<NamedWindow>,
+    /// Freezes, by name.
+    pub freezes: Vec<Freeze>,
+    /// Overrides, by name; expired ones too.
+    pub overrides: Vec<Override>,
+    /// Prohibitions, by name.
+    pub prohibitions: Vec<Prohibition>,
+    /// Rollouts, by name.
+    pub rollouts: Vec<Rollout>,
+    /// The rings of the policy itself; `None` = it is taken at once.
+    pub policy: Option<Stages>,
+}
+
+/// A change window with what it applies to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedWindow {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it applies to.
+    pub applies_to: AppliesTo,
+    /// When it is active.
+    pub window: Window,
+}
+
+/// Some days without change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it applies to.
+    pub applies_to: AppliesTo,
+    /// From when to when.
+    pub range: CivilRange,
+    /// Why.
+    pub reason: Arc<str>,
+    /// Whether an Override may suspend it.
+    pub overridable: bool,
+    /// Whose signatures an Override needs.
+    pub approvals: Option<RequiredApprovals>,
+}
+
+/// A signed exception.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it applies to.
+    pub applies_to: AppliesTo,
+    /// Names of freezes that do not hold.
+    pub freezes: Vec<Arc<str>>,
+    /// Names of windows with `Deny` that do not hold.
+    pub windows: Vec<Arc<str>>,
+    /// From when to when.
+    pub valid: Interval,
+    /// Why.
+    pub reason: Arc<str>,
+    /// The change record.
+    pub ticket: Arc<str>,
+    /// Who signed.
+    pub signed: Signed,
+}
+
+/// Images that must not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prohibition {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The repositories.
+    pub artifacts: Vec<Artifact>,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+/// Repositories of one registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// Host of the registry, lower case.
+    pub registry: Arc<str>,
+    /// Its repositories.
+    pub repositories: Vec<RepositoryGlob>,
+}
+
+/// A group of images, its release, and how that spreads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollout {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The repositories that it is in charge of.
+    pub artifacts: Vec<Artifact>,
+    /// The images that are to run: repository and digest.
+    pub images: Vec<(Arc<str>, Arc<str>)>,
+    /// Its rings.
+    pub stages: Stages,
+    /// The windows with `Allow` that count; `None` = all that apply.
+    pub windows: Option<Vec<Arc<str>>>,
+    /// Releases before the current one that are never held.
+    pub previous_releases: u8,
+    /// How its pulls run.
+    pub pulls: PullLimits,
+}
+
+/// How the pulls of a rollout run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullLimits {
+    /// Their class.
+    pub class: ClassId,
+    /// The most of the line that they may take together.
+    pub rate: PerDirection<Option<crate::class::Share>>,
+    /// Pulls at the same time; `None` = as many as come.
+    pub concurrent: Option<u16>,
+    /// Bytes a day over metered links; `None` = no bound of its own.
+    pub metered_bytes_per_day: Option<u64>,
+    /// Whether pulls that have begun are held when their window ends.
+    pub pause_on_window_close: bool,
+    /// A held pull trickles at this rate; `None` = it is refused.
+    pub throttle: Option<BitRate>,
+    /// When a refused client may ask again.
+    pub retry_after: Duration,
+    /// What makes it wait for the tills.
+    pub pause_while: Option<Busy>,
+    /// Pull an opened release before anybody asks.
+    pub prefetch: bool,
+}
+
+/// Tills that must not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// The class that is watched.
+    pub class: ClassId,
+    /// Calls a second above which it is busy.
+    pub requests_per_second: Option<u32>,
+    /// Wait for the line (p99) above which it is busy.
+    pub added_latency: Option<Duration>,
+}
+
+/// What a window, freeze or override applies to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliesTo {
+    /// Rollouts, or the policy itself.
+    pub rollouts: Vec<RolloutName>,
+    /// Repositories; empty = all.
+    pub images: Vec<RepositoryGlob>,
+}
+
+/// Whom a window, freeze or override names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RolloutName {
+    /// Every rollout of images.
+    Every,
+    /// The policy itself.
+    Policy,
+    /// One rollout.
+    Named(Arc<str>),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Host of the registry, lower case.
+    pub registry: &'a str,
+    /// The repository.
+    pub repository: &'a str,
+    /// The digest that was asked for, or that the tag stands for.
+    pub digest: &'a str,
+    /// What the store has of it.
+    pub holding: Holding,
+    /// Whether the store runs anything.
+    pub store: StoreState,
+}
+
+/// What a store has of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing.
+    New,
+    /// It runs.
+    Running,
+    /// It ran so many releases ago; 1 is the last one.
+    Previous(u8),
+    /// It belongs to the last known good state.
+    LastKnownGood,
+    /// All of it lies on the disk.
+    Cached,
+}
+
+/// Whether a store runs a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// It does.
+    Running,
+    /// It has none: it is being rebuilt and does not wait for windows.
+    Restoring,
+}
+
+/// What is known about the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// It is right.
+    Synced,
+    /// It was right some time ago: times of change shrink and times of rest grow by this much.
+    Holdover(Duration),
+    /// It may be anything not before this moment.
+    Untrusted(Timestamp),
+}
+
+impl Clock {
+    /// Holdover after `age` without synchronisation: a minute for each day, because a clock that
+    /// runs free is rarely worse than 700 ppm.
+    pub fn holdover(age: Duration) -> Self {
+        Self::Holdover(Duration::from_secs(age.as_secs() / 86_400 * 60))
+    }
+
+    fn margin(self) -> Duration {
+        match self {
+            Self::Holdover(margin) => margin,
+            Self::Synced | Self::Untrusted(_) => Duration::ZERO,
+        }
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It must not run here, ever.
+    Prohibited(&'a Prohibition),
+    /// The store has it: it is never held.
+    Kept(Holding),
+    /// It is released, and this is the time.
+    Open(Opening<'a>),
+    /// It is released, and has to wait.
+    Held(Opening<'a>),
+    /// No rollout has released it; `Some` if one is in charge of its repository.
+    Unknown(Option<&'a Rollout>),
+}
+
+/// How a rollout stands at some moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening<'a> {
+    /// The rollout; `None` = the policy itself.
+    pub rollout: Option<&'a Rollout>,
+    /// The store's ring.
+    pub ring: Option<&'a str>,
+    /// What holds it; empty = it is open.
+    pub held_by: Vec<Blocker>,
+    /// What would hold it without an Override, and which one.
+    pub suspended: Vec<(Blocker, &'a str)>,
+    /// When it opens, as far as that is known.
+    pub next_open: Option<Timestamp>,
+}
+
+/// One line of a store's calendar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CalendarEntry {
+    /// `ChangeWindow/closed-hours`.
+    pub document: String,
+    /// What happens in it.
+    pub effect: Effect,
+    /// When it is active.
+    pub intervals: Vec<Interval>,
+}
+
+impl AppliesTo {
+    fn covers(&self, subject: &Subject<'_>) -> bool {
+        let named = self.rollouts.iter().any(|name| match (name, subject.rollout) {
+            (RolloutName::Every, Some(_)) | (RolloutName::Policy, None) => true,
+            (RolloutName::Named(name), Some(rollout)) => **name == *rollout.name,
+            _ => false,
+        });
+        // A question about a rollout as a whole is one about any of its images.
+        let images = self.images.is_empty()
+            || subject
+                .repository
+                .is_none_or(|name| self.images.iter().any(|glob| glob.matches(name)));
+        named && images
+    }
+}
+
+impl Artifact {
+    /// Whether it names this repository.
+    pub fn covers(&self, registry: &str, repository: &str) -> bool {
+        *self.registry == *registry && self.repositories.iter().any(|one| one.matches(repository))
+    }
+}
+
+impl Rollout {
+    fn is_in_charge(&self, registry: &str, repository: &str) -> bool {
+        self.artifacts.iter().any(|artifact| artifact.covers(registry, repository))
+    }
+}
+
+/// Who asks the calendar.
+#[derive(Clone, Copy, Debug)]
+struct Subject<'a> {
+    /// `None` = the policy itself.
+    rollout: Option<&'a Rollout>,
+    /// `None` = any of its images.
+    repository: Option<&'a str>,
+    store: StoreState,
+}
+
+impl Gate {
+    /// Whether there is nothing to decide.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// May this image be pulled now?
+    pub fn verdict<'a>(&'a self, ask: &Ask<'a>, clock: Clock, now: Timestamp) -> Verdict<'a> {
+        let prohibits = |one: &&Prohibition| {
+            one.artifacts.iter().any(|artifact| artifact.covers(ask.registry, ask.repository))
+        };
+        if let Some(prohibition) = self.prohibitions.iter().find(prohibits) {
+            return Verdict::Prohibited(prohibition);
+        }
+        let in_charge = |one: &&Rollout| one.is_in_charge(ask.registry, ask.repository);
+        let rollouts = || self.rollouts.iter().filter(in_charge);
+        let kept = match ask.holding {
+            Holding::New => false,
+            Holding::Running | Holding::LastKnownGood | Holding::Cached => true,
+            Holding::Previous(ago) => rollouts().any(|one| ago <= one.previous_releases),
+        };
+        if kept {
+            return Verdict::Kept(ask.holding);
+        }
+        let releases = |one: &&Rollout| {
+            one.images.iter().any(|(repository, digest)| {
+                **repository == *ask.repository && **digest == *ask.digest
+            })
+        };
+        let Some(rollout) = rollouts().find(releases) else {
+            return Verdict::Unknown(rollouts().next());
+        };
+        let subject =
+            Subject { rollout: Some(rollout), repository: Some(ask.repository), store: ask.store };
+        let opening = self.opening(&subject, Some(&rollout.stages), clock, now);
+        if opening.held_by.is_empty() { Verdict::Open(opening) } else { Verdict::Held(opening) }
+    }
+
+    /// How `rollout` stands now, for any of its images.
+    pub fn of_rollout<'a>(
+        &'a self,
+        rollout: &'a Rollout,
+        clock: Clock,
+        now: Timestamp,
+    ) -> Opening<'a> {
+        let store = StoreState::Running;
+        let subject = Subject { rollout: Some(rollout), repository: None, store };
+        self.opening(&subject, Some(&rollout.stages), clock, now)
+    }
+
+    /// May this policy be taken now? Its own rings decide, and windows and freezes that name
+    /// `config`.
+    pub fn of_policy(&self, clock: Clock, now: Timestamp) -> Opening<'_> {
+        let subject = Subject { rollout: None, repository: None, store: StoreState::Running };
+        self.opening(&subject, self.policy.as_ref(), clock, now)
+    }
+
+    /// When each window and freeze is active `within` a stretch of time, by document.
+    pub fn calendar(&self, within: Interval) -> Vec<CalendarEntry> {
+        let windows = self.windows.iter().map(|one| CalendarEntry {
+            document: format!("ChangeWindow/{}", one.name),
+            effect: one.window.effect,
+            intervals: one.window.intervals(within),
+        });
+        let freezes = self.freezes.iter().map(|one| CalendarEntry {
+            document: format!("Freeze/{}", one.name),
+            effect: Effect::Deny,
+            intervals: one.range.interval().within(within).into_iter().collect(),
+        });
+        windows.chain(freezes).collect()
+    }
+
+    /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:
+    /// rings, ramps and overrides are not looked at.
+    pub fn open_times(&self, rollout: &Rollout, within: Interval) -> Vec<Interval> {
+        let subject =
+            Subject { rollout: Some(rollout), repository: None, store: StoreState::Running };
+        let mut denied = Vec::new();
+        for window in self.denying(&subject) {
+            denied.extend(window.window.intervals(within));
+        }
+        let frozen = self.freezes.iter().filter(|freeze| freeze.applies_to.covers(&subject));
+        denied.extend(frozen.map(|freeze| freeze.range.interval()));
+        let free = rest(within, &merge(denied));
+        let mut allowing = self.allowing(&subject).peekable();
+        if allowing.peek().is_none() {
+            return free;
+        }
+        let allowed = merge(allowing.flat_map(|one| one.window.intervals(within)).collect());
+        let both =
+            |one: &Interval| free.iter().filter_map(|other| one.within(*other)).collect::<Vec<_>>();
+        allowed.iter().flat_map(both).collect()
+    }
+
+    /// The same gate in which only those signatures count that `verify` accepts, given the
+    /// approval and the canonical document without its approvals.
+    #[must_use]
+    pub fn verified(mut self, verify: impl Fn(&Approval, &str) -> bool) -> Self {
+        for one in &mut self.overrides {
+            one.signed.check(&verify);
+        }
+        let stages = self.rollouts.iter_mut().map(|one| &mut one.stages).chain(&mut self.policy);
+        for promotion in stages.flat_map(|stages| &mut stages.promotions) {
+            promotion.signed.check(&verify);
+        }
+        self
+    }
+}
+
+impl fmt::Display for RolloutName {
+    /// `*`, `config`, or the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Every => "*",
+            Self::Policy => "config",
+            Self::Named(name) => name,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
