@@ -70,7 +70,7 @@ struct CompareArgs {
     #[arg(long, value_delimiter = ',', default_values = LineSpec::STANDARD)]
     lines: Vec<LineSpec>,
     /// Which systems, by name: direct, nginx, envoy, haproxy-90, haproxy-50, htb, tillgate,
-    /// tillgate-connect, pulls-alone. All by default.
+    /// tillgate-tls, tillgate-connect, pulls-alone. All by default.
     #[arg(long, value_delimiter = ',')]
     systems: Vec<Cell>,
     #[arg(long, default_value_t = 3)]
@@ -156,6 +156,8 @@ enum PathName {
     Direct,
     /// Through the HTTP entry, by Host header.
     Entry,
+    /// The same inside of TLS, which goes on behind the proxy.
+    EntryTls,
     /// Through the forward proxy, with CONNECT.
     Connect,
 }
@@ -266,6 +268,7 @@ impl RunArgs {
             (system, _) if system.is_transparent() => Way::Direct,
             (_, PathName::Direct) => Way::Direct,
             (_, PathName::Entry) => Way::Entry(self.entry),
+            (_, PathName::EntryTls) => Way::EntryTls(system::ENTRY_TLS),
             (_, PathName::Connect) => Way::Connect(self.forward),
         };
         Ok(Plan {
@@ -291,6 +294,7 @@ fn run(args: &RunArgs) -> Result<()> {
     let path = match plan.way {
         Way::Direct => "direct",
         Way::Entry(_) => "entry",
+        Way::EntryTls(_) => "entry with TLS",
         Way::Connect(_) => "connect",
     };
     let name = format!("{} {} {path}", args.system, plan.line);

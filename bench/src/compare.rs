@@ -15,7 +15,7 @@ use crate::load::Way;
 use crate::preset::LineSpec;
 use crate::rivals::Rival;
 use crate::stats::Spread;
-use crate::system::{ENTRY, FORWARD_PROXY, System};
+use crate::system::{ENTRY, ENTRY_TLS, FORWARD_PROXY, System};
 use crate::verdict::{self, Verdict};
 use crate::{report, say};
 
@@ -34,6 +34,8 @@ pub enum Cell {
     Htb,
     /// Tillgate by its HTTP entry.
     Entry,
+    /// The same with TLS on both sides.
+    EntryTls,
     /// Tillgate by its forward proxy.
     Connect,
     /// Tillgate by its entry, pulls and nothing else: the line must be used.
@@ -41,7 +43,7 @@ pub enum Cell {
 }
 
 impl Cell {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Direct,
         Self::Nginx,
         Self::Envoy,
@@ -49,6 +51,7 @@ impl Cell {
         Self::Haproxy50,
         Self::Htb,
         Self::Entry,
+        Self::EntryTls,
         Self::Connect,
         Self::PullsAlone,
     ];
@@ -63,6 +66,7 @@ impl Cell {
             Self::Envoy => "envoy",
             Self::Htb => "htb",
             Self::Entry => "tillgate",
+            Self::EntryTls => "tillgate-tls",
             Self::Connect => "tillgate-connect",
             Self::PullsAlone => "pulls-alone",
         }
@@ -78,6 +82,7 @@ impl Cell {
             Self::Envoy => "Envoy bandwidth_share",
             Self::Htb => "kernel HTB 95 %",
             Self::Entry => "Tillgate",
+            Self::EntryTls => "Tillgate, TLS twice",
             Self::Connect => "Tillgate, CONNECT",
             Self::PullsAlone => "Tillgate, pulls alone",
         }
@@ -91,7 +96,7 @@ impl Cell {
             Self::Haproxy50 => System::Rival(Rival::Haproxy(50)),
             Self::Envoy => System::Rival(Rival::Envoy),
             Self::Htb => System::Htb,
-            Self::Entry | Self::Connect | Self::PullsAlone => System::Tillgate,
+            Self::Entry | Self::EntryTls | Self::Connect | Self::PullsAlone => System::Tillgate,
         }
     }
 
@@ -99,6 +104,7 @@ impl Cell {
         match self {
             Self::Direct | Self::Htb => Way::Direct,
             Self::Connect => Way::Connect(FORWARD_PROXY),
+            Self::EntryTls => Way::EntryTls(ENTRY_TLS),
             Self::Nginx
             | Self::Haproxy90
             | Self::Haproxy50
@@ -169,7 +175,9 @@ pub struct Order {
 impl Order {
     fn runs_of(&self, cell: Cell) -> usize {
         match cell {
-            Cell::Htb | Cell::Entry | Cell::Connect | Cell::PullsAlone => self.runs,
+            Cell::Htb | Cell::Entry | Cell::EntryTls | Cell::Connect | Cell::PullsAlone => {
+                self.runs
+            }
             Cell::Direct | Cell::Nginx | Cell::Haproxy90 | Cell::Haproxy50 | Cell::Envoy => {
                 self.runs.min(self.rival_runs)
             }

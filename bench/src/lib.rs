@@ -6,6 +6,7 @@
 //! The product never depends on this crate.
 
 pub mod calibrate;
+pub mod certificate;
 pub mod cli;
 pub mod compare;
 mod cost;

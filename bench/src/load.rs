@@ -1,6 +1,6 @@
 //! What the devices of a store do: payments at a fixed rate, image pulls, metric uploads.
 //!
-//! The load knows three [`Way`]s to the cloud: straight, through a reverse proxy's entry, or
+//! The load knows these [`Way`]s to the cloud: straight, through a reverse proxy's entry, or
 //! through a forward proxy with CONNECT. It measures only what a device would notice.
 
 pub mod bulk;
@@ -8,15 +8,19 @@ pub mod payments;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use crate::certificate::Certificate;
 use crate::origin::Service;
 use crate::testbed::CLOUD;
 
@@ -32,6 +36,8 @@ pub enum Way {
     Direct,
     /// To a reverse proxy, which finds the backend by the `Host` header.
     Entry(SocketAddr),
+    /// The same inside of TLS.
+    EntryTls(SocketAddr),
     /// Through a tunnel that a forward proxy opens.
     Connect(SocketAddr),
 }
@@ -43,18 +49,20 @@ impl Way {
     /// A connection over which requests for `service` can be sent.
     pub async fn open(self, service: Service) -> io::Result<Client> {
         let stream = timeout(CONNECT_TIMEOUT, self.dial(service)).await??;
-        let (client, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Its end shows in the requests that were sent over it.
-        tokio::task::spawn_local(connection);
-        Ok(client)
+        if !matches!(self, Self::EntryTls(_)) {
+            return shake(stream).await;
+        }
+        let certificate = Certificate::of_the_lab().map_err(io::Error::other)?;
+        let tls = TlsConnector::from(Arc::clone(&certificate.client));
+        let name = ServerName::try_from(service.host()).map_err(io::Error::other)?;
+        shake(timeout(CONNECT_TIMEOUT, tls.connect(name, stream)).await??).await
     }
 
     async fn dial(self, service: Service) -> io::Result<TcpStream> {
         let origin = SocketAddr::from((CLOUD, service.port()));
         let address = match self {
             Self::Direct => origin,
-            Self::Entry(proxy) | Self::Connect(proxy) => proxy,
+            Self::Entry(proxy) | Self::EntryTls(proxy) | Self::Connect(proxy) => proxy,
         };
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -63,6 +71,17 @@ impl Way {
         }
         Ok(stream)
     }
+}
+
+async fn shake<S>(stream: S) -> io::Result<Client>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (client, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Its end shows in the requests that were sent over it.
+    tokio::task::spawn_local(connection);
+    Ok(client)
 }
 
 async fn tunnel(stream: &mut TcpStream, origin: SocketAddr) -> io::Result<()> {

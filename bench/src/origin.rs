@@ -21,8 +21,12 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificate::Certificate;
 
 /// Body of the answer to a payment.
 pub const PAYMENT_ANSWER: usize = 900;
@@ -45,6 +49,11 @@ impl Service {
             Self::Registry => 9_001,
             Self::Metrics => 9_002,
         }
+    }
+
+    /// The same inside of TLS.
+    pub fn tls_port(self) -> u16 {
+        self.port() + 100
     }
 
     /// The name that the store's devices use.
@@ -78,19 +87,21 @@ impl Origins {
         let (stop, stopped) = oneshot::channel();
         let mut listeners = Vec::new();
         for service in Service::ALL {
-            let listener =
-                std::net::TcpListener::bind(SocketAddr::from((address, service.port())))?;
-            listener.set_nonblocking(true)?;
-            listeners.push((service, listener));
+            let tls = TlsAcceptor::from(Arc::clone(&Certificate::of_the_lab()?.server));
+            for (port, tls) in [(service.port(), None), (service.tls_port(), Some(tls))] {
+                let listener = std::net::TcpListener::bind(SocketAddr::from((address, port)))?;
+                listener.set_nonblocking(true)?;
+                listeners.push((service, tls, listener));
+            }
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let seen = Arc::clone(&counters);
         let thread = std::thread::Builder::new().name("origins".into()).spawn(move || {
             runtime.block_on(async move {
-                for (service, listener) in listeners {
+                for (service, tls, listener) in listeners {
                     // A listener that tokio refuses shows as an origin that does not answer.
                     if let Ok(listener) = TcpListener::from_std(listener) {
-                        tokio::spawn(accept(service, listener, Arc::clone(&seen)));
+                        tokio::spawn(accept(service, tls, listener, Arc::clone(&seen)));
                     }
                 }
                 drop(stopped.await);
@@ -113,21 +124,37 @@ impl Drop for Origins {
     }
 }
 
-async fn accept(service: Service, listener: TcpListener, counters: Arc<Counters>) {
+async fn accept(
+    service: Service,
+    tls: Option<TlsAcceptor>,
+    listener: TcpListener,
+    counters: Arc<Counters>,
+) {
     while let Ok((stream, _)) = listener.accept().await {
         // The lab's clients decide how many connections there are.
         drop(stream.set_nodelay(true));
-        let counters = Arc::clone(&counters);
+        let (counters, tls) = (Arc::clone(&counters), tls.clone());
         tokio::spawn(async move {
-            let answer = service_fn(move |request| serve(service, request, Arc::clone(&counters)));
-            // Clients that go away in the middle are part of every experiment.
-            drop(
-                auto::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), answer)
-                    .await,
-            );
+            match tls {
+                None => talk(service, stream, counters).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        talk(service, stream, counters).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn talk<S>(service: Service, stream: S, counters: Arc<Counters>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request| serve(service, request, Arc::clone(&counters)));
+    let server = auto::Builder::new(TokioExecutor::new());
+    // Clients that go away in the middle are part of every experiment.
+    drop(server.serve_connection(TokioIo::new(stream), answer).await);
 }
 
 type Answer = Response<Either<Full<Bytes>, Noise>>;

@@ -3,14 +3,28 @@
 //! Text only: the lab knows the language from the outside and compiles nothing.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::origin::Service;
 use crate::preset::LineSpec;
 use crate::testbed::CLOUD;
 
+/// What TLS on both sides of the gateway needs.
+#[derive(Debug)]
+pub struct TlsFiles {
+    /// Where devices speak TLS.
+    pub entry: SocketAddr,
+    /// Whom the gateway trusts.
+    pub authority: PathBuf,
+    /// What it shows.
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
 /// One store, its line, and a backend with a route for each service; the forward proxy classes
-/// the same services by port.
-pub fn for_line(line: LineSpec) -> String {
+/// the same services by port. With `tls`, devices and services speak it.
+pub fn for_line(line: LineSpec, tls: Option<&TlsFiles>) -> String {
     let mut text = format!(
         "apiVersion: tillgate.dev/v1alpha1\n\
          kind: Store\n\
@@ -21,17 +35,34 @@ pub fn for_line(line: LineSpec) -> String {
     );
     for service in Service::ALL {
         let (name, class) = names(service);
-        let (host, port) = (service.host(), service.port());
+        let host = service.host();
+        let (port, secured) = match tls {
+            None => (service.port(), String::new()),
+            Some(files) => {
+                let authority = files.authority.display();
+                let field = format!("  tls: {{mode: Simple, sni: {host}, caFile: {authority}}}\n");
+                (service.tls_port(), field)
+            }
+        };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             "---\napiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\n\
              spec:\n  location: Cloud\n  protocol: HTTP\n  endpoints:\n    \
-             - ip: {{address: {CLOUD}, port: {port}}}\n\
+             - ip: {{address: {CLOUD}, port: {port}}}\n{secured}\
              ---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\n\
              metadata: {{name: {name}}}\nspec:\n  hostnames: [{host}]\n  \
              trafficClass: {class}\n  rules:\n    - name: all\n      \
              backendRefs: [{{name: {name}}}]\n"
+        );
+    }
+    if let Some(TlsFiles { entry, chain, key, .. }) = tls {
+        let (chain, key) = (chain.display(), key.display());
+        let _ = write!(
+            text,
+            "---\napiVersion: tillgate.dev/v1alpha1\nkind: Listener\nmetadata: {{name: https}}\n\
+             spec:\n  address: {entry}\n  protocol: HTTP\n  tls:\n    certificates:\n      \
+             - {{certFile: {chain}, keyFile: {key}}}\n"
         );
     }
     text.push_str(
@@ -64,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_policy_names_the_line_and_all_services() {
-        let text = for_line(LineSpec::of_mbit(20.0, 5.0));
+        let text = for_line(LineSpec::of_mbit(20.0, 5.0), None);
         assert!(text.contains("capacity: {up: 5Mbit/s, down: 20Mbit/s}"), "{text}");
         assert_eq!(text.matches("kind: Backend").count(), 3);
         assert_eq!(text.matches("kind: ServiceRoute").count(), 3);

@@ -6,15 +6,15 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificate::Certificate;
 use crate::experiment::Plan;
 use crate::load::Way;
-use crate::preset::LineSpec;
+use crate::policy::TlsFiles;
 use crate::process::{Process, Ready, Scratch};
 use crate::rivals::{self, Flows, Rival};
 use crate::sys;
@@ -25,6 +25,7 @@ use crate::{htb, policy};
 pub const TILLGATE_ROLE: &str = "tillgate-role";
 
 pub const ENTRY: SocketAddr = loopback(8_080);
+pub const ENTRY_TLS: SocketAddr = loopback(8_443);
 pub const FORWARD_PROXY: SocketAddr = loopback(3_128);
 pub const ADMIN: SocketAddr = loopback(9_900);
 
@@ -105,9 +106,7 @@ impl System {
                 htb::shape(plan.line).context("set the kernel's shaper up")?;
                 return Ok(None);
             }
-            Self::Tillgate => {
-                (tillgate(&scratch, plan.line, plan.policy.as_ref())?, Ready::Says(ADMIN))
-            }
+            Self::Tillgate => (tillgate(&scratch, plan)?, Ready::Says(ADMIN)),
             Self::Rival(rival) => {
                 let flows = Flows { pulls: plan.pulls, pushes: plan.pushes };
                 (rival.command(&scratch, plan.line, flows)?, Ready::Accepts(ENTRY))
@@ -141,22 +140,34 @@ impl Running {
 
 fn proxy_address(way: Way) -> Result<SocketAddr> {
     match way {
-        Way::Entry(address) | Way::Connect(address) => Ok(address),
+        Way::Entry(address) | Way::EntryTls(address) | Way::Connect(address) => Ok(address),
         Way::Direct => bail!("a proxy needs --path entry or --path connect"),
     }
 }
 
-fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> Result<Command> {
-    let text = match own_policy {
-        Some(path) => {
+fn tillgate(scratch: &Scratch, plan: &Plan) -> Result<Command> {
+    let text = match (&plan.policy, plan.way) {
+        (Some(path), _) => {
             fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?
         }
-        None => policy::for_line(line),
+        (None, Way::EntryTls(entry)) => {
+            let made = Certificate::of_the_lab()?;
+            let files = TlsFiles {
+                entry,
+                authority: scratch.write("authority.pem", &made.authority)?,
+                chain: scratch.write("chain.pem", &made.chain)?,
+                key: scratch.write("key.pem", &made.key)?,
+            };
+            policy::for_line(plan.line, Some(&files))
+        }
+        (None, _) => policy::for_line(plan.line, None),
     };
     let policy = scratch.write(POLICY, &text)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
-    command.arg("--http").arg(ENTRY.to_string());
+    if !matches!(plan.way, Way::EntryTls(_)) {
+        command.arg("--http").arg(ENTRY.to_string());
+    }
     command.arg("--forward-proxy").arg(FORWARD_PROXY.to_string());
     command.arg("--admin").arg(ADMIN.to_string());
     Ok(command)

@@ -84,7 +84,8 @@ pub fn judge(line: LineSpec, rows: &[Row]) -> Vec<Verdict> {
     };
     let find = |cell: Cell| rows.iter().find(|row| row.cell == cell && !row.runs.is_empty());
     let mut bench = Bench { line: name, verdicts: Vec::new() };
-    for (cell, label) in [(Cell::Entry, "entry"), (Cell::Connect, "connect")] {
+    let judged = [(Cell::Entry, "entry"), (Cell::EntryTls, "TLS"), (Cell::Connect, "connect")];
+    for (cell, label) in judged {
         let Some(row) = find(cell) else { continue };
         bench.saturated(label, demand, row);
         if let Some(htb) = find(Cell::Htb) {

@@ -64,10 +64,10 @@ fn a_reload_changes_the_rate_of_live_flows(way: Way, line: LineSpec, gateway: &R
     let flows = pulls(way, 2);
     until("two pulls fill the line", || share(line, &[&flows]) > 0.80);
     let slow = LineSpec::of_mbit(10.0, 5.0);
-    gateway.reload(&policy::for_line(slow)).expect("a reload");
+    gateway.reload(&policy::for_line(slow, None)).expect("a reload");
     until("they fall to the new rate", || (0.6..0.97).contains(&share(slow, &[&flows])));
     gateway.reload("kind: Nonsense\n").expect("a reload");
-    gateway.reload(&policy::for_line(line)).expect("a reload");
+    gateway.reload(&policy::for_line(line, None)).expect("a reload");
     until("they rise again", || share(line, &[&flows]) > 0.80);
     assert_eq!(flows.breaks(), 0, "{:?}", flows.last_error());
 }

@@ -72,7 +72,7 @@ pub(super) fn run(runs: usize, seconds: u64, flows: usize) -> Result<()> {
 
 /// A store with the built-in classes.
 fn built_in() -> Result<Effective> {
-    let text = crate::policy::for_line(crate::preset::LineSpec::of_mbit(1000.0, 1000.0));
+    let text = crate::policy::for_line(crate::preset::LineSpec::of_mbit(1000.0, 1000.0), None);
     tillgate_config::load_text("lab.yaml", &text)
         .map_err(|_| anyhow::anyhow!("the lab's own policy is refused"))
 }
