@@ -78,22 +78,32 @@ impl Rival {
 
     /// The command line, with its configuration written.
     pub fn command(self, scratch: &Scratch, line: LineSpec, flows: Flows) -> Result<Command> {
-        let program = self.program().map_err(anyhow::Error::msg)?;
-        let mut command = Command::new(&program);
+        let text = match self {
+            Self::Nginx => {
+                let program = self.program().map_err(anyhow::Error::msg)?;
+                nginx(scratch.path(), line, flows, stream_module(&program).as_deref())
+            }
+            Self::Haproxy(percent) => haproxy(line, percent),
+            Self::Envoy => serde_json::to_string_pretty(&envoy(line)).context("print JSON")?,
+        };
+        self.configured(scratch, &text)
+    }
+
+    /// The command line for a configuration, which is written: one worker, in the foreground.
+    pub fn configured(self, scratch: &Scratch, configuration: &str) -> Result<Command> {
+        let mut command = Command::new(self.program().map_err(anyhow::Error::msg)?);
         match self {
             Self::Nginx => {
-                let text = nginx(scratch.path(), line, flows, stream_module(&program).as_deref());
-                let file = scratch.write("nginx.conf", &text)?;
+                let file = scratch.write("nginx.conf", configuration)?;
                 command.arg("-e").arg(scratch.path().join("nginx-error.log"));
                 command.arg("-p").arg(scratch.path()).arg("-c").arg(file);
             }
-            Self::Haproxy(percent) => {
-                let file = scratch.write("haproxy.cfg", &haproxy(line, percent))?;
+            Self::Haproxy(_) => {
+                let file = scratch.write("haproxy.cfg", configuration)?;
                 command.arg("-db").arg("-f").arg(file);
             }
             Self::Envoy => {
-                let text = serde_json::to_string_pretty(&envoy(line)).context("print JSON")?;
-                let file = scratch.write("envoy.json", &text)?;
+                let file = scratch.write("envoy.json", configuration)?;
                 command.arg("-c").arg(file).args(["--concurrency", "1", "-l", "warning"]);
                 command.args(["--use-dynamic-base-id", "--disable-hot-restart"]);
             }

@@ -153,7 +153,12 @@ fn tillgate(scratch: &Scratch, line: LineSpec, own_policy: Option<&PathBuf>) -> 
         }
         None => policy::for_line(line),
     };
-    let policy = scratch.write(POLICY, &text)?;
+    gateway(scratch, &text)
+}
+
+/// Tillgate on a policy, with the lab's addresses.
+pub(crate) fn gateway(scratch: &Scratch, policy: &str) -> Result<Command> {
+    let policy = scratch.write(POLICY, policy)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
     command.arg("--http").arg(ENTRY.to_string());

@@ -77,10 +77,7 @@ impl Contestant {
         core: usize,
         scratch: &Scratch,
     ) -> Result<Running> {
-        let mut command = match self.rival() {
-            None => Command::new("/proc/self/exe"),
-            Some(rival) => Command::new(rival.program().map_err(anyhow::Error::msg)?),
-        };
+        let mut command = Command::new("/proc/self/exe");
         let tls = if scenario.is_tls() { Some(Certificate::write(scratch)?) } else { None };
         let tls = tls.as_ref();
         match self {
@@ -96,19 +93,14 @@ impl Contestant {
                 command.arg(floor::ROLE).arg(ENTRY).arg(origin.to_string());
             }
             Self::Haproxy => {
-                let file = scratch.write("haproxy.cfg", &haproxy(origin, tls))?;
-                command.arg("-db").arg("-f").arg(file);
+                command = Rival::Haproxy(100).configured(scratch, &haproxy(origin, tls))?
             }
             Self::Nginx => {
-                let file = scratch.write("nginx.conf", &nginx(scratch, origin, tls))?;
-                command.arg("-e").arg(scratch.path().join("nginx-error.log"));
-                command.arg("-p").arg(scratch.path()).arg("-c").arg(file);
+                command = Rival::Nginx.configured(scratch, &nginx(scratch, origin, tls))?
             }
             Self::Envoy => {
                 let text = serde_json::to_string_pretty(&envoy(origin, tls))?;
-                let file = scratch.write("envoy.json", &text)?;
-                command.arg("-c").arg(file).args(["--concurrency", "1", "-l", "warning"]);
-                command.args(["--use-dynamic-base-id", "--disable-hot-restart"]);
+                command = Rival::Envoy.configured(scratch, &text)?;
             }
         }
         sys::pin_child(&mut command, core);
