@@ -11,7 +11,7 @@ use super::floor;
 use super::load::HOST;
 use super::requests::Scenario;
 use crate::process::{Process, Ready, Scratch};
-use crate::rivals::Rival;
+use crate::rivals::{ENVOY_HTTP, ENVOY_ROUTER, Rival, socket_address};
 use crate::sys;
 use crate::system::TILLGATE_ROLE;
 
@@ -224,24 +224,18 @@ fn nginx(scratch: &Scratch, origin: SocketAddr, tls: Option<&Certificate>) -> St
 }
 
 fn envoy(origin: SocketAddr, tls: Option<&Certificate>) -> serde_json::Value {
-    let address = |at: SocketAddr| {
-        serde_json::json!({"socket_address": {
-            "address": at.ip().to_string(), "port_value": at.port()}})
-    };
     let entry: SocketAddr = ENTRY.parse().expect("a constant address");
     let mut chain = serde_json::json!({"filters": [{
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.\
-                      http_connection_manager.v3.HttpConnectionManager",
+            "@type": ENVOY_HTTP,
             "stat_prefix": "entry", "codec_type": "AUTO", "use_remote_address": true,
             "route_config": {"virtual_hosts": [{
                 "name": "pay", "domains": [HOST],
                 "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "origin"}}]}]},
             "http_filters": [{
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.\
-                                           router.v3.Router"}}]}}]});
+                "typed_config": {"@type": ENVOY_ROUTER}}]}}]});
     if let Some(tls) = tls {
         chain["transport_socket"] = serde_json::json!({
             "name": "envoy.transport_sockets.tls",
@@ -255,9 +249,10 @@ fn envoy(origin: SocketAddr, tls: Option<&Certificate>) -> serde_json::Value {
                         "private_key": {"filename": tls.key}}]}}});
     }
     serde_json::json!({"static_resources": {
-        "listeners": [{"name": "entry", "address": address(entry), "filter_chains": [chain]}],
+        "listeners": [
+            {"name": "entry", "address": socket_address(entry), "filter_chains": [chain]}],
         "clusters": [{
             "name": "origin", "type": "STATIC", "connect_timeout": "5s",
             "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [
-                {"endpoint": {"address": address(origin)}}]}]}}]}})
+                {"endpoint": {"address": socket_address(origin)}}]}]}}]}})
 }

@@ -17,6 +17,7 @@ use crate::origin::Service;
 use crate::policy::{self, TwoTiers};
 use crate::preset::LineSpec;
 use crate::process::{Ready, Scratch};
+use crate::rivals::{ENVOY_HTTP, ENVOY_ROUTER, socket_address};
 use crate::system::{self, ADMIN, ENTRY};
 
 /// How the contender of a scene is started.
@@ -99,7 +100,6 @@ fn in_order(scene: &Scene) -> [SocketAddr; 2] {
 /// Priorities, active checks, outlier detection on local and gateway errors, no panic mode, and
 /// repeats on the other priority: of what was not sent, and with a key of whatever failed.
 fn envoy(scene: &Scene) -> Value {
-    let address = |at: SocketAddr| json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
     let keyed = scene.keying.is_keyed();
     let mut retry = json!({
         "retry_on": "connect-failure,refused-stream,reset-before-request",
@@ -118,24 +118,23 @@ fn envoy(scene: &Scene) -> Value {
     let endpoints: Vec<Value> = (0..)
         .zip(in_order(scene))
         .map(|(priority, at)| {
-            json!({"priority": priority, "lb_endpoints": [{"endpoint": {"address": address(at)}}]})
+            let address = socket_address(at);
+            json!({"priority": priority, "lb_endpoints": [{"endpoint": {"address": address}}]})
         })
         .collect();
-    let manager = "type.googleapis.com/envoy.extensions.filters.network.\
-                   http_connection_manager.v3.HttpConnectionManager";
-    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let entry = socket_address(ENTRY);
     json!({"static_resources": {
-        "listeners": [{"name": "entry", "address": address(ENTRY), "filter_chains": [{"filters": [{
+        "listeners": [{"name": "entry", "address": entry, "filter_chains": [{"filters": [{
             "name": "envoy.filters.network.http_connection_manager",
             "typed_config": {
-                "@type": manager, "stat_prefix": "entry",
+                "@type": ENVOY_HTTP, "stat_prefix": "entry",
                 "route_config": {"virtual_hosts": [{
                     "name": "pay", "domains": ["*"],
                     "routes": [{"match": {"prefix": "/"}, "route": {
                         "cluster": "pricing", "timeout": "3s", "retry_policy": retry}}]}]},
                 "http_filters": [{
                     "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": router}}]}}]}]}],
+                    "typed_config": {"@type": ENVOY_ROUTER}}]}}]}]}],
         "clusters": [{
             "name": "pricing", "type": "STATIC", "connect_timeout": "0.5s",
             "load_assignment": {"cluster_name": "pricing", "endpoints": endpoints},
@@ -156,11 +155,16 @@ fn envoy(scene: &Scene) -> Value {
 /// was not sent; with a key of whatever can be repeated.
 fn haproxy(scene: &Scene) -> String {
     let [first, second] = in_order(scene);
-    let repeat = if scene.keying.is_keyed() { "all-retryable-errors" } else { "conn-failure" };
+    // A repeat after the whole time that a till waits would come too late.
+    let (repeat, try_for) = if scene.keying.is_keyed() {
+        ("all-retryable-errors", "1s")
+    } else {
+        ("conn-failure", "3s")
+    };
     format!(
         "global\n  nbthread 1\n  maxconn 4096\n\
          defaults\n  mode http\n  timeout connect 500ms\n  timeout client 60s\n  \
-         timeout server 3s\n  timeout check 500ms\n  option http-keep-alive\n  \
+         timeout server {try_for}\n  timeout check 500ms\n  option http-keep-alive\n  \
          http-reuse safe\n\
          frontend entry\n  bind {ENTRY}\n  default_backend pricing\n\
          backend pricing\n  option httpchk GET /health\n  http-check expect status 200\n  \
