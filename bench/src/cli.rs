@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::compare::{self, Cell, Order};
 use crate::cost::floor;
 use crate::experiment::{self, Outcome, Plan};
+use crate::failover::serve;
 use crate::load::Way;
 use crate::preset::LineSpec;
 use crate::say;
@@ -42,6 +43,10 @@ enum Command {
     /// shaping at 1 Gbit/s, against plain TCP.
     #[command(after_long_help = RIVALS)]
     Cost(crate::cost::CostArgs),
+    /// Whatever can happen to a service with a replica in the store and one in the cloud, measured
+    /// by tills and by the replicas' ledgers, beside Envoy, HAProxy and nginx.
+    #[command(after_long_help = RIVALS)]
+    Failover(crate::failover::FailoverArgs),
     /// Payments beside two hundred clients that mean harm, on an idle line.
     Hostile(crate::hostile::HostileArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
@@ -221,10 +226,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if args.get(1).is_some_and(|role| role == TILLGATE_ROLE) {
         return system::be_tillgate(args.into_iter().skip(2));
     }
+    let texts = || -> Vec<String> {
+        args[2..].iter().filter_map(|arg| arg.clone().into_string().ok()).collect()
+    };
     if args.get(1).is_some_and(|role| role == floor::ROLE) {
-        let texts: Vec<String> =
-            args[2..].iter().filter_map(|arg| arg.clone().into_string().ok()).collect();
-        return floor::run(&texts);
+        return floor::run(&texts());
+    }
+    if args.get(1).is_some_and(|role| role == serve::ROLE) {
+        return serve::run(&texts());
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -244,6 +253,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
         Command::Cost(_) => Ok(()),
+        Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };

@@ -13,6 +13,7 @@ mod cost;
 pub mod demo;
 pub mod emulator;
 pub mod experiment;
+pub mod failover;
 pub mod hostile;
 pub mod htb;
 pub mod line;

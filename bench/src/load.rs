@@ -4,6 +4,7 @@
 //! through a forward proxy with CONNECT. It measures only what a device would notice.
 
 pub mod bulk;
+pub(crate) mod open_loop;
 pub mod payments;
 
 use std::io;

@@ -25,14 +25,7 @@ pub struct TlsFiles {
 /// One store, its line, and a backend with a route for each service; the forward proxy classes
 /// the same services by port. With `tls`, devices and services speak it.
 pub fn for_line(line: LineSpec, tls: Option<&TlsFiles>) -> String {
-    let mut text = format!(
-        "apiVersion: tillgate.dev/v1alpha1\n\
-         kind: Store\n\
-         metadata: {{name: store-0412}}\n\
-         spec:\n  timeZone: Europe/Oslo\n  links:\n    \
-         - {{name: primary, capacity: {{up: {}Mbit/s, down: {}Mbit/s}}}}\n",
-        line.up_mbit, line.down_mbit
-    );
+    let mut text = store(line);
     for service in Service::ALL {
         let (name, class) = names(service);
         let host = service.host();
@@ -78,6 +71,74 @@ pub fn for_line(line: LineSpec, tls: Option<&TlsFiles>) -> String {
              - {{cidrs: [{CLOUD}/32], ports: [{port}]}}\n      trafficClass: {class}"
         );
     }
+    text
+}
+
+/// The document of the store and its line.
+fn store(line: LineSpec) -> String {
+    format!(
+        "apiVersion: tillgate.dev/v1alpha1\n\
+         kind: Store\n\
+         metadata: {{name: store-0412}}\n\
+         spec:\n  timeZone: Europe/Oslo\n  links:\n    \
+         - {{name: primary, capacity: {{up: {}Mbit/s, down: {}Mbit/s}}}}\n",
+        line.up_mbit, line.down_mbit
+    )
+}
+
+/// A service with a replica in the store and one across the line.
+#[derive(Debug, Clone)]
+pub(crate) struct TwoTiers<'a> {
+    /// The word of the language for what the servers speak.
+    pub(crate) protocol: &'a str,
+    pub(crate) probe: &'a str,
+    /// Endpoints as the language writes them.
+    pub(crate) local: &'a str,
+    pub(crate) cloud: &'a str,
+    /// Whether the one in the cloud is preferred.
+    pub(crate) cloud_first: bool,
+    /// Further lines of the rule.
+    pub(crate) rule: &'a [&'a str],
+}
+
+/// The least that an operator writes for a service that falls back: no tuning of the failover.
+pub(crate) fn for_two_tiers(line: LineSpec, service: &TwoTiers<'_>) -> String {
+    let TwoTiers { protocol, probe, local, cloud, cloud_first, rule } = service;
+    let mut text = store(line);
+    for (name, location, endpoint) in
+        [("pricing-local", "Local", local), ("pricing-cloud", "Cloud", cloud)]
+    {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "---\napiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\n\
+             spec:\n  location: {location}\n  protocol: {protocol}\n  endpoints: [{endpoint}]\n  \
+             healthCheck:\n    active: {{{probe}, interval: 1s, timeout: 500ms, \
+             unhealthyThreshold: 2, healthyThreshold: 2}}\n"
+        );
+        if endpoint.contains("fqdn") {
+            text.push_str("  dns: {refresh: 1s}\n");
+        }
+    }
+    let (first, second) = if *cloud_first {
+        ("pricing-cloud", "pricing-local")
+    } else {
+        ("pricing-local", "pricing-cloud")
+    };
+    let host = Service::Payments.host();
+    let _ = write!(
+        text,
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\nmetadata: {{name: pricing}}\n\
+         spec:\n  hostnames: [{host}]\n  trafficClass: payment\n  rules:\n    - name: all\n      \
+         timeouts: {{request: 3s}}\n"
+    );
+    for line in *rule {
+        let _ = writeln!(text, "      {line}");
+    }
+    let _ = writeln!(
+        text,
+        "      backendRefs: [{{name: {first}}}, {{name: {second}, fallback: true}}]"
+    );
     text
 }
 

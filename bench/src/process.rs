@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,8 @@ const READY_PATIENCE: Nanos = 20 * NANOS_PER_SEC;
 /// After SIGTERM, before SIGKILL.
 const END_PATIENCE: Nanos = 3 * NANOS_PER_SEC;
 const STEP: Nanos = NANOS_PER_SEC / 50;
+/// What a proxy says, among the files of its run.
+pub const PROXY_LOG: &str = "proxy.log";
 /// USER_HZ, fixed at 100 on every Linux that the lab runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -38,7 +41,10 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tillgate-lab-{}", std::process::id()));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tillgate-lab-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -61,19 +67,23 @@ impl Drop for Scratch {
     }
 }
 
-/// A running proxy; it is ended when this is dropped.
+/// A running program; it is ended when this is dropped.
 pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `command` in the store.
-    pub fn start(mut command: Command, store: &OwnedFd, scratch: &Scratch) -> Result<Self> {
-        let log = scratch.path().join("proxy.log");
-        let output = File::create(&log)?;
+    /// Starts a proxy in the store.
+    pub fn start(command: Command, store: &OwnedFd, scratch: &Scratch) -> Result<Self> {
+        Self::start_logged(command, store, scratch.path().join(PROXY_LOG))
+    }
+
+    /// Starts `command` in a network namespace; what it says is added to a file.
+    pub fn start_logged(mut command: Command, ns: &OwnedFd, log: PathBuf) -> Result<Self> {
+        let output = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        sys::confine(&mut command, store.as_fd());
+        sys::confine(&mut command, ns.as_fd());
         let child = command
             .spawn()
             .with_context(|| format!("start {}", command.get_program().display()))?;
@@ -144,10 +154,20 @@ impl Process {
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
+
+    /// Ends it as a power cut would. When this returns, its sockets are closed.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // The number of a process that has been waited for may be another's by now.
+        if self.has_ended() {
+            return;
+        }
         sys::terminate(self.child.id());
         let deadline = sys::now() + END_PATIENCE;
         while sys::now() < deadline {
@@ -156,8 +176,7 @@ impl Drop for Process {
                 Ok(Some(_)) | Err(_) => return,
             }
         }
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.kill();
     }
 }
 

@@ -4,6 +4,7 @@
 //! Everybody is told the true capacity. Configurations are text; nothing here is started.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,6 +29,12 @@ const NGINX_SHARE: f64 = 0.95;
 const ENVOY_SHARE: f64 = 0.90;
 /// Payments against everything else in Envoy.
 const ENVOY_WEIGHT: u32 = 50;
+
+/// Types in Envoy's configuration.
+pub(crate) const ENVOY_HTTP: &str = "type.googleapis.com/envoy.extensions.filters.network.\
+                                     http_connection_manager.v3.HttpConnectionManager";
+pub(crate) const ENVOY_ROUTER: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
 /// The load that nginx must know, because its limits are per connection.
 #[derive(Debug, Clone, Copy)]
@@ -78,22 +85,32 @@ impl Rival {
 
     /// The command line, with its configuration written.
     pub fn command(self, scratch: &Scratch, line: LineSpec, flows: Flows) -> Result<Command> {
-        let program = self.program().map_err(anyhow::Error::msg)?;
-        let mut command = Command::new(&program);
+        let text = match self {
+            Self::Nginx => {
+                let program = self.program().map_err(anyhow::Error::msg)?;
+                nginx(scratch.path(), line, flows, stream_module(&program).as_deref())
+            }
+            Self::Haproxy(percent) => haproxy(line, percent),
+            Self::Envoy => serde_json::to_string_pretty(&envoy(line)).context("print JSON")?,
+        };
+        self.configured(scratch, &text)
+    }
+
+    /// The command line for a configuration, which is written: one worker, in the foreground.
+    pub fn configured(self, scratch: &Scratch, configuration: &str) -> Result<Command> {
+        let mut command = Command::new(self.program().map_err(anyhow::Error::msg)?);
         match self {
             Self::Nginx => {
-                let text = nginx(scratch.path(), line, flows, stream_module(&program).as_deref());
-                let file = scratch.write("nginx.conf", &text)?;
+                let file = scratch.write("nginx.conf", configuration)?;
                 command.arg("-e").arg(scratch.path().join("nginx-error.log"));
                 command.arg("-p").arg(scratch.path()).arg("-c").arg(file);
             }
-            Self::Haproxy(percent) => {
-                let file = scratch.write("haproxy.cfg", &haproxy(line, percent))?;
+            Self::Haproxy(_) => {
+                let file = scratch.write("haproxy.cfg", configuration)?;
                 command.arg("-db").arg("-f").arg(file);
             }
             Self::Envoy => {
-                let text = serde_json::to_string_pretty(&envoy(line)).context("print JSON")?;
-                let file = scratch.write("envoy.json", &text)?;
+                let file = scratch.write("envoy.json", configuration)?;
                 command.arg("-c").arg(file).args(["--concurrency", "1", "-l", "warning"]);
                 command.args(["--use-dynamic-base-id", "--disable-hot-restart"]);
             }
@@ -225,6 +242,13 @@ fn haproxy(line: LineSpec, percent: u32) -> String {
     )
 }
 
+/// An address in Envoy's configuration.
+pub(crate) fn socket_address(at: SocketAddr) -> serde_json::Value {
+    serde_json::json!({
+        "socket_address": {"address": at.ip().to_string(), "port_value": at.port()}
+    })
+}
+
 /// `bandwidth_share`: one limit in each direction, divided between tenants by weight.
 fn envoy(line: LineSpec) -> serde_json::Value {
     use serde_json::json;
@@ -248,8 +272,7 @@ fn envoy(line: LineSpec) -> serde_json::Value {
     let clusters: Vec<_> = Service::ALL
         .iter()
         .map(|service| {
-            let address = json!({"socket_address": {
-                "address": CLOUD.to_string(), "port_value": service.port()}});
+            let address = socket_address((CLOUD, service.port()).into());
             json!({"name": service.host(), "type": "STATIC", "connect_timeout": "10s",
                 "load_assignment": {"cluster_name": service.host(), "endpoints": [{
                     "lb_endpoints": [{"endpoint": {"address": address}}]}]}})
@@ -270,24 +293,21 @@ fn envoy(line: LineSpec) -> serde_json::Value {
             "on_no_match": tenant("bulk")},
         "tenant_configs": {"pos": {"weight": ENVOY_WEIGHT}, "bulk": {"weight": 1}}
     });
-    let manager = "type.googleapis.com/envoy.extensions.filters.network.\
-                   http_connection_manager.v3.HttpConnectionManager";
-    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
     json!({"static_resources": {
         "listeners": [{
             "name": "entry",
-            "address": {"socket_address": {
-                "address": ENTRY.ip().to_string(), "port_value": ENTRY.port()}},
+            "address": socket_address(ENTRY),
             "filter_chains": [{"filters": [{
                 "name": "envoy.filters.network.http_connection_manager",
                 "typed_config": {
-                    "@type": manager,
+                    "@type": ENVOY_HTTP,
                     "stat_prefix": "entry",
                     "stream_idle_timeout": "0s",
                     "route_config": {"name": "routes", "virtual_hosts": hosts},
                     "http_filters": [
                         {"name": "envoy.filters.http.bandwidth_share", "typed_config": share},
-                        {"name": "envoy.filters.http.router", "typed_config": {"@type": router}}
+                        {"name": "envoy.filters.http.router",
+                         "typed_config": {"@type": ENVOY_ROUTER}}
                     ]}}]}]}],
         "clusters": clusters}})
 }

@@ -5,9 +5,12 @@
 //! return codes into `io::Result` and keep pointers inside one function.
 #![allow(unsafe_code, reason = "libc calls have no safe form; every block says why it is sound")]
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use libc::{c_int, c_ulong};
@@ -118,6 +121,32 @@ pub fn confine(command: &mut Command, ns: BorrowedFd<'_>) {
     }
 }
 
+/// Prepares a child: it sees other files in the places of some of the system's. Each pair is the
+/// file that is shown and the place where it is seen; both must exist.
+pub fn show_files(command: &mut Command, shown: &[(&Path, &Path)]) -> io::Result<()> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    let mut pairs = Vec::new();
+    for (file, place) in shown {
+        pairs.push((text(file)?, text(place)?));
+    }
+    let mount = |from: Option<&CStr>, to: &CStr, flags: c_ulong| {
+        let from = from.map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY: both texts are terminated and outlive the call; type and data are not given.
+        check(unsafe { libc::mount(from, to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
+            .map(drop)
+    };
+    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe calls; the
+    // texts were made before.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(libc::CLONE_NEWNS)?;
+            mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+            pairs.iter().try_for_each(|(file, place)| mount(Some(file), place, libc::MS_BIND))
+        });
+    }
+    Ok(())
+}
+
 /// Keeps the calling thread, and the threads it will start, on one core.
 pub fn pin(core: usize) -> io::Result<()> {
     // SAFETY: all-zero is a valid, empty set; CPU_SET bounds the index by the set's size.
@@ -149,6 +178,16 @@ pub fn hang_up(pid: u32) {
     signal(pid, libc::SIGHUP);
 }
 
+/// Stops a process that we started in the middle of whatever it does; its sockets live on.
+pub fn freeze(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+}
+
+/// Lets a frozen process go on.
+pub fn thaw(pid: u32) {
+    signal(pid, libc::SIGCONT);
+}
+
 fn signal(pid: u32, signal: c_int) {
     if let Ok(pid) = libc::pid_t::try_from(pid) {
         // SAFETY: plain numbers; the pid is a child that has not been waited for.
@@ -158,7 +197,7 @@ fn signal(pid: u32, signal: c_int) {
 
 /// The index of an interface in the namespace of the calling thread.
 pub fn interface_index(name: &str) -> io::Result<u32> {
-    let name = std::ffi::CString::new(name)?;
+    let name = CString::new(name)?;
     // SAFETY: `name` is a terminated string for the duration of the call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),

@@ -162,7 +162,12 @@ fn tillgate(scratch: &Scratch, plan: &Plan) -> Result<Command> {
         }
         (None, _) => policy::for_line(plan.line, None),
     };
-    let policy = scratch.write(POLICY, &text)?;
+    gateway(scratch, &text)
+}
+
+/// Tillgate on a policy, with the lab's addresses.
+pub(crate) fn gateway(scratch: &Scratch, policy: &str) -> Result<Command> {
+    let policy = scratch.write(POLICY, policy)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
     if !matches!(plan.way, Way::EntryTls(_)) {

@@ -91,6 +91,7 @@ pub struct Testbed {
     pub emulator: Emulator,
     pub origins: Origins,
     store: OwnedFd,
+    cloud: OwnedFd,
 }
 
 impl Testbed {
@@ -113,12 +114,17 @@ impl Testbed {
         sys::enter_net_ns(cloud_ns.as_fd()).context("enter the cloud's namespace")?;
         let origins = Origins::start(CLOUD).context("start origins")?;
         sys::enter_net_ns(store_ns.as_fd()).context("enter the store's namespace")?;
-        Ok(Self { emulator, origins, store: store_ns })
+        Ok(Self { emulator, origins, store: store_ns, cloud: cloud_ns })
     }
 
     /// The namespace where proxies and load live.
     pub fn store_ns(&self) -> &OwnedFd {
         &self.store
+    }
+
+    /// The namespace at the far end of the line.
+    pub fn cloud_ns(&self) -> &OwnedFd {
+        &self.cloud
     }
 }
 

@@ -11,7 +11,7 @@ use super::floor;
 use super::load::HOST;
 use super::requests::Scenario;
 use crate::process::{Process, Ready, Scratch};
-use crate::rivals::Rival;
+use crate::rivals::{ENVOY_HTTP, ENVOY_ROUTER, Rival, socket_address};
 use crate::sys;
 use crate::system::TILLGATE_ROLE;
 
@@ -77,10 +77,7 @@ impl Contestant {
         core: usize,
         scratch: &Scratch,
     ) -> Result<Running> {
-        let mut command = match self.rival() {
-            None => Command::new("/proc/self/exe"),
-            Some(rival) => Command::new(rival.program().map_err(anyhow::Error::msg)?),
-        };
+        let mut command = Command::new("/proc/self/exe");
         let tls = if scenario.is_tls() { Some(Certificate::write(scratch)?) } else { None };
         let tls = tls.as_ref();
         match self {
@@ -96,19 +93,14 @@ impl Contestant {
                 command.arg(floor::ROLE).arg(ENTRY).arg(origin.to_string());
             }
             Self::Haproxy => {
-                let file = scratch.write("haproxy.cfg", &haproxy(origin, tls))?;
-                command.arg("-db").arg("-f").arg(file);
+                command = Rival::Haproxy(100).configured(scratch, &haproxy(origin, tls))?
             }
             Self::Nginx => {
-                let file = scratch.write("nginx.conf", &nginx(scratch, origin, tls))?;
-                command.arg("-e").arg(scratch.path().join("nginx-error.log"));
-                command.arg("-p").arg(scratch.path()).arg("-c").arg(file);
+                command = Rival::Nginx.configured(scratch, &nginx(scratch, origin, tls))?
             }
             Self::Envoy => {
                 let text = serde_json::to_string_pretty(&envoy(origin, tls))?;
-                let file = scratch.write("envoy.json", &text)?;
-                command.arg("-c").arg(file).args(["--concurrency", "1", "-l", "warning"]);
-                command.args(["--use-dynamic-base-id", "--disable-hot-restart"]);
+                command = Rival::Envoy.configured(scratch, &text)?;
             }
         }
         sys::pin_child(&mut command, core);
@@ -232,24 +224,18 @@ fn nginx(scratch: &Scratch, origin: SocketAddr, tls: Option<&Certificate>) -> St
 }
 
 fn envoy(origin: SocketAddr, tls: Option<&Certificate>) -> serde_json::Value {
-    let address = |at: SocketAddr| {
-        serde_json::json!({"socket_address": {
-            "address": at.ip().to_string(), "port_value": at.port()}})
-    };
     let entry: SocketAddr = ENTRY.parse().expect("a constant address");
     let mut chain = serde_json::json!({"filters": [{
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.\
-                      http_connection_manager.v3.HttpConnectionManager",
+            "@type": ENVOY_HTTP,
             "stat_prefix": "entry", "codec_type": "AUTO", "use_remote_address": true,
             "route_config": {"virtual_hosts": [{
                 "name": "pay", "domains": [HOST],
                 "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "origin"}}]}]},
             "http_filters": [{
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.\
-                                           router.v3.Router"}}]}}]});
+                "typed_config": {"@type": ENVOY_ROUTER}}]}}]});
     if let Some(tls) = tls {
         chain["transport_socket"] = serde_json::json!({
             "name": "envoy.transport_sockets.tls",
@@ -263,9 +249,10 @@ fn envoy(origin: SocketAddr, tls: Option<&Certificate>) -> serde_json::Value {
                         "private_key": {"filename": tls.key}}]}}});
     }
     serde_json::json!({"static_resources": {
-        "listeners": [{"name": "entry", "address": address(entry), "filter_chains": [chain]}],
+        "listeners": [
+            {"name": "entry", "address": socket_address(entry), "filter_chains": [chain]}],
         "clusters": [{
             "name": "origin", "type": "STATIC", "connect_timeout": "5s",
             "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [
-                {"endpoint": {"address": address(origin)}}]}]}}]}})
+                {"endpoint": {"address": socket_address(origin)}}]}]}}]}})
 }
