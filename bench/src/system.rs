@@ -162,16 +162,22 @@ fn tillgate(scratch: &Scratch, plan: &Plan) -> Result<Command> {
         }
         (None, _) => policy::for_line(plan.line, None),
     };
-    gateway(scratch, &text)
+    // A policy with listeners of its own names where they are.
+    let entry = (!matches!(plan.way, Way::EntryTls(_))).then_some(ENTRY);
+    gateway(scratch, &text, entry)
 }
 
 /// Tillgate on a policy, with the lab's addresses.
-pub(crate) fn gateway(scratch: &Scratch, policy: &str) -> Result<Command> {
+pub(crate) fn gateway(
+    scratch: &Scratch,
+    policy: &str,
+    entry: Option<SocketAddr>,
+) -> Result<Command> {
     let policy = scratch.write(POLICY, policy)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
-    if !matches!(plan.way, Way::EntryTls(_)) {
-        command.arg("--http").arg(ENTRY.to_string());
+    if let Some(entry) = entry {
+        command.arg("--http").arg(entry.to_string());
     }
     command.arg("--forward-proxy").arg(FORWARD_PROXY.to_string());
     command.arg("--admin").arg(ADMIN.to_string());

@@ -23,7 +23,7 @@ use crate::system::{self, ADMIN, ENTRY};
 /// How the contender of a scene is started.
 pub(super) fn command(scene: &Scene, line: LineSpec, scratch: &Scratch) -> Result<Command> {
     let mut command = match scene.contender.rival() {
-        None => system::gateway(scratch, &tillgate(scene, line))?,
+        None => system::gateway(scratch, &tillgate(scene, line), Some(system::ENTRY))?,
         Some(rival) => rival.configured(scratch, &configuration(scene, scratch))?,
     };
     if scene.fault == Fault::DnsGone {
