@@ -1,12 +1,13 @@
-//! `lab cost`: what Tillgate costs a processor.
+//! `lab cost`: what Tillgate costs a machine.
 //!
-//! Two questions. [`shaping`]: what does asking for every byte cost at 1 Gbit/s, against plain
+//! Three questions. [`shaping`]: what does asking for every byte cost at 1 Gbit/s, against plain
 //! TCP? [`requests`]: what does a request cost, beside HAProxy, nginx and Envoy in the same run?
-//! Loopback only; no namespaces.
+//! [`memory`]: what do 10,000 idle connections hold, beside the same? Loopback only.
 
 mod contestant;
 pub(crate) mod floor;
 mod load;
+mod memory;
 mod requests;
 mod shaping;
 
@@ -16,7 +17,7 @@ use clap::{Args, ValueEnum};
 /// Arguments of `lab cost`.
 #[derive(Debug, Args)]
 pub(crate) struct CostArgs {
-    /// Only one of the two questions.
+    /// Only one of the three questions.
     #[arg(long)]
     only: Option<Question>,
     #[arg(long, default_value_t = 3)]
@@ -29,12 +30,15 @@ pub(crate) struct CostArgs {
     flows: usize,
     #[command(flatten)]
     requests: requests::RequestArgs,
+    #[command(flatten)]
+    memory: memory::MemoryArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Question {
     Shaping,
     Requests,
+    Memory,
 }
 
 /// Measures and prints.
@@ -42,10 +46,14 @@ enum Question {
 /// # Errors
 /// When sockets, threads or programs cannot be had.
 pub(crate) fn run(args: &CostArgs) -> Result<()> {
-    if args.only != Some(Question::Shaping) {
+    let asked = |question| args.only.is_none_or(|only| only == question);
+    if asked(Question::Requests) {
         requests::run(&args.requests, args.runs, args.seconds)?;
     }
-    if args.only != Some(Question::Requests) {
+    if asked(Question::Memory) {
+        memory::run(&args.memory, &args.requests)?;
+    }
+    if asked(Question::Shaping) {
         shaping::run(args.runs, args.seconds, args.flows)?;
     }
     Ok(())

@@ -18,6 +18,8 @@ use crate::system::TILLGATE_ROLE;
 /// Where every proxy listens.
 const ENTRY: &str = "127.0.0.1:8480";
 const ADMIN: &str = "127.0.0.1:8490";
+/// More clients than any measurement has; HAProxy wants to be told that it may get fewer.
+const CLIENTS_MAX: usize = 16_384;
 
 /// One of the proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -84,10 +86,7 @@ impl Contestant {
             Self::Tillgate => {
                 let file = scratch.write("policy.yaml", &tillgate(origin, tls))?;
                 command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(file);
-                command.args(["--admin", ADMIN]);
-                if tls.is_none() {
-                    command.args(["--http", ENTRY]);
-                }
+                command.args(["--admin", ADMIN, "--forward-proxy", "127.0.0.1:0"]);
             }
             Self::Floor => {
                 command.arg(floor::ROLE).arg(ENTRY).arg(origin.to_string());
@@ -119,6 +118,15 @@ impl Running {
     /// Processor time so far.
     pub(super) fn cpu_micros(&self) -> f64 {
         self.process.cpu_micros()
+    }
+
+    /// Resident memory.
+    pub(super) fn rss_mib(&self) -> f64 {
+        self.process.rss_mib()
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
     }
 
     pub(super) fn log_end(&self) -> String {
@@ -160,11 +168,13 @@ fn tillgate(origin: SocketAddr, tls: Option<&Certificate>) -> String {
          spec:\n  hostnames: [{HOST}]\n  trafficClass: payment\n  rules:\n    \
          - name: all\n      backendRefs: [{{name: origin}}]\n"
     );
+    text.push_str(&format!(
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: Listener\nmetadata: {{name: entry}}\n\
+         spec:\n  address: {ENTRY}\n  protocol: HTTP\n  limits: {{maxConnections: {CLIENTS_MAX}}}\n"
+    ));
     if let Some(Certificate { cert, key, .. }) = tls {
         text.push_str(&format!(
-            "---\napiVersion: tillgate.dev/v1alpha1\nkind: Listener\nmetadata: {{name: https}}\n\
-             spec:\n  address: {ENTRY}\n  protocol: HTTP\n  tls:\n    certificates:\n      \
-             - {{certFile: {cert}, keyFile: {key}}}\n"
+            "  tls:\n    certificates: [{{certFile: {cert}, keyFile: {key}}}]\n"
         ));
     }
     text
@@ -176,7 +186,7 @@ fn haproxy(origin: SocketAddr, tls: Option<&Certificate>) -> String {
         None => ENTRY.to_owned(),
     };
     format!(
-        "global\n  nbthread 1\n  maxconn 4096\n\
+        "global\n  nbthread 1\n  maxconn {CLIENTS_MAX}\n  no strict-limits\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  \
          timeout server 60s\n  \
          option http-keep-alive\n  http-reuse always\n\
@@ -211,7 +221,7 @@ fn nginx(scratch: &Scratch, origin: SocketAddr, tls: Option<&Certificate>) -> St
     };
     format!(
         "daemon off;\nworker_processes 1;\npid {scratch}/nginx.pid;\n\
-         events {{ worker_connections 4096; }}\n\
+         events {{ worker_connections {CLIENTS_MAX}; }}\n\
          http {{\n  access_log off;\n  client_body_temp_path {scratch}/a;\n  \
          proxy_temp_path {scratch}/b;\n  fastcgi_temp_path {scratch}/c;\n  \
          uwsgi_temp_path {scratch}/d;\n  scgi_temp_path {scratch}/e;\n  \

@@ -33,7 +33,7 @@ pub(super) const HOST: &str = "pay.example";
 /// Before counting, for connections and caches to settle.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// No answer takes this long but a lost one.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers every request with as many bytes as the path's last segment says.
 pub(super) struct Origin {
@@ -218,6 +218,32 @@ async fn client(load: Load, tls: TlsConnector, counters: Rc<Counters>) -> Result
     }
 }
 
+/// A client's connection.
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// On a connection that stands, with TLS where the scenario has it.
+    pub(super) async fn over(stream: TcpStream, of: Scenario, tls: &TlsConnector) -> Result<Self> {
+        Ok(if of.is_tls() {
+            Self::Tls(Box::new(shake_hands(tls, stream).await?))
+        } else {
+            Self::Plain(stream)
+        })
+    }
+
+    /// Asks once and reads the whole answer.
+    pub(super) async fn ask(&mut self, scenario: Scenario) -> Result<()> {
+        let mut exchange = Exchange::new(scenario, "keep-alive");
+        match self {
+            Self::Plain(stream) => exchange.next(stream).await,
+            Self::Tls(stream) => exchange.next(&mut **stream).await,
+        }
+    }
+}
+
 async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
@@ -228,8 +254,14 @@ async fn secure(
     tls: &TlsConnector,
     to: SocketAddr,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    shake_hands(tls, dial(to).await?).await
+}
+
+async fn shake_hands(
+    tls: &TlsConnector,
+    stream: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let name = ServerName::try_from(HOST).context("a constant name")?;
-    let stream = dial(to).await?;
     Ok(tokio::time::timeout(PATIENCE, tls.connect(name, stream)).await??)
 }
 
@@ -278,7 +310,7 @@ fn content_length(head: &[u8]) -> Result<usize> {
 }
 
 /// A client that believes every certificate and never resumes a session.
-fn connector(scenario: Scenario) -> Result<TlsConnector> {
+pub(super) fn connector(scenario: Scenario) -> Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -6,7 +6,7 @@
 //! mood meets all of them; medians and spreads are over the turns.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -20,8 +20,8 @@ use crate::stats::{Spread, real};
 use crate::sys;
 
 /// The core of the proxy under test, and that of everything else.
-const PROXY_CORE: usize = 0;
-const LOAD_CORE: usize = 1;
+pub(super) const PROXY_CORE: usize = 0;
+pub(super) const LOAD_CORE: usize = 1;
 
 /// Arguments about requests.
 #[derive(Debug, Args)]
@@ -37,6 +37,25 @@ pub(crate) struct RequestArgs {
     /// Where cost.json and cost.md go.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     out: PathBuf,
+}
+
+impl RequestArgs {
+    /// The proxies that are wanted and here; says which are not.
+    pub(super) fn present(&self) -> Vec<Contestant> {
+        let mut present = Vec::new();
+        for proxy in chosen(&self.proxies, &Contestant::ALL) {
+            match proxy.available() {
+                Ok(()) => present.push(proxy),
+                Err(why) => say!("absent: {}: {why}", proxy.title()),
+            }
+        }
+        present
+    }
+
+    /// Where results go.
+    pub(super) fn out(&self) -> &Path {
+        &self.out
+    }
 }
 
 /// What is asked for, and how.
@@ -73,7 +92,7 @@ impl Scenario {
         }
     }
 
-    const fn title(self) -> &'static str {
+    pub(super) const fn title(self) -> &'static str {
         match self {
             Self::H1 => "h1, 1 KiB",
             Self::H1Large => "h1, 64 KiB",
@@ -110,13 +129,7 @@ pub(super) fn run(args: &RequestArgs, runs: usize, seconds: u64) -> Result<()> {
         "this measurement needs two cores: one for the proxy, one for the load"
     );
     let scenarios = chosen(&args.scenarios, &Scenario::ALL);
-    let mut proxies = Vec::new();
-    for proxy in chosen(&args.proxies, &Contestant::ALL) {
-        match proxy.available() {
-            Ok(()) => proxies.push(proxy),
-            Err(why) => say!("absent: {}: {why}", proxy.title()),
-        }
-    }
+    let proxies = args.present();
     sys::pin(LOAD_CORE).context("stay on one core")?;
     let origin = Origin::start()?;
     let mut turns = Vec::new();

@@ -25,6 +25,7 @@ use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
 use tillgate_net::otlp::Span;
+use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
 use tillgate_net::upstream::Resolver;
 use tokio::sync::{Notify, mpsc};
@@ -256,11 +257,15 @@ impl Gateway {
         }
     }
 
-    /// Closes what has idled across the lines, until aborted.
+    /// Closes what has idled across the lines and gives back memory that all threads share, until
+    /// aborted.
     pub(crate) async fn sweep_wan(self: Arc<Self>) {
+        let mut tide = Tide::default();
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.wan.sweep(clock::now());
+            threads::release_freed();
+            tide.follow(self.drain.live());
         }
     }
 }
@@ -318,11 +323,12 @@ impl Worker {
         }
     }
 
-    /// Closes what has idled inside the store, until aborted.
+    /// Closes what has idled inside the store and gives back its memory, until aborted.
     pub(crate) async fn sweep_local(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.local.sweep(clock::now());
+            threads::release_freed();
         }
     }
 }
