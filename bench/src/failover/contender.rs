@@ -102,6 +102,7 @@ fn in_order(scene: &Scene) -> [SocketAddr; 2] {
 ///
 /// By default a good health check ends an ejection, and with errors split by origin every new
 /// connection after a reset clears the count of failures: both off, or a lying replica stays in.
+/// By default no more than three repeats are under way, which is too few at 200 calls a second.
 fn envoy(scene: &Scene) -> Value {
     let keyed = scene.keying.is_keyed();
     let mut retry = json!({
@@ -142,6 +143,9 @@ fn envoy(scene: &Scene) -> Value {
             "name": "pricing", "type": "STATIC", "connect_timeout": "0.5s",
             "load_assignment": {"cluster_name": "pricing", "endpoints": endpoints},
             "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+            "circuit_breakers": {"thresholds": [{
+                "max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096,
+                "max_retries": 4096}]},
             "health_checks": [{
                 "timeout": "0.5s", "interval": "1s", "unhealthy_threshold": 2,
                 "healthy_threshold": 2, "no_traffic_interval": "1s",
