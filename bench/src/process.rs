@@ -155,16 +155,22 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
-    /// Ends it as a power cut would. When this returns, its sockets are closed.
+    /// Ends it and what it has started, as a power cut would. When this returns, its own sockets
+    /// are closed.
     pub fn kill(&mut self) {
+        // The number of a process that has been waited for may be another's by now.
+        if self.has_ended() {
+            return;
+        }
+        let family = self.family();
         drop(self.child.kill());
+        family.into_iter().skip(1).for_each(sys::kill);
         drop(self.child.wait());
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The number of a process that has been waited for may be another's by now.
         if self.has_ended() {
             return;
         }

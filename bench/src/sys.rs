@@ -92,6 +92,20 @@ pub fn renice(nice: i32) -> bool {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0 }
 }
 
+/// Lets this process, and what it starts, have as many open files as the system permits: a
+/// thousand calls that wait for a frozen server are a thousand connections. Best effort.
+pub fn many_files() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return false;
+        }
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+    }
+}
+
 pub fn effective_ids() -> (u32, u32) {
     // SAFETY: these calls cannot fail and take nothing.
     unsafe { (libc::geteuid(), libc::getegid()) }
@@ -171,6 +185,11 @@ pub fn pin_child(command: &mut Command, core: usize) {
 /// Asks a process that we started to end.
 pub fn terminate(pid: u32) {
     signal(pid, libc::SIGTERM);
+}
+
+/// Ends a process that we started, whatever it does.
+pub fn kill(pid: u32) {
+    signal(pid, libc::SIGKILL);
 }
 
 /// Asks a process that we started to read its configuration again.

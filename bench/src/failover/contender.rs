@@ -97,8 +97,12 @@ fn in_order(scene: &Scene) -> [SocketAddr; 2] {
     order.map(replica::address)
 }
 
-/// Priorities, active checks, outlier detection on local and gateway errors, no panic mode, and
-/// repeats on the other priority: of what was not sent, and with a key of whatever failed.
+/// Priorities, active checks, outlier detection, no panic mode, and repeats on the other priority:
+/// of what was not sent, and with a key of whatever failed.
+///
+/// By default a good health check ends an ejection, and with errors split by origin every new
+/// connection after a reset clears the count of failures: both off, or a lying replica stays in.
+/// By default no more than three repeats are under way, which is too few at 200 calls a second.
 fn envoy(scene: &Scene) -> Value {
     let keyed = scene.keying.is_keyed();
     let mut retry = json!({
@@ -139,6 +143,9 @@ fn envoy(scene: &Scene) -> Value {
             "name": "pricing", "type": "STATIC", "connect_timeout": "0.5s",
             "load_assignment": {"cluster_name": "pricing", "endpoints": endpoints},
             "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+            "circuit_breakers": {"thresholds": [{
+                "max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096,
+                "max_retries": 4096}]},
             "health_checks": [{
                 "timeout": "0.5s", "interval": "1s", "unhealthy_threshold": 2,
                 "healthy_threshold": 2, "no_traffic_interval": "1s",
@@ -146,13 +153,13 @@ fn envoy(scene: &Scene) -> Value {
             "outlier_detection": {
                 "consecutive_5xx": 2, "consecutive_gateway_failure": 2,
                 "enforcing_consecutive_gateway_failure": 100,
-                "split_external_local_origin_errors": true,
-                "consecutive_local_origin_failure": 2,
+                "successful_active_health_check_uneject_host": false,
                 "interval": "0.5s", "base_ejection_time": "5s", "max_ejection_percent": 100}}]}})
 }
 
 /// Active checks, real answers observed with mark-down on errors, redispatch, and repeats of what
-/// was not sent; with a key of whatever can be repeated.
+/// was not sent; with a key of whatever can be repeated. Checks of a server that is down are rare,
+/// because good health would bring a lying replica back.
 fn haproxy(scene: &Scene) -> String {
     let [first, second] = in_order(scene);
     // A repeat after the whole time that a till waits would come too late.
@@ -169,8 +176,8 @@ fn haproxy(scene: &Scene) -> String {
          frontend entry\n  bind {ENTRY}\n  default_backend pricing\n\
          backend pricing\n  option httpchk GET /health\n  http-check expect status 200\n  \
          option redispatch 1\n  retries 2\n  retry-on {repeat}\n  \
-         default-server check inter 1s fall 2 rise 2 fastinter 250ms observe layer7 \
-         error-limit 2 on-error mark-down\n  \
+         default-server check inter 1s fall 2 rise 2 fastinter 250ms downinter 4s \
+         observe layer7 error-limit 2 on-error mark-down\n  \
          server first {first}\n  server second {second} backup\n"
     )
 }

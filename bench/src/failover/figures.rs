@@ -122,8 +122,7 @@ impl Figures {
             calls: self.calls.max(other.calls),
             failed: self.failed.max(other.failed),
             failed_before: self.failed_before.max(other.failed_before),
-            // What may fail: the fewer, the stricter.
-            in_flight: self.in_flight.min(other.in_flight),
+            in_flight: self.in_flight.max(other.in_flight),
             last_failure_s: [self.last_failure_s, other.last_failure_s]
                 .into_iter()
                 .flatten()

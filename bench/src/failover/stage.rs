@@ -14,7 +14,7 @@ use super::figures::{Figures, Measured, Moments};
 use super::load::{self, Call};
 use super::names::Names;
 use super::replica::{self, Replica};
-use super::scene::{Fault, Scene, Step, Tier};
+use super::scene::{Fault, SETTLE_SECONDS, Scene, Step, Tier};
 use crate::emulator::Direction;
 use crate::line::Shape;
 use crate::preset::LineSpec;
@@ -24,8 +24,6 @@ use crate::sys::{self, NANOS_PER_SEC, Nanos};
 use crate::system::ENTRY;
 use crate::testbed::Testbed;
 
-/// Before the fault: for health checks to agree, connections to open and latencies to be known.
-pub(super) const SETTLE_SECONDS: f64 = 5.0;
 /// A service takes longer to boot than a proxy.
 const BOOT: Duration = Duration::from_secs(1);
 /// Every packet.
@@ -79,17 +77,16 @@ impl<'a> Stage<'a> {
 
     fn play(mut self) -> Result<Figures> {
         let calls = load::start(plan(self.scene, ENTRY))?;
-        rest_until(sys::now(), SETTLE_SECONDS);
-        let fault = sys::now();
+        let fault = after(sys::now(), SETTLE_SECONDS);
         let mut done = fault;
         for (at, step) in self.scene.fault.script(self.terms.lasts) {
-            rest_until(fault, at);
+            sys::sleep_until(after(fault, at));
             self.take(step).with_context(|| format!("{step:?}"))?;
             if at == 0.0 {
                 done = sys::now();
             }
         }
-        rest_until(fault, self.scene.fault.watched_seconds(self.terms.lasts));
+        sys::sleep_until(after(fault, self.scene.fault.watched_seconds(self.terms.lasts)));
         let calls = calls.stop();
         if self.proxy.has_ended() {
             bail!("the proxy ended:\n{}", self.proxy.log_end());
@@ -190,6 +187,7 @@ fn start_proxy(scene: &Scene, terms: &Terms, bed: &Testbed, scratch: &Scratch) -
     Ok(proxy)
 }
 
-fn rest_until(from: Nanos, seconds: f64) {
-    sys::sleep_until(from + whole(seconds * real(NANOS_PER_SEC)));
+/// So many seconds after a moment; before it when they are negative.
+fn after(moment: Nanos, seconds: f64) -> Nanos {
+    whole(real(moment) + seconds * real(NANOS_PER_SEC))
 }

@@ -17,6 +17,8 @@ pub(super) struct Row {
     pub(super) error: Option<String>,
 }
 
+const MISSED: &str = "MISSED";
+
 const TITLES: [&str; 14] = [
     "fault",
     "load",
@@ -46,37 +48,50 @@ impl Row {
         Self { scene, figures: None, missed: Vec::new(), error: None }
     }
 
-    /// Adds a run: of several the worst counts.
+    /// Adds a run, which is judged by itself; of several the worst figures are shown.
     pub(super) fn add(&mut self, figures: Figures) {
-        let figures = match self.figures.take() {
+        if self.scene.contender == Contender::Tillgate {
+            let target = Target::of(&self.scene, figures.in_flight);
+            self.missed.extend(target.missed(&figures));
+        }
+        self.figures = Some(match self.figures.take() {
             Some(before) => before.worst(figures),
             None => figures,
-        };
-        if self.scene.contender == Contender::Tillgate {
-            self.missed = Target::of(&self.scene, figures.in_flight).missed(&figures);
-        }
-        self.figures = Some(figures);
+        });
+    }
+
+    pub(super) fn is_missed(&self) -> bool {
+        self.verdict() == MISSED
     }
 
     fn verdict(&self) -> &'static str {
-        match (self.scene.contender, &self.figures) {
-            (_, None) => "not measured",
-            (Contender::Tillgate, Some(_)) if self.missed.is_empty() => "ok",
-            (Contender::Tillgate, Some(_)) => "MISSED",
-            (Contender::Envoy | Contender::Haproxy | Contender::Nginx, Some(_)) => "–",
+        let holds = self.figures.is_some() && self.missed.is_empty() && self.error.is_none();
+        match self.scene.contender {
+            Contender::Tillgate if holds => "ok",
+            Contender::Tillgate => MISSED,
+            Contender::Envoy | Contender::Haproxy | Contender::Nginx => "–",
         }
     }
 
-    fn cells(&self) -> [String; TITLES.len()] {
+    fn cells(&self) -> Vec<String> {
         let Scene { fault, rate, protocol, keying, contender } = self.scene;
-        let unknown = Figures::default();
-        let seen = self.figures.as_ref().unwrap_or(&unknown);
-        let last = seen.last_failure_s.map_or("–".to_owned(), |at| format!("{at:.2}"));
-        [
+        let names = [
             fault.name(),
             format!("{rate}/s {}", protocol.name()),
             keying.name().to_owned(),
             contender.name().to_owned(),
+        ];
+        let figures = self
+            .figures
+            .as_ref()
+            .map_or_else(|| std::array::from_fn(|_| "–".to_owned()), Self::figure_cells);
+        let cells = names.into_iter().chain(figures).chain([self.verdict().to_owned()]);
+        cells.collect()
+    }
+
+    fn figure_cells(seen: &Figures) -> [String; 9] {
+        let last = seen.last_failure_s.map_or("–".to_owned(), |at| format!("{at:.2}"));
+        [
             seen.calls.to_string(),
             seen.failed.to_string(),
             last,
@@ -86,7 +101,6 @@ impl Row {
             seen.repeats.without_permission.to_string(),
             seen.repeats.both_tiers.to_string(),
             seen.tier_changes.to_string(),
-            self.verdict().to_owned(),
         ]
     }
 
@@ -105,14 +119,14 @@ impl Row {
     pub(super) fn complaint(&self) -> Option<String> {
         let scene = self.scene;
         if let Some(error) = &self.error {
-            return Some(format!("MISSED  {scene}: not measured: {error}"));
+            return Some(format!("{:<7} {scene}: not measured: {error}", self.verdict()));
         }
         let figures = self.figures.as_ref().filter(|_| !self.missed.is_empty())?;
         let reasons: Vec<String> =
             figures.reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect();
         let why =
             if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        Some(format!("MISSED  {scene}: {}{why}", self.missed.join("; ")))
+        Some(format!("{MISSED}  {scene}: {}{why}", self.missed.join("; ")))
     }
 }
 
@@ -183,7 +197,8 @@ mod tests {
         row.add(Figures { calls: 400, ..Figures::default() });
         assert_eq!(row.verdict(), "MISSED");
         let unmeasured = Row { error: Some("no namespaces".into()), ..Row::new(row.scene) };
-        assert_eq!(unmeasured.verdict(), "not measured");
+        assert!(unmeasured.line().contains("calls –"), "{}", unmeasured.line());
+        assert_eq!(unmeasured.verdict(), "MISSED");
         assert!(unmeasured.complaint().is_some_and(|text| text.contains("no namespaces")));
     }
 }
