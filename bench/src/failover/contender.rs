@@ -158,8 +158,8 @@ fn envoy(scene: &Scene) -> Value {
 }
 
 /// Active checks, real answers observed with mark-down on errors, redispatch, and repeats of what
-/// was not sent; with a key of whatever can be repeated. Checks of a server that is down are rare,
-/// because good health would bring a lying replica back.
+/// was not sent; with a key of whatever can be repeated. A server that is down returns late,
+/// because good health alone would bring a lying replica back.
 fn haproxy(scene: &Scene) -> String {
     let [first, second] = in_order(scene);
     // A repeat after the whole time that a till waits would come too late.
@@ -176,7 +176,7 @@ fn haproxy(scene: &Scene) -> String {
          frontend entry\n  bind {ENTRY}\n  default_backend pricing\n\
          backend pricing\n  option httpchk GET /health\n  http-check expect status 200\n  \
          option redispatch 1\n  retries 2\n  retry-on {repeat}\n  \
-         default-server check inter 1s fall 2 rise 2 fastinter 250ms downinter 4s \
+         default-server check inter 1s fall 2 rise 10 fastinter 250ms downinter 4s \
          observe layer7 error-limit 2 on-error mark-down\n  \
          server first {first}\n  server second {second} backup\n"
     )

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,8 +32,14 @@ const TYPE_A: [u8; 2] = [0, 1];
 
 /// The running server; it stops when this is dropped.
 pub(super) struct Names {
-    mode: Arc<AtomicU8>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    mode: AtomicU8,
+    answered: AtomicU64,
 }
 
 impl Names {
@@ -41,31 +47,34 @@ impl Names {
     pub(super) fn start() -> Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).context("open the DNS port")?;
         socket.set_read_timeout(Some(NAP))?;
-        let mode = Arc::new(AtomicU8::new(SERVES));
-        let told = Arc::clone(&mode);
+        let shared = Arc::new(Shared::default());
+        let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("names".into()).spawn(move || {
             let mut question = [0; 512];
-            while told.load(Ordering::Relaxed) != STOPS {
+            while told.mode.load(Ordering::Relaxed) != STOPS {
                 let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
-                if told.load(Ordering::Relaxed) == SERVES
+                if told.mode.load(Ordering::Relaxed) == SERVES
                     && let Some(answer) = answer(&question[..length])
                 {
+                    told.answered.fetch_add(1, Ordering::Relaxed);
                     drop(socket.send_to(&answer, from));
                 }
             }
         })?;
-        Ok(Self { mode, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// From now on questions get no answer at all, as behind a cut line.
-    pub(super) fn fall_silent(&self) {
-        self.mode.store(SILENT, Ordering::Relaxed);
+    /// From now on questions get no answer at all, as behind a cut line. Tells how many were
+    /// answered before.
+    pub(super) fn fall_silent(&self) -> u64 {
+        self.shared.mode.store(SILENT, Ordering::Relaxed);
+        self.shared.answered.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Names {
     fn drop(&mut self) {
-        self.mode.store(STOPS, Ordering::Relaxed);
+        self.shared.mode.store(STOPS, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::contender;
 use super::figures::{Figures, Measured, Moments};
@@ -111,9 +111,8 @@ impl<'a> Stage<'a> {
             Step::CutLine => self.lose(ALL_LOST)?,
             Step::MendLine => self.lose(self.terms.line.loss_ppm)?,
             Step::StopNames => {
-                if let Some(names) = &self.names {
-                    names.fall_silent();
-                }
+                let answered = self.names.as_ref().map_or(0, Names::fall_silent);
+                ensure!(answered > 0, "the proxy has asked for no name");
             }
             Step::PowerCut => {
                 self.proxy.kill();
