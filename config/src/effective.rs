@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tillgate_core::backend::{BackendId, BackendSpec};
 use tillgate_core::class::ClassTable;
+use tillgate_core::gate::Gate;
 use tillgate_core::link::LinkSpec;
 pub use tillgate_core::listener::{
     ListenerLimits, ListenerProtocol, ListenerSpec, ProxyTrust, StreamTimeouts,
@@ -22,6 +23,7 @@ mod render;
 mod telemetry;
 mod tree;
 
+pub(crate) use render::Written;
 pub use telemetry::{
     AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,
 };
@@ -50,6 +52,8 @@ pub struct Effective {
     pub egress: Option<EgressTable>,
     /// Access log and traces.
     pub telemetry: TelemetrySpec,
+    /// What decides when the store changes: windows, freezes, rollouts.
+    pub gate: Gate,
     /// Where each value came from, by path in the effective document
     /// (`classes.payment.guarantee.up` -> `store.yaml:12:5` or `built-in` or `default`).
     pub origins: BTreeMap<String, Origin>,
