@@ -19,10 +19,12 @@ pub use tillgate_core::listener::{
 };
 use tillgate_core::matching::{EgressTable, RouteTable};
 
+mod diff;
 mod render;
 mod telemetry;
 mod tree;
 
+pub use diff::{Change, changes};
 pub(crate) use render::Written;
 pub use telemetry::{
     AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,

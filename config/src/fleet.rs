@@ -16,8 +16,10 @@ use crate::report::{Finding, Report};
 use crate::suggest;
 use crate::zones::Zones;
 
+mod plan;
 mod survey;
 
+pub use plan::{DocumentChange, Effect, Happened, Plan, effects, plan, too_wide};
 pub use survey::{Survey, Surveyed};
 
 /// One file of a fleet.

@@ -157,7 +157,7 @@ fn add(hash: &mut Sha256, position: usize, (key, value): &(String, String)) {
     hash.update(value.as_bytes());
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { step(key) } else { format!("{path}.{}", step(key)) }
 }
 
@@ -270,6 +270,27 @@ fn scalar(value: &Value) -> String {
         Value::Text(text) => json!(text).to_string(),
         Value::List(_) => "[]".to_owned(),
         Value::Map(_) => "{}".to_owned(),
+    }
+}
+
+/// A value in one line: `{role: Primary, metered: false}`.
+pub(super) fn inline(value: &Value) -> String {
+    match value {
+        Value::Map(entries) if !entries.is_empty() => {
+            let entry = |(key, value): &(String, Value)| {
+                format!("{}: {}", scalar(&Value::Text(key.clone())), inline(value))
+            };
+            format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        Value::List(items) if !items.is_empty() => {
+            format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))
+        }
+        Value::Null
+        | Value::Flag(_)
+        | Value::Number(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => scalar(value),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Surveyed {
     pub store: Arc<str>,
     /// Digest of its effective config; `None` if there is none, because of errors.
     pub digest: Option<Arc<str>>,
+    /// Stores with the same number select the same documents.
+    pub group: usize,
 }
 
 /// What there is to say of all stores.
@@ -65,8 +67,12 @@ pub(super) fn of(fleet: &Fleet, threads: usize) -> Survey {
             counts[number] += stores.len();
         }
     }
-    let slices: Vec<&[usize]> = groups.values().flat_map(|stores| stores.chunks(SLICE)).collect();
-    let found = parallel(&slices, threads, |stores| slice(fleet, &choices, stores));
+    let slices: Vec<(usize, &[usize])> = groups
+        .values()
+        .enumerate()
+        .flat_map(|(group, stores)| stores.chunks(SLICE).map(move |slice| (group, slice)))
+        .collect();
+    let found = parallel(&slices, threads, |slice| self::slice(fleet, &choices, *slice));
     let mut survey = Survey { groups: groups.len(), counts, ..Survey::default() };
     let mut all = Found::default();
     for one in found {
@@ -86,7 +92,11 @@ pub(super) fn of(fleet: &Fleet, threads: usize) -> Survey {
     survey
 }
 
-fn slice(fleet: &Fleet, choices: &select::Choices<'_>, members: &[usize]) -> Found {
+fn slice(
+    fleet: &Fleet,
+    choices: &select::Choices<'_>,
+    (number, members): (usize, &[usize]),
+) -> Found {
     let stores = members.iter().filter_map(|at| {
         let document = fleet.stores.get(*at)?;
         Some((*at, document, body(document)?))
@@ -104,7 +114,7 @@ fn slice(fleet: &Fleet, choices: &select::Choices<'_>, members: &[usize]) -> Fou
         note(&mut found.lints, own.lints, document);
         note(&mut found.errors, shared.errors.clone(), document);
         note(&mut found.lints, shared.lints.clone(), document);
-        found.stores.push((at, Surveyed { store: document.name.clone(), digest }));
+        found.stores.push((at, Surveyed { store: document.name.clone(), digest, group: number }));
     }
     found
 }
