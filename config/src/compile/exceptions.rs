@@ -11,7 +11,7 @@ use tillgate_core::civil::Interval;
 use tillgate_core::gate::{Freeze, Gate, Override, Prohibition, RolloutName};
 
 use super::calendar::applies_to;
-use super::gate::{Of, refer};
+use super::gate::{Of, names, refer};
 use super::select::Selected;
 use super::{Output, rollouts};
 use crate::document::{Body, Document, Spot};
@@ -108,7 +108,7 @@ pub(super) fn selects(
 pub(super) fn check(selected: &Selected<'_>, gate: &Gate, of: &Of<'_>, out: &mut Output) {
     for document in &selected.changes {
         if let Body::Override(body) = &document.body {
-            suspended(document, body, gate, of, out);
+            suspended(document, body, (selected, gate, of), out);
         }
         let Some(applies) = document.body.applies_to() else { continue };
         let list = document.spec().key("appliesTo").key("rollouts");
@@ -137,9 +137,11 @@ fn suspended(document: &Document, given: &OverrideDoc, gate: &Gate, of: &Of<'_>,
     for (index, one) in given.spec.suspends.iter().enumerate() {
         let spot = document.spec().key("suspends").index(index).key("name");
         match one.kind {
-            SuspendedKind::Freeze => freeze(one, given, (&spot, document), (gate, of), out),
+            SuspendedKind::Freeze => {
+                freeze(one, given, (&spot, document), (selected, gate, of), out)
+            }
             SuspendedKind::ChangeWindow => {
-                let names: Vec<&str> = gate.windows.iter().map(|one| &*one.name).collect();
+                let names = names(selected, Kind::ChangeWindow);
                 refer(of, Kind::ChangeWindow, &one.name.0, &spot, names, out);
                 let allows = gate.windows.iter().any(|window| {
                     *window.name == *one.name.0 && window.window.effect == Effect::Allow
@@ -160,10 +162,10 @@ fn freeze(
     one: &SuspendedDoc,
     given: &OverrideDoc,
     (spot, document): (&Spot<'_>, &Document),
-    (gate, of): (&Gate, &Of<'_>),
+    (selected, gate, of): (&Selected<'_>, &Gate, &Of<'_>),
     out: &mut Output,
 ) {
-    let names: Vec<&str> = gate.freezes.iter().map(|one| &*one.name).collect();
+    let names = names(selected, Kind::Freeze);
     refer(of, Kind::Freeze, &one.name.0, spot, names, out);
     let Some(freeze) = gate.freezes.iter().find(|freeze| *freeze.name == *one.name.0) else {
         return;

@@ -107,6 +107,13 @@ fn note(document: &Document, out: &mut Output) {
     out.origins.insert(path, document.name_spot().origin());
 }
 
+/// Names of the documents of `kind` that count for the store, wrong ones too: a reference to one
+/// of those is not a second mistake.
+pub(super) fn names<'a>(selected: &Selected<'a>, kind: Kind) -> Vec<&'a str> {
+    let of_kind = selected.changes.iter().filter(|one| one.kind == kind);
+    of_kind.map(|one| &*one.name).collect()
+}
+
 /// Reports a reference that names nothing.
 pub(super) fn refer<'a>(
     of: &Of<'_>,

@@ -15,7 +15,7 @@ use tillgate_core::gate::{
 };
 use tillgate_core::units::PerDirection;
 
-use super::gate::{Of, refer, store_id};
+use super::gate::{Of, names, refer, store_id};
 use super::select::{self, Selected};
 use super::{Output, calendar};
 use crate::document::{Body, Document, Spot};
@@ -348,7 +348,7 @@ pub(crate) fn ramp_hash(release: &str, store_id: &str) -> u64 {
 pub(super) fn check(selected: &Selected<'_>, gate: &Gate, of: &Of<'_>, out: &mut Output) {
     for document in &selected.changes {
         if let Body::Rollout(body) = &document.body {
-            windows(document, &body.spec, gate, of, out);
+            windows(document, &body.spec, (selected, gate, of), out);
         }
         if let Body::RingPromotion(body) = &document.body {
             promotion(document, body, selected, of, out);
@@ -362,10 +362,15 @@ pub(super) fn check(selected: &Selected<'_>, gate: &Gate, of: &Of<'_>, out: &mut
 }
 
 /// The windows that a rollout names are there, allow, and apply to it.
-fn windows(document: &Document, spec: &RolloutSpec, gate: &Gate, of: &Of<'_>, out: &mut Output) {
+fn windows(
+    document: &Document,
+    spec: &RolloutSpec,
+    (selected, gate, of): (&Selected<'_>, &Gate, &Of<'_>),
+    out: &mut Output,
+) {
     for (index, name) in spec.windows.iter().flatten().enumerate() {
         let spot = document.spec().key("windows").index(index);
-        let names: Vec<&str> = gate.windows.iter().map(|window| &*window.name).collect();
+        let names = names(selected, Kind::ChangeWindow);
         if !refer(of, Kind::ChangeWindow, &name.0, &spot, names, out) {
             continue;
         }

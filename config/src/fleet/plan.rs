@@ -4,6 +4,7 @@
 //! changes but for their own lines and calendars, so one of them is shown for all.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::{Fleet, Survey, Surveyed};
@@ -89,11 +90,17 @@ pub fn plan(old: &Fleet, new: &Fleet, threads: usize) -> Plan {
     for (effect, old, new) in compared(old, new, &pairs) {
         for mut finding in against(&old, &new, most) {
             finding.stores.add(effect.stores, &effect.first);
-            plan.report.errors.push(finding);
+            let same = |known: &&mut Finding| {
+                known.message == finding.message && known.path == finding.path
+            };
+            match plan.report.errors.iter_mut().find(same) {
+                Some(known) => known.stores.add(effect.stores, &effect.first),
+                None => plan.report.errors.push(finding),
+            }
         }
         plan.effects.push(effect);
     }
-    plan.effects.sort_by(|a, b| b.stores.cmp(&a.stores).then_with(|| a.first.cmp(&b.first)));
+    plan.effects = alike(plan.effects);
     plan
 }
 
@@ -102,7 +109,29 @@ pub fn plan(old: &Fleet, new: &Fleet, threads: usize) -> Plan {
 pub fn effects(old: &Fleet, new: &Fleet, threads: usize) -> Vec<Effect> {
     let (before, after) = (old.survey(threads), new.survey(threads));
     let compared = compared(old, new, &pairs(&before, &after));
-    let mut effects: Vec<Effect> = compared.into_iter().map(|(effect, ..)| effect).collect();
+    alike(compared.into_iter().map(|(effect, ..)| effect).collect())
+}
+
+/// Effects on the same values are one, shown as they are in its first store; most stores first.
+fn alike(effects: Vec<Effect>) -> Vec<Effect> {
+    let mut merged: BTreeMap<Vec<(String, bool, bool)>, Effect> = BTreeMap::new();
+    for effect in effects {
+        let key = effect
+            .changes
+            .iter()
+            .map(|change| (change.path.clone(), change.before.is_some(), change.after.is_some()));
+        match merged.entry(key.collect()) {
+            Entry::Vacant(free) => drop(free.insert(effect)),
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.stores += effect.stores;
+                if effect.first < known.first {
+                    (known.first, known.changes) = (effect.first, effect.changes);
+                }
+            }
+        }
+    }
+    let mut effects: Vec<Effect> = merged.into_values().collect();
     effects.sort_by(|a, b| b.stores.cmp(&a.stores).then_with(|| a.first.cmp(&b.first)));
     effects
 }
@@ -133,15 +162,7 @@ fn compared(
         let compile = |fleet: &Fleet| fleet.compile(first).ok()?.effective;
         let (Some(before), Some(after)) = (compile(old), compile(new)) else { continue };
         let changes = changes(&before, &after);
-        match found.iter_mut().find(|(effect, ..)| effect.changes == changes) {
-            Some((effect, ..)) => {
-                effect.stores += stores;
-                effect.first = effect.first.clone().min(first.clone());
-            }
-            None => {
-                found.push((Effect { stores, first: first.clone(), changes }, before, after));
-            }
-        }
+        found.push((Effect { stores, first: first.clone(), changes }, before, after));
     }
     found
 }

@@ -169,7 +169,10 @@ impl Shown<'_> {
     }
 
     fn json(&self) -> Value {
-        let show = |interval: &Interval| json!({"from": interval.from.to_string(), "until": interval.until.to_string()});
+        let show = |interval: &Interval| {
+            let (from, until) = (interval.from.to_string(), interval.until.to_string());
+            json!({"from": from, "until": until})
+        };
         let intervals = |list: &[Interval]| list.iter().map(show).collect::<Vec<_>>();
         let entries: Vec<Value> = self
             .gate
