@@ -133,7 +133,12 @@ fn rollout(
     refer(of, Kind::Rollout, name, spot, names, out);
 }
 
-fn suspended(document: &Document, given: &OverrideDoc, gate: &Gate, of: &Of<'_>, out: &mut Output) {
+fn suspended(
+    document: &Document,
+    given: &OverrideDoc,
+    (selected, gate, of): (&Selected<'_>, &Gate, &Of<'_>),
+    out: &mut Output,
+) {
     for (index, one) in given.spec.suspends.iter().enumerate() {
         let spot = document.spec().key("suspends").index(index).key("name");
         match one.kind {
