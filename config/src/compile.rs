@@ -7,33 +7,47 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tillgate_core::class::ClassTable;
+use tillgate_core::gate::Gate;
+use tillgate_core::link::LinkSpec;
+use tillgate_core::listener::ListenerSpec;
+use tillgate_core::matching::{EgressTable, RouteTable};
+
 use crate::document::{Document, Spot};
-use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec};
+use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec, TelemetrySpec, Written};
 use crate::kinds::store::Gateway;
 use crate::kinds::{Kind, StoreDoc};
 use crate::report::{Finding, Report};
 use crate::scalar::DurationText;
+use crate::zones::Zones;
 use crate::{defaults, suggest};
 
 mod ambiguity;
 mod backends;
+mod calendar;
 mod classes;
 mod clients;
 mod egress;
+mod exceptions;
 mod filters;
+mod gate;
+mod guards;
 mod links;
-mod lint;
+pub(crate) mod lint;
 mod listeners;
 mod matches;
 mod not_in_effect;
 mod persistence;
+mod rollouts;
 mod routes;
-mod select;
+pub(crate) mod select;
 mod store;
 mod telemetry;
 mod tls;
 
 pub(crate) use classes::share_text;
+pub(crate) use gate::store_id;
+pub use guards::against;
 pub(crate) use listeners::limits::applies as limit_applies;
 pub(crate) use listeners::{dials, has_class, protocol_text};
 pub(crate) use routes::host_text;
@@ -55,7 +69,7 @@ pub(crate) type Identity = (Option<Kind>, Option<String>);
 impl Input {
     /// Whether a document that was refused may have been this one; without a name, any of its
     /// kind.
-    fn may_have_refused(&self, kind: Kind, name: Option<&str>) -> bool {
+    pub(crate) fn may_have_refused(&self, kind: Kind, name: Option<&str>) -> bool {
         self.refused.iter().any(|(refused_kind, refused_name)| {
             let name_fits = match (refused_name, name) {
                 (Some(refused), Some(name)) => refused == name,
@@ -79,10 +93,15 @@ pub struct Checked {
 /// while reading; semantic findings join it.
 pub fn check(input: &Input, report: Report) -> Checked {
     let mut out = Output { report, ..Output::default() };
-    lint::yaml(input, &mut out.report);
+    lint::yaml(&input.documents, &mut out.report);
+    select::check_documents(&input.documents, &mut out.report);
     let built_in = crate::document::read_built_in(defaults::BUILT_IN);
-    let selected = select::select(input, &built_in, &mut out);
-    let effective = effective(&selected, input, &mut out);
+    let store = select::the_store(input, &mut out);
+    let choices = select::Choices::new(&input.documents);
+    let chosen = choices.choose(store.map(|(_, store)| store));
+    let selected = select::select(chosen, store, &built_in, &mut out);
+    let zones = Zones::default();
+    let effective = effective(&selected, input, &zones, &mut out);
     let effective = effective.filter(|_| out.report.errors.is_empty());
     // In a policy with errors, what seems unused may only be refused.
     if let Some(effective) = &effective {
@@ -92,11 +111,29 @@ pub fn check(input: &Input, report: Report) -> Checked {
     Checked { effective, report: out.report }
 }
 
+/// Compiles the shared documents of a fleet for one of its stores. `report` is empty or holds
+/// what was found while reading.
+pub(crate) fn for_store<'a>(
+    chosen: select::Chosen<'a>,
+    (document, store): (&'a Document, &'a StoreDoc),
+    (input, built_in, zones): (&Input, &'a [Document], &Zones),
+    report: Report,
+) -> Checked {
+    let mut out = Output { report, ..Output::default() };
+    let selected = select::select(chosen, Some((document, store)), built_in, &mut out);
+    let effective = effective(&selected, input, zones, &mut out);
+    let effective = effective.filter(|_| out.report.errors.is_empty());
+    out.report.sort();
+    Checked { effective, report: out.report }
+}
+
 /// What the parts of the compiler write to.
 #[derive(Default)]
 struct Output {
     report: Report,
     origins: BTreeMap<String, Origin>,
+    /// Nobody asks where values come from: places are not looked up.
+    without_origins: bool,
 }
 
 impl Output {
@@ -106,14 +143,18 @@ impl Output {
 
     /// The value of a field that may be absent, and a note of where it came from.
     fn value<T>(&mut self, path: &str, spot: &Spot<'_>, given: Option<T>, default: T) -> T {
-        let origin = if given.is_some() { spot.origin() } else { Origin::Default };
-        self.origins.insert(path.to_owned(), origin);
+        if !self.without_origins {
+            let origin = if given.is_some() { spot.origin() } else { Origin::Default };
+            self.origins.insert(path.to_owned(), origin);
+        }
         given.unwrap_or(default)
     }
 
     /// A value that is always given.
     fn given<T>(&mut self, path: &str, spot: &Spot<'_>, value: T) -> T {
-        self.origins.insert(path.to_owned(), spot.origin());
+        if !self.without_origins {
+            self.origins.insert(path.to_owned(), spot.origin());
+        }
         value
     }
 
@@ -158,11 +199,95 @@ fn dangling<'a>(
 fn effective(
     selected: &select::Selected<'_>,
     input: &Input,
+    zones: &Zones,
     out: &mut Output,
 ) -> Option<Effective> {
-    let facts = selected.store.map(|(document, store)| facts(document, store, out));
-    let links = links::compile(selected, out);
-    let classes = classes::compile(selected, &links, out);
+    let shared = shared(selected, input, out);
+    let own = own(selected, input, zones, shared.classes.as_ref(), out);
+    let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
+    let effective = assemble(shared, own?, not_in_effect, out)?;
+    Some(effective.with_digest())
+}
+
+/// Stores that select the same documents: what those mean is compiled and written down once.
+pub(crate) struct Group<'a> {
+    selected: select::Selected<'a>,
+    out: Output,
+    classes: Option<ClassTable>,
+    /// The config of the store that was asked for last; `None` because of errors.
+    effective: Option<Effective>,
+    written: Option<Written>,
+}
+
+/// What else it takes to compile: other documents, the built-in ones, zones.
+pub(crate) type Context<'a> = (&'a Input, &'a [Document], &'a Zones);
+
+impl<'a> Group<'a> {
+    /// The group of `store`.
+    pub(crate) fn new(
+        chosen: select::Chosen<'a>,
+        store: (&'a Document, &'a StoreDoc),
+        (input, built_in, zones): Context<'a>,
+    ) -> Self {
+        let mut out = Output { without_origins: true, ..Output::default() };
+        let selected = select::select(chosen, Some(store), built_in, &mut out);
+        let shared = shared(&selected, input, &mut out);
+        let classes = shared.classes.clone();
+        let told = std::mem::take(&mut out.report);
+        // What is wrong with this one store is told when it is asked for.
+        let own = own(&selected, input, zones, classes.as_ref(), &mut out);
+        out.report = told;
+        let effective = own.and_then(|own| assemble(shared, own, Vec::new(), &mut out));
+        let written = effective.as_ref().map(Written::new);
+        Self { selected, out, classes, effective, written }
+    }
+
+    /// What has been found since it was asked for.
+    pub(crate) fn take_report(&mut self) -> Report {
+        std::mem::take(&mut self.out.report)
+    }
+
+    /// The digest of `store`, if neither it nor the group has an error.
+    pub(crate) fn digest(
+        &mut self,
+        store: (&'a Document, &'a StoreDoc),
+        (input, _, zones): Context<'a>,
+        group_is_right: bool,
+    ) -> Option<Arc<str>> {
+        self.selected.store = Some(store);
+        let own = own(&self.selected, input, zones, self.classes.as_ref(), &mut self.out)?;
+        if !group_is_right || !self.out.report.errors.is_empty() {
+            return None;
+        }
+        let (effective, written) = (self.effective.as_mut()?, self.written.as_ref()?);
+        effective.store = own.facts.name;
+        effective.time_zone = own.facts.time_zone;
+        effective.process = own.facts.process;
+        effective.links = own.links;
+        effective.gate = own.gate;
+        Some(written.digest(effective))
+    }
+}
+
+/// What follows from the selected documents alone: the same for all stores that select the same.
+struct Shared {
+    classes: Option<ClassTable>,
+    backends: Vec<backends::Compiled>,
+    routes: Option<RouteTable>,
+    egress: Option<EgressTable>,
+    listeners: Vec<ListenerSpec>,
+    telemetry: TelemetrySpec,
+}
+
+/// What is each store's own.
+struct Own {
+    facts: Facts,
+    links: Vec<LinkSpec>,
+    gate: Gate,
+}
+
+fn shared(selected: &select::Selected<'_>, input: &Input, out: &mut Output) -> Shared {
+    let classes = classes::compile(selected, out);
     let mut backends = backends::compile(selected, out);
     let routes = routes::compile(selected, input, &classes, &backends, out);
     let egress = egress::compile(selected, input, &classes, out);
@@ -175,25 +300,53 @@ fn effective(
     let listeners = listeners::compile(selected, &known, out);
     clients::check(selected, &listeners, out);
     let telemetry = telemetry::compile(selected, input, &classes, out);
-    let (routes, classes, facts) = (routes?, classes?, facts?);
-    backends::size_pools(&mut backends, &routes, &classes);
-    let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
-    let effective = Effective {
-        store: facts.name,
-        time_zone: facts.time_zone,
-        process: facts.process,
-        listeners,
-        links,
-        classes,
-        backends: backends.into_iter().map(|one| one.spec).collect(),
-        routes,
-        egress,
-        telemetry,
+    guards::check(selected, classes.as_ref(), out);
+    if let (Some(routes), Some(classes)) = (&routes, &classes) {
+        backends::size_pools(&mut backends, routes, classes);
+    }
+    Shared { classes, backends, routes, egress, listeners, telemetry }
+}
+
+/// `None` without a store or classes.
+fn own(
+    selected: &select::Selected<'_>,
+    input: &Input,
+    zones: &Zones,
+    classes: Option<&ClassTable>,
+    out: &mut Output,
+) -> Option<Own> {
+    let facts = selected.store.map(|(document, store)| facts(document, store, zones, out));
+    let links = links::compile(selected, out);
+    egress::check_links(selected, out);
+    if let Some(classes) = classes {
+        classes::check_promises(selected, classes, &links, out);
+    }
+    let gate = gate::compile(selected, input, zones, classes?, out);
+    Some(Own { facts: facts?, links, gate })
+}
+
+fn assemble(
+    shared: Shared,
+    own: Own,
+    not_in_effect: Vec<NotInEffect>,
+    out: &mut Output,
+) -> Option<Effective> {
+    Some(Effective {
+        store: own.facts.name,
+        time_zone: own.facts.time_zone,
+        process: own.facts.process,
+        listeners: shared.listeners,
+        links: own.links,
+        classes: shared.classes?,
+        backends: shared.backends.into_iter().map(|one| one.spec).collect(),
+        routes: shared.routes?,
+        egress: shared.egress,
+        telemetry: shared.telemetry,
+        gate: own.gate,
         origins: std::mem::take(&mut out.origins),
         not_in_effect,
         digest: "".into(),
-    };
-    Some(effective.with_digest())
+    })
 }
 
 /// What the store's document says apart from its links.
@@ -203,11 +356,11 @@ struct Facts {
     process: ProcessSpec,
 }
 
-fn facts(document: &Document, store: &StoreDoc, out: &mut Output) -> Facts {
+fn facts(document: &Document, store: &StoreDoc, zones: &Zones, out: &mut Output) -> Facts {
     store::hours(document, store, out);
     Facts {
         name: out.given("store", &document.name_spot(), document.name.clone()),
-        time_zone: store::time_zone(document, store, out),
+        time_zone: store::time_zone(document, store, zones, out),
         process: process(document, store, out),
     }
 }

@@ -158,6 +158,14 @@ pub const TCP: TcpSpec = TcpSpec {
 /// Keys of one rate limit that are remembered: more devices than any store has, in about 1 MiB.
 pub const RATE_KEYS: u32 = 10_000;
 
+/// Releases before the current one that may be pulled at any time: one to go back to, and the one
+/// that a machine may still run that was off during the last rollout.
+pub const PREVIOUS_RELEASES: u8 = 2;
+
+/// When a client whose pull is held may ask again: often enough for a window of an hour, and a
+/// hundred tills that ask are one question in nine seconds.
+pub const RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
+
 /// Headers whose values never reach the access log, whatever a policy says: they carry secrets.
 pub const REDACTED_HEADERS: [&str; 6] = [
     "authorization",

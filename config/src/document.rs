@@ -4,7 +4,7 @@
 //! has file, line and column. A document is either read completely or refused with one finding;
 //! the others of the file are read all the same.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -33,7 +33,13 @@ pub struct Document {
     pub name: Arc<str>,
     /// What it says.
     pub body: Body,
-    tree: Tree,
+    /// The text of its whole file.
+    source: Arc<str>,
+    /// Where its own text begins and ends there.
+    range: (usize, usize),
+    lines_before: u32,
+    /// The places of its values; read again when somebody asks after they were forgotten.
+    tree: OnceLock<Tree>,
 }
 
 /// The envelope, before the kind is known. Strict too: a `piVersion` must not make a document
@@ -67,9 +73,10 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
         input.refused.push((None, None));
         return input;
     }
-    report.add_source(file.clone(), text.into());
-    for chunk in yaml::split(text) {
-        match one(&file, chunk) {
+    let source: Arc<str> = text.into();
+    report.add_source(file.clone(), source.clone());
+    for chunk in yaml::split(&source) {
+        match one(&file, &source, chunk) {
             Ok(document) => {
                 let bad = document.misshapen();
                 if bad.is_empty() {
@@ -109,10 +116,42 @@ pub(crate) fn read_built_in(text: &str) -> Vec<Document> {
     input.documents
 }
 
-fn one(file: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Finding> {
+/// Reads one document. The places come first, because they tell the kind; if the typed reading
+/// fails, the envelope's own error counts before that of what is in it.
+fn one(file: &Arc<str>, source: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Finding> {
     yaml::no_tabs(file, chunk)?;
-    let envelope = yaml::typed::<Envelope>(file, chunk)?;
-    let tree = Tree::read(file, chunk)?;
+    let envelope = || yaml::typed::<Envelope>(file, chunk);
+    let tree = match Tree::read(file, chunk) {
+        Ok(tree) => tree,
+        Err(finding) => return Err(envelope().err().unwrap_or(finding)),
+    };
+    let kind = text_at(&tree, &["kind"]).and_then(Kind::by_name);
+    let (Some(kind), Some(API_VERSION)) = (kind, text_at(&tree, &["apiVersion"])) else {
+        return Err(unreadable(file, &tree, &envelope()?));
+    };
+    let body = body::read(kind, file, chunk).map_err(|finding| {
+        if let Err(finding) = envelope() {
+            return finding;
+        }
+        let path = finding.place.as_ref().and_then(|at| tree.path_at(at.line, at.column));
+        let Some(path) = path else { return finding };
+        let name = text_at(&tree, &["metadata", "name"]).unwrap_or("?").to_owned();
+        finding.at_path(format!("{}/{name} {}", kind.name(), yaml::show(&path)))
+    })?;
+    Ok(Document {
+        file: Some(file.clone()),
+        kind,
+        name: body.metadata().name.0.as_str().into(),
+        body,
+        source: source.clone(),
+        range: (chunk.start, chunk.start + chunk.text.len()),
+        lines_before: chunk.lines_before,
+        tree: tree.into(),
+    })
+}
+
+/// A document of which not even the kind can be told.
+fn unreadable(file: &Arc<str>, tree: &Tree, envelope: &Envelope) -> Finding {
     let at = |field: &str| {
         let mark = tree.mark(&[Step::Key(field.to_owned())]);
         Some(mark.in_file(file))
@@ -122,19 +161,9 @@ fn one(file: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Finding> {
             "the apiVersion `{}` is not known: write `{API_VERSION}`",
             envelope.api_version
         );
-        return Err(Finding::new(at("apiVersion"), message));
+        return Finding::new(at("apiVersion"), message);
     }
-    let Some(kind) = Kind::by_name(&envelope.kind) else {
-        return Err(Finding::new(at("kind"), unknown_kind(&envelope.kind)));
-    };
-    let body = body::read(kind, file, chunk).map_err(|finding| {
-        let path = finding.place.as_ref().and_then(|at| tree.path_at(at.line, at.column));
-        let Some(path) = path else { return finding };
-        let name = text_at(&tree, &["metadata", "name"]).unwrap_or("?").to_owned();
-        finding.at_path(format!("{}/{name} {}", kind.name(), yaml::show(&path)))
-    })?;
-    let name = body.metadata().name.0.as_str().into();
-    Ok(Document { file: Some(file.clone()), kind, name, body, tree })
+    Finding::new(at("kind"), unknown_kind(&envelope.kind))
 }
 
 fn unknown_kind(kind: &str) -> String {
@@ -163,6 +192,42 @@ impl Document {
     /// Its precedence among the documents of its identity; 0 where it says none.
     pub fn precedence(&self) -> u64 {
         self.body.precedence()
+    }
+
+    /// The places of its values.
+    fn tree(&self) -> &Tree {
+        let file = self.file.clone().unwrap_or_default();
+        self.tree.get_or_init(|| Tree::read(&file, self.chunk()).unwrap_or_default())
+    }
+
+    fn chunk(&self) -> Chunk<'_> {
+        let text = self.source.get(self.range.0..self.range.1).unwrap_or_default();
+        Chunk { text, lines_before: self.lines_before, start: self.range.0 }
+    }
+
+    /// Keeps the text of its file in `report`, so that its lines can be shown.
+    pub(crate) fn add_source(&self, report: &mut Report) {
+        if let Some(file) = &self.file {
+            report.add_source(file.clone(), self.source.clone());
+        }
+    }
+
+    /// Gives back the memory of its places; whoever asks for one reads them again.
+    pub(crate) fn forget_places(&mut self) {
+        self.tree = OnceLock::new();
+    }
+
+    /// What signatures on it are made of: JSON with sorted keys and without white space, the
+    /// field `spec.approvals` left out.
+    pub fn signed_content(&self) -> String {
+        let file = self.file.clone().unwrap_or_default();
+        let value = yaml::typed::<serde_json::Value>(&file, self.chunk());
+        let mut value = value.unwrap_or_default();
+        if let Some(spec) = value.get_mut("spec").and_then(serde_json::Value::as_object_mut) {
+            spec.remove("approvals");
+        }
+        // The maps of the library are sorted.
+        value.to_string()
     }
 
     /// Whether it is one of the language's own.
@@ -203,7 +268,7 @@ impl Document {
                 Node::Scalar { .. } | Node::Alias { .. } => {}
             }
         }
-        descend(self.tree.root(), &mut Vec::new(), &mut visit);
+        descend(self.tree().root(), &mut Vec::new(), &mut visit);
     }
 
     /// The spot at `path` of the whole document.
@@ -322,7 +387,7 @@ impl Spot<'_> {
     /// Where it stands, or the nearest thing around it that does; `None` in a built-in document.
     pub fn place(&self) -> Option<Place> {
         let file = self.document.file.as_ref()?;
-        Some(self.document.tree.mark(&self.path).in_file(file))
+        Some(self.document.tree().mark(&self.path).in_file(file))
     }
 
     /// `Store/store-0412 spec.links[0].name`.
@@ -332,7 +397,7 @@ impl Spot<'_> {
 
     /// Where the value comes from: this document if it has it, else the language's default.
     pub fn origin(&self) -> Origin {
-        if !self.document.tree.says(&self.path) {
+        if !self.document.tree().says(&self.path) {
             return Origin::Default;
         }
         match self.place() {

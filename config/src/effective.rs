@@ -12,16 +12,20 @@ use std::time::Duration;
 
 use tillgate_core::backend::{BackendId, BackendSpec};
 use tillgate_core::class::ClassTable;
+use tillgate_core::gate::Gate;
 use tillgate_core::link::LinkSpec;
 pub use tillgate_core::listener::{
     ListenerLimits, ListenerProtocol, ListenerSpec, ProxyTrust, StreamTimeouts,
 };
 use tillgate_core::matching::{EgressTable, RouteTable};
 
+mod diff;
 mod render;
 mod telemetry;
 mod tree;
 
+pub use diff::{Change, changes};
+pub(crate) use render::Written;
 pub use telemetry::{
     AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,
 };
@@ -50,6 +54,8 @@ pub struct Effective {
     pub egress: Option<EgressTable>,
     /// Access log and traces.
     pub telemetry: TelemetrySpec,
+    /// What decides when the store changes: windows, freezes, rollouts.
+    pub gate: Gate,
     /// Where each value came from, by path in the effective document
     /// (`classes.payment.guarantee.up` -> `store.yaml:12:5` or `built-in` or `default`).
     pub origins: BTreeMap<String, Origin>,

@@ -9,12 +9,14 @@ pub mod compile;
 pub mod defaults;
 pub mod document;
 pub mod effective;
+pub mod fleet;
 pub mod kinds;
 pub mod report;
 pub mod scalar;
 pub mod schema;
 pub mod suggest;
 pub mod yaml;
+pub mod zones;
 
 pub use compile::{Checked, Input};
 pub use effective::Effective;

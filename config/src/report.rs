@@ -42,12 +42,39 @@ pub struct Finding {
     pub message: String,
     /// Further places that belong to it, each with what it shows.
     pub related: Vec<(Place, String)>,
+    /// The stores of a fleet for which it is said; nobody where that is not counted.
+    pub stores: Box<Stores>,
+}
+
+/// Stores of a fleet: how many, and one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stores {
+    /// How many.
+    pub count: usize,
+    /// The first by name.
+    pub first: Arc<str>,
+}
+
+impl Stores {
+    /// Counts `more` of them, the first of which is `first`.
+    pub fn add(&mut self, more: usize, first: &Arc<str>) {
+        if self.count == 0 || (more > 0 && *first < self.first) {
+            self.first = first.clone();
+        }
+        self.count += more;
+    }
 }
 
 impl Finding {
     /// A finding at `place`.
     pub fn new(place: Option<Place>, message: impl Into<String>) -> Self {
-        Self { place, path: String::new(), message: message.into(), related: Vec::new() }
+        Self {
+            place,
+            path: String::new(),
+            message: message.into(),
+            related: Vec::new(),
+            stores: Box::default(),
+        }
     }
 
     /// The same with the path of the value it is about.
@@ -79,6 +106,9 @@ impl Finding {
             value["path"] = json!(self.path);
         }
         value["message"] = json!(self.message);
+        if self.stores.count > 0 {
+            value["stores"] = json!({"count": self.stores.count, "first": &*self.stores.first});
+        }
         if !self.related.is_empty() {
             value["related"] = self
                 .related
@@ -121,6 +151,13 @@ impl Report {
     pub fn sort(&mut self) {
         self.errors.sort_by(|a, b| a.place.cmp(&b.place).then_with(|| a.message.cmp(&b.message)));
         self.lints.sort_by(|a, b| a.place.cmp(&b.place).then_with(|| a.message.cmp(&b.message)));
+    }
+
+    /// Everything that `other` holds, too.
+    pub fn append(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.lints.extend(other.lints);
+        self.sources.extend(other.sources);
     }
 
     /// Whether there is nothing to say.

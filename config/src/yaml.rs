@@ -44,6 +44,8 @@ pub struct Chunk<'a> {
     pub text: &'a str,
     /// Lines of the file before it.
     pub lines_before: u32,
+    /// Bytes of the file before it.
+    pub start: usize,
 }
 
 /// Cuts a file into its documents. Those without content (comments, blank lines) are left out.
@@ -60,13 +62,13 @@ pub fn split(text: &str) -> Vec<Chunk<'_>> {
             rest.is_empty() || rest.starts_with(|next: char| next.is_ascii_whitespace())
         });
         if marker && offset > start {
-            chunks.push(Chunk { text: &text[start..offset], lines_before });
+            chunks.push(Chunk { text: &text[start..offset], lines_before, start });
             start = offset;
             lines_before = number;
         }
         offset += line.len();
     }
-    chunks.push(Chunk { text: &text[start..], lines_before });
+    chunks.push(Chunk { text: &text[start..], lines_before, start });
     chunks.retain(|chunk| chunk.text.lines().any(has_content));
     chunks
 }
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn a_tab_in_a_value_is_no_indentation() {
         let file: Arc<str> = "f".into();
-        let chunk = |text| Chunk { text, lines_before: 3 };
+        let chunk = |text| Chunk { text, lines_before: 3, start: 0 };
         assert!(no_tabs(&file, chunk("a: 1\t# x\n")).is_ok());
         let finding = no_tabs(&file, chunk("a:\n  \tb: 1\n")).unwrap_err();
         let place = finding.place.unwrap();

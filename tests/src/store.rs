@@ -12,6 +12,7 @@ use tillgate_core::backend::{
     BackendId, BackendProtocol, BackendSpec, Endpoint, Host, Location, PoolLimit, Timeouts,
 };
 use tillgate_core::class::{ClassSpec, ClassTable, Metered, QueueLimit, Share};
+use tillgate_core::gate::Gate;
 use tillgate_core::link::{LinkRole, LinkSpec};
 use tillgate_core::matching::{
     BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
@@ -347,6 +348,7 @@ impl Store {
             routes: RouteTable::new(self.rules).expect("few rules"),
             egress,
             telemetry: TelemetrySpec::default(),
+            gate: Gate::default(),
             origins: BTreeMap::new(),
             not_in_effect: vec![],
             digest: self.digest.into(),

@@ -190,7 +190,10 @@ fn policies(dir: &str) -> Vec<(String, String)> {
 
 #[test]
 fn what_the_compiler_accepts_the_schema_accepts() {
-    for dir in ["tests/policy/good", "config/examples"] {
+    let fleet = ["", "/base", "/rollouts", "/windows", "/overrides", "/stores"]
+        .map(|folder| format!("config/examples/fleet/policy{folder}"));
+    let others = ["tests/policy/good", "config/examples", "config/examples/fleet/bootstrap"];
+    for dir in fleet.iter().map(String::as_str).chain(others) {
         for (name, text) in policies(dir) {
             // Its whole point is texts that an editor reads as something else.
             if name.ends_with("lints.yaml") {

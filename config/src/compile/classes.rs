@@ -25,23 +25,9 @@ const PROMISED_PERCENT_MAX: u64 = 50;
 const SMALL_FLOOR_PERCENT: u64 = 1;
 
 /// The classes; `None` if there are too many of them.
-pub(super) fn compile(
-    selected: &Selected<'_>,
-    links: &[LinkSpec],
-    out: &mut Output,
-) -> Option<ClassTable> {
+pub(super) fn compile(selected: &Selected<'_>, out: &mut Output) -> Option<ClassTable> {
     let classes: Vec<ClassSpec> =
         selected.classes.iter().map(|(document, class)| one(document, class, out)).collect();
-    for direction in Direction::BOTH {
-        // Percentages say the same of every link: the link with the least left is told, once.
-        let promised = |link: &&LinkSpec| {
-            let capacity = *link.capacity.get(direction);
-            percent_of(promised_above(&classes, direction, capacity, 0), capacity)
-        };
-        if let Some(link) = links.iter().rev().max_by_key(promised) {
-            promises(selected, &classes, link, direction, out);
-        }
-    }
     let count = classes.len();
     let table = ClassTable::new(classes);
     if table.is_none() {
@@ -56,6 +42,26 @@ pub(super) fn compile(
         });
     }
     table
+}
+
+/// The floors of all classes must fit on every line.
+pub(super) fn check_promises(
+    selected: &Selected<'_>,
+    classes: &ClassTable,
+    links: &[LinkSpec],
+    out: &mut Output,
+) {
+    let classes: Vec<&ClassSpec> = classes.iter().map(|(_, class)| class).collect();
+    for direction in Direction::BOTH {
+        // Percentages say the same of every link: the link with the least left is told, once.
+        let promised = |link: &&LinkSpec| {
+            let capacity = *link.capacity.get(direction);
+            percent_of(promised_above(&classes, direction, capacity, 0), capacity)
+        };
+        if let Some(link) = links.iter().rev().max_by_key(promised) {
+            promises(selected, &classes, link, direction, out);
+        }
+    }
 }
 
 fn one(document: &Document, class: &TrafficClassDoc, out: &mut Output) -> ClassSpec {
@@ -169,7 +175,7 @@ pub(crate) fn share_text(share: Share) -> String {
 
 /// The sum of all floors above `least`, in bits per second.
 fn promised_above(
-    classes: &[ClassSpec],
+    classes: &[&ClassSpec],
     direction: Direction,
     capacity: BitRate,
     least: u64,
@@ -186,14 +192,14 @@ fn percent_of(bits: u64, capacity: BitRate) -> u64 {
 /// All floors together must fit on the line; half of it should stay free for borrowing.
 fn promises(
     selected: &Selected<'_>,
-    classes: &[ClassSpec],
+    classes: &[&ClassSpec],
     link: &LinkSpec,
     direction: Direction,
     out: &mut Output,
 ) {
     let capacity = *link.capacity.get(direction);
     let small = capacity.scale(SMALL_FLOOR_PERCENT, 100);
-    let floor = |class: &ClassSpec| class.guarantee.get(direction).of(capacity);
+    let floor = |class: &&ClassSpec| class.guarantee.get(direction).of(capacity);
     let all = promised_above(classes, direction, capacity, 0);
     let large = promised_above(classes, direction, capacity, small.bits_per_second());
     let names: Vec<String> = classes

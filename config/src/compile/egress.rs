@@ -74,13 +74,19 @@ pub(super) fn compile(
             ),
         };
         ties(&compiled, &spot, &mut targets, out);
-        preferred(rule, &spot, selected, out);
         rules.push(compiled);
     }
     Some(EgressTable::new(traffic_policy, rules))
 }
 
-/// Links that a rule prefers must exist, though the choice is not built yet.
+/// Links that rules prefer must exist in this store, though the choice is not built yet.
+pub(super) fn check_links(selected: &Selected<'_>, out: &mut Output) {
+    let Some((document, policy)) = selected.egress else { return };
+    for (index, rule) in policy.spec.rules.iter().flatten().enumerate() {
+        preferred(rule, &document.spec().key("rules").index(index), selected, out);
+    }
+}
+
 fn preferred(rule: &EgressRuleDoc, spot: &Spot<'_>, selected: &Selected<'_>, out: &mut Output) {
     let Some((_, store)) = selected.store else { return };
     let policy = selected.link_policy.iter().flat_map(|(_, policy)| &policy.spec.links);

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Input;
 use super::select::Selected;
+use crate::document::Document;
 use crate::effective::Effective;
 use crate::report::{Finding, Report};
 use crate::yaml::{Node, Step};
@@ -19,8 +19,8 @@ const TEXT_PARENTS: [&str; 4] = ["labels", "annotations", "matchLabels", "values
 /// Unquoted texts that other YAML parsers read as something else: `country: NO` is false for
 /// half of the world's tools, `close: 22:00` is 1320. Ours reads them as they stand; the file
 /// also passes through other hands.
-pub(super) fn yaml(input: &Input, report: &mut Report) {
-    for document in &input.documents {
+pub(crate) fn yaml(documents: &[Document], report: &mut Report) {
+    for document in documents {
         document.walk(|path, node| {
             let Node::Scalar { text, plain: true, .. } = node else { return };
             let in_text_place =

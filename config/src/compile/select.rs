@@ -13,7 +13,7 @@ use crate::kinds::{
     ListenerDoc, Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TelemetryPolicyDoc,
     TrafficClassDoc,
 };
-use crate::report::Finding;
+use crate::report::{Finding, Report};
 use crate::scalar::StorePath;
 
 /// The documents that count, each with its typed body; named kinds in the order of their names.
@@ -55,47 +55,110 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// Picks the documents for the one store of `input`. Without a store only those that apply to
-/// every store can be picked.
-pub(super) fn select<'a>(
-    input: &'a Input,
-    built_in: &'a [Document],
-    out: &mut Output,
-) -> Selected<'a> {
-    let store = the_store(input, out);
-    let mut candidates: BTreeMap<(Kind, &str), Vec<&Document>> = BTreeMap::new();
-    let mut left_out = Vec::new();
-    for document in input.documents.iter().filter(|one| one.kind != Kind::Store) {
-        check_selector(document, out);
-        let applies = |selector| match store {
-            Some((_, store)) => applies(selector, store),
-            None => *selector == StoreSelector::default(),
-        };
-        if document.selector().is_none_or(applies) {
+/// The documents of each identity, which a store chooses from.
+pub(crate) struct Choices<'a> {
+    /// Each with its number among all documents.
+    by_identity: Vec<Vec<(u32, &'a Document)>>,
+}
+
+/// What one store has chosen.
+pub(crate) struct Chosen<'a> {
+    /// One document for each identity that has one.
+    pub(crate) documents: Vec<&'a Document>,
+    /// Their numbers among all documents: equal numbers, equal choice.
+    pub(crate) numbers: Vec<u32>,
+    /// Documents that do not apply to the store.
+    pub(crate) left_out: Vec<&'a Document>,
+    /// Pairs that nothing decides between.
+    pub(crate) ties: Vec<(&'a Document, &'a Document)>,
+}
+
+impl<'a> Choices<'a> {
+    /// Sorts `documents` by identity. Stores are no choice, and a Bootstrap is none either.
+    pub(crate) fn new(documents: &'a [Document]) -> Self {
+        let mut by_identity: BTreeMap<(Kind, &str), Vec<(u32, &Document)>> = BTreeMap::new();
+        for (number, document) in (0..).zip(documents) {
+            if document.kind == Kind::Store {
+                continue;
+            }
             let name: &str = match document.kind.cardinality() {
                 Cardinality::Single | Cardinality::Fixed => "",
                 Cardinality::Named | Cardinality::Additive => &document.name,
-                Cardinality::Elsewhere => {
-                    out.error(no_part(document));
+                Cardinality::Elsewhere => continue,
+            };
+            by_identity.entry((document.kind, name)).or_default().push((number, document));
+        }
+        Self { by_identity: by_identity.into_values().collect() }
+    }
+
+    /// Chooses for `store`. Without a store only what applies to every store can be chosen.
+    pub(crate) fn choose(&self, store: Option<&StoreDoc>) -> Chosen<'a> {
+        let mut chosen = Chosen {
+            documents: Vec::new(),
+            numbers: Vec::new(),
+            left_out: Vec::new(),
+            ties: Vec::new(),
+        };
+        let applies = |selector: &StoreSelector| match store {
+            Some(store) => applies(selector, store),
+            None => *selector == StoreSelector::default(),
+        };
+        for documents in &self.by_identity {
+            let mut best: Option<(u32, &Document)> = None;
+            for (number, document) in documents {
+                if !document.selector().is_none_or(applies) {
+                    chosen.left_out.push(document);
                     continue;
                 }
-            };
-            candidates.entry((document.kind, name)).or_default().push(document);
-        } else {
-            left_out.push(document);
+                match best {
+                    Some((_, other)) if document.precedence() < other.precedence() => {}
+                    Some((_, other)) if document.precedence() == other.precedence() => {
+                        chosen.ties.push((other, document));
+                        // A tie is part of the choice, so that it is told for the right stores.
+                        chosen.numbers.push(*number);
+                    }
+                    _ => {
+                        let beaten = best.map(|(_, other)| other);
+                        chosen.ties.retain(|(first, _)| {
+                            beaten.is_none_or(|beaten| !std::ptr::eq(*first, beaten))
+                        });
+                        best = Some((*number, document));
+                    }
+                }
+            }
+            chosen.numbers.extend(best.map(|(number, _)| number));
+            chosen.documents.extend(best.map(|(_, document)| document));
+        }
+        chosen
+    }
+}
+
+/// Picks the documents that count for `store`, built-in ones included.
+pub(super) fn select<'a>(
+    chosen: Chosen<'a>,
+    store: Option<(&'a Document, &'a StoreDoc)>,
+    built_in: &'a [Document],
+    out: &mut Output,
+) -> Selected<'a> {
+    for (first, other) in &chosen.ties {
+        out.error(tie(first, other));
+    }
+    let by_identity = chosen.documents.into_iter().map(|one| ((one.kind, &*one.name), one));
+    sort_out(store, by_identity.collect(), built_in, chosen.left_out)
+}
+
+/// What is wrong with documents wherever they apply.
+pub(crate) fn check_documents(documents: &[Document], report: &mut Report) {
+    let mut out = Output { report: std::mem::take(report), ..Output::default() };
+    for document in documents {
+        if let Some(selector) = document.selector() {
+            check_expressions(selector, &document.spec().key("storeSelector"), &mut out);
+        }
+        if document.kind.cardinality() == Cardinality::Elsewhere {
+            out.error(no_part(document));
         }
     }
-    let mut chosen: BTreeMap<(Kind, &str), &Document> = BTreeMap::new();
-    for (identity, documents) in candidates {
-        let top = documents.iter().map(|one| one.precedence()).max().unwrap_or(0);
-        let mut highest = documents.into_iter().filter(|one| one.precedence() == top);
-        let Some(first) = highest.next() else { continue };
-        for other in highest {
-            out.error(tie(first, other));
-        }
-        chosen.insert(identity, first);
-    }
-    sort_out(store, chosen, built_in, left_out)
+    *report = out.report;
 }
 
 fn sort_out<'a>(
@@ -150,7 +213,10 @@ impl<'a> Selected<'a> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "one kind is asked for")]
-fn the_store<'a>(input: &'a Input, out: &mut Output) -> Option<(&'a Document, &'a StoreDoc)> {
+pub(super) fn the_store<'a>(
+    input: &'a Input,
+    out: &mut Output,
+) -> Option<(&'a Document, &'a StoreDoc)> {
     let mut stores = input.documents.iter().filter_map(|document| match &document.body {
         Body::Store(body) => Some((document, body)),
         _ => None,
@@ -227,7 +293,7 @@ fn equal(what: &str, precedence: u64) -> String {
 }
 
 /// Whether `selector` selects the store: all present terms must hold.
-fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
+pub(crate) fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
     let Metadata { labels, .. } = &store.metadata;
     let by_label = selector.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
     let by_expression = selector.match_expressions.iter().flatten().all(|expression| {
@@ -249,13 +315,10 @@ fn applies(selector: &StoreSelector, store: &StoreDoc) -> bool {
     by_label && by_expression && by_path
 }
 
-fn check_selector(document: &Document, out: &mut Output) {
-    let Some(expressions) = document.selector().and_then(|one| one.match_expressions.as_ref())
-    else {
-        return;
-    };
-    let spot = document.spec().key("storeSelector").key("matchExpressions");
-    for (index, expression) in expressions.iter().enumerate() {
+/// What a selector says must make sense.
+pub(super) fn check_expressions(selector: &StoreSelector, spot: &Spot<'_>, out: &mut Output) {
+    let spot = spot.key("matchExpressions");
+    for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
         check_expression(expression, &spot.index(index), out);
     }
 }

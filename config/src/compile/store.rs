@@ -1,40 +1,36 @@
 //! The store's own facts: time zone and opening hours.
 //!
 //! The zone is checked against the database inside the binary, never against that of the machine:
-//! the same policy has the same answer everywhere. Hours are checked and have no effect yet.
+//! the same policy has the same answer everywhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::tz::TimeZoneDatabase;
-
 use super::Output;
 use crate::document::Document;
 use crate::kinds::StoreDoc;
-use crate::suggest;
+use crate::zones::Zones;
 
-/// The time zone, checked against the database that is compiled in, so that the answer is the
-/// same on every machine.
-pub(super) fn time_zone(document: &Document, store: &StoreDoc, out: &mut Output) -> Arc<str> {
+/// The time zone; there must be one of this name.
+pub(super) fn time_zone(
+    document: &Document,
+    store: &StoreDoc,
+    zones: &Zones,
+    out: &mut Output,
+) -> Arc<str> {
     let name = &store.spec.time_zone.0;
     let spot = document.spec().key("timeZone");
-    let database = TimeZoneDatabase::bundled();
-    // The database ignores case; the policy does not, because digests and people do not.
-    let exact = database.available().any(|known| known.as_str() == name);
-    if !exact {
-        let known: Vec<String> =
-            database.available().map(|zone| zone.as_str().to_owned()).collect();
-        let names = known.iter().map(String::as_str);
-        let hint = suggest::nearest(name, names).map_or_else(
-            || "write the IANA name of the zone, as `Europe/Oslo`".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
-        out.error(spot.finding(format!("the time zone `{name}` does not exist: {hint}")));
-    }
-    out.given("timeZone", &spot, name.as_str().into())
+    let known = match zones.find(name) {
+        Ok(zone) => zone.name.clone(),
+        Err(hint) => {
+            out.error(spot.finding(format!("the time zone `{name}` does not exist: {hint}")));
+            name.as_str().into()
+        }
+    };
+    out.given("timeZone", &spot, known)
 }
 
-/// Opening hours have no effect until change windows are built, but wrong ones are wrong today.
+/// Opening hours must make sense by themselves, whether a window goes by them or not.
 pub(super) fn hours(document: &Document, store: &StoreDoc, out: &mut Output) {
     let Some(hours) = &store.spec.hours else { return };
     let spot = document.spec().key("hours");

@@ -103,6 +103,18 @@ impl Body {
         }
     }
 
+    /// What a window, freeze or override applies to.
+    pub(crate) fn applies_to(&self) -> Option<&kinds::calendar::AppliesToDoc> {
+        if let Self::ChangeWindow(document) = self {
+            return Some(&document.spec.applies_to);
+        }
+        if let Self::Freeze(document) = self {
+            return Some(&document.spec.applies_to);
+        }
+        let Self::Override(document) = self else { return None };
+        Some(&document.spec.applies_to)
+    }
+
     /// Its precedence among the documents of its identity; 0 where it says none.
     pub(super) fn precedence(&self) -> u64 {
         let precedence = match self {

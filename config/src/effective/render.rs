@@ -95,7 +95,10 @@ impl Effective {
 }
 
 fn digest(value: &Value) -> Arc<str> {
-    let hash = Sha256::digest(canonical(value).as_bytes());
+    shown(&Sha256::digest(canonical(value).as_bytes()))
+}
+
+fn shown(hash: &[u8]) -> Arc<str> {
     let mut text = String::from("sha256:");
     for byte in hash {
         let _ = write!(text, "{byte:02x}");
@@ -103,7 +106,58 @@ fn digest(value: &Value) -> Arc<str> {
     text.into()
 }
 
-fn join(path: &str, key: &str) -> String {
+/// The canonical form of the sections that many stores share, for the digests of all of them.
+pub(crate) struct Written {
+    /// By key.
+    sections: Vec<(String, String)>,
+    /// The digest of what comes before the first section of a store's own.
+    begun: Sha256,
+    /// How many of the sections that covers.
+    covered: usize,
+}
+
+/// The first key of [`tree::own`] in order.
+const FIRST_OWN: &str = "gate";
+
+impl Written {
+    pub(crate) fn new(config: &Effective) -> Self {
+        let sections = tree::shared(config);
+        let mut sections: Vec<(String, String)> =
+            sections.into_iter().map(|(key, value)| (key, canonical(&value))).collect();
+        sections.sort();
+        let covered = sections.partition_point(|(key, _)| key.as_str() < FIRST_OWN);
+        let mut begun = Sha256::new();
+        for (position, section) in sections.iter().take(covered).enumerate() {
+            add(&mut begun, position, section);
+        }
+        Self { sections, begun, covered }
+    }
+
+    /// The digest of `config`, which shares the sections.
+    pub(crate) fn digest(&self, config: &Effective) -> Arc<str> {
+        let own = tree::own(config).into_iter().map(|(key, value)| (key, canonical(&value)));
+        let own: Vec<(String, String)> = own.collect();
+        let mut rest: Vec<&(String, String)> =
+            own.iter().chain(self.sections.iter().skip(self.covered)).collect();
+        rest.sort();
+        let mut hash = self.begun.clone();
+        for (position, section) in rest.into_iter().enumerate() {
+            add(&mut hash, self.covered + position, section);
+        }
+        hash.update(b"}");
+        shown(&hash.finalize())
+    }
+}
+
+/// The section at `position` of the canonical form.
+fn add(hash: &mut Sha256, position: usize, (key, value): &(String, String)) {
+    hash.update(if position == 0 { b"{" } else { b"," });
+    hash.update(json!(key).to_string().as_bytes());
+    hash.update(b":");
+    hash.update(value.as_bytes());
+}
+
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { step(key) } else { format!("{path}.{}", step(key)) }
 }
 
@@ -216,6 +270,27 @@ fn scalar(value: &Value) -> String {
         Value::Text(text) => json!(text).to_string(),
         Value::List(_) => "[]".to_owned(),
         Value::Map(_) => "{}".to_owned(),
+    }
+}
+
+/// A value in one line: `{role: Primary, metered: false}`.
+pub(super) fn inline(value: &Value) -> String {
+    match value {
+        Value::Map(entries) if !entries.is_empty() => {
+            let entry = |(key, value): &(String, Value)| {
+                format!("{}: {}", scalar(&Value::Text(key.clone())), inline(value))
+            };
+            format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        Value::List(items) if !items.is_empty() => {
+            format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))
+        }
+        Value::Null
+        | Value::Flag(_)
+        | Value::Number(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_) => scalar(value),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::compile::{host_text, share_text};
 use crate::scalar::{dscp_text, duration_text, size_text};
 
 mod entry;
+mod gate;
 mod rules;
 
 /// A value of the effective config.
@@ -57,28 +58,60 @@ fn list<'a, T: 'a>(items: impl IntoIterator<Item = &'a T>, show: impl Fn(&'a T) 
 
 /// The whole config, without origins and digest.
 pub(super) fn of(config: &Effective) -> Value {
+    let mut all = own(config);
+    all.extend(shared(config));
+    // In the order a person reads it.
+    let order = [
+        "store",
+        "timeZone",
+        "process",
+        "listeners",
+        "links",
+        "classes",
+        "backends",
+        "routes",
+        "egress",
+        "telemetry",
+        "gate",
+    ];
+    all.sort_by_key(|(key, _)| order.iter().position(|name| name == key));
+    Value::Map(all)
+}
+
+/// The sections that may differ from store to store although the same documents are selected.
+pub(super) fn own(config: &Effective) -> Vec<(String, Value)> {
     let process = map([
         ("workers", optional(config.process.workers, number)),
         ("drainTimeout", text(duration_text(config.process.drain_timeout))),
         ("bufferMemory", text(size_text(config.process.buffer_bytes_max))),
     ]);
+    let mut sections = vec![
+        ("store".to_owned(), text(&config.store)),
+        ("timeZone".to_owned(), text(&config.time_zone)),
+        ("process".to_owned(), process),
+        ("links".to_owned(), named(&config.links, |one| (one.name.to_string(), of_link(one)))),
+    ];
+    if !config.gate.is_empty() {
+        sections.push(("gate".to_owned(), gate::of(config)));
+    }
+    sections
+}
+
+/// The sections that follow from the selected documents alone.
+pub(super) fn shared(config: &Effective) -> Vec<(String, Value)> {
     let classes = config.classes.iter().map(|(_, class)| (class.name.to_string(), of_class(class)));
     let egress = optional(config.egress.as_ref(), |egress| of_egress(egress, config));
     let listeners =
         named(&config.listeners, |one| (one.name.to_string(), entry::of_listener(one, config)));
     let backends = named(&config.backends, |one| (one.name.to_string(), entry::of_backend(one)));
-    map([
-        ("store", text(&config.store)),
-        ("timeZone", text(&config.time_zone)),
-        ("process", process),
-        ("listeners", listeners),
-        ("links", named(&config.links, |one| (one.name.to_string(), of_link(one)))),
-        ("classes", Value::Map(classes.collect())),
-        ("backends", backends),
-        ("routes", rules::of_routes(config)),
-        ("egress", egress),
-        ("telemetry", entry::of_telemetry(config)),
-    ])
+    vec![
+        ("listeners".to_owned(), listeners),
+        ("classes".to_owned(), Value::Map(classes.collect())),
+        ("backends".to_owned(), backends),
+        ("routes".to_owned(), rules::of_routes(config)),
+        ("egress".to_owned(), egress),
+        ("telemetry".to_owned(), entry::of_telemetry(config)),
+    ]
 }
 
 fn of_link(one: &LinkSpec) -> Value {

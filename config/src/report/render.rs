@@ -28,6 +28,13 @@ fn one(out: &mut String, report: &Report, level: &str, finding: &Finding) {
     if !finding.path.is_empty() {
         out.push_str(&format!("  = in {}\n", printable(&finding.path)));
     }
+    match (finding.stores.count, &finding.stores.first) {
+        (0, _) => {}
+        (1, first) => out.push_str(&format!("  = for the store {}\n", printable(first))),
+        (count, first) => {
+            out.push_str(&format!("  = for {count} stores, such as {}\n", printable(first)));
+        }
+    }
     for (place, note) in &finding.related {
         snippet(out, report, place, Some(note));
     }

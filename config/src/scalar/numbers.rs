@@ -255,6 +255,10 @@ pub trait Largest {
     const LARGEST: Self;
 }
 
+impl Largest for u8 {
+    const LARGEST: Self = Self::MAX;
+}
+
 impl Largest for u16 {
     const LARGEST: Self = Self::MAX;
 }

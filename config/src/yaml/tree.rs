@@ -107,6 +107,14 @@ pub struct Tree {
     root: Node,
 }
 
+impl Default for Tree {
+    /// The places of a document without content.
+    fn default() -> Self {
+        let mark = Mark { line: 1, column: 1, length: 1 };
+        Self { root: Node::Map { mark, entries: Vec::new() } }
+    }
+}
+
 impl Tree {
     /// Reads the places of `chunk`.
     ///
@@ -295,8 +303,11 @@ mod tests {
 
     #[test]
     fn paths_and_places_belong_together() {
-        let chunk =
-            Chunk { text: "---\na:\n  b: &e [1, {c: \"x y\"}]\n  d: *e\n", lines_before: 10 };
+        let chunk = Chunk {
+            text: "---\na:\n  b: &e [1, {c: \"x y\"}]\n  d: *e\n",
+            lines_before: 10,
+            start: 0,
+        };
         let tree = Tree::read(&"f".into(), chunk).unwrap();
         let path = [key("a"), key("b"), Step::Index(1), key("c")];
         assert_eq!(tree.mark(&path), Mark { line: 13, column: 17, length: 5 });

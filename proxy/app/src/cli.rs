@@ -2,15 +2,18 @@
 //!
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
+mod files;
+pub mod fleet;
 mod gateway;
 pub mod policy;
+mod windows;
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// The store's network proxy: payments first, everything else on what is left.
 #[derive(Debug, Parser)]
@@ -24,30 +27,116 @@ struct Arguments {
 enum Command {
     /// Run the gateway of one store.
     Gateway(gateway::Options),
-    /// Check policy files; each is a policy of its own.
+    /// Check policy files; each is a policy of its own, a folder is a fleet.
     Validate {
-        /// The files.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
+        /// The files or folders.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
         /// How the report looks.
         #[arg(long, value_enum, default_value_t)]
         output: policy::Output,
     },
-    /// Show the effective config of a policy file, with the origin of every value.
+    /// Show the effective config of one store, with the origin of every value.
     Config {
-        /// The policy file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// The policy: a file, or the folder of a fleet.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// The store, by name or id; needed where there are several.
+        #[arg(long, value_name = "STORE")]
+        store: Option<String>,
         /// How it looks.
         #[arg(long, value_enum, default_value_t)]
         output: policy::ConfigFormat,
     },
+    /// Compile a fleet: the digest of every store's effective config.
+    Compile(Compile),
+    /// Show what is different between two policies, store by store. Exit code 1 says that
+    /// something is.
+    Diff {
+        /// The policy as it is: a file or a folder.
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The policy as it is to be.
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// One store, by name or id.
+        #[arg(long, value_name = "STORE")]
+        store: Option<String>,
+        /// How it looks.
+        #[arg(long, value_enum, default_value_t)]
+        output: policy::Output,
+    },
+    /// Show how many stores each change selects, what it does there, and whether a guard
+    /// refuses it.
+    Plan {
+        /// The policy as it is: a file or a folder.
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The policy as it is to be.
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Refuse a document that changes more stores than this at once.
+        #[arg(long, value_name = "N")]
+        max_stores: Option<usize>,
+        /// How it looks.
+        #[arg(long, value_enum, default_value_t)]
+        output: policy::Output,
+    },
+    /// Show when a store may change: windows, freezes, and how each rollout stands.
+    Windows(Windows),
     /// Show the JSON Schema of one kind of document, or of any.
     Schema {
         /// The kind, such as `TrafficClass`.
         #[arg(value_name = "KIND")]
         kind: Option<String>,
     },
+    /// Write a completion script for a shell to standard output.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual page to standard output, to be read by `man -l -`.
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+struct Compile {
+    /// The policy: a file, or the folder of a fleet.
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// One store, by name or id.
+    #[arg(long, value_name = "STORE", group = "which")]
+    store: Option<String>,
+    /// Every store.
+    #[arg(long, group = "which")]
+    all_stores: bool,
+    /// How it looks.
+    #[arg(long, value_enum, default_value_t)]
+    output: policy::Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct Windows {
+    /// The policy: a file, or the folder of a fleet.
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// The store, by name or id; needed where there are several.
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+    /// From when on, as `2026-11-16T00:00:00Z`; now without it.
+    #[arg(long, value_name = "MOMENT")]
+    from: Option<String>,
+    /// Until when; a week without it.
+    #[arg(long, value_name = "MOMENT")]
+    until: Option<String>,
+    /// One rollout.
+    #[arg(long, value_name = "ROLLOUT")]
+    rollout: Option<String>,
+    /// How it looks.
+    #[arg(long, value_enum, default_value_t)]
+    output: policy::Output,
 }
 
 /// Runs the program with `args`, the first of which is its name.
@@ -61,13 +150,78 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    match arguments.command {
-        Command::Gateway(options) => gateway::run(&options),
-        Command::Validate { files, output } => say(&policy::validate(&files, output)),
-        Command::Config { file, output } => {
-            say(&policy::config(&file, output, policy::Overrides::default()))
+    if let Command::Gateway(options) = &arguments.command {
+        return gateway::run(options);
+    }
+    say(&answer(arguments.command))
+}
+
+/// What a command that only reads policy says to `args`, the first of which is the program's
+/// name; `None` for the others, and for mistakes in the arguments themselves.
+pub fn ask(args: impl IntoIterator<Item = OsString>) -> Option<policy::Answer> {
+    let command = Arguments::try_parse_from(args).ok()?.command;
+    (!matches!(command, Command::Gateway(_))).then(|| answer(command))
+}
+
+fn answer(command: Command) -> policy::Answer {
+    match command {
+        Command::Gateway(_) => policy::Answer::default(),
+        Command::Validate { paths, output } => policy::validate(&paths, output),
+        Command::Config { path, store, output } => {
+            let overrides = policy::Overrides::default();
+            if path.is_dir() || store.is_some() {
+                fleet::config(&path, store.as_deref(), output, overrides)
+            } else {
+                policy::config(&path, output, overrides)
+            }
         }
-        Command::Schema { kind } => say(&policy::schema(kind.as_deref())),
+        Command::Compile(Compile { path, store, output, .. }) => {
+            fleet::compile(&path, store.as_deref(), output)
+        }
+        Command::Diff { old, new, store, output } => {
+            fleet::diff(&old, &new, store.as_deref(), output)
+        }
+        Command::Plan { old, new, max_stores, output } => {
+            fleet::plan(&old, &new, max_stores, output)
+        }
+        Command::Windows(Windows { path, store, from, until, rollout, output }) => {
+            let question = windows::Question {
+                path: &path,
+                store: store.as_deref(),
+                from: from.as_deref(),
+                until: until.as_deref(),
+                rollout: rollout.as_deref(),
+            };
+            windows::windows(&question, output)
+        }
+        Command::Schema { kind } => policy::schema(kind.as_deref()),
+        Command::Completions { shell } => completions(shell),
+        Command::Man => man(),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> policy::Answer {
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tillgate", &mut bytes);
+    policy::Answer {
+        stdout: String::from_utf8_lossy(&bytes).into_owned(),
+        ..policy::Answer::default()
+    }
+}
+
+/// The page of the program and those of its commands, one after the other.
+fn man() -> policy::Answer {
+    let mut bytes = Vec::new();
+    let mut program = Arguments::command();
+    program.build();
+    let pages = std::iter::once(&program).chain(program.get_subcommands());
+    for page in pages {
+        // Writing into memory cannot fail.
+        let _ = clap_mangen::Man::new(page.clone()).render(&mut bytes);
+    }
+    policy::Answer {
+        stdout: String::from_utf8_lossy(&bytes).into_owned(),
+        ..policy::Answer::default()
     }
 }
 

@@ -5,24 +5,25 @@
 //! tested without a process. Nothing needs Linux. Exit codes: 0 = fine, 1 = the policy has
 //! errors, 2 = a file could not be read, or the question makes no sense.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tillgate_config::effective::{Effective, ListenerProtocol};
-use tillgate_config::{Checked, Report, schema as schemas, yaml};
+use tillgate_config::{Checked, Report, schema as schemas};
+
+use super::files::read;
+use super::fleet;
 
 /// The policy is fine.
-const OK: u8 = 0;
+pub(super) const OK: u8 = 0;
 /// The policy has errors.
-const FINDINGS: u8 = 1;
+pub(super) const FINDINGS: u8 = 1;
 /// A file could not be read, or a name is unknown.
-const USAGE: u8 = 2;
+pub(super) const USAGE: u8 = 2;
 
 /// What a command says and how it ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// For standard output.
     pub stdout: String,
@@ -94,7 +95,7 @@ pub fn load(file: &Path) -> Result<Effective, Report> {
     tillgate_config::load_text(&file.display().to_string(), &text)
 }
 
-/// Checks each of `files`, which are policies of their own.
+/// Checks each of `files`, which are policies of their own; a folder is a fleet.
 pub fn validate(files: &[PathBuf], output: Output) -> Answer {
     let mut answer = Answer { stdout: String::new(), stderr: String::new(), code: OK };
     let mut reports: Vec<Value> = Vec::new();
@@ -104,6 +105,10 @@ pub fn validate(files: &[PathBuf], output: Output) -> Answer {
         return answer;
     }
     for file in files {
+        if file.is_dir() {
+            reports.extend(fleet::validate(file, output, &mut answer));
+            continue;
+        }
         let name = file.display().to_string();
         let (checked, code) = match read(file) {
             Ok(text) => {
@@ -190,33 +195,6 @@ pub fn schema(kind: Option<&str>) -> Answer {
             Answer { stdout: String::new(), stderr: format!("error: {message}\n"), code: USAGE }
         }
     }
-}
-
-/// The text of `file`, or a sentence that says why not.
-fn read(file: &Path) -> Result<String, String> {
-    let shown = file.display();
-    let advice = "check the path and the permissions";
-    let handle =
-        File::open(file).map_err(|error| format!("cannot read `{shown}` ({error}): {advice}"))?;
-    // A device or an endless pipe must not fill the memory.
-    let most = u64::try_from(yaml::INPUT_BYTES_MAX).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
-    handle
-        .take(most.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read `{shown}` ({error}): {advice}"))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
-        return Err(format!(
-            "`{shown}` has more than the {most} bytes that a policy may have: split it, or remove \
-             what is generated"
-        ));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        format!(
-            "`{shown}` is not UTF-8 text (byte {}): save it as UTF-8",
-            error.utf8_error().valid_up_to()
-        )
-    })
 }
 
 #[cfg(test)]

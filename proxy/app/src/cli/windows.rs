@@ -1,0 +1,219 @@
+//! `tillgate windows`: when a store may change.
+//!
+//! Each window and freeze with its times by the store's own clocks and in UTC, and for each
+//! rollout how it stands. The core's calendar answers, the same that the gateway asks. Signatures
+//! are taken for right here: whoever reads a policy has no keys.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tillgate_config::effective::Effective;
+use tillgate_config::scalar::{Instant, Text as _};
+use tillgate_config::zones::Zones;
+use tillgate_core::calendar::{Effect, Zone};
+use tillgate_core::civil::{Interval, Timestamp};
+use tillgate_core::gate::{Clock, Gate, Opening};
+use tillgate_net::clock;
+
+use super::fleet;
+use super::policy::{Answer, OK, Output, USAGE};
+
+/// A week shows every weekly window once.
+const SHOWN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The longest that can be asked for.
+const SHOWN_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub(super) path: &'a Path,
+    pub(super) store: Option<&'a str>,
+    pub(super) from: Option<&'a str>,
+    pub(super) until: Option<&'a str>,
+    pub(super) rollout: Option<&'a str>,
+}
+
+pub(super) fn windows(question: &Question<'_>, output: Output) -> Answer {
+    let usage = |message: String| Answer {
+        stdout: String::new(),
+        stderr: format!("error: {message}\n"),
+        code: USAGE,
+    };
+    let within = match within(question) {
+        Ok(within) => within,
+        Err(message) => return usage(message),
+    };
+    let effective = match fleet::one(question.path, question.store) {
+        Ok((_, checked)) => checked.effective,
+        Err(answer) => return answer,
+    };
+    let Some(effective) = effective else { return usage("there is no config".to_owned()) };
+    let zone = match Zones::default().find(&effective.time_zone) {
+        Ok(zone) => zone,
+        Err(hint) => return usage(hint),
+    };
+    let gate = effective.gate.clone().verified(|_, _| true);
+    if let Some(name) = question.rollout
+        && !gate.rollouts.iter().any(|rollout| *rollout.name == *name)
+    {
+        let names = gate.rollouts.iter().map(|rollout| &*rollout.name);
+        let names: Vec<&str> = names.collect();
+        let hint = tillgate_config::suggest::hint(name, names);
+        return usage(format!("no rollout is called `{name}`: {hint}"));
+    }
+    let shown = Shown { effective: &effective, gate: &gate, zone: &zone, within, question };
+    let stdout = match output {
+        Output::Text => shown.text(),
+        Output::Json => format!("{:#}\n", shown.json()),
+    };
+    Answer { stdout, stderr: String::new(), code: OK }
+}
+
+fn within(question: &Question<'_>) -> Result<Interval, String> {
+    let read = |text: Option<&str>| text.map(Instant::read).transpose();
+    let from = match read(question.from)? {
+        Some(from) => from.0,
+        None => now(),
+    };
+    let until = read(question.until)?.map_or_else(|| from.plus(SHOWN), |until| until.0);
+    let within = Interval::new(from, until);
+    if within.is_empty() {
+        return Err("--until is not later than --from: swap them".to_owned());
+    }
+    if within.length() > SHOWN_MAX {
+        return Err("more than 400 days are asked for: ask for less".to_owned());
+    }
+    Ok(within)
+}
+
+fn now() -> Timestamp {
+    let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(0).plus(since)
+}
+
+struct Shown<'a> {
+    effective: &'a Effective,
+    gate: &'a Gate,
+    zone: &'a Zone,
+    within: Interval,
+    question: &'a Question<'a>,
+}
+
+impl Shown<'_> {
+    /// `Fri 2026-11-27 16:00`, by the store's clocks.
+    fn local(&self, moment: Timestamp) -> String {
+        let civil = self.zone.civil(moment);
+        let minute = civil.second_of_day() / 60;
+        let day = civil.day();
+        format!("{} {day} {:02}:{:02}", day.weekday().name(), minute / 60, minute % 60)
+    }
+
+    fn line(&self, interval: &Interval) -> String {
+        format!(
+            "  {} .. {}   ({} .. {})\n",
+            self.local(interval.from),
+            self.local(interval.until),
+            interval.from,
+            interval.until
+        )
+    }
+
+    fn rollouts(&self) -> Vec<(String, Opening<'_>, Vec<Interval>)> {
+        let wanted = |name: &str| self.question.rollout.is_none_or(|wanted| wanted == name);
+        let rollouts = self.gate.rollouts.iter().filter(|rollout| wanted(&rollout.name));
+        let all = rollouts.map(|rollout| {
+            let opening = self.gate.of_rollout(rollout, Clock::Synced, self.within.from);
+            let open = self.gate.open_times(rollout, self.within);
+            (format!("Rollout/{}", rollout.name), opening, open)
+        });
+        all.collect()
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{} ({}), {} to {}\n",
+            self.effective.store,
+            self.zone.name,
+            self.local(self.within.from),
+            self.local(self.within.until)
+        );
+        for entry in self.gate.calendar(self.within) {
+            text.push_str(&format!("\n{} {}\n", entry.document, effect(entry.effect)));
+            if entry.intervals.is_empty() {
+                text.push_str("  never in this time\n");
+            }
+            text.extend(entry.intervals.iter().map(|interval| self.line(interval)));
+        }
+        for (name, opening, open) in self.rollouts() {
+            let ring = opening.ring.unwrap_or("none");
+            text.push_str(&format!("\n{name}, ring {ring}: {}\n", self.stands(&opening)));
+            text.extend(open.iter().map(|interval| self.line(interval)));
+        }
+        if self.gate.is_empty() {
+            text.push_str("no windows, freezes or rollouts: nothing holds a change\n");
+        }
+        text
+    }
+
+    fn stands(&self, opening: &Opening<'_>) -> String {
+        if opening.held_by.is_empty() {
+            return "open".to_owned();
+        }
+        let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
+        let next = opening.next_open.map_or_else(
+            || "nothing says when it opens".to_owned(),
+            |next| format!("opens {}", self.local(next)),
+        );
+        format!("held by {}; {next}", by.join(", "))
+    }
+
+    fn json(&self) -> Value {
+        let show = |interval: &Interval| {
+            let (from, until) = (interval.from.to_string(), interval.until.to_string());
+            json!({"from": from, "until": until})
+        };
+        let intervals = |list: &[Interval]| list.iter().map(show).collect::<Vec<_>>();
+        let entries: Vec<Value> = self
+            .gate
+            .calendar(self.within)
+            .iter()
+            .map(|entry| {
+                json!({
+                    "document": entry.document,
+                    "effect": effect(entry.effect),
+                    "intervals": intervals(&entry.intervals),
+                })
+            })
+            .collect();
+        let rollouts: Vec<Value> = self
+            .rollouts()
+            .iter()
+            .map(|(name, opening, open)| {
+                let held: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
+                json!({
+                    "document": name,
+                    "ring": opening.ring,
+                    "heldBy": held,
+                    "nextOpen": opening.next_open.map(|next| next.to_string()),
+                    "intervals": intervals(open),
+                })
+            })
+            .collect();
+        json!({
+            "store": &*self.effective.store,
+            "timeZone": &*self.zone.name,
+            "from": self.within.from.to_string(),
+            "until": self.within.until.to_string(),
+            "windows": entries,
+            "rollouts": rollouts,
+        })
+    }
+}
+
+const fn effect(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Allow => "Allow",
+        Effect::Deny => "Deny",
+    }
+}
