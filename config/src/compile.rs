@@ -12,6 +12,7 @@ use tillgate_core::gate::Gate;
 use tillgate_core::link::LinkSpec;
 use tillgate_core::listener::ListenerSpec;
 use tillgate_core::matching::{EgressTable, RouteTable};
+use tillgate_core::mirror::MirrorSpec;
 
 use crate::document::{Document, Spot};
 use crate::effective::{Effective, NotInEffect, Origin, ProcessSpec, TelemetrySpec, Written};
@@ -36,6 +37,7 @@ mod links;
 pub(crate) mod lint;
 mod listeners;
 mod matches;
+mod mirror;
 mod not_in_effect;
 mod persistence;
 mod rollouts;
@@ -276,6 +278,7 @@ struct Shared {
     routes: Option<RouteTable>,
     egress: Option<EgressTable>,
     listeners: Vec<ListenerSpec>,
+    mirror: Option<MirrorSpec>,
     telemetry: TelemetrySpec,
 }
 
@@ -297,14 +300,18 @@ fn shared(selected: &select::Selected<'_>, input: &Input, out: &mut Output) -> S
         backends: &backends,
         has_egress: egress.is_some(),
     };
-    let listeners = listeners::compile(selected, &known, out);
+    let mut listeners = listeners::compile(selected, &known, out);
+    let known = mirror::Known { input, classes: &classes, routes: &routes };
+    let mirrored = mirror::compile(selected, &known, &mut backends, out);
+    let (mirror, own) = mirrored.map(|one| (one.spec, one.listener)).unzip();
+    listeners::join(&mut listeners, own.flatten(), selected, out);
     clients::check(selected, &listeners, out);
     let telemetry = telemetry::compile(selected, input, &classes, out);
     guards::check(selected, classes.as_ref(), out);
     if let (Some(routes), Some(classes)) = (&routes, &classes) {
         backends::size_pools(&mut backends, routes, classes);
     }
-    Shared { classes, backends, routes, egress, listeners, telemetry }
+    Shared { classes, backends, routes, egress, listeners, mirror, telemetry }
 }
 
 /// `None` without a store or classes.
@@ -341,6 +348,7 @@ fn assemble(
         backends: shared.backends.into_iter().map(|one| one.spec).collect(),
         routes: shared.routes?,
         egress: shared.egress,
+        mirror: shared.mirror,
         telemetry: shared.telemetry,
         gate: own.gate,
         origins: std::mem::take(&mut out.origins),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tillgate_core::backend::{AddressFamily, DnsSpec, PoolLimit, TcpSpec, Timeouts};
 use tillgate_core::class::{Metered, Share};
 use tillgate_core::listener::{ListenerLimits, ListenerProtocol, StreamTimeouts};
+use tillgate_core::mirror::{FetchSpec, TagSpec};
 use tillgate_core::tls::TlsVersion;
 use tillgate_core::units::{BitRate, Percent};
 
@@ -119,9 +120,10 @@ pub const LIMITS: ListenerLimits = ListenerLimits {
 /// ones sooner. A UDP session is over when nothing came for a minute (Envoy's number).
 pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
     let idle = match protocol {
-        ListenerProtocol::Http | ListenerProtocol::ForwardProxy | ListenerProtocol::Admin => {
-            IDLE_TIMEOUT
-        }
+        ListenerProtocol::Http
+        | ListenerProtocol::ForwardProxy
+        | ListenerProtocol::Admin
+        | ListenerProtocol::Registry => IDLE_TIMEOUT,
         ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp => Duration::from_secs(3600),
         ListenerProtocol::Udp => Duration::from_secs(60),
     };
@@ -181,6 +183,36 @@ pub const TRACING_CLASS: &str = "metrics";
 
 /// Where OTLP/HTTP takes traces (OTLP 1.x, "Default port" and "paths").
 pub const OTLP_PATH: &str = "/v1/traces";
+
+/// The class of fetched images where none is named.
+pub const MIRROR_CLASS: &str = "image-pull";
+
+/// What the mirror's own listener is called in metrics and logs.
+pub const MIRROR_LISTENER: &str = "registry-mirror";
+
+/// Left free for logs and everything else that lives on the file system of the images.
+pub const MIRROR_FREE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// A tag that moves is seen within a minute; while the registry is away a box can be rebuilt from
+/// what its tags meant in the last month.
+pub const MIRROR_TAGS: TagSpec =
+    TagSpec { fresh: Duration::from_secs(60), stale: Duration::from_secs(30 * 24 * 3600) };
+
+/// Four blobs at once fill any line; more only finish later. Some thousand waiting ones are a
+/// release of hundreds of images. Runtimes give up a pull of which nothing comes for a minute or
+/// so, and are told to come again before. A registry may take its time to answer (object stores
+/// behind it), but a body that stands still for half a minute without the line's doing will not
+/// move again. A line that is away for a quarter of an hour is no reason to begin a pull anew.
+pub const MIRROR_FETCHES: FetchSpec = FetchSpec {
+    running_max: 4,
+    waiting_max: 4096,
+    first_byte: Duration::from_secs(45),
+    connect: CONNECT_TIMEOUT,
+    response: Duration::from_secs(30),
+    stall: Duration::from_secs(30),
+    patience: Duration::from_secs(15 * 60),
+    day_bytes_max: None,
+};
 
 /// The listeners of a policy that names none: loopback only, so that a first start opens nothing
 /// to the network.

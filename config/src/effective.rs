@@ -18,6 +18,7 @@ pub use tillgate_core::listener::{
     ListenerLimits, ListenerProtocol, ListenerSpec, ProxyTrust, StreamTimeouts,
 };
 use tillgate_core::matching::{EgressTable, RouteTable};
+use tillgate_core::mirror::MirrorSpec;
 
 mod diff;
 mod render;
@@ -52,6 +53,8 @@ pub struct Effective {
     /// Rules of the forward proxy. `None` = no `EgressPolicy` document: allowed on loopback
     /// listeners, a start error on any other.
     pub egress: Option<EgressTable>,
+    /// Registries whose images are fetched once for the store.
+    pub mirror: Option<MirrorSpec>,
     /// Access log and traces.
     pub telemetry: TelemetrySpec,
     /// What decides when the store changes: windows, freezes, rollouts.
@@ -83,9 +86,10 @@ impl Effective {
             ListenerProtocol::Http => ("http", "--http"),
             ListenerProtocol::ForwardProxy => ("forward-proxy", "--forward-proxy"),
             ListenerProtocol::Admin => ("admin", "--admin"),
-            ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp | ListenerProtocol::Udp => {
-                return self;
-            }
+            ListenerProtocol::TlsPassthrough
+            | ListenerProtocol::Tcp
+            | ListenerProtocol::Udp
+            | ListenerProtocol::Registry => return self,
         };
         let found = self.listeners.iter_mut().find(|one| &*one.name == name);
         match found {

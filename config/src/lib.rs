@@ -6,6 +6,7 @@
 //! the built-in classes in `builtin.yaml`, the JSON Schema in [`schema`].
 
 pub mod compile;
+pub mod day;
 pub mod defaults;
 pub mod document;
 pub mod effective;

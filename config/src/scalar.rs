@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use schemars::{Schema, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 
+mod images;
 mod names;
 mod net;
 mod numbers;
@@ -18,6 +19,7 @@ mod rollout;
 mod source;
 mod time;
 
+pub use images::{ImagePrefix, Username};
 pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath};
 pub use net::{Address, Cidr, Fqdn, HeaderField, HeaderText, HostText, ListenAddress, UrlPath};
 pub use numbers::{Dscp, Flag, HealthyCount, Percentage, Rate, ShareText, Size, Whole};

@@ -18,6 +18,7 @@ use tillgate_core::matching::{
     BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
     RouteTable, Rule, TrafficPolicy,
 };
+use tillgate_core::mirror::{CacheSpec, Direct, MirrorSpec, ServeSpec, UpstreamSpec};
 use tillgate_core::tls::{ClientTls, ServerTls};
 use tillgate_core::units::{BitRate, PerDirection, Percent};
 
@@ -38,6 +39,7 @@ pub struct Store {
     class_requests: Option<(&'static str, u32)>,
     tls: Option<ServerTls>,
     forward_tls: Option<ServerTls>,
+    mirror: Option<MirrorSpec>,
 }
 
 /// Limits that no test meets unless it wants to.
@@ -90,6 +92,7 @@ impl Default for Store {
             class_requests: None,
             tls: None,
             forward_tls: None,
+            mirror: None,
         }
     }
 }
@@ -305,6 +308,40 @@ impl Store {
         self
     }
 
+    /// A mirror of the registry that is the last backend, with its own listener `registry`; what
+    /// it keeps lies in `directory`.
+    #[must_use]
+    pub fn mirror(
+        mut self,
+        registry: &str,
+        directory: &std::path::Path,
+        change: impl FnOnce(&mut MirrorSpec),
+    ) -> Self {
+        let backend = BackendId(u16::try_from(self.backends.len() - 1).expect("few backends"));
+        let host = self.backends.last().expect("a backend").endpoints[0].to_string();
+        let upstream = UpstreamSpec {
+            registry: registry.into(),
+            prefix: None,
+            backend,
+            host: host.into(),
+            class: classes(self.max_wait).id("image-pull").expect("a built-in class"),
+            login: None,
+            direct: Direct::Refused,
+        };
+        let mut mirror = MirrorSpec {
+            name: "images".into(),
+            hostnames: Vec::new(),
+            upstreams: vec![upstream],
+            cache: CacheSpec { directory: directory.into(), bytes_max: 1 << 30, free_bytes_min: 0 },
+            tags: defaults::MIRROR_TAGS,
+            fetches: defaults::MIRROR_FETCHES,
+            serves: ServeSpec::default(),
+        };
+        change(&mut mirror);
+        self.mirror = Some(mirror);
+        self.listener("registry", ListenerProtocol::Registry, None, |_| ())
+    }
+
     /// Changes the last backend.
     #[must_use]
     pub fn change_backend(mut self, change: impl FnOnce(&mut BackendSpec)) -> Self {
@@ -347,6 +384,7 @@ impl Store {
             backends: self.backends,
             routes: RouteTable::new(self.rules).expect("few rules"),
             egress,
+            mirror: self.mirror,
             telemetry: TelemetrySpec::default(),
             gate: Gate::default(),
             origins: BTreeMap::new(),

@@ -30,6 +30,13 @@ pub(super) struct Compiled {
     sized: bool,
 }
 
+impl Compiled {
+    /// One that no document says more about.
+    pub(super) const fn whole(spec: BackendSpec) -> Self {
+        Self { spec, sized: true }
+    }
+}
+
 /// The backends in the order of their names; positions are ids.
 pub(super) fn compile(selected: &Selected<'_>, out: &mut Output) -> Vec<Compiled> {
     if selected.backends.len() > usize::from(u16::MAX) {

@@ -82,19 +82,21 @@ pub(super) fn unused(selected: &Selected<'_>, effective: &Effective, report: &mu
     let references = effective.routes.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
     let references = references.map(|reference| reference.backend);
     let listened = effective.listeners.iter().filter_map(|listener| listener.backend);
+    let mirrored = effective.mirror.iter().flat_map(|mirror| &mirror.upstreams);
+    let mirrored = mirrored.map(|upstream| upstream.backend);
     let named: BTreeSet<&str> =
-        references.chain(listened).map(|id| &*effective.backend(id).name).collect();
+        references.chain(listened).chain(mirrored).map(|id| &*effective.backend(id).name).collect();
     for (document, _) in &selected.backends {
         if !named.contains(&*document.name) {
             let message = format!(
-                "no route or listener sends anything to the backend `{}`: name it in a ServiceRoute \
-                 or Listener, or remove it",
+                "no route, listener or mirror asks the backend `{}`: name it in a ServiceRoute, \
+                 Listener or RegistryMirror, or remove it",
                 document.name
             );
             report.lints.push(document.name_spot().finding(message));
         }
     }
-    if selected.routes.is_empty() && selected.egress.is_none() {
+    if selected.routes.is_empty() && selected.egress.is_none() && selected.mirror.is_none() {
         let message = "the policy has neither a ServiceRoute nor an EgressPolicy, so the HTTP entry \
                        answers 404 to everything: add routes";
         let place = selected.store.and_then(|(store, _)| store.name_spot().place());

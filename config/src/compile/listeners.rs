@@ -60,6 +60,29 @@ pub(super) fn compile(
     listeners.into_iter().map(|(spec, _)| spec).collect()
 }
 
+/// The mirror's own listener joins the others: its name and its address are its alone.
+pub(super) fn join(
+    listeners: &mut Vec<ListenerSpec>,
+    own: Option<ListenerSpec>,
+    selected: &Selected<'_>,
+    out: &mut Output,
+) {
+    let (Some(own), Some((document, _))) = (own, selected.mirror) else { return };
+    let spot = document.spec().key("address");
+    let is_taken = |one: &&ListenerSpec| {
+        let same = one.address == own.address && own.address.port() != 0;
+        one.name == own.name || same && one.protocol != ListenerProtocol::Udp
+    };
+    if let Some(other) = listeners.iter().find(is_taken) {
+        out.error(spot.finding(format!(
+            "the mirror's listener `{}` at {} is in the way of the listener `{}` at {}: change one \
+             of them",
+            own.name, own.address, other.name, other.address
+        )));
+    }
+    listeners.push(own);
+}
+
 /// Every address is taken once, by TCP and by UDP, and opens nothing by mistake.
 fn addresses(listeners: &[(ListenerSpec, Option<&Document>)], has_egress: bool, out: &mut Output) {
     let mut taken: BTreeMap<(bool, SocketAddr), (&str, Option<Spot<'_>>)> = BTreeMap::new();
@@ -123,12 +146,16 @@ pub(crate) fn protocol_text(protocol: ListenerProtocol) -> &'static str {
         ListenerProtocol::TlsPassthrough => "TLSPassthrough",
         ListenerProtocol::Tcp => "TCP",
         ListenerProtocol::Udp => "UDP",
+        ListenerProtocol::Registry => "Registry",
     }
 }
 
 /// Whether the listener itself says how long a connection to a server may take.
 pub(crate) fn dials(protocol: ListenerProtocol) -> bool {
-    !matches!(protocol, ListenerProtocol::Http | ListenerProtocol::Admin)
+    !matches!(
+        protocol,
+        ListenerProtocol::Http | ListenerProtocol::Admin | ListenerProtocol::Registry
+    )
 }
 
 /// Whether everything goes to one backend.
@@ -201,7 +228,10 @@ fn one(
 }
 
 fn may_have_tls(protocol: ListenerProtocol) -> bool {
-    matches!(protocol, ListenerProtocol::Http | ListenerProtocol::ForwardProxy)
+    matches!(
+        protocol,
+        ListenerProtocol::Http | ListenerProtocol::ForwardProxy | ListenerProtocol::Registry
+    )
 }
 
 /// Fields that the protocol cannot follow, each with what to do instead.
@@ -372,6 +402,7 @@ fn open(spec: &ListenerSpec, spot: Option<&Spot<'_>>, has_egress: bool, out: &mu
         | ListenerProtocol::TlsPassthrough
         | ListenerProtocol::Http
         | ListenerProtocol::Tcp
-        | ListenerProtocol::Udp => {}
+        | ListenerProtocol::Udp
+        | ListenerProtocol::Registry => {}
     }
 }

@@ -9,7 +9,7 @@ use crate::kinds::Kind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 6] = [
+const NOT_BUILT: [(Kind, &[&str]); 7] = [
     (Kind::Store, &["hours"]),
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
@@ -23,17 +23,17 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
             "rules.*.idempotency",
         ],
     ),
+    (Kind::RegistryMirror, &["registries.*.credentialsSecret", "registries.*.unknownArtifacts"]),
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
 /// Kinds of which nothing is in effect.
-const WHOLE: [Kind; 8] = [
+const WHOLE: [Kind; 7] = [
     Kind::Bundle,
     Kind::ChangeWindow,
     Kind::Freeze,
     Kind::Override,
     Kind::Prohibition,
-    Kind::RegistryMirror,
     Kind::RingPromotion,
     Kind::Rollout,
 ];

@@ -10,8 +10,8 @@ use super::{Input, Output};
 use crate::document::{Body, Document, Spot};
 use crate::kinds::{
     BackendDoc, Cardinality, EgressPolicyDoc, Kind, LabelExpression, LabelOperator, LinkPolicyDoc,
-    ListenerDoc, Metadata, ServiceRouteDoc, StoreDoc, StoreSelector, TelemetryPolicyDoc,
-    TrafficClassDoc,
+    ListenerDoc, Metadata, RegistryMirrorDoc, ServiceRouteDoc, StoreDoc, StoreSelector,
+    TelemetryPolicyDoc, TrafficClassDoc,
 };
 use crate::report::{Finding, Report};
 use crate::scalar::StorePath;
@@ -23,6 +23,7 @@ pub(super) struct Selected<'a> {
     pub(super) link_policy: Option<(&'a Document, &'a LinkPolicyDoc)>,
     pub(super) egress: Option<(&'a Document, &'a EgressPolicyDoc)>,
     pub(super) telemetry: Option<(&'a Document, &'a TelemetryPolicyDoc)>,
+    pub(super) mirror: Option<(&'a Document, &'a RegistryMirrorDoc)>,
     /// The built-in classes in their order, then the others by name.
     pub(super) classes: Vec<(&'a Document, &'a TrafficClassDoc)>,
     pub(super) backends: Vec<(&'a Document, &'a BackendDoc)>,
@@ -42,6 +43,7 @@ impl<'a> Selected<'a> {
             self.link_policy.map(|p| p.0),
             self.egress.map(|p| p.0),
             self.telemetry.map(|p| p.0),
+            self.mirror.map(|p| p.0),
         ];
         single
             .into_iter()
@@ -172,6 +174,7 @@ fn sort_out<'a>(
         link_policy: None,
         egress: None,
         telemetry: None,
+        mirror: None,
         classes: Vec::new(),
         backends: Vec::new(),
         routes: Vec::new(),
@@ -196,6 +199,7 @@ impl<'a> Selected<'a> {
             Body::EgressPolicy(body) => self.egress = Some((document, body)),
             Body::LinkPolicy(body) => self.link_policy = Some((document, body)),
             Body::Listener(body) => self.listeners.push((document, body)),
+            Body::RegistryMirror(body) => self.mirror = Some((document, body)),
             Body::ServiceRoute(body) => self.routes.push((document, body)),
             Body::TelemetryPolicy(body) => self.telemetry = Some((document, body)),
             Body::TrafficClass(body) => self.classes.push((document, body)),
@@ -204,7 +208,6 @@ impl<'a> Selected<'a> {
             | Body::Freeze(_)
             | Body::Override(_)
             | Body::Prohibition(_)
-            | Body::RegistryMirror(_)
             | Body::RingPromotion(_)
             | Body::Rollout(_) => self.changes.push(document),
             Body::Bootstrap(_) | Body::Store(_) => {}

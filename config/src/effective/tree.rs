@@ -16,6 +16,7 @@ use crate::scalar::{dscp_text, duration_text, size_text};
 
 mod entry;
 mod gate;
+mod mirror;
 mod rules;
 
 /// A value of the effective config.
@@ -104,14 +105,18 @@ pub(super) fn shared(config: &Effective) -> Vec<(String, Value)> {
     let listeners =
         named(&config.listeners, |one| (one.name.to_string(), entry::of_listener(one, config)));
     let backends = named(&config.backends, |one| (one.name.to_string(), entry::of_backend(one)));
-    vec![
+    let mut all = vec![
         ("listeners".to_owned(), listeners),
         ("classes".to_owned(), Value::Map(classes.collect())),
         ("backends".to_owned(), backends),
         ("routes".to_owned(), rules::of_routes(config)),
         ("egress".to_owned(), egress),
         ("telemetry".to_owned(), entry::of_telemetry(config)),
-    ]
+    ];
+    if let Some(spec) = &config.mirror {
+        all.push(("mirror".to_owned(), mirror::of_mirror(spec, config)));
+    }
+    all
 }
 
 fn of_link(one: &LinkSpec) -> Value {

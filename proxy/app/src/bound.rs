@@ -24,9 +24,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::gateway::{ForwardEntry, Gateway, HttpEntry, Worker, stage};
+use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
+use crate::mirror::MirrorError;
 use crate::reload::ReloadError;
 use crate::spool::Spool;
 use crate::{datagram, stream};
@@ -67,6 +68,9 @@ pub enum BuildError {
     /// A certificate, a key or an authority cannot be had.
     #[error(transparent)]
     Tls(#[from] FileError),
+    /// The images' directory cannot be had.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
     /// The config has no class or no link; a compiled one always has.
     #[error("the config has no {0}; compile it from policy documents")]
     Empty(&'static str),
@@ -222,6 +226,10 @@ impl Bound {
         }
         let (over, ended) = oneshot::channel::<()>();
         let access = Arc::clone(&gateway.access);
+        let close = {
+            let gateway = Arc::clone(&gateway);
+            move || gateway.close_mirror()
+        };
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(Arc::clone(&gateway).follow_files());
@@ -242,6 +250,7 @@ impl Bound {
         if admin.join().is_err() {
             tracing::error!("the admin thread panicked");
         }
+        close();
         access.flush();
         tracing::info!("stopped");
         Ok(())
@@ -287,7 +296,8 @@ fn spawn_workers(
     Ok(threads)
 }
 
-fn runtime() -> io::Result<Runtime> {
+/// A runtime of one thread, with enough others for the system's resolver.
+pub(crate) fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(RESOLVER_THREADS)
@@ -330,6 +340,9 @@ async fn serve(worker: Arc<Worker>, opening: Opening) {
     let served = match (spec.protocol, socket) {
         (ListenerProtocol::Http, Socket::Stream(socket)) => {
             server::serve(socket, entry, Arc::new(HttpEntry(worker))).await
+        }
+        (ListenerProtocol::Registry, Socket::Stream(socket)) => {
+            server::serve(socket, entry, Arc::new(MirrorEntry(worker))).await
         }
         (ListenerProtocol::ForwardProxy, Socket::Stream(socket)) => {
             server::serve(socket, entry, Arc::new(ForwardEntry(worker))).await

@@ -206,6 +206,13 @@ impl Way {
         if by_host == EgressVerdict::Denied {
             return Err(denied(place));
         }
+        if let Some(registry) = running.reserved(&canonical_host(&place.host), place.port) {
+            let detail = format!(
+                "{registry} is served by the RegistryMirror: pull through the mirror, or set its \
+                 allowDirect"
+            );
+            return Err(Refusal::new(Failure::RegistryReserved, detail));
+        }
         let resolved = gateway
             .resolver()
             .resolve(&place.as_host(), place.port, ChosenBy::Client, connect)
@@ -291,7 +298,7 @@ fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
 }
 
 /// Whether one of our own listeners is there.
-fn leads_back(address: SocketAddr, gateway: &Gateway) -> bool {
+pub(crate) fn leads_back(address: SocketAddr, gateway: &Gateway) -> bool {
     let ip = address.ip().to_canonical();
     let shown = gateway.listeners.shown();
     let mut listeners = shown.iter().map(|listening| listening.address);

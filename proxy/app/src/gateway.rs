@@ -5,10 +5,10 @@
 //! listener's connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Request;
 use hyper::body::Incoming;
 use tillgate_config::defaults;
@@ -23,7 +23,7 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
-use tillgate_net::metrics::{LineCollector, Metrics, TelemetryMeters};
+use tillgate_net::metrics::{LineCollector, Metrics, MirrorMeters, TelemetryMeters};
 use tillgate_net::otlp::Span;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
@@ -31,9 +31,11 @@ use tillgate_net::upstream::Resolver;
 use tokio::sync::{Notify, mpsc};
 
 use crate::access::AccessLog;
+use crate::bound::BuildError;
 use crate::export::{self, Spans};
 use crate::lines::{Lines, Names};
 use crate::listeners::{Listeners, Orders};
+use crate::mirror::{self, Mirror, MirrorError};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
 use crate::running::{Connectors, Running, Sinks};
@@ -58,6 +60,9 @@ pub(crate) struct Gateway {
     /// Connections across WAN lines: a pool per worker would multiply the windows.
     wan: Pool,
     resolver: Arc<Resolver>,
+    mirror: ArcSwapOption<Mirror>,
+    mirror_meters: OnceLock<MirrorMeters>,
+    me: Weak<Self>,
     /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
     pub(crate) listeners: Listeners,
@@ -76,7 +81,7 @@ impl Gateway {
         effective: Arc<Effective>,
         workers: usize,
         resolver: Arc<Resolver>,
-    ) -> Result<(Arc<Self>, Vec<Orders>), FileError> {
+    ) -> Result<(Arc<Self>, Vec<Orders>), BuildError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let tls = Tls::new(&metrics);
         let connectors = Connectors::new(&effective, &tls)?;
@@ -95,11 +100,12 @@ impl Gateway {
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
-        let running = Running::new(effective, lines, &mut names, sinks.clone(), connectors);
+        let running =
+            Running::new(Arc::clone(&effective), lines, &mut names, sinks.clone(), connectors);
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
-        let gateway = Arc::new(Self {
+        let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
             metrics,
@@ -111,6 +117,9 @@ impl Gateway {
             tls,
             wan: Pool::new(Arc::clone(&resolver)),
             resolver,
+            mirror: ArcSwapOption::empty(),
+            mirror_meters: OnceLock::new(),
+            me: Weak::clone(me),
             driver: OnceLock::new(),
             listeners,
             serving: AtomicUsize::new(0),
@@ -118,6 +127,7 @@ impl Gateway {
             workers,
         });
         gateway.show_lines();
+        gateway.follow_mirror(&effective)?;
         Ok((gateway, orders))
     }
 
@@ -149,6 +159,7 @@ impl Gateway {
             return Err(TooManyNames.into());
         }
         drop(wanted);
+        self.follow_mirror(&effective)?;
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
         let next = Running::new(effective, lines, &mut names, self.sinks.clone(), connectors);
@@ -195,6 +206,36 @@ impl Gateway {
             Some(driver) => drop(driver.spawn(async move { stage(&drain, timeout).await })),
             // Nothing is served yet.
             None => drain.advance(Phase::CutAll),
+        }
+    }
+
+    /// Makes the mirror what `effective` says: another directory is another mirror.
+    fn follow_mirror(&self, effective: &Effective) -> Result<(), MirrorError> {
+        let Some(spec) = &effective.mirror else {
+            self.mirror.store(None);
+            return Ok(());
+        };
+        let now = self.mirror.load_full();
+        if let Some(mirror) = now.filter(|now| now.store.directory() == spec.cache.directory) {
+            mirror.follow(spec);
+            return Ok(());
+        }
+        let meters = self.mirror_meters.get_or_init(|| MirrorMeters::register(&self.metrics));
+        let gateway = Weak::clone(&self.me);
+        let mirror = Mirror::open(gateway, spec, &self.resolver, meters.clone())?;
+        self.mirror.store(Some(mirror));
+        Ok(())
+    }
+
+    /// The mirror, if the config has one.
+    pub(crate) fn mirror(&self) -> Option<Arc<Mirror>> {
+        self.mirror.load_full()
+    }
+
+    /// Nothing is fetched any more.
+    pub(crate) fn close_mirror(&self) {
+        if let Some(mirror) = self.mirror.swap(None) {
+            mirror.store.close();
         }
     }
 
@@ -292,6 +333,8 @@ pub(crate) enum NotFollowed {
     Names(#[from] TooManyNames),
     #[error(transparent)]
     Tls(#[from] FileError),
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
 }
 
 /// The process would need more class names than it has numbers for.
@@ -336,6 +379,9 @@ impl Worker {
 /// The HTTP entry of one worker.
 pub(crate) struct HttpEntry(pub(crate) Arc<Worker>);
 
+/// The registry mirror of one worker.
+pub(crate) struct MirrorEntry(pub(crate) Arc<Worker>);
+
 /// The forward proxy of one worker.
 pub(crate) struct ForwardEntry(pub(crate) Arc<Worker>);
 
@@ -352,6 +398,14 @@ impl Handler for ForwardEntry {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
         Box::pin(forward::serve_request(&self.0, request, caller)).await
+    }
+}
+
+impl Handler for MirrorEntry {
+    type Body = ResponseBody<Outcome>;
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
+        Box::pin(mirror::serve_request(&self.0, request, caller)).await
     }
 }
 

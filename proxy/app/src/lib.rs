@@ -16,6 +16,7 @@ mod gateway;
 mod inherited;
 mod lines;
 mod listeners;
+mod mirror;
 mod notify;
 mod outcome;
 mod pick;

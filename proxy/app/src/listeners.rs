@@ -258,6 +258,7 @@ const fn transport(protocol: ListenerProtocol) -> Transport {
         | ListenerProtocol::ForwardProxy
         | ListenerProtocol::Admin
         | ListenerProtocol::TlsPassthrough
+        | ListenerProtocol::Registry
         | ListenerProtocol::Tcp => Transport::Stream,
     }
 }

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Udp,
     /// A request that became a WebSocket.
     WebSocket,
+    /// Answered by the registry mirror.
+    Pull,
 }
 
 impl Kind {
@@ -56,6 +58,7 @@ impl Kind {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::WebSocket => "websocket",
+            Self::Pull => "pull",
         }
     }
 }
@@ -71,6 +74,8 @@ pub(crate) enum By {
     Egress(Option<usize>),
     /// A listener of bytes or datagrams, by its place in the config.
     Listener(usize),
+    /// The registry mirror.
+    Mirror,
 }
 
 /// How one request or tunnel went. See the module.
@@ -203,6 +208,7 @@ impl Outcome {
             By::Rule(rule) => self.running.route_meter(*rule, self.class),
             By::Egress(rule) => self.running.egress_meter(*rule, self.class),
             By::Listener(index) => self.running.listener_meter(*index),
+            By::Mirror => self.running.mirror_meter(self.class),
         }
         .count(self.status);
         let meter = &self.running.class(self.class).meter;

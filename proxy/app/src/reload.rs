@@ -51,6 +51,7 @@ impl From<NotFollowed> for ReloadError {
         match why {
             NotFollowed::Names(why) => Self::Names(why),
             NotFollowed::Tls(why) => Self::Tls(why),
+            NotFollowed::Mirror(why) => Self::Build(why.into()),
         }
     }
 }

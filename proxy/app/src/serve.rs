@@ -30,6 +30,7 @@ use tillgate_net::metrics::Held;
 use self::session::{Session, Token};
 use crate::admission;
 use crate::gateway::Worker;
+use crate::mirror;
 use crate::outcome::{By, Kind, Outcome};
 use crate::pick;
 use crate::problem::{self, Answer, Refusal};
@@ -47,6 +48,9 @@ pub(crate) async fn serve_request(
     caller: Caller,
 ) -> Answer {
     let running = worker.gateway().running();
+    if running.is_for_mirror(&request) {
+        return mirror::serve_request(worker, request, caller).await;
+    }
     let (mut head, body) = request.into_parts();
     let mut outcome = begin(&running, Kind::Request, caller.flow);
     outcome.attend(&mut head, caller.peer);

@@ -31,12 +31,14 @@ pub enum ListenerProtocol {
     Tcp,
     /// Datagrams to one backend, in sessions by client address.
     Udp,
+    /// The pull side of the OCI distribution API, answered by the `RegistryMirror`.
+    Registry,
 }
 
 impl ListenerProtocol {
     /// Whether requests of HTTP arrive there.
     pub const fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::ForwardProxy | Self::Admin)
+        matches!(self, Self::Http | Self::ForwardProxy | Self::Admin | Self::Registry)
     }
 }
 
@@ -49,7 +51,7 @@ pub struct ListenerSpec {
     pub address: SocketAddr,
     /// What it speaks.
     pub protocol: ListenerProtocol,
-    /// TLS that ends here; only with `Http` and `ForwardProxy`.
+    /// TLS that ends here; only with `Http`, `ForwardProxy` and `Registry`.
     pub tls: Option<ServerTls>,
     /// Who sends a PROXY header in front; `None` = nobody, and none is looked for.
     pub proxy_protocol: Option<ProxyTrust>,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::backend::{BackendId, Endpoint, Host};
 use crate::class::ClassId;
 use crate::matching::canonical_host;
+use crate::units::BitRate;
 
 pub mod ask;
 pub mod budget;
@@ -39,8 +40,6 @@ pub struct MirrorSpec {
     pub name: Arc<str>,
     /// Hosts of the HTTP entry that are the mirror's, canonical; beside its own listeners.
     pub hostnames: Vec<Arc<str>>,
-    /// Class of every fetch.
-    pub class: ClassId,
     /// Registries that it serves; never empty, the first serves who names none.
     pub upstreams: Vec<UpstreamSpec>,
     /// What is kept on disk.
@@ -49,8 +48,8 @@ pub struct MirrorSpec {
     pub tags: TagSpec,
     /// Bounds and patience of fetches.
     pub fetches: FetchSpec,
-    /// Whether the store may reach served registries past the mirror.
-    pub direct: Direct,
+    /// Bounds of what it sends into the store.
+    pub serves: ServeSpec,
 }
 
 /// Whether clients of the store may reach a served registry past the mirror.
@@ -73,8 +72,12 @@ pub struct UpstreamSpec {
     pub backend: BackendId,
     /// The `Host` that it is asked with.
     pub host: Arc<str>,
+    /// Class of its fetches.
+    pub class: ClassId,
     /// What tokens are asked for with, where it wants some.
     pub login: Option<Login>,
+    /// Whether the store may reach it past the mirror.
+    pub direct: Direct,
 }
 
 /// An account at a registry.
@@ -128,6 +131,15 @@ pub struct FetchSpec {
     pub day_bytes_max: Option<u64>,
 }
 
+/// Bounds of what a mirror sends into the store's own network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServeSpec {
+    /// Of all blobs together.
+    pub rate: Option<BitRate>,
+    /// Blobs at the same time; others wait.
+    pub running_max: Option<u32>,
+}
+
 impl MirrorSpec {
     /// Whether requests of the HTTP entry for `host` (canonical) are the mirror's.
     pub fn serves(&self, host: &str) -> bool {
@@ -160,7 +172,9 @@ impl UpstreamSpec {
             // An address may be that of many services; a port tells them apart.
             Host::Ip(ip) => one.port == port && host.parse() == Ok(*ip),
         };
-        own(&self.registry) || own(&self.host) || endpoints.iter().any(endpoint)
+        // Docker Hub has more names than that of its images.
+        let hub = *self.registry == *"docker.io" && host == "index.docker.io";
+        hub || own(&self.registry) || own(&self.host) || endpoints.iter().any(endpoint)
     }
 }
 

@@ -140,6 +140,14 @@ pub enum Failure {
     BodyTooSlow,
     /// The process holds as much as it may, and others go first.
     MemoryShed,
+    /// The pull of an image is held for now.
+    PullHeld,
+    /// The policy forbids an image here.
+    PullProhibited,
+    /// What a registry sent is not what its digest says.
+    DigestMismatch,
+    /// A registry that is mirrored was to be reached past the mirror.
+    RegistryReserved,
     /// The drain deadline passed.
     Drained,
     /// A bug here.
@@ -176,7 +184,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 39] = [
+pub const TABLE: [Row; 43] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end or its host can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -251,6 +259,14 @@ pub const TABLE: [Row; 39] = [
         "the request's body came slower than the listener's limits.minBodyRate, or not at all for limits.bodyTimeout"),
     row(Failure::MemoryShed, "memory_shed", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::IfIdempotent,
         "the process holds as much of bodies as gateway.bufferMemory allows, and higher classes go first"),
+    row(Failure::PullHeld, "pull_held", Some(StatusCode::TOO_MANY_REQUESTS), Blame::Policy, Retry::NothingSent,
+        "the image may not be pulled now: a window, a freeze, the day's bytes, or too many pulls; Retry-After says when to ask again"),
+    row(Failure::PullProhibited, "pull_prohibited", Some(StatusCode::FORBIDDEN), Blame::Policy, Retry::Never,
+        "the policy forbids this image in this store"),
+    row(Failure::DigestMismatch, "digest_mismatch", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
+        "what the registry sent is not what its digest says; nothing of it is kept, and a client that has begun to read is broken off"),
+    row(Failure::RegistryReserved, "registry_reserved", Some(StatusCode::FORBIDDEN), Blame::Policy, Retry::Never,
+        "this registry is served by the RegistryMirror; pull through the mirror, or set its allowDirect"),
     row(Failure::Drained, "drained", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::Never,
         "the gateway is stopping and the drain deadline passed"),
     row(Failure::Internal, "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Blame::Gateway, Retry::Never,

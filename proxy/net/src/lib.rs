@@ -13,6 +13,7 @@ pub mod link;
 pub mod listen;
 pub mod memory;
 pub mod metrics;
+pub mod mirror;
 pub mod otlp;
 pub mod proxy_protocol;
 mod seldom;

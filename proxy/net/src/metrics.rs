@@ -21,12 +21,14 @@ use crate::error::TABLE;
 mod floods;
 mod lines;
 mod meters;
+mod mirror;
 mod telemetry;
 mod tls;
 
 pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};
+pub use self::mirror::{MirrorMeters, Served};
 pub use self::telemetry::TelemetryMeters;
 pub use self::tls::TlsMeters;
 pub(crate) use self::tls::{TlsFileMeter, TlsListenerMeter};

@@ -17,7 +17,7 @@ use tillgate_net::otlp::{Span, Value};
 
 use super::{By, Outcome};
 use crate::access::{self, Line, Shown};
-use crate::running::Running;
+use crate::running::{self, Running};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -171,6 +171,7 @@ impl Outcome {
             By::Rule(rule) => Arc::clone(&self.running.effective.routes.rule(*rule).route),
             By::Egress(rule) => self.running.egress_name(*rule),
             By::Listener(index) => self.running.listener_name(*index),
+            By::Mirror => running::MIRROR.into(),
         }
     }
 

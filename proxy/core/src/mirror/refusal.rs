@@ -24,7 +24,8 @@ pub enum Code {
     Denied,
     /// The mirror only reads.
     Unsupported,
-    /// Later: held by the policy, too many pulls, or the registry says so.
+    /// Later: held by the policy, too many pulls, no first byte in time (the fetch goes on), or the
+    /// registry says so.
     TooManyRequests,
     /// The registry cannot be reached, or what it says cannot be used.
     Unavailable,
@@ -32,13 +33,11 @@ pub enum Code {
     DigestMismatch,
     /// What the registry sent is larger than the mirror takes.
     SizeInvalid,
-    /// No first byte in time; the fetch goes on.
-    Timeout,
 }
 
 impl Code {
     /// Every code, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::NameInvalid,
         Self::NameUnknown,
         Self::ManifestInvalid,
@@ -51,7 +50,6 @@ impl Code {
         Self::Unavailable,
         Self::DigestMismatch,
         Self::SizeInvalid,
-        Self::Timeout,
     ];
 
     /// The word in the body; where the specification has none, one of ours.
@@ -69,7 +67,6 @@ impl Code {
             Self::Unavailable => "UNAVAILABLE",
             Self::DigestMismatch => "DIGEST_MISMATCH",
             Self::SizeInvalid => "SIZE_INVALID",
-            Self::Timeout => "TIMEOUT",
         }
     }
 
@@ -85,7 +82,6 @@ impl Code {
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable | Self::DigestMismatch | Self::SizeInvalid => StatusCode::BAD_GATEWAY,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::grpc::{self, Speech};
 use super::headers;
 use super::server::InFlight;
 use crate::error::Failure;
+use crate::mirror::Source;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,8 @@ pub enum BodyError {
 /// A client's body on its way to a server.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    /// `None`: a request of our own, without a body.
+    incoming: Option<Incoming>,
     flow: Arc<Flow>,
     /// Until it has ended: the answer may end before.
     life: Option<InFlight>,
@@ -53,7 +55,13 @@ impl RequestBody {
             life.pace.is_announced();
         }
         let left = life.body_bytes_max();
+        let incoming = Some(incoming);
         Self { incoming, flow: Arc::clone(life.flow()), life: Some(life), gate, left }
+    }
+
+    /// No body, of a request of our own.
+    pub const fn empty(flow: Arc<Flow>) -> Self {
+        Self { incoming: None, flow, life: None, gate: None, left: 0 }
     }
 }
 
@@ -75,7 +83,8 @@ impl Body for RequestBody {
         if let Some(failure) = this.flow.ended() {
             return Poll::Ready(Some(Err(BodyError::Ended(failure))));
         }
-        let Poll::Ready(piece) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(piece) = Pin::new(incoming).poll_frame(cx) else {
             this.flow.client_owes(Owes::Yes);
             let failure = ready!(this.flow.poll_body_ended(cx));
             return Poll::Ready(Some(Err(BodyError::Ended(failure))));
@@ -111,11 +120,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
@@ -139,6 +148,14 @@ pub struct ResponseBody<O: Observer> {
 enum Kind {
     Whole(Option<Bytes>),
     Relay(Box<Relay>),
+    Source(Box<Sourced>),
+}
+
+/// Bytes that come from no server.
+#[derive(Debug)]
+struct Sourced {
+    source: Box<dyn Source>,
+    flow: Arc<Flow>,
 }
 
 #[derive(Debug)]
@@ -179,9 +196,36 @@ impl<O: Observer> ResponseBody<O> {
         Self { kind: Kind::Relay(relay), observer: Some(observer) }
     }
 
+    /// Bytes of `source`, counted on `flow`.
+    pub fn from_source(source: Box<dyn Source>, flow: Arc<Flow>, observer: O) -> Self {
+        let kind = Kind::Source(Box::new(Sourced { source, flow }));
+        Self { kind, observer: Some(observer) }
+    }
+
     fn tell(&mut self, result: Result<(), Failure>) {
         if let Some(observer) = self.observer.take() {
             observer.end(result);
+        }
+    }
+}
+
+impl Sourced {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let broken = |failure| Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
+        if let Some(failure) = self.flow.ended() {
+            return broken(failure);
+        }
+        match self.source.poll_next(cx) {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.flow.moved_down(bytes.len());
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Poll::Ready(Some(Err(failure))) => broken(failure),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => match self.flow.poll_ended(cx) {
+                Poll::Ready(failure) => broken(failure),
+                Poll::Pending => Poll::Pending,
+            },
         }
     }
 }
@@ -252,6 +296,7 @@ impl<O: Observer> Body for ResponseBody<O> {
         let polled = match &mut this.kind {
             Kind::Whole(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Kind::Relay(relay) => ready!(relay.poll_frame(cx)),
+            Kind::Source(sourced) => ready!(sourced.poll_frame(cx)),
         };
         match polled {
             Some(Ok(frame)) => {
@@ -263,8 +308,7 @@ impl<O: Observer> Body for ResponseBody<O> {
             }
             Some(Err((failure, error))) => {
                 this.tell(Err(failure));
-                let Kind::Relay(relay) = &this.kind else { return Poll::Ready(None) };
-                if relay.speech == Speech::Grpc {
+                if matches!(&this.kind, Kind::Relay(relay) if relay.speech == Speech::Grpc) {
                     // A call has not ended before its status has come, so this completes nothing.
                     this.kind = Kind::Whole(None);
                     return Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(failure)))));
@@ -282,6 +326,7 @@ impl<O: Observer> Body for ResponseBody<O> {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Relay(relay) => relay.incoming.is_end_stream(),
+            Kind::Source(sourced) => sourced.source.left() == 0,
         }
     }
 
@@ -291,6 +336,7 @@ impl<O: Observer> Body for ResponseBody<O> {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Kind::Relay(relay) => relay.incoming.size_hint(),
+            Kind::Source(sourced) => SizeHint::with_exact(sourced.source.left()),
         }
     }
 }
@@ -299,6 +345,8 @@ impl<O: Observer> Drop for ResponseBody<O> {
     fn drop(&mut self) {
         let result = match &mut self.kind {
             Kind::Whole(_) => Ok(()),
+            Kind::Source(sourced) if sourced.source.left() == 0 => Ok(()),
+            Kind::Source(sourced) => Err(sourced.flow.ended().unwrap_or(Failure::ClientGone)),
             Kind::Relay(relay) => {
                 relay.give_up_request();
                 if relay.is_complete() {

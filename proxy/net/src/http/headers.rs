@@ -263,6 +263,14 @@ pub fn prepare_request(
     }
 }
 
+/// The `Authorization` of an account (RFC 7617); it is never shown.
+pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let pair = super::websocket::base64(format!("{username}:{password}").as_bytes());
+    let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// Makes a server's head one for the client.
 pub fn prepare_response(head: &mut http::response::Parts) {
     let fields = Fields::of(&head.headers);

@@ -23,7 +23,8 @@ pub fn accept(key: &[u8]) -> String {
     base64(&sha1(&[key, FIXED].concat()))
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// `bytes` in base64 (RFC 4648 section 4).
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

@@ -1,0 +1,158 @@
+//! The registry mirror: one fetch per image for the whole store.
+//!
+//! A client's request is answered by `serve`, from disk or along with a fetch; `fetch` brings one
+//! blob to the disk, `manifests` what names blobs, `upstream` asks a registry (tokens, redirects).
+//! Fetches run on a thread of their own: they outlive the clients that began them, and their
+//! hashing and TLS takes no time from a worker. What is decided is decided in the core; what lies
+//! on disk is `tillgate_net::mirror`'s.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use tillgate_core::mirror::budget::Budget;
+use tillgate_core::mirror::{Code, MirrorSpec, Verdict};
+use tillgate_net::clock;
+use tillgate_net::error::Failure;
+use tillgate_net::http::client::Pool;
+use tillgate_net::metrics::MirrorMeters;
+use tillgate_net::mirror::{Broken, CacheError, Store};
+use tillgate_net::upstream::Resolver;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use self::manifests::Flights;
+use self::token::Tokens;
+use self::turns::Turns;
+use self::upstream::Connectors;
+use crate::bound::runtime;
+use crate::gateway::Gateway;
+
+mod answer;
+mod fetch;
+mod gate;
+mod lists;
+mod manifests;
+mod serve;
+mod token;
+mod turns;
+mod upstream;
+
+pub(crate) use self::serve::serve_request;
+
+/// How often what idles is looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// The mirror of one directory, for as long as a config has it.
+pub(crate) struct Mirror {
+    gateway: Weak<Gateway>,
+    /// Of its own thread.
+    handle: Handle,
+    pub(crate) store: Arc<Store>,
+    meters: MirrorMeters,
+    turns: Arc<Turns>,
+    tokens: Tokens,
+    flights: Flights,
+    connectors: Connectors,
+    budget: Mutex<Budget>,
+    /// Connections to registries inside the store.
+    local: Pool,
+    /// Ends the thread when it is dropped.
+    _over: oneshot::Sender<()>,
+}
+
+/// Why there is no mirror.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// Its directory.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The system gives no thread.
+    #[error("the registry mirror has no thread")]
+    Thread(#[from] io::Error),
+}
+
+/// An image's repository at a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    /// As `docker.io`.
+    registry: Arc<str>,
+    /// As the registry calls it.
+    repository: Arc<str>,
+}
+
+impl Mirror {
+    /// Opens the cache and starts the thread.
+    ///
+    /// # Errors
+    /// [`MirrorError`] says what to do.
+    pub(crate) fn open(
+        gateway: Weak<Gateway>,
+        spec: &MirrorSpec,
+        resolver: &Arc<Resolver>,
+        meters: MirrorMeters,
+    ) -> Result<Arc<Self>, MirrorError> {
+        let store = Store::open(spec.cache.clone(), meters.clone())?;
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let (over, ended) = oneshot::channel();
+        let mirror = Arc::new(Self {
+            gateway,
+            handle,
+            store,
+            turns: Turns::new(&spec.fetches, meters.clone()),
+            meters,
+            tokens: Tokens::default(),
+            flights: Flights::default(),
+            connectors: Connectors::default(),
+            budget: Mutex::default(),
+            local: Pool::new(Arc::clone(resolver)),
+            _over: over,
+        });
+        let weak = Arc::downgrade(&mirror);
+        thread::Builder::new().name("mirror".into()).spawn(move || {
+            runtime.block_on(async move {
+                tokio::spawn(sweep(weak));
+                // Dropped at the end.
+                let _: Result<(), _> = ended.await;
+            });
+        })?;
+        Ok(mirror)
+    }
+
+    /// Another config with the same directory.
+    pub(crate) fn follow(&self, spec: &MirrorSpec) {
+        self.store.follow(spec.cache.clone());
+        self.turns.follow(&spec.fetches);
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does `work` on the mirror's own thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Broken> {
+        let done = self.handle.spawn(work).await;
+        done.map_err(|_| Broken::new(Code::Unavailable, Some(Failure::Internal), "it broke off"))
+    }
+
+    /// May this manifest be pulled?
+    fn verdict(&self, asked: &gate::Asked<'_>) -> Verdict {
+        gate::verdict(self, asked)
+    }
+}
+
+/// Looks after what idles, until the mirror is gone.
+async fn sweep(mirror: Weak<Mirror>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(mirror) = mirror.upgrade() else { return };
+        let now = clock::now();
+        mirror.local.sweep(now);
+        mirror.store.recover(now).await;
+    }
+}

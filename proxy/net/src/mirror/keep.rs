@@ -1,0 +1,167 @@
+//! Manifests and tags on disk: what a store needs to be rebuilt while its line is down.
+//!
+//! A manifest is kept under its digest, after one line with its media type, and is checked whenever
+//! it is read: it is small. A tag is a file of one line; what a registry said of it last survives a
+//! restart.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tillgate_core::mirror::ledger::{Blob, Proof};
+use tillgate_core::mirror::tags::{Known, Tag, Tags};
+use tillgate_core::mirror::{Digest, TagSpec};
+
+use super::digest_of;
+use super::disk::{self, Disk, Sync};
+use super::store::Store;
+use crate::clock;
+
+/// Bytes of manifests that are kept: some ten thousand, of a few KiB each.
+const MANIFESTS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// A tag that means what it did is written again after this, so that its age on disk is about
+/// right.
+const TAG_PRECISION: u64 = 3600;
+
+/// A manifest or index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// What it is called by.
+    pub digest: Digest,
+    /// Its `Content-Type`.
+    pub media_type: Arc<str>,
+    /// As the registry sent it, to the byte.
+    pub body: Bytes,
+}
+
+/// A tag of a repository of a registry.
+pub fn tag_of(registry: &str, repository: &str, tag: &str) -> Tag {
+    Tag { registry: registry.into(), repository: repository.into(), tag: tag.into() }
+}
+
+impl Store {
+    /// The manifest, if it is kept and undamaged.
+    pub async fn manifest(&self, digest: Digest) -> Option<Manifest> {
+        let disk = {
+            let mut inner = self.inner();
+            inner.manifests.touch(&digest, disk::seconds(clock::wall()))?;
+            drop(inner);
+            self.disk()?
+        };
+        let read = self.reading().run(move || fs::read(disk.manifest(&digest))).await;
+        let manifest = read.ok().and_then(|bytes| parse(digest, bytes.into()));
+        if manifest.is_none() {
+            self.inner().manifests.remove(&digest);
+        }
+        manifest
+    }
+
+    /// Whether the manifest is kept.
+    pub fn has_manifest(&self, digest: &Digest) -> bool {
+        self.inner().manifests.get(digest).is_some()
+    }
+
+    /// Keeps a manifest, if it can be kept.
+    pub async fn keep_manifest(&self, manifest: &Manifest) {
+        let Some(disk) = self.disk() else { return };
+        let digest = manifest.digest;
+        let mut bytes = Vec::with_capacity(manifest.media_type.len() + 1 + manifest.body.len());
+        bytes.extend_from_slice(manifest.media_type.as_bytes());
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&manifest.body);
+        let size = bytes.len() as u64;
+        let going = {
+            let used = disk::seconds(clock::wall());
+            let mut inner = self.inner();
+            inner.manifests.insert(digest, Blob { bytes: size, used, proof: Proof::Checked });
+            let going = inner.manifests.surplus(MANIFESTS_BYTES_MAX);
+            for digest in &going {
+                inner.manifests.remove(digest);
+            }
+            going
+        };
+        let write = self.writing().run(move || {
+            for digest in &going {
+                disk::delete(&disk.manifest(digest))?;
+            }
+            disk::write_whole(&disk.manifest(&digest), &bytes, Sync::Yes)
+        });
+        if let Err(error) = write.await {
+            self.inner().manifests.remove(&digest);
+            self.degrade(&error);
+        }
+    }
+
+    /// What is known of a tag.
+    pub fn tag(&self, tag: &Tag, spec: &TagSpec) -> Known {
+        self.inner().tags.look(tag, spec, disk::seconds(clock::wall()))
+    }
+
+    /// A registry says what a tag is.
+    pub async fn learn_tag(&self, tag: Tag, digest: Digest) {
+        let now = disk::seconds(clock::wall());
+        let long = TagSpec {
+            fresh: std::time::Duration::from_secs(TAG_PRECISION),
+            stale: std::time::Duration::ZERO,
+        };
+        let (forgotten, is_news) = {
+            let mut inner = self.inner();
+            let is_news = inner.tags.look(&tag, &long, now) != Known::Fresh(digest);
+            (inner.tags.learn(tag.clone(), digest, now), is_news)
+        };
+        let Some(disk) = self.disk() else { return };
+        if !is_news && forgotten.is_none() {
+            return;
+        }
+        let Tag { registry, repository, tag: name } = &tag;
+        let line = format!("{registry} {repository} {name} {digest} {now}\n");
+        let write = self.writing().run(move || {
+            if let Some(forgotten) = forgotten {
+                disk::delete(&disk.tag(&file_name(&forgotten)))?;
+            }
+            disk::write_whole(&disk.tag(&file_name(&tag)), line.as_bytes(), Sync::No)
+        });
+        if let Err(error) = write.await {
+            self.degrade(&error);
+        }
+    }
+
+    /// A registry says that there is no such tag.
+    pub async fn forget_tag(&self, tag: Tag) {
+        self.inner().tags.forget(&tag);
+        let Some(disk) = self.disk() else { return };
+        let delete = self.writing().run(move || disk::delete(&disk.tag(&file_name(&tag))));
+        if let Err(error) = delete.await {
+            tracing::warn!(%error, "a tag of the image cache cannot be deleted");
+        }
+    }
+}
+
+/// Names may be longer than file names may.
+fn file_name(tag: &Tag) -> String {
+    let Tag { registry, repository, tag } = tag;
+    digest_of(format!("{registry}\n{repository}\n{tag}").as_bytes()).hex()
+}
+
+/// The tags that were kept; what cannot be read is no tag.
+pub(super) fn read_tags(disk: &Disk) -> io::Result<Tags> {
+    let mut tags = Tags::default();
+    for entry in fs::read_dir(disk.tags())? {
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [registry, repository, tag, digest, at] = words.as_slice() else { continue };
+        if let (Ok(digest), Ok(at)) = (digest.parse(), at.parse()) {
+            tags.learn(tag_of(registry, repository, tag), digest, at);
+        }
+    }
+    Ok(tags)
+}
+
+fn parse(digest: Digest, bytes: Bytes) -> Option<Manifest> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let media_type = std::str::from_utf8(&bytes[..end]).ok()?.into();
+    let body = bytes.slice(end + 1..);
+    (digest_of(&body) == digest).then_some(Manifest { digest, media_type, body })
+}
