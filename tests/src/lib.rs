@@ -12,6 +12,7 @@ pub mod h2;
 pub mod hammer;
 pub mod origin;
 pub mod program;
+pub mod registry;
 pub mod store;
 pub mod tls;
 pub mod wire;

@@ -84,9 +84,10 @@ fn compare(name: &str, table: &str) {
 }
 
 /// Every kind of listener and backend that has a metric of its own.
-fn store(files: &Volume, origin: SocketAddr) -> Store {
+fn store(files: &Volume, origin: SocketAddr, images: &std::path::Path) -> Store {
     Store::default()
         .cloud("payments", "pay.example", "payment", origin)
+        .mirror("docker.io", images, |_| ())
         .over_tls(ClientTls {
             sni: None,
             roots: TrustAnchors::File(files.file("ca.crt")),
@@ -123,9 +124,12 @@ fn scrape_after_one_request() -> String {
         ("tls.crt", &identity.chain),
         ("tls.key", &identity.key),
     ]);
+    let images = tempfile::TempDir::new().expect("a folder");
     let wants = tls::Wants { identity: Some(&identity), ..tls::Wants::default() };
     let origin = tillgate_tests::origin::Origin::echoing_tls(tls::server(&wants, None));
-    let gateway = tillgate_tests::gateway::Gateway::start(store(&files, origin.address).build());
+    let gateway = tillgate_tests::gateway::Gateway::start(
+        store(&files, origin.address, &images.path().join("images")).build(),
+    );
     let client = tls::client(&authority, &tls::Wants::default());
     for (host, status) in [("pay.example", 200), ("unknown", 404), ("closed.example", 502)] {
         let shaken = tls::connect(gateway.http, "pay.example", &client).expect("a handshake");

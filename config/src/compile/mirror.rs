@@ -17,7 +17,7 @@ use tillgate_core::mirror::{
 
 use super::backends::{Compiled, location};
 use super::select::Selected;
-use super::{Input, Output, dangling, routes};
+use super::{Input, Output, dangling, routes, step};
 use crate::defaults;
 use crate::document::Spot;
 use crate::kinds::Kind;
@@ -169,7 +169,7 @@ fn one(
     let base = format!("mirror.registries[{index}]");
     out.given(&base, spot, ());
     let place = out.value(
-        &format!("{base}.location"),
+        &format!("backends.{}.location", step(&registry::name(registry))),
         &spot.key("location"),
         registry.location.map(location),
         Location::Cloud,

@@ -5,6 +5,7 @@
 mod files;
 pub mod fleet;
 mod gateway;
+mod images;
 pub mod policy;
 mod windows;
 
@@ -84,6 +85,23 @@ enum Command {
     },
     /// Show when a store may change: windows, freezes, and how each rollout stands.
     Windows(Windows),
+    /// Print what container runtimes need to pull through the registry mirror.
+    MirrorConfig {
+        /// The policy file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// How the store's machines reach the mirror, such as `http://gateway.example:5000`.
+        #[arg(long, value_name = "URL")]
+        address: Option<String>,
+        /// One runtime instead of all.
+        #[arg(long, value_enum)]
+        client: Option<images::Client>,
+    },
+    /// Look at, check or shrink the images on disk.
+    Cache {
+        #[command(subcommand)]
+        command: images::CacheCommand,
+    },
     /// Show the JSON Schema of one kind of document, or of any.
     Schema {
         /// The kind, such as `TrafficClass`.
@@ -194,6 +212,10 @@ fn answer(command: Command) -> policy::Answer {
             };
             windows::windows(&question, output)
         }
+        Command::MirrorConfig { file, address, client } => {
+            images::mirror_config(&file, address.as_deref(), client)
+        }
+        Command::Cache { command } => images::cache(&command),
         Command::Schema { kind } => policy::schema(kind.as_deref()),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),

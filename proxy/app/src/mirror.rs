@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use self::manifests::Flights;
+use self::pulls::Pulls;
 use self::token::Tokens;
 use self::turns::Turns;
 use self::upstream::Connectors;
@@ -34,6 +35,7 @@ mod fetch;
 mod gate;
 mod lists;
 mod manifests;
+mod pulls;
 mod serve;
 mod token;
 mod turns;
@@ -52,6 +54,7 @@ pub(crate) struct Mirror {
     pub(crate) store: Arc<Store>,
     meters: MirrorMeters,
     turns: Arc<Turns>,
+    pulls: Pulls,
     tokens: Tokens,
     flights: Flights,
     connectors: Connectors,
@@ -101,7 +104,8 @@ impl Mirror {
             gateway,
             handle,
             store,
-            turns: Turns::new(&spec.fetches, meters.clone()),
+            turns: Turns::new(meters.running.clone(), meters.waiting.clone()),
+            pulls: Pulls::new(&meters),
             meters,
             tokens: Tokens::default(),
             flights: Flights::default(),
@@ -110,6 +114,7 @@ impl Mirror {
             local: Pool::new(Arc::clone(resolver)),
             _over: over,
         });
+        mirror.follow(spec);
         let weak = Arc::downgrade(&mirror);
         thread::Builder::new().name("mirror".into()).spawn(move || {
             runtime.block_on(async move {
@@ -124,7 +129,8 @@ impl Mirror {
     /// Another config with the same directory.
     pub(crate) fn follow(&self, spec: &MirrorSpec) {
         self.store.follow(spec.cache.clone());
-        self.turns.follow(&spec.fetches);
+        self.turns.set_limits(spec.fetches.running_max, spec.fetches.waiting_max);
+        self.pulls.follow(&spec.serves);
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {

@@ -20,6 +20,7 @@ pub mod challenge;
 pub mod digest;
 pub mod fetch;
 pub mod ledger;
+pub mod pace;
 pub mod queue;
 pub mod range;
 pub mod refusal;

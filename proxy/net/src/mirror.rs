@@ -8,6 +8,7 @@
 
 mod disk;
 pub(crate) mod hands;
+pub mod inspect;
 mod keep;
 mod live;
 mod part;
@@ -18,7 +19,7 @@ mod through;
 #[cfg(test)]
 mod tests;
 
-pub use self::disk::{CacheError, Disk, Found};
+pub use self::disk::{CacheError, Disk, Found, Layout};
 pub use self::keep::{Manifest, tag_of};
 pub use self::live::{Broken, Live};
 pub use self::part::{Discard, Part};

@@ -29,6 +29,11 @@ pub(super) struct Reached {
     pub(super) authority: Arc<str>,
 }
 
+/// What the backend of `registry` is called.
+pub(super) fn name(registry: &RegistryDoc) -> String {
+    format!("registry/{}", registry.host.0)
+}
+
 /// The backend of `registry`; `None` if its URL is not one of a registry.
 pub(super) fn backend(
     registry: &RegistryDoc,
@@ -37,7 +42,7 @@ pub(super) fn backend(
     out: &mut Output,
 ) -> Option<Reached> {
     let at = if registry.url.is_some() { spot.key("url") } else { spot.key("host") };
-    let name = format!("registry/{}", registry.host.0);
+    let name = name(registry);
     let url = match &registry.url {
         Some(url) => url.0.clone(),
         None if registry.host.0 == HUB.0 => HUB.1.to_owned(),

@@ -33,6 +33,23 @@ pub struct Answer {
     pub code: u8,
 }
 
+impl Answer {
+    /// What was asked for.
+    pub(super) fn success(stdout: String) -> Self {
+        Self { stdout, stderr: String::new(), code: OK }
+    }
+
+    /// The question makes no sense, or cannot be answered.
+    pub(super) fn refusal(message: &str) -> Self {
+        Self { stdout: String::new(), stderr: format!("error: {message}\n"), code: USAGE }
+    }
+
+    /// The policy has errors.
+    pub(super) fn findings(report: &Report) -> Self {
+        Self { stdout: String::new(), stderr: report.to_text(), code: FINDINGS }
+    }
+}
+
 /// The form of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {

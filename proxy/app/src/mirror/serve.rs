@@ -266,7 +266,7 @@ impl Story<'_> {
                     // A file that went away is not there any more.
                     let Ok(reader) = store.read(digest, bytes).await else { continue };
                     self.mirror.meters.serve(Served::Hit);
-                    return Ok(Given::Blob(digest, Box::new(reader), part));
+                    return self.give(digest, Box::new(reader), part, outcome).await;
                 }
                 Claim::Join(live) => (live, Served::Joined),
                 Claim::Begin(ticket) => {
@@ -283,7 +283,7 @@ impl Story<'_> {
             match self.follow(&live, outcome).await {
                 Ok(Some((reader, part))) => {
                     self.mirror.meters.serve(how);
-                    return Ok(Given::Blob(digest, Box::new(reader), part));
+                    return self.give(digest, Box::new(reader), part, outcome).await;
                 }
                 Ok(None) => return Ok(Given::Beyond(live.progress().1.unwrap_or(0))),
                 Err(broken) if broken.past_disk => return self.past_disk(place, digest).await,
@@ -291,6 +291,30 @@ impl Story<'_> {
             }
         }
         Err(Refused::new(Code::Unavailable, Some(Failure::Internal), "the disk loses blobs"))
+    }
+
+    /// A blob at the speed, and in the turn, that the policy gives.
+    async fn give(
+        &self,
+        digest: Digest,
+        source: Box<dyn Source>,
+        part: Option<(u64, u64)>,
+        outcome: &Outcome,
+    ) -> Result<Given, Refused> {
+        let pulls = &self.mirror.pulls;
+        if pulls.are_free() {
+            return Ok(Given::Blob(digest, source, part));
+        }
+        let limits =
+            HeadLimits { request: Some(self.spec.fetches.first_byte), backend_request: None };
+        let queued = outcome.flow().queue();
+        let turn = until_head(pulls.turn(), limits, outcome.flow(), None).await;
+        drop(queued);
+        let Ok(Ok(turn)) = turn else {
+            let message = "as many images are pulled as limits.concurrentPulls says";
+            return Err(Refused::new(Code::TooManyRequests, Some(Failure::PullHeld), message));
+        };
+        Ok(Given::Blob(digest, pulls.pace(source, turn), part))
     }
 
     /// Waits until a blob's length is known, then reads along. `None`: beyond its end.

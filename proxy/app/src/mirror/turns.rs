@@ -1,4 +1,4 @@
-//! Turns of fetches: as many at once as the policy says, the others in order.
+//! Turns: as many fetches, or pulls, at once as the policy says, the others in order.
 //!
 //! The order is the core's; here each one waits for its own. Whoever stops waiting gives its place
 //! away, whoever has had its turn passes it on.
@@ -6,25 +6,27 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tillgate_core::mirror::FetchSpec;
+use prometheus_client::metrics::gauge::Gauge;
 use tillgate_core::mirror::queue::{Queue, Turn as Next};
-use tillgate_net::metrics::MirrorMeters;
 use tokio::sync::oneshot;
 
 /// See the module.
+#[derive(Debug)]
 pub(super) struct Turns {
     inner: Mutex<Inner>,
-    meters: MirrorMeters,
+    running: Gauge,
+    waiting: Gauge,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     queue: Queue,
     waiting: HashMap<u64, oneshot::Sender<()>>,
     next_id: u64,
 }
 
-/// A fetch's turn, until dropped.
+/// A turn, until dropped.
+#[derive(Debug)]
 pub(super) struct Turn {
     turns: Arc<Turns>,
     id: u64,
@@ -35,16 +37,15 @@ pub(super) struct Turn {
 pub(super) struct Full;
 
 impl Turns {
-    pub(super) fn new(spec: &FetchSpec, meters: MirrorMeters) -> Arc<Self> {
-        let turns = Self { inner: Mutex::default(), meters };
-        turns.follow(spec);
-        Arc::new(turns)
+    /// None yet, and none may begin; shown on these gauges.
+    pub(super) fn new(running: Gauge, waiting: Gauge) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), running, waiting })
     }
 
-    /// Other bounds.
-    pub(super) fn follow(&self, spec: &FetchSpec) {
+    /// As many at once, as many that wait.
+    pub(super) fn set_limits(&self, running_max: u32, waiting_max: u32) {
         let mut inner = self.inner();
-        inner.queue.set_limits(spec.running_max as usize, spec.waiting_max as usize);
+        inner.queue.set_limits(running_max as usize, waiting_max as usize);
         self.call(&mut inner);
     }
 
@@ -91,8 +92,8 @@ impl Turns {
 
     fn show(&self, inner: &Inner) {
         let (running, waiting) = inner.queue.counts();
-        self.meters.running.set(i64::try_from(running).unwrap_or(i64::MAX));
-        self.meters.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
+        self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

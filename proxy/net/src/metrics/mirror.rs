@@ -79,6 +79,10 @@ pub struct MirrorMeters {
     pub running: Gauge,
     /// Blobs that wait for their turn.
     pub waiting: Gauge,
+    /// Blobs that are sent to clients at this moment.
+    pub pulling: Gauge,
+    /// Clients that wait for their turn.
+    pub pulls_waiting: Gauge,
     /// 1: what is fetched is kept; 0: pulls go past the disk.
     pub caching: Gauge,
     bytes: Gauge,
@@ -91,6 +95,8 @@ impl MirrorMeters {
         let served: Family<ResultLabels, Counter> = Family::default();
         let refused: Family<CodeLabels, Counter> = Family::default();
         let fetches: Family<StateLabels, Gauge> = Family::default();
+        let pulls: Family<StateLabels, Gauge> = Family::default();
+        let pull = |state| pulls.get_or_create_owned(&StateLabels { state });
         let fetch = |state| fetches.get_or_create_owned(&StateLabels { state });
         let result =
             |one: Served| served.get_or_create_owned(&ResultLabels { result: one.label() });
@@ -105,6 +111,8 @@ impl MirrorMeters {
             evicted: Counter::default(),
             running: fetch("running"),
             waiting: fetch("waiting"),
+            pulling: pull("running"),
+            pulls_waiting: pull("waiting"),
             caching: Gauge::default(),
             bytes: Gauge::default(),
             blobs: Gauge::default(),
@@ -115,6 +123,7 @@ impl MirrorMeters {
             let text = "refused requests for images, by code";
             registry.register("mirror_refusals", text, refused);
             registry.register("mirror_fetches", "blobs that are fetched, or wait for it", fetches);
+            registry.register("mirror_pulls", "blobs that clients get, or wait for", pulls);
             let mut bytes = |name: &str, text: &str, counter: &Counter| {
                 registry.register_with_unit(name, text, Unit::Bytes, counter.clone());
             };

@@ -59,8 +59,22 @@ pub enum CacheError {
 /// The directory. The lock is held as long as this lives.
 #[derive(Debug)]
 pub struct Disk {
-    root: PathBuf,
+    layout: Layout,
     _lock: File,
+}
+
+impl std::ops::Deref for Disk {
+    type Target = Layout;
+
+    fn deref(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+/// What lies where in a directory. Whoever only looks needs no lock.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
 }
 
 /// What a directory has to offer.
@@ -109,11 +123,29 @@ impl Disk {
             Err(TryLockError::WouldBlock) => return Ok(Found::Busy),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let disk = Self { root: root.to_owned(), _lock: lock };
+        let disk = Self { layout: Layout { root: root.to_owned() }, _lock: lock };
         match disk.prepare() {
             Ok(()) => Ok(Found::Ours(disk)),
             Err(error) if is_read_only(&error) => Ok(Found::ReadOnly(error)),
             Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// A folder's entries are as durable as its files.
+    pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+        File::open(path.parent().unwrap_or(path))?.sync_all()
+    }
+}
+
+impl Layout {
+    /// The cache in `root`, if it is one.
+    ///
+    /// # Errors
+    /// [`CacheError`] says what it is instead.
+    pub fn of(root: &Path) -> Result<Self, CacheError> {
+        match fs::metadata(root.join("layout")) {
+            Ok(_) => check_layout(root).map(|()| Self { root: root.to_owned() }),
+            Err(source) => Err(CacheError::Io { path: root.to_owned(), source }),
         }
     }
 
@@ -197,11 +229,6 @@ impl Disk {
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.root)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    /// A folder's entries are as durable as its files.
-    pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-        File::open(path.parent().unwrap_or(path))?.sync_all()
     }
 }
 

@@ -14,7 +14,7 @@ use tillgate_core::mirror::tags::{Known, Tag, Tags};
 use tillgate_core::mirror::{Digest, TagSpec};
 
 use super::digest_of;
-use super::disk::{self, Disk, Sync};
+use super::disk::{self, Layout, Sync};
 use super::store::Store;
 use crate::clock;
 
@@ -146,7 +146,7 @@ fn file_name(tag: &Tag) -> String {
 }
 
 /// The tags that were kept; what cannot be read is no tag.
-pub(super) fn read_tags(disk: &Disk) -> io::Result<Tags> {
+pub(super) fn read_tags(disk: &Layout) -> io::Result<Tags> {
     let mut tags = Tags::default();
     for entry in fs::read_dir(disk.tags())? {
         let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
