@@ -49,6 +49,9 @@ enum Command {
     Failover(crate::failover::FailoverArgs),
     /// Payments beside two hundred clients that mean harm, on an idle line.
     Hostile(crate::hostile::HostileArgs),
+    /// A store's machines pull one image, with a real registry (docker-registry) and real clients
+    /// (skopeo), beside nginx with a cache and nothing at all.
+    Rollout(crate::rollout::RolloutArgs),
     /// Check the line itself: idle round trip, goodput of one unshaped flow, emulator's own cost.
     Calibrate(LineArgs),
 }
@@ -255,6 +258,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cost(_) => Ok(()),
         Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
+        Command::Rollout(args) => crate::rollout::run(args),
         Command::Calibrate(args) => crate::calibrate::run(args.spec(), args.cc.as_deref()),
     };
     answer(result)

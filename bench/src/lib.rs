@@ -26,6 +26,7 @@ pub mod preset;
 pub mod process;
 pub mod report;
 pub mod rivals;
+pub mod rollout;
 pub mod stats;
 pub mod sys;
 pub mod system;

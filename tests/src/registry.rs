@@ -122,15 +122,15 @@ fn serve(mut wire: Wire, state: &Mutex<State>) {
             state.requests.push(request.clone());
             twist.unwrap_or_default()
         };
-        match twist {
+        match &twist {
             Twist::Close => return wire.reset(),
             Twist::Say(text) => {
                 if !wire.try_send(text) {
                     return;
                 }
             }
-            other => {
-                if !answer(&mut wire, state, &request, &other) {
+            Twist::Honest | Twist::Cut(_) | Twist::Corrupt | Twist::Short(_) | Twist::Whole => {
+                if !answer(&mut wire, state, &request, &twist) {
                     // What was sent arrives: an end, not a reset, which would take it back.
                     return;
                 }
@@ -161,13 +161,11 @@ fn answer(wire: &mut Wire, state: &Mutex<State>, request: &Reply, twist: &Twist)
         return wire.try_send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     };
     let digest = digest_of(&bytes);
-    match twist {
-        Twist::Corrupt => {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-        }
-        Twist::Short(less) => bytes.truncate(bytes.len().saturating_sub(*less)),
-        _ => {}
+    if *twist == Twist::Corrupt {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    } else if let Twist::Short(less) = twist {
+        bytes.truncate(bytes.len().saturating_sub(*less));
     }
     let total = bytes.len();
     let range = request.header("range").filter(|_| *twist != Twist::Whole);

@@ -429,7 +429,7 @@ fn lists_are_passed_on_in_pages_that_lead_to_us() {
         let body = format!(r#"{{"name":"pos/checkout","tags":[{}]}}"#, tags.join(","));
         Twist::Say(format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
-             Link: <http://registry.example/v2/pos/checkout/tags/list?last=9999&n=1000>; rel=\"next\"\
+             Link: <http://a.example/v2/pos/checkout/tags/list?last=9999&n=1000>; rel=\"next\"\
              \r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         ))

@@ -42,10 +42,11 @@ impl Text for Username {
         // RFC 7617: no colon, no control characters.
         let fits = (1..=255).contains(&text.len())
             && !text.chars().any(|letter| letter == ':' || letter.is_ascii_control());
+        // What stands behind a colon may be a password, and is not repeated.
         fits.then(|| Self(text.to_owned())).ok_or_else(|| {
-            format!(
-                "`{text}` cannot name an account: use up to 255 letters without `:`, as `store-0412`"
-            )
+            "the name of an account has up to 255 letters and no `:`: write it without the \
+             password, as `store-0412`"
+                .to_owned()
         })
     }
 }

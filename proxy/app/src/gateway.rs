@@ -212,7 +212,7 @@ impl Gateway {
     /// Makes the mirror what `effective` says: another directory is another mirror.
     fn follow_mirror(&self, effective: &Effective) -> Result<(), MirrorError> {
         let Some(spec) = &effective.mirror else {
-            self.mirror.store(None);
+            self.change_mirror(None);
             return Ok(());
         };
         let now = self.mirror.load_full();
@@ -223,8 +223,14 @@ impl Gateway {
         let meters = self.mirror_meters.get_or_init(|| MirrorMeters::register(&self.metrics));
         let gateway = Weak::clone(&self.me);
         let mirror = Mirror::open(gateway, spec, &self.resolver, meters.clone())?;
-        self.mirror.store(Some(mirror));
+        self.change_mirror(Some(mirror));
         Ok(())
+    }
+
+    fn change_mirror(&self, next: Option<Arc<Mirror>>) {
+        if let Some(before) = self.mirror.swap(next) {
+            before.end();
+        }
     }
 
     /// The mirror, if the config has one.
@@ -235,7 +241,7 @@ impl Gateway {
     /// Nothing is fetched any more.
     pub(crate) fn close_mirror(&self) {
         if let Some(mirror) = self.mirror.swap(None) {
-            mirror.store.close();
+            mirror.close();
         }
     }
 

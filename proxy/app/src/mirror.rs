@@ -61,8 +61,9 @@ pub(crate) struct Mirror {
     budget: Mutex<Budget>,
     /// Connections to registries inside the store.
     local: Pool,
-    /// Ends the thread when it is dropped.
-    _over: oneshot::Sender<()>,
+    /// Ends the thread when it is dropped, and with it every fetch.
+    over: Mutex<Option<oneshot::Sender<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 /// Why there is no mirror.
@@ -112,18 +113,38 @@ impl Mirror {
             connectors: Connectors::default(),
             budget: Mutex::default(),
             local: Pool::new(Arc::clone(resolver)),
-            _over: over,
+            over: Mutex::new(Some(over)),
+            thread: Mutex::new(None),
         });
         mirror.follow(spec);
         let weak = Arc::downgrade(&mirror);
-        thread::Builder::new().name("mirror".into()).spawn(move || {
+        let thread = thread::Builder::new().name("mirror".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(sweep(weak));
                 // Dropped at the end.
                 let _: Result<(), _> = ended.await;
             });
+            // A name that is being looked up is not waited for.
+            runtime.shutdown_background();
         })?;
+        *lock(&mirror.thread) = Some(thread);
         Ok(mirror)
+    }
+
+    /// Ends every fetch; what is on disk of it is gone on with by the next one. Fetches keep the
+    /// mirror, so that it does not end by itself.
+    pub(crate) fn end(&self) {
+        drop(lock(&self.over).take());
+    }
+
+    /// The same, awaited, and the cache is closed. Blocks.
+    pub(crate) fn close(&self) {
+        self.end();
+        let thread = lock(&self.thread).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the mirror's thread panicked");
+        }
+        self.store.close();
     }
 
     /// Another config with the same directory.
@@ -134,7 +155,7 @@ impl Mirror {
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.budget)
     }
 
     /// Does `work` on the mirror's own thread.
@@ -150,6 +171,10 @@ impl Mirror {
     fn verdict(&self, asked: &gate::Asked<'_>) -> Verdict {
         gate::verdict(self, asked)
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks after what idles, until the mirror is gone.

@@ -8,9 +8,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::Request;
-use http::header::HOST;
-use http::uri::Authority;
 use tillgate_config::defaults;
 use tillgate_config::effective::{Effective, ListenerSpec};
 use tillgate_core::backend::{
@@ -20,10 +17,8 @@ use tillgate_core::backend::{
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
 use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
-use tillgate_core::mirror::{Direct, UpstreamSpec};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
-use tillgate_net::http::headers::host_name;
 use tillgate_net::limit::{Book, RuleLimits};
 use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
@@ -34,6 +29,10 @@ use crate::access::{AccessLog, Wanted};
 use crate::export::Spans;
 use crate::lines::{Lines, Names};
 use crate::serve::session;
+
+mod mirror;
+
+pub(crate) use self::mirror::MIRROR;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
 /// never waits for a handshake, and two cover calls that come in pairs.
@@ -58,9 +57,6 @@ const EGRESS_POOL: PoolLimit = PoolLimit {
 
 /// Metrics' name for requests that met no route.
 const NO_ROUTE: &str = "none";
-
-/// Metrics' name for requests to the registry mirror.
-pub(crate) const MIRROR: &str = "mirror";
 
 /// One config in effect.
 pub(crate) struct Running {
@@ -273,56 +269,6 @@ impl Running {
     /// Where requests that met no route are counted.
     pub(crate) fn no_route_meter(&self) -> &RequestMeter {
         &self.no_route
-    }
-
-    /// Whether a request of the HTTP entry is for one of the mirror's hostnames.
-    pub(crate) fn is_for_mirror<B>(&self, request: &Request<B>) -> bool {
-        let Some(mirror) = self.effective.mirror.as_ref() else { return false };
-        let named = request.uri().authority().map(Authority::as_str);
-        let field = || request.headers().get(HOST).and_then(|value| value.to_str().ok());
-        let host = named.or_else(field).and_then(host_name);
-        host.is_some_and(|host| mirror.serves(&host))
-    }
-
-    /// Where requests of `class` to the registry mirror are counted.
-    pub(crate) fn mirror_meter(&self, class: ClassId) -> &RequestMeter {
-        let name = &self.class(class).spec.name;
-        self.mirror[class.index()].get_or_init(|| self.metrics.request(name, &MIRROR.into()))
-    }
-
-    /// Whether a registry that is to be reached through the mirror alone is at `host` (canonical)
-    /// and `port`; its name.
-    pub(crate) fn reserved(&self, host: &str, port: u16) -> Option<&Arc<str>> {
-        let mirror = self.effective.mirror.as_ref()?;
-        let is_there = |one: &&UpstreamSpec| {
-            one.direct == Direct::Refused
-                && one.is_at(host, port, &self.effective.backend(one.backend).endpoints)
-        };
-        mirror.upstreams.iter().find(is_there).map(|one| &one.registry)
-    }
-
-    /// How requests of `class` reach a host that a server named, at addresses that were checked.
-    pub(crate) fn elsewhere(
-        &self,
-        name: &Label,
-        (endpoint, addresses, location): (Endpoint, &[SocketAddr], Location),
-        class: ClassId,
-        tls: Option<Arc<Connector>>,
-        connect: Duration,
-    ) -> Arc<Target> {
-        Arc::new(self.new_target(TargetFacts {
-            name,
-            endpoint,
-            addresses: Some(addresses.into()),
-            location,
-            wire: Wire::Http1,
-            tls,
-            limit: EGRESS_POOL,
-            class,
-            connect,
-            dns: defaults::DNS,
-            tcp: defaults::TCP,
-        }))
     }
 
     /// Whether a backend is inside the store.

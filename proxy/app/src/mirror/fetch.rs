@@ -213,7 +213,7 @@ impl Ended {
                 let detail = &*broken.detail;
                 if why.discards() {
                     job.mirror.meters.mismatches.inc();
-                    tracing::error!(%registry, repository, %digest, "the registry sent a wrong blob");
+                    tracing::error!(%registry, repository, %digest, "a registry sent a wrong blob");
                 } else {
                     tracing::warn!(%registry, repository, %digest, detail, "a blob is not fetched");
                 }

@@ -181,7 +181,7 @@ impl Mirror {
                 Some(manifest) if broken.code != Code::Denied => {
                     let detail = &*broken.detail;
                     let Place { registry, repository } = place;
-                    tracing::warn!(%registry, %repository, tag, detail, "a tag is served as it was");
+                    tracing::warn!(%registry, %repository, tag, detail, "a tag means what it did");
                     Ok(Found { manifest, stale: Some(broken.detail), kept: true })
                 }
                 _ => Err(broken),

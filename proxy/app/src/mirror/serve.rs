@@ -4,6 +4,7 @@
 //! always, with the code of the OCI specification where there is nothing to give. A pull is held
 //! when its manifest is asked for; blobs of a pull that has begun are never held.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,9 @@ fn class(spec: &MirrorSpec, head: &Parts) -> ClassId {
     spec.upstreams[upstream].class
 }
 
+/// Of a part of a blob: where it begins, and how long the whole is.
+type Partial = Option<(u64, u64)>;
+
 /// One request.
 pub(super) struct Story<'a> {
     pub(super) mirror: &'a Arc<Mirror>,
@@ -106,7 +110,7 @@ pub(super) enum Given {
     /// The head of so many bytes.
     Head(HeaderMap, u64),
     /// A blob, or a part of one of so many bytes.
-    Blob(Digest, Box<dyn Source>, Option<(u64, u64)>),
+    Blob(Digest, Box<dyn Source>, Partial),
     /// What is asked for lies behind the end.
     Beyond(u64),
 }
@@ -259,9 +263,8 @@ impl Story<'_> {
         for _ in 0..TRIES_MAX {
             let (live, how) = match store.claim(digest) {
                 Claim::Stored(total) => {
-                    let (bytes, part) = match self.part(total) {
-                        Ok(part) => part,
-                        Err(beyond) => return Ok(beyond),
+                    let Some((bytes, part)) = self.part(total) else {
+                        return Ok(Given::Beyond(total));
                     };
                     // A file that went away is not there any more.
                     let Ok(reader) = store.read(digest, bytes).await else { continue };
@@ -298,7 +301,7 @@ impl Story<'_> {
         &self,
         digest: Digest,
         source: Box<dyn Source>,
-        part: Option<(u64, u64)>,
+        part: Partial,
         outcome: &Outcome,
     ) -> Result<Given, Refused> {
         let pulls = &self.mirror.pulls;
@@ -322,7 +325,7 @@ impl Story<'_> {
         &self,
         live: &Arc<Live>,
         outcome: &Outcome,
-    ) -> Result<Option<(Reader, Option<(u64, u64)>)>, Broken> {
+    ) -> Result<Option<(Reader, Partial)>, Broken> {
         let first_byte = Some(self.spec.fetches.first_byte);
         let limits = HeadLimits { request: first_byte, backend_request: None };
         let queued = outcome.flow().queue();
@@ -340,24 +343,24 @@ impl Story<'_> {
                 return Err(Broken::new(Code::Unavailable, Some(failure), detail));
             }
         };
-        let Ok((bytes, part)) = self.part(total) else { return Ok(None) };
+        let Some((bytes, part)) = self.part(total) else { return Ok(None) };
         let reader = self.mirror.store.follow_live(live, bytes);
         reader.map(|reader| Some((reader, part))).ok_or_else(|| {
             Broken::new(Code::Unavailable, Some(Failure::Internal), "the blob has no file")
         })
     }
 
-    /// Which bytes are wanted of a blob of `total`, and how they are announced.
-    #[expect(clippy::type_complexity, reason = "a range, and what is said of it")]
-    fn part(&self, total: u64) -> Result<(std::ops::Range<u64>, Option<(u64, u64)>), Given> {
+    /// Which bytes are wanted of a blob of `total`, and what is said of a part: where it begins, of
+    /// how many. `None`: what is beyond its end.
+    fn part(&self, total: u64) -> Option<(Range<u64>, Partial)> {
         let field = self.head.headers.get(RANGE).and_then(|value| value.to_str().ok());
         match range::part(field, total) {
-            Part::Whole => Ok((0..total, None)),
+            Part::Whole => Some((0..total, None)),
             Part::Bytes(bytes) => {
                 let start = bytes.start;
-                Ok((bytes, Some((start, total))))
+                Some((bytes, Some((start, total))))
             }
-            Part::Beyond => Err(Given::Beyond(total)),
+            Part::Beyond => None,
         }
     }
 
@@ -435,13 +438,10 @@ fn blob_of(place: &Place, method: Method, digest: &Digest) -> Asking {
 
 fn blob_refused(place: &Place, head: &http::response::Parts) -> Broken {
     let refused = manifests::refused(place, head);
-    match refused.code {
-        Code::ManifestUnknown => {
-            let detail = format!("{} has no such blob", place.registry);
-            Broken::new(Code::BlobUnknown, None, detail)
-        }
-        _ => refused,
+    if refused.code != Code::ManifestUnknown {
+        return refused;
     }
+    Broken::new(Code::BlobUnknown, None, format!("{} has no such blob", place.registry))
 }
 
 fn not_modified(digest: &Digest) -> Given {

@@ -1,0 +1,232 @@
+//! `lab rollout`: a store's machines pull one image, with a real registry and real clients.
+//!
+//! The registry (`docker-registry`) is in the cloud, the clients (`skopeo`) in the store, payments
+//! run all the while. What the registry sent is counted in its own log. Four scenes: all machines
+//! at once; the line cut for twenty seconds in the middle; the gateway killed in the middle; the
+//! image from disk. Beside them nginx with `proxy_cache`, and nothing that keeps anything. What is
+//! not installed is named as absent.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::load::Way;
+use crate::load::payments::{self, Call, Outcome, Payments};
+use crate::preset::LineSpec;
+use crate::say;
+use crate::stats::{Quantiles, real, whole};
+use crate::sys::{self, NANOS_PER_SEC, Nanos};
+use crate::system::ENTRY;
+
+mod hit;
+mod image;
+mod programs;
+mod scene;
+
+use self::programs::Programs;
+use self::scene::{Figures, Mirror, Scene};
+
+/// What the registry may have sent of an image's bytes.
+const RATIO_MAX: f64 = 1.02;
+
+/// What may come twice where a fetch was cut.
+const TWICE_MAX: u64 = 1 << 20;
+
+/// What the first issue's table allows the payments.
+const ADDED_P99_MS: f64 = 20.0;
+
+/// From disk, on one core.
+const HIT_MBIT: f64 = 2_000.0;
+
+#[derive(Args)]
+pub struct RolloutArgs {
+    /// Down/up in Mbit/s.
+    #[arg(long, default_value = "20/5")]
+    line: LineSpec,
+    /// Machines that pull at the same time. Each needs the image's size on disk.
+    #[arg(long, default_value_t = 30)]
+    machines: usize,
+    /// Size of the image.
+    #[arg(long, value_name = "MB", default_value_t = 200)]
+    size: u64,
+    /// Machines that pull through what keeps nothing: each costs the line the image again.
+    #[arg(long, default_value_t = 2)]
+    plain_machines: usize,
+    /// Size of the image for the scenes that are cut, and for the others.
+    #[arg(long, value_name = "MB", default_value_t = 60)]
+    small_size: u64,
+    /// How long the line is cut.
+    #[arg(long, default_value_t = 20)]
+    cut_seconds: u64,
+    /// Scenes to play; all by default.
+    #[arg(long, value_delimiter = ',')]
+    scenes: Vec<Scene>,
+}
+
+/// Plays the scenes, prints a table and a verdict.
+pub fn run(args: &RolloutArgs) -> Result<()> {
+    let programs = match Programs::find() {
+        Ok(programs) => programs,
+        Err(absent) => {
+            say!("SKIPPED: {absent}");
+            return Ok(());
+        }
+    };
+    say!("{}", programs.versions());
+    let all = Scene::ALL.to_vec();
+    let scenes = if args.scenes.is_empty() { &all } else { &args.scenes };
+    say!(
+        "{:<24} {:>5} {:>9} {:>7} {:>8} {:>9} {:>9} {:>7}",
+        "scene",
+        "pulls",
+        "image MB",
+        "ratio",
+        "seconds",
+        "pay p50",
+        "pay p99",
+        "failed"
+    );
+    let mut missed = Vec::new();
+    for scene in scenes {
+        if *scene == Scene::Nginx
+            && let Err(absent) = crate::rivals::Rival::Nginx.program()
+        {
+            say!("{:<24} absent: {absent}", scene.name());
+            continue;
+        }
+        let order = order(args, *scene);
+        let figures = scene::play(&programs, &order)?;
+        tell(*scene, &order, &figures);
+        missed.extend(judge(*scene, &figures));
+    }
+    for text in &missed {
+        say!("MISSED {text}");
+    }
+    ensure!(missed.is_empty(), "the rollout does not hold");
+    Ok(())
+}
+
+fn order(args: &RolloutArgs, scene: Scene) -> scene::Order {
+    let (machines, size) = match scene {
+        Scene::Together => (args.machines, args.size),
+        Scene::Cut | Scene::Killed => (3, args.small_size),
+        Scene::Nginx | Scene::Plain => (args.plain_machines, args.small_size),
+    };
+    let mirror = match scene {
+        Scene::Together | Scene::Cut | Scene::Killed => Mirror::Tillgate,
+        Scene::Nginx => Mirror::Nginx,
+        Scene::Plain => Mirror::None,
+    };
+    let cut = Duration::from_secs(args.cut_seconds);
+    scene::Order { scene, mirror, line: args.line, machines, bytes: size * 1_000_000, cut }
+}
+
+fn tell(scene: Scene, order: &scene::Order, figures: &Figures) {
+    let Figures { sent, bytes, seconds, idle, busy, failed_pulls, .. } = figures;
+    say!(
+        "{:<24} {:>5} {:>9.0} {:>7.3} {seconds:>8.1} {:>9.2} {:>9.2} {:>7}",
+        scene.name(),
+        order.machines,
+        real(*bytes) / 1e6,
+        real(*sent) / real((*bytes).max(1)),
+        busy.p50 - idle.p50,
+        busy.p99 - idle.p50,
+        figures.failed_payments + failed_pulls
+    );
+    if let Some(hit) = &figures.hit {
+        say!(
+            "{:<24} {:.0} Mbit/s with {:.0} % of a core, first byte in {:.2} ms",
+            "  from disk",
+            hit.mbit,
+            hit.cpu_percent,
+            hit.first_byte_ms
+        );
+    }
+}
+
+/// What does not hold.
+fn judge(scene: Scene, figures: &Figures) -> Vec<String> {
+    let mut missed = Vec::new();
+    let name = scene.name();
+    if figures.failed_pulls > 0 {
+        missed.push(format!("{name}: {} pulls failed: {}", figures.failed_pulls, figures.error));
+    }
+    if matches!(scene, Scene::Nginx | Scene::Plain) {
+        // Others may do as they like.
+        return Vec::new();
+    }
+    let ratio = real(figures.sent) / real(figures.bytes.max(1));
+    if scene == Scene::Together && ratio > RATIO_MAX {
+        missed.push(format!("{name}: {ratio:.3} of the image crossed the line"));
+    }
+    if figures.sent > figures.bytes + TWICE_MAX {
+        missed.push(format!("{name}: {} bytes came twice", figures.sent - figures.bytes));
+    }
+    if scene == Scene::Together {
+        let added = figures.busy.p99 - figures.idle.p50;
+        if added > ADDED_P99_MS || figures.failed_payments > 0 {
+            missed.push(format!(
+                "{name}: payments {added:.1} ms later, {} failed",
+                figures.failed_payments
+            ));
+        }
+        match &figures.hit {
+            Some(hit) if hit.mbit >= HIT_MBIT && hit.first_byte_ms <= 2.0 => {}
+            Some(hit) => missed.push(format!(
+                "{name}: {:.0} Mbit/s from disk, first byte in {:.2} ms",
+                hit.mbit, hit.first_byte_ms
+            )),
+            None => missed.push(format!("{name}: nothing came from disk")),
+        }
+    }
+    missed
+}
+
+/// Payments while `pulls` run.
+struct Tills {
+    payments: Payments,
+    idle: [Nanos; 2],
+}
+
+impl Tills {
+    /// Payments through `way`, and what they are like alone.
+    fn start(way: Way, idle_seconds: f64) -> Result<Self> {
+        let plan = payments::Plan { way, per_second: 25.0, connections: 16 };
+        let payments = Payments::start(plan)?;
+        rest(3.0);
+        let from = sys::now();
+        rest(idle_seconds);
+        Ok(Self { payments, idle: [from, sys::now()] })
+    }
+
+    /// What they were alone, what since `from`, and how many failed.
+    fn stop(self, from: Nanos) -> (Quantiles, Quantiles, u64) {
+        let to = sys::now();
+        let calls = self.payments.stop();
+        let failed = calls.iter().filter(|call| call.outcome == Outcome::Failed).count();
+        (latency(&calls, self.idle), latency(&calls, [from, to]), failed as u64)
+    }
+}
+
+fn latency(calls: &[Call], [from, to]: [Nanos; 2]) -> Quantiles {
+    let inside = calls.iter().filter(|call| (from..to).contains(&call.due));
+    Quantiles::of_micros(inside.map(|call| call.took_us))
+}
+
+fn rest(seconds: f64) {
+    sys::sleep_until(sys::now() + whole(seconds * real(NANOS_PER_SEC)));
+}
+
+/// How payments reach the cloud.
+const fn way(mirror: Mirror) -> Way {
+    match mirror {
+        Mirror::Tillgate => Way::Entry(ENTRY),
+        Mirror::Nginx | Mirror::None => Way::Direct,
+    }
+}
+
+/// Where the mirror listens in the store.
+const MIRROR: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 5_055));
