@@ -18,7 +18,7 @@ use tillgate_core::matching::{
     BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
     RouteTable, Rule, TrafficPolicy,
 };
-use tillgate_core::mirror::{CacheSpec, Direct, MirrorSpec, ServeSpec, UpstreamSpec};
+use tillgate_core::mirror::{CacheSpec, Direct, MirrorSpec, ServeSpec, Unknown, UpstreamSpec};
 use tillgate_core::tls::{ClientTls, ServerTls};
 use tillgate_core::units::{BitRate, PerDirection, Percent};
 
@@ -327,6 +327,7 @@ impl Store {
             class: classes(self.max_wait).id("image-pull").expect("a built-in class"),
             login: None,
             direct: Direct::Refused,
+            unknown: Unknown::Hold,
         };
         let mut mirror = MirrorSpec {
             name: "images".into(),

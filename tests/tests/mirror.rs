@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tillgate_core::backend::{BackendProtocol, Location};
-use tillgate_core::mirror::{Direct, Login, MirrorSpec};
+use tillgate_core::civil::Timestamp;
+use tillgate_core::gate::Gate;
+use tillgate_core::mirror::{Direct, Login, MirrorSpec, Unknown};
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::registry::{Registry, Twist};
@@ -626,4 +628,141 @@ fn what_is_sent_into_the_store_keeps_its_rate_and_its_turns() {
     let took = tillgate_tests::now() - before;
     assert!(took >= Duration::from_millis(1000), "{took:?}");
     gateway.expect_metric(r#"tillgate_mirror_pulls{state="running"}"#, 0.0);
+}
+
+/// The gate of a store with a rollout of `images` (repository and digest) and these documents.
+fn gate(images: &[(&str, &str)], documents: &str) -> Gate {
+    let images: Vec<String> = images
+        .iter()
+        .map(|(repository, digest)| format!("{{repository: {repository}, digest: '{digest}'}}"))
+        .collect();
+    let text = format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: store-0412}}\nspec:\n  \
+         timeZone: Etc/UTC\n  links:\n    \
+         - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}\n\
+         ---\napiVersion: tillgate.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: pos}}\nspec:\n  \
+         artifacts: [{{registry: docker.io, repositories: ['pos/**']}}]\n  \
+         trafficClass: image-pull\n  release: {{name: pos-47, images: [{}]}}\n  \
+         whenHeld: {{action: Hold, retryAfter: 15m}}\n  \
+         rings: [{{name: broad, storeSelector: {{}}}}]\n  promotion: {{mode: Manual}}\n  \
+         releasedThrough: broad\n{documents}",
+        images.join(", ")
+    );
+    let effective = tillgate_config::load_text("gate.yaml", &text);
+    effective.map_err(|report| report.to_text()).expect("a gate").gate
+}
+
+/// A freeze that ends in so many seconds.
+fn freeze(seconds: i64) -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let at = |seconds: i64| {
+        let at = Timestamp(i64::try_from(now).expect("before the end of time") + seconds);
+        at.to_string().trim_end_matches('Z').to_owned()
+    };
+    format!(
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
+         appliesTo: {{rollouts: ['*']}}\n  from: '{}'\n  until: '{}'\n  timeZone: Etc/UTC\n  \
+         reason: a test\n",
+        at(-3600),
+        at(seconds)
+    )
+}
+
+#[test]
+fn a_frozen_release_is_held_and_opens_by_itself() {
+    let (registry, folder) = (Registry::start(), folder());
+    let digest = registry.manifest("pos/checkout", "47", r#"{"schemaVersion":2}"#);
+    let mut effective = store(&registry, &folder, |_| ()).build();
+    effective.gate = gate(&[("pos/checkout", &digest)], &freeze(3));
+    let gateway = Gateway::start(effective);
+    let began = tillgate_tests::now();
+    for reference in ["47", &digest] {
+        let held = get(&gateway, &format!("/v2/pos/checkout/manifests/{reference}"));
+        let text = held.text();
+        assert_eq!((held.status, &*code(&held)), (429, "HELD"), "{text}");
+        assert!(text.contains(r#""heldBy":["Freeze/peak"]"#), "{text}");
+        assert!(text.contains(r#""code":"TOOMANYREQUESTS""#), "{text}");
+        // It comes back when it opens, not in the rollout's quarter of an hour.
+        let wait: u64 = held.header("retry-after").expect("when").parse().unwrap();
+        assert!((1..=3).contains(&wait), "{wait}");
+    }
+    assert!(registry.asked("GET /v2/pos/checkout/manifests/sha256").is_empty());
+    gateway.expect_metric(r#"tillgate_failures_total{class="image-pull",reason="pull_held"}"#, 2.0);
+    eventually("it opens by itself", || {
+        (get(&gateway, "/v2/pos/checkout/manifests/47").status == 200).then_some(())
+    });
+    let took = tillgate_tests::now() - began;
+    assert!(took <= Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn what_lies_on_disk_as_a_whole_is_never_held() {
+    let (registry, folder) = (Registry::start(), folder());
+    let (layer, config) = (registry.blob(b"layer"), registry.blob(b"config"));
+    let body = format!(r#"{{"config":{{"digest":"{config}"}},"layers":[{{"digest":"{layer}"}}]}}"#);
+    let manifest = registry.manifest("pos/checkout", "47", &body);
+    let index = format!(r#"{{"manifests":[{{"digest":"{manifest}"}}]}}"#);
+    let index = registry.manifest("pos/checkout", "48", &index);
+    let gateway = start(&registry, &folder);
+    let path = |reference: &str| format!("/v2/pos/checkout/manifests/{reference}");
+    for reference in [&*index, &manifest] {
+        assert_eq!(get(&gateway, &path(reference)).status, 200);
+    }
+    let frozen = |digest: &str| {
+        let mut effective = store(&registry, &folder, |_| ()).digest(digest).build();
+        effective.gate = gate(&[("pos/checkout", &index)], &freeze(3600));
+        effective
+    };
+    gateway.control.reload(frozen("sha256:frozen")).unwrap();
+    // Its layers are not there yet.
+    assert_eq!(get(&gateway, &path(&manifest)).status, 429);
+    for digest in [&layer, &config] {
+        assert_eq!(get(&gateway, &blob_path(digest)).status, 200, "a pull that has begun ends");
+    }
+    eventually("all of it is there", || {
+        (gateway.metric("tillgate_mirror_blobs") >= 2.0).then_some(())
+    });
+    assert_eq!(get(&gateway, &path(&manifest)).status, 200);
+    assert_eq!(get(&gateway, &path(&index)).status, 200, "by its index too");
+    // The box that is replaced asks another process.
+    drop(gateway);
+    registry.twist(|_, _| Twist::Close);
+    let gateway = Gateway::start(frozen("sha256:frozen"));
+    for reference in [&*index, &manifest] {
+        assert_eq!(get(&gateway, &path(reference)).status, 200);
+    }
+}
+
+#[test]
+fn an_index_releases_what_it_names_and_nothing_else_is_released() {
+    let (registry, folder) = (Registry::start(), folder());
+    let manifest = registry.manifest("pos/checkout", "amd64", r#"{"layers":[]}"#);
+    let index = format!(r#"{{"manifests":[{{"digest":"{manifest}"}}]}}"#);
+    let index = registry.manifest("pos/checkout", "47", &index);
+    let stray = registry.manifest("pos/checkout", "48", r#"{"schemaVersion":2}"#);
+    let other = registry.manifest("pos/secret", "1", r#"{"schemaVersion":1}"#);
+    let gated = |change: fn(&mut MirrorSpec), digest: &str| {
+        let mut effective = store(&registry, &folder, change).digest(digest).build();
+        let prohibition = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Prohibition\n\
+             metadata: {name: no-secrets}\nspec:\n  storeSelector:\n    \
+             matchExpressions: [{key: closed, operator: DoesNotExist}]\n  \
+             artifacts: [{registry: docker.io, repositories: [pos/secret]}]\n  reason: not for stores\n";
+        effective.gate = gate(&[("pos/checkout", &index)], prohibition);
+        effective
+    };
+    let gateway = Gateway::start(gated(|_| (), "sha256:one"));
+    let path = |repository: &str, digest: &str| format!("/v2/{repository}/manifests/{digest}");
+    assert_eq!(get(&gateway, &path("pos/checkout", &manifest)).status, 429, "nobody named it yet");
+    assert_eq!(get(&gateway, &path("pos/checkout", &index)).status, 200);
+    assert_eq!(get(&gateway, &path("pos/checkout", &manifest)).status, 200);
+    let unknown = get(&gateway, &path("pos/checkout", &stray));
+    assert_eq!((unknown.status, &*code(&unknown)), (429, "HELD"));
+    assert!(unknown.text().contains("UnknownArtifact"), "{}", unknown.text());
+    let forbidden = get(&gateway, &path("pos/secret", &other));
+    assert_eq!((forbidden.status, &*code(&forbidden)), (403, "DENIED"));
+    assert!(forbidden.text().contains("Prohibition/no-secrets"), "{}", forbidden.text());
+    let allow = |spec: &mut MirrorSpec| spec.upstreams[0].unknown = Unknown::Allow;
+    gateway.control.reload(gated(allow, "sha256:two")).unwrap();
+    assert_eq!(get(&gateway, &path("pos/checkout", &stray)).status, 200);
+    assert_eq!(get(&gateway, &path("pos/secret", &other)).status, 403);
 }

@@ -12,7 +12,7 @@ use tillgate_core::class::{ClassId, ClassTable};
 use tillgate_core::listener::{ListenerProtocol, ListenerSpec};
 use tillgate_core::matching::{HostPattern, RouteTable};
 use tillgate_core::mirror::{
-    CacheSpec, Direct, FetchSpec, Login, MirrorSpec, ServeSpec, TagSpec, UpstreamSpec,
+    CacheSpec, Direct, FetchSpec, Login, MirrorSpec, ServeSpec, TagSpec, Unknown, UpstreamSpec,
 };
 
 use super::backends::{Compiled, location};
@@ -21,7 +21,7 @@ use super::{Input, Output, dangling, routes, step};
 use crate::defaults;
 use crate::document::Spot;
 use crate::kinds::Kind;
-use crate::kinds::registry_mirror::{RegistryDoc, RegistryMirrorSpec};
+use crate::kinds::registry_mirror::{RegistryDoc, RegistryMirrorSpec, UnknownArtifacts};
 use crate::scalar::Whole;
 
 mod registry;
@@ -200,6 +200,15 @@ fn one(
             username: auth.username.0.as_str().into(),
             password_file: auth.password_file.0.clone(),
         }),
+        unknown: out.value(
+            &format!("{base}.unknownArtifacts"),
+            &spot.key("unknownArtifacts"),
+            registry.unknown_artifacts.map(|what| match what {
+                UnknownArtifacts::Hold => Unknown::Hold,
+                UnknownArtifacts::Allow => Unknown::Allow,
+            }),
+            Unknown::Hold,
+        ),
         direct: out.value(
             &format!("{base}.allowDirect"),
             &spot.key("allowDirect"),

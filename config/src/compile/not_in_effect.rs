@@ -9,7 +9,7 @@ use crate::kinds::Kind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 7] = [
+const NOT_BUILT: [(Kind, &[&str]); 8] = [
     (Kind::Store, &["hours"]),
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
@@ -23,20 +23,28 @@ const NOT_BUILT: [(Kind, &[&str]); 7] = [
             "rules.*.idempotency",
         ],
     ),
-    (Kind::RegistryMirror, &["registries.*.credentialsSecret", "registries.*.unknownArtifacts"]),
+    (Kind::RegistryMirror, &["registries.*.credentialsSecret"]),
+    (
+        Kind::Rollout,
+        &[
+            "trafficClass",
+            "limits",
+            "alwaysAllow",
+            "onWindowClose",
+            "whenHeld.action",
+            "whenHeld.rate",
+            "pauseWhile",
+            "prefetch",
+        ],
+    ),
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
 /// Kinds of which nothing is in effect.
-const WHOLE: [Kind; 7] = [
-    Kind::Bundle,
-    Kind::ChangeWindow,
-    Kind::Freeze,
-    Kind::Override,
-    Kind::Prohibition,
-    Kind::RingPromotion,
-    Kind::Rollout,
-];
+const WHOLE: [Kind; 3] = [Kind::Bundle, Kind::Override, Kind::RingPromotion];
+
+/// Kinds that are the gate in front of the mirror, and nothing without one.
+const GATE: [Kind; 4] = [Kind::ChangeWindow, Kind::Freeze, Kind::Prohibition, Kind::Rollout];
 
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
 const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
@@ -45,7 +53,8 @@ const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
 pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
     let mut found = Vec::new();
     for document in selected.all() {
-        if WHOLE.contains(&document.kind) {
+        let is_idle = selected.mirror.is_none() && GATE.contains(&document.kind);
+        if is_idle || WHOLE.contains(&document.kind) {
             let spot = document.name_spot();
             found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
             continue;

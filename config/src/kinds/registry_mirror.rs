@@ -84,7 +84,8 @@ pub struct RegistryDoc {
     /// Secret of the Bootstrap that holds `user:password`. Not built yet.
     #[serde(default)]
     pub credentials_secret: Option<Name>,
-    /// What happens to images that no Rollout names; `Hold` without it. Not built yet.
+    /// What happens to images that no Rollout has released, where Rollouts name this registry;
+    /// `Hold` without it.
     #[serde(default)]
     pub unknown_artifacts: Option<UnknownArtifacts>,
     /// Tills may also reach it around the mirror; `false` without it, because a runtime that

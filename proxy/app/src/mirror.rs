@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use tillgate_core::mirror::budget::Budget;
-use tillgate_core::mirror::{Code, MirrorSpec, Verdict};
+use tillgate_core::mirror::{Code, MirrorSpec};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::client::Pool;
@@ -22,6 +22,7 @@ use tillgate_net::upstream::Resolver;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::gate::Members;
 use self::manifests::Flights;
 use self::pulls::Pulls;
 use self::token::Tokens;
@@ -57,6 +58,7 @@ pub(crate) struct Mirror {
     pulls: Pulls,
     tokens: Tokens,
     flights: Flights,
+    members: Members,
     connectors: Connectors,
     budget: Mutex<Budget>,
     /// Connections to registries inside the store.
@@ -110,6 +112,7 @@ impl Mirror {
             meters,
             tokens: Tokens::default(),
             flights: Flights::default(),
+            members: Members::default(),
             connectors: Connectors::default(),
             budget: Mutex::default(),
             local: Pool::new(Arc::clone(resolver)),
@@ -166,11 +169,6 @@ impl Mirror {
         let done = self.handle.spawn(work).await;
         done.map_err(|_| Broken::new(Code::Unavailable, Some(Failure::Internal), "it broke off"))
     }
-
-    /// May this manifest be pulled?
-    fn verdict(&self, asked: &gate::Asked<'_>) -> Verdict {
-        gate::verdict(self, asked)
-    }
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -179,11 +177,20 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Looks after what idles, until the mirror is gone.
 async fn sweep(mirror: Weak<Mirror>) {
+    let mut pinned_for = None;
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let Some(mirror) = mirror.upgrade() else { return };
         let now = clock::now();
         mirror.local.sweep(now);
         mirror.store.recover(now).await;
+        let Some(running) = mirror.gateway.upgrade().map(|gateway| gateway.running()) else {
+            return;
+        };
+        let state = (Arc::clone(&running.effective.digest), mirror.store.manifests());
+        if pinned_for.as_ref() != Some(&state) {
+            mirror.pin(&running.effective.gate).await;
+            pinned_for = Some(state);
+        }
     }
 }

@@ -62,6 +62,15 @@ pub enum Direct {
     Allowed,
 }
 
+/// What becomes of images that no rollout has released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are held.
+    Hold,
+    /// They are pulled.
+    Allow,
+}
+
 /// One registry that is mirrored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSpec {
@@ -79,6 +88,8 @@ pub struct UpstreamSpec {
     pub login: Option<Login>,
     /// Whether the store may reach it past the mirror.
     pub direct: Direct,
+    /// What becomes of images that no rollout has released, where rollouts name this registry.
+    pub unknown: Unknown,
 }
 
 /// An account at a registry.

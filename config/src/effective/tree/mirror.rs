@@ -2,7 +2,7 @@
 //!
 //! Shown only where there is one, so that a store without it reads and digests as it did before.
 
-use tillgate_core::mirror::{Direct, MirrorSpec, UpstreamSpec};
+use tillgate_core::mirror::{Direct, MirrorSpec, Unknown, UpstreamSpec};
 
 use super::{Effective, Value, class_name, list, map, number, optional, text};
 use crate::scalar::{duration_text, size_text};
@@ -50,6 +50,10 @@ fn of_upstream(one: &UpstreamSpec, config: &Effective) -> Value {
             ("passwordFile", text(login.password_file.display())),
         ])
     });
+    let unknown = match one.unknown {
+        Unknown::Hold => "Hold",
+        Unknown::Allow => "Allow",
+    };
     map([
         ("host", text(&one.registry)),
         ("prefix", optional(one.prefix.as_ref(), text)),
@@ -57,6 +61,7 @@ fn of_upstream(one: &UpstreamSpec, config: &Effective) -> Value {
         ("askedAs", text(&one.host)),
         ("trafficClass", class_name(Some(one.class), config)),
         ("auth", auth),
+        ("unknownArtifacts", text(unknown)),
         ("allowDirect", Value::Flag(one.direct == Direct::Allowed)),
     ])
 }

@@ -30,7 +30,6 @@ use tillgate_net::mirror::{Broken, Claim, Live, Reader, Source, Through};
 
 use super::answer::{self, Refused};
 use super::fetch;
-use super::gate::Asked;
 use super::lists;
 use super::manifests::{self, Wanted};
 use super::upstream::{Asking, is_metered};
@@ -187,13 +186,14 @@ impl Story<'_> {
     async fn manifest(&self, place: &Place, wanted: &Wanted) -> Result<Given, Refused> {
         if let Wanted::Digest(digest) = wanted {
             // Before anything crosses the line.
-            self.pass(place, digest, self.mirror.store.has_manifest(digest))?;
+            self.pass(place, digest).await?;
         }
         let found = self.mirror.manifest(place, wanted).await?;
         let digest = found.manifest.digest;
         if matches!(wanted, Wanted::Tag(_)) {
-            self.pass(place, &digest, found.kept)?;
+            self.pass(place, &digest).await?;
         }
+        self.mirror.members.learn(&found.manifest);
         self.mirror.meters.serve(match (&found.stale, found.kept) {
             (Some(_), _) => Served::Stale,
             (None, true) => Served::Hit,
@@ -217,8 +217,8 @@ impl Story<'_> {
     }
 
     /// Whether the gate lets a manifest pass.
-    fn pass(&self, place: &Place, digest: &Digest, kept: bool) -> Result<(), Refused> {
-        match self.mirror.verdict(&Asked { place, digest, kept }) {
+    async fn pass(&self, place: &Place, digest: &Digest) -> Result<(), Refused> {
+        match self.mirror.verdict(self.running, place, digest).await {
             Verdict::Allowed => Ok(()),
             Verdict::Held { by, reason, retry_after, opens } => {
                 let failure = Some(Failure::PullHeld);

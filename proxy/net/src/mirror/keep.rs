@@ -63,6 +63,11 @@ impl Store {
         self.inner().manifests.get(digest).is_some()
     }
 
+    /// How many manifests are kept.
+    pub fn manifests(&self) -> usize {
+        self.inner().manifests.len()
+    }
+
     /// Keeps a manifest, if it can be kept.
     pub async fn keep_manifest(&self, manifest: &Manifest) {
         let Some(disk) = self.disk() else { return };

@@ -257,6 +257,11 @@ impl Store {
         stored.or_else(|| inner.live.get(digest)?.progress().1)
     }
 
+    /// Whether `digest` is there as a whole.
+    pub fn is_stored(&self, digest: &Digest) -> bool {
+        self.inner().blobs.get(digest).is_some()
+    }
+
     fn mark(&self, path: Arc<std::path::Path>, now: u64) {
         let writing = self.writing.clone();
         // An order of use that is a little wrong harms nobody.
