@@ -746,7 +746,8 @@ fn an_index_releases_what_it_names_and_nothing_else_is_released() {
         let prohibition = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Prohibition\n\
              metadata: {name: no-secrets}\nspec:\n  storeSelector:\n    \
              matchExpressions: [{key: closed, operator: DoesNotExist}]\n  \
-             artifacts: [{registry: docker.io, repositories: [pos/secret]}]\n  reason: not for stores\n";
+             artifacts: [{registry: docker.io, repositories: [pos/secret]}]\n  \
+             reason: not for stores\n";
         effective.gate = gate(&[("pos/checkout", &index)], prohibition);
         effective
     };
