@@ -192,11 +192,7 @@ pub const PASSIVE: PassiveSpec = PassiveSpec {
     window: Duration::from_secs(10),
     ratio: percent(50),
     volume: 20,
-    breaker: BreakerSpec {
-        base: Duration::from_secs(1),
-        max: Duration::from_secs(60),
-        trials: 3,
-    },
+    breaker: BreakerSpec { base: Duration::from_secs(1), max: Duration::from_secs(60), trials: 3 },
     stall: StallSpec { floor: Duration::from_millis(100), multiplier: 2 },
 };
 

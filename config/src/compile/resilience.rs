@@ -144,9 +144,9 @@ pub(super) fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
         let status = |code: &Whole<400, 599>| StatusCode::from_u16(code.fit()).ok();
         codes.iter().filter_map(status).collect::<Vec<_>>()
     });
-    let unsafe_methods = given.and_then(|given| given.unsafe_methods).map(|flag| {
-        if flag.0 { Methods::All } else { Methods::Idempotent }
-    });
+    let unsafe_methods = given
+        .and_then(|given| given.unsafe_methods)
+        .map(|flag| if flag.0 { Methods::All } else { Methods::Idempotent });
     let attempts = given.and_then(|given| given.attempts).map(Whole::fit);
     let (backoff_base, backoff_max) = backoff(about, given, (&spot, &base), out);
     let retry = RetrySpec {
@@ -158,7 +158,8 @@ pub(super) fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
         ),
         backoff_base,
         backoff_max,
-        codes: out.value(&path("codes"), &spot.key("codes"), codes, Vec::new()),
+        codes: codes
+            .map_or_else(Vec::new, |codes| out.given(&path("codes"), &spot.key("codes"), codes)),
         methods: out.value(
             &path("unsafeMethods"),
             &spot.key("unsafeMethods"),
@@ -298,7 +299,7 @@ fn explain_time(about: &About<'_>, retry: &RetrySpec, out: &mut Output) {
     };
     if one.0.saturating_mul(retry.attempts + 1) > request && retry.attempts > 0 {
         out.report.lints.push(about.spot.key("retry").key("attempts").finding(format!(
-            "{} tries of `backendRequest` each take longer than `timeouts.request` allows, so the \
+            "together, {} tries of `backendRequest` each take longer than `timeouts.request` allows, so the \
              last ones are cut short: lower `backendRequest`, or the number of attempts",
             retry.attempts + 1
         )));
@@ -343,7 +344,8 @@ pub(super) fn loops(
 
 /// Whether an endpoint is a listener that takes HTTP.
 fn leads_to(backend: &BackendSpec, listener: &ListenerSpec) -> bool {
-    let takes = matches!(listener.protocol, ListenerProtocol::Http | ListenerProtocol::ForwardProxy);
+    let takes =
+        matches!(listener.protocol, ListenerProtocol::Http | ListenerProtocol::ForwardProxy);
     let address = listener.address;
     takes
         && address.port() != 0

@@ -71,7 +71,7 @@ pub struct BackendSpecDoc {
     pub tcp_user_timeout: Option<DurationText>,
     /// How the servers are watched.
     #[serde(default)]
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Box<HealthCheck>>,
     /// Bounds beyond which the backend is spared.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreaker>,

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::scalar::{DurationText, Fqdn, HeaderField, Name, Percentage, UrlPath, Whole};
+use crate::scalar::{DurationText, Fqdn, HeaderField, Percentage, UrlPath, Whole};
 
 /// How the servers are watched.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -29,7 +29,7 @@ pub enum DataAge {
     /// In this header of its answers.
     Header(HeaderField),
     /// In this member of the JSON object that the health path answers with.
-    Field(Name),
+    Field(String),
 }
 
 /// Probes.

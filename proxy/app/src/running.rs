@@ -15,8 +15,10 @@ use tillgate_core::backend::{
     Timeouts,
 };
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
+use tillgate_core::failover::Wiring;
 use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
+use tillgate_net::circuit::Circuit;
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
 use tillgate_net::limit::{Book, RuleLimits};
@@ -27,6 +29,7 @@ use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
 use crate::export::Spans;
+use crate::failover::Failover;
 use crate::lines::{Lines, Names};
 use crate::serve::session;
 
@@ -50,6 +53,12 @@ const EGRESS_POOL: PoolLimit = PoolLimit {
     idle_timeout: defaults::POOL_IDLE,
     age_max: defaults::POOL_AGE,
 };
+
+/// The class that probes travel in: never behind bulk.
+const PROBE_CLASS: &str = "control";
+
+/// Connections of probes to one endpoint: one, and a fresh one where that is not trusted.
+const PROBE_POOL: PoolLimit = PoolLimit { connections_max: 4, waiting_max: 4, ..EGRESS_POOL };
 
 /// Metrics' name for requests that met no route.
 const NO_ROUTE: &str = "none";
@@ -76,6 +85,11 @@ pub(crate) struct Running {
     listeners: Vec<OnceLock<Listener>>,
     connectors: Connectors,
     lines: Lines,
+    /// Where calls may go, as the board says.
+    pub(crate) wiring: Wiring,
+    pub(crate) failover: Arc<Failover>,
+    /// By backend.
+    circuits: Vec<Arc<Circuit>>,
     metrics: Arc<Metrics>,
     /// Where lines of the access log go.
     pub(crate) access: Arc<AccessLog>,
@@ -92,6 +106,7 @@ pub(crate) struct Sinks {
     pub(crate) spans: Spans,
     pub(crate) rates: Arc<Book>,
     pub(crate) memory: Arc<Ledger>,
+    pub(crate) failover: Arc<Failover>,
 }
 
 impl std::fmt::Debug for Running {
@@ -135,11 +150,11 @@ impl Running {
         sinks: Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans, rates, memory } = sinks;
+        let Sinks { metrics, access, spans, rates, memory, failover } = sinks;
         memory.set_ceiling(effective.process.buffer_bytes_max);
         let rules = effective.routes.rules.iter();
-        let rates = rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits));
-        let rates = rates.collect();
+        let rates =
+            rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits)).collect();
         let tiers = tiers(&effective);
         let telemetry = &effective.telemetry;
         let logs = effective.classes.iter().any(|(id, _)| telemetry.access_log.of(id).is_some());
@@ -171,11 +186,16 @@ impl Running {
             .iter()
             .map(|backend| session::endpoint_names(&backend.name, &backend.endpoints))
             .collect();
-        let no_route = {
-            let class = &classes[default_class.index()];
-            metrics.request(&class.spec.name, &NO_ROUTE.into())
+        let class = &classes[default_class.index()].spec.name;
+        let no_route = metrics.request(class, &NO_ROUTE.into());
+        let probing = effective.classes.id(PROBE_CLASS).unwrap_or(default_class);
+        let link_of = |location| {
+            let spec = effective.classes.get(probing);
+            let link = link_for(Destination { location }, spec, &effective.links)?;
+            Some(lines.get(&effective.links[usize::from(link.0)].name)?.0)
         };
-        let egress_rules = effective.egress.as_ref().map_or(0, |egress| egress.rules.len());
+        let wiring = failover.follow(&effective, link_of);
+        let egress_rules = effective.egress.as_ref().map_or(0, |one| one.rules.len());
         Self {
             routes: table(effective.routes.rules.len()),
             egress: table(egress_rules + 1),
@@ -188,6 +208,9 @@ impl Running {
             endpoint_names,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
             connectors,
+            wiring,
+            circuits: failover.circuits(&effective),
+            failover,
             classes,
             lines,
             metrics,
@@ -267,6 +290,11 @@ impl Running {
     /// Whether a backend is inside the store.
     pub(crate) fn location(&self, backend: BackendId) -> Location {
         self.effective.backend(backend).location
+    }
+
+    /// The places at a backend.
+    pub(crate) fn circuit(&self, backend: BackendId) -> &Arc<Circuit> {
+        &self.circuits[usize::from(backend.0)]
     }
 
     /// TLS to the servers of a backend, if it has it.
@@ -387,6 +415,36 @@ impl Running {
         let name = &self.effective.links[usize::from(link.0)].name;
         let (stable, link) = self.lines.get(name)?;
         Some((stable, Lane { link, class: Arc::clone(&class.spec) }))
+    }
+
+    /// How probes reach an endpoint of a backend.
+    pub(crate) fn probe_target(
+        &self,
+        spec: &BackendSpec,
+        endpoint: usize,
+        timeout: Duration,
+    ) -> Target {
+        let class = self.effective.classes.id(PROBE_CLASS).unwrap_or(self.default_class);
+        let position = self.effective.backends.iter().position(|one| one.name == spec.name);
+        let backend = BackendId(position.and_then(|at| u16::try_from(at).ok()).unwrap_or(0));
+        let mut target = self.new_target(TargetFacts {
+            name: &spec.name,
+            endpoint: spec.endpoints[endpoint].clone(),
+            addresses: None,
+            location: spec.location,
+            wire: wire(spec.protocol),
+            tls: self.connectors.of(backend),
+            limit: PROBE_POOL,
+            class,
+            connect: timeout,
+            dns: spec.dns,
+            tcp: spec.tcp,
+        });
+        target.spares = 0;
+        match spec.proxy_protocol {
+            Some(version) => target.for_client(version, ([127, 0, 0, 1], 0).into()),
+            None => target,
+        }
     }
 
     fn new_target(&self, facts: TargetFacts<'_>) -> Target {

@@ -141,6 +141,8 @@ impl Outcome {
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
+    /// Its name has no address.
+    Unresolved,
     /// Nothing listens there.
     Refused,
     /// There is no way there.
@@ -164,6 +166,7 @@ impl Loss {
     /// As printed in status, metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Unresolved => "unresolved",
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
@@ -225,6 +228,7 @@ impl Cause {
             Self::Probe(Probed::Good) => "probe",
             Self::Probe(Probed::Unwell(_)) => "probe_status",
             Self::Probe(Probed::NotServing) => "probe_not_serving",
+            Self::Probe(Probed::Lost(Loss::Unresolved)) => "probe_unresolved",
             Self::Probe(Probed::Lost(Loss::Refused)) => "probe_refused",
             Self::Probe(Probed::Lost(Loss::Unreachable)) => "probe_unreachable",
             Self::Probe(Probed::Lost(Loss::ConnectTimeout)) => "probe_connect_timeout",

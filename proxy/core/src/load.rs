@@ -65,7 +65,7 @@ pub struct Load {
     answers_probes: AtomicBool,
     /// Calls that are not over.
     calls: AtomicU32,
-    /// Of these, those that wait for a byte.
+    /// Of these, those whose answer has begun and does not go on.
     owing: AtomicU32,
     owing_since: AtomicU64,
     /// The last byte of any call.
@@ -145,7 +145,7 @@ impl Load {
         self.calls.load(Relaxed)
     }
 
-    /// A byte is owed from now on, until [`Self::paid`].
+    /// The next piece of an answer's body is owed from now on, until [`Self::paid`].
     pub fn owe(&self, now: Instant) {
         if self.owing.fetch_add(1, Relaxed) == 0 {
             self.owing_since.store(self.micros(now), Relaxed);

@@ -3,6 +3,7 @@
 //! This crate drives the machines of `tillgate-core` with real sockets and real time. It knows
 //! how to move bytes, never who deserves what.
 
+pub mod circuit;
 pub mod clock;
 pub mod drain;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod listen;
 pub mod memory;
 pub mod metrics;
 pub mod otlp;
+pub mod probe;
 pub mod proxy_protocol;
 mod seldom;
 pub mod shaped;

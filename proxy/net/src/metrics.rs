@@ -18,12 +18,14 @@ use tillgate_core::units::{Direction, PerDirection};
 
 use crate::error::TABLE;
 
+mod failover;
 mod floods;
 mod lines;
 mod meters;
 mod telemetry;
 mod tls;
 
+pub use self::failover::FailoverMeters;
 pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};

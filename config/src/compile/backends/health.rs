@@ -31,7 +31,7 @@ pub(super) fn health(
     (spot, base): (&Spot<'_>, &str),
     out: &mut Output,
 ) -> HealthSpec {
-    let given = backend.spec.health_check.as_ref();
+    let given = backend.spec.health_check.as_deref();
     let spot = spot.key("healthCheck");
     if !is_http(protocol) {
         if given.is_some() {
@@ -47,8 +47,7 @@ pub(super) fn health(
     let active =
         self::active(active, protocol, (&spot.key("active"), &format!("{base}.active")), out);
     let passive = given.and_then(|given| given.passive).unwrap_or_default();
-    let passive =
-        self::passive(&passive, (&spot.key("passive"), &format!("{base}.passive")), out);
+    let passive = self::passive(&passive, (&spot.key("passive"), &format!("{base}.passive")), out);
     let age = given.and_then(|given| given.data_age.as_ref());
     let data_age = data_age(age, &active.kind, (&spot.key("dataAge"), &base), out);
     HealthSpec { active: Some(active), passive, data_age }
@@ -273,8 +272,15 @@ fn data_age(
 ) -> Option<AgeSource> {
     let source = match given? {
         DataAge::Header(name) => AgeSource::Header(name.0.clone()),
-        DataAge::Field(name) => AgeSource::Field(Arc::from(name.0.as_str())),
+        DataAge::Field(name) => AgeSource::Field(Arc::from(name.as_str())),
     };
+    if let AgeSource::Field(name) = &source
+        && (name.is_empty() || name.contains(['"', '\\']))
+    {
+        out.error(spot.key("field").finding(format!(
+            "`{name}` is no name of a member: write it as in the document, as `replicationLag`"
+        )));
+    }
     let has_body = matches!(kind, ProbeKind::Http { method, .. } if *method == Method::GET);
     if matches!(source, AgeSource::Field(_)) && !has_body {
         out.error(spot.key("field").finding(

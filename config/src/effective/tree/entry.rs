@@ -9,7 +9,7 @@ use tillgate_core::tls::{
     ClientAuth, ClientCertificates, ClientTls, KeyPair, ServerTls, TlsVersion, TrustAnchors,
 };
 
-use super::{health, Effective, Value, class_name, list, location, map, number, optional, text};
+use super::{Effective, Value, class_name, health, list, location, map, number, optional, text};
 use crate::compile::{dials, has_class, limit_applies, protocol_text};
 use crate::effective::telemetry::{ClassLog, LogOutput, LoggedHeader, TracingSpec};
 use crate::scalar::{duration_text, size_text};

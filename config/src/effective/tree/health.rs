@@ -46,7 +46,7 @@ fn of_probe(probe: &ProbeSpec) -> Value {
             entry("http", Value::Map(shown))
         }
         ProbeKind::Grpc { service } => entry("grpc", map([("service", text(service))])),
-        ProbeKind::Tcp => entry("tcp", Value::Map(Vec::new())),
+        ProbeKind::Tcp => entry("tcp", text("connect")),
     };
     Value::Map(vec![
         kind,
@@ -107,10 +107,13 @@ pub(super) fn of_retry(retry: &RetrySpec) -> Value {
         entry("attempts", number(retry.attempts)),
         entry("backoff", text(duration_text(retry.backoff_base))),
         entry("maxBackoff", text(duration_text(retry.backoff_max))),
-        entry("codes", list(&retry.codes, |code: &StatusCode| number(code.as_u16()))),
         entry("unsafeMethods", Value::Flag(retry.methods == Methods::All)),
         entry("bufferSize", text(size_text(retry.buffer_bytes.into()))),
     ];
+    if !retry.codes.is_empty() {
+        let code = |code: &StatusCode| number(code.as_u16());
+        shown.push(entry("codes", list(&retry.codes, code)));
+    }
     if let Some(hedge) = &retry.hedge {
         let after = if hedge.min == hedge.max {
             duration_text(hedge.max)

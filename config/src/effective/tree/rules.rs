@@ -15,7 +15,7 @@ use tillgate_core::limit::{RateKey, RateLimit};
 use tillgate_core::matching::{BackendRef, PathMatch, RequestMatch, Rule};
 use tillgate_core::tls::SanMatch;
 
-use super::{health, Effective, Value, class_name, list, map, number, text};
+use super::{Effective, Value, class_name, health, list, map, number, text};
 use crate::compile::host_text;
 use crate::scalar::duration_text;
 

@@ -25,6 +25,9 @@ use crate::outage::Outage;
 /// How often the habits of endpoints are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often bodies that do not go on are looked at, while there are some.
+const BODIES_EVERY: Duration = Duration::from_millis(100);
+
 /// Events that nobody has fetched, at most; beyond, the oldest are forgotten.
 const EVENTS_MAX: usize = 1024;
 
@@ -75,6 +78,8 @@ pub struct ProbeOrder {
     pub id: EndpointId,
     /// How long it may take.
     pub within: Duration,
+    /// It decides about a suspicion, so it must not trust an open connection.
+    pub urgent: bool,
 }
 
 /// What came of a probe.
@@ -156,6 +161,8 @@ pub struct Board {
     events: VecDeque<Event>,
     next_id: u32,
     next_look: Instant,
+    /// Servers owe parts of bodies.
+    bodies_wait: bool,
 }
 
 impl Board {
@@ -170,6 +177,7 @@ impl Board {
             events: VecDeque::new(),
             next_id: 0,
             next_look: now + LOOK_EVERY,
+            bodies_wait: false,
         }
     }
 
@@ -244,7 +252,8 @@ impl Board {
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
         let line = watched.line;
         let silence = matches!(outcome, Outcome::Lost(loss) if loss.is_silence());
-        if !silence && outcome != Outcome::Lost(Loss::Reset) {
+        let said_nothing = [Loss::Reset, Loss::Unresolved].map(Outcome::Lost).contains(&outcome);
+        if !silence && !said_nothing {
             self.handle_line_byte(line, now);
         }
         if silence && self.is_down(line) {
@@ -261,12 +270,14 @@ impl Board {
         self.settle(id, now);
     }
 
-    /// A worker finds that an endpoint has been silent for longer than it should.
-    pub fn handle_silence(&mut self, id: EndpointId, now: Instant) {
+    /// A call finds that its endpoint owes it an answer since then; nothing happens if that is not
+    /// long enough, or a byte of another call came meanwhile.
+    pub fn handle_silence(&mut self, id: EndpointId, since: Instant, now: Instant) {
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
-        let load = &watched.load;
-        let (Some(since), Some(after)) = (load.silent_since(), load.stall_after()) else { return };
+        let Some(after) = watched.load.stall_after() else { return };
+        let since = watched.load.heard_at().map_or(since, |heard| heard.max(since));
         if since + after <= now && watched.health.handle_silence(now) {
+            watched.silent_since = Some(since);
             watched.urgent = true;
             self.settle(id, now);
         }
@@ -290,6 +301,9 @@ impl Board {
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
         watched.health.handle_probe(report.probed, draw, now);
         watched.publish_stall();
+        if report.probed == Probed::Good {
+            watched.silent_since = None;
+        }
         if report.probed != Probed::Good {
             self.failed(id, now);
         }
@@ -313,7 +327,21 @@ impl Board {
         for watched in self.endpoints.values_mut() {
             watched.health.handle_timeout(now);
         }
+        self.look_at_bodies(now);
         self.settle_all(now);
+    }
+
+    /// Bodies that have begun and do not go on. Across a line they may wait for it.
+    fn look_at_bodies(&mut self, now: Instant) {
+        let owing = |(id, one): (&EndpointId, &Watched)| {
+            let since = one.load.silent_since().filter(|_| one.line.is_none())?;
+            Some((*id, since))
+        };
+        let silent: Vec<_> = self.endpoints.iter().filter_map(owing).collect();
+        self.bodies_wait = !silent.is_empty();
+        for (id, since) in silent {
+            self.handle_silence(id, since, now);
+        }
     }
 
     /// When [`Self::handle_timeout`] or [`Self::poll_probe`] has something to do.
@@ -324,13 +352,17 @@ impl Board {
         };
         let endpoints = self.endpoints.values().filter_map(of_endpoint);
         let rules = self.rules.iter().filter_map(|rule| rule.tiers.poll_timeout(now));
-        endpoints.chain(rules).fold(self.next_look, Instant::min)
+        let bodies = self.bodies_wait.then(|| now + BODIES_EVERY);
+        endpoints.chain(rules).chain(bodies).fold(self.next_look, Instant::min)
     }
 
     /// A probe that is due.
     pub fn poll_probe(&mut self, now: Instant) -> Option<ProbeOrder> {
         let mut endpoints = self.endpoints.iter_mut();
-        endpoints.find_map(|(id, one)| Some(ProbeOrder { id: *id, within: one.take_probe(now)? }))
+        endpoints.find_map(|(id, one)| {
+            let urgent = one.urgent;
+            Some(ProbeOrder { id: *id, within: one.take_probe(now)?, urgent })
+        })
     }
 
     /// The next event, in order.
@@ -389,7 +421,7 @@ impl Board {
         let heard = self.endpoints.values().filter(behind).filter_map(|one| one.load.heard_at());
         let heard = heard.max();
         let is_witness = watched.health.is_only_silent();
-        let since = watched.load.silent_since().map_or(began, |since| since.min(began));
+        let since = watched.silent_since.map_or(began, |since| since.min(began));
         let Some(line) = self.lines.get_mut(&link) else { return };
         if let Some(at) = heard {
             line.handle_byte(at);

@@ -171,6 +171,14 @@ pub struct Choice {
     pub trial: bool,
 }
 
+impl Choice {
+    /// Whether both are the same endpoint.
+    pub fn is_same(self, other: Self) -> bool {
+        let place = |one: Self| (one.tier, one.group, one.endpoint);
+        place(self) == place(other)
+    }
+}
+
 impl Plan {
     /// The endpoint for a call, wherever one is left that was not tried; `None` if none is, or
     /// all that are left have data that is too old.
@@ -282,12 +290,13 @@ impl Plan {
             if ask.only.is_some_and(|only| only != *backend) || *weight == 0 && groups.len() > 1 {
                 return None;
             }
-            let endpoint = balance::choose(loads, ask.draw.rotate_left(17), &may)?;
+            let endpoint = balance::choose(loads, ask.draw.rotate_left(17), may)?;
             Some(Choice { tier, group, endpoint, trial: false })
         })
     }
 
-    pub(super) fn is_fresh(&self, load: &Load, now: Instant) -> bool {
+    /// Whether the data of an endpoint is new enough, as far as it says.
+    pub fn is_fresh(&self, load: &Load, now: Instant) -> bool {
         self.data_age_max.is_none_or(|max| load.data_age(now).is_none_or(|age| age <= max))
     }
 }

@@ -15,7 +15,7 @@ use crate::retry::{Body, Course, Ended, Next, Repeat, RetrySpec, Stop};
 const TRIED_MAX: usize = 16;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trip<'a> {
     plan: &'a Plan,
     spec: &'a RetrySpec,

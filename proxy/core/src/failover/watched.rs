@@ -25,6 +25,8 @@ pub(super) struct Watched {
     pub(super) next_probe: Option<Instant>,
     /// A probe is wanted at once.
     pub(super) urgent: bool,
+    /// Since when it has been silent, as long as that is held against it.
+    pub(super) silent_since: Option<Instant>,
     looks: u32,
     heard_seen: Option<Instant>,
 }
@@ -47,6 +49,7 @@ impl Watched {
             since: now,
             next_probe: None,
             urgent: false,
+            silent_since: None,
             looks: 0,
             heard_seen: None,
         }

@@ -248,7 +248,6 @@ impl<'a> World<'a> {
         let (mode, verdict) = (self.mode(server), load.verdict());
         self.tell(call, format!("to {server}, {mode:?} and {verdict:?}, {at:?}"));
         load.enter();
-        load.owe(self.instant());
         self.calls[call].sent_at = self.now;
         let rtt = self.servers[server].rtt;
         let look = load.stall_after().map_or(ms(250), |after| after.min(ms(250)));
@@ -320,7 +319,8 @@ impl<'a> World<'a> {
         let at = self.calls[call].at.unwrap();
         let load = Arc::clone(self.wiring.plans[0].load(at));
         let now = self.instant();
-        self.board.handle_silence(load.id(), now);
+        let since = self.at(self.calls[call].sent_at);
+        self.board.handle_silence(load.id(), since, now);
         let verdict = load.verdict();
         let trip = self.trips[call].as_ref().unwrap();
         if trip.can_leave(at, Sent::Yes, now) {
@@ -347,7 +347,6 @@ impl<'a> World<'a> {
         let at = self.calls[call].at.take().expect("a try under way");
         let load = Arc::clone(self.wiring.plans[0].load(at));
         let (now, took) = (self.instant(), ms(self.now - self.calls[call].sent_at));
-        load.paid();
         load.leave();
         match outcome {
             Some(Outcome::Good) => load.answered(took, now),

@@ -195,12 +195,12 @@ fn a_frozen_replica_is_suspected_within_its_habit_and_judged_by_one_probe() {
     let mut story = Story::new(&layout(&[1], &[2]));
     let load = Arc::clone(story.load(0, 0));
     assert_eq!(load.stall_after(), Some(ms(100)));
-    load.owe(story.now);
+    let since = story.now;
     story.now += ms(99);
-    story.board.handle_silence(load.id(), story.now);
+    story.board.handle_silence(load.id(), since, story.now);
     assert_eq!(load.verdict(), Verdict::Usable, "not yet");
     story.now += ms(1);
-    story.board.handle_silence(load.id(), story.now);
+    story.board.handle_silence(load.id(), since, story.now);
     assert_eq!((load.verdict(), story.goes_to()), (Verdict::Suspect, 1));
     assert_eq!(story.board.poll_timeout(story.now), story.now);
     let order = story.board.poll_probe(story.now).unwrap();
@@ -215,9 +215,9 @@ fn a_frozen_replica_is_suspected_within_its_habit_and_judged_by_one_probe() {
 fn a_slow_replica_is_cleared_by_a_probe() {
     let mut story = Story::new(&layout(&[1], &[2]));
     let load = Arc::clone(story.load(0, 0));
-    load.owe(story.now);
+    let since = story.now;
     story.now += ms(100);
-    story.board.handle_silence(load.id(), story.now);
+    story.board.handle_silence(load.id(), since, story.now);
     story.probe(load.id(), Probed::Good, true);
     assert_eq!((story.goes_to(), load.stall_after()), (0, Some(ms(200))));
     assert!(!story.events().iter().any(|event| event.starts_with("failover")));
@@ -240,9 +240,9 @@ fn a_dead_line_is_nobodys_fault_and_all_are_back_at_once() {
     let mut story = Story::new(&cloud_first);
     let load = Arc::clone(story.load(1, 0));
     story.now += ms(1);
-    load.owe(story.now);
+    let since = story.now;
     story.now += ms(110);
-    story.board.handle_silence(load.id(), story.now);
+    story.board.handle_silence(load.id(), since, story.now);
     story.now += ms(100);
     story.probe(load.id(), Probed::Lost(Loss::Timeout), false);
     assert_eq!(story.load(1, 1).verdict(), Verdict::Usable);
@@ -266,9 +266,9 @@ fn a_dead_line_is_nobodys_fault_and_all_are_back_at_once() {
 fn a_silent_server_behind_a_line_that_works_is_its_own_fault() {
     let mut story = Story::new(&layout(&[1], &[2]));
     let load = Arc::clone(story.load(1, 0));
-    load.owe(story.now);
+    let since = story.now;
     story.now += ms(100);
-    story.board.handle_silence(load.id(), story.now);
+    story.board.handle_silence(load.id(), since, story.now);
     story.now += ms(50);
     story.board.handle_line_heard(LINE, story.now);
     story.now += ms(50);
