@@ -1,8 +1,9 @@
 //! A server with moods: it answers, refuses, freezes, errs, breaks off, and keeps a ledger of every
 //! call that it has executed.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub enum Mood {
     Slow = 5,
     /// Its health path says no; its calls are well.
     Lying = 6,
+    /// Its health path says yes; its calls wait for better times.
+    Hollow = 7,
 }
 
 impl Mood {
@@ -40,6 +43,7 @@ impl Mood {
             Self::Halving,
             Self::Slow,
             Self::Lying,
+            Self::Hollow,
         ][usize::from(number)]
     }
 }
@@ -58,7 +62,8 @@ struct Shared {
     mood: AtomicU8,
     changed: (Mutex<()>, Condvar),
     ledger: Mutex<Vec<String>>,
-    wires: Mutex<Vec<std::net::TcpStream>>,
+    wires: Mutex<BTreeMap<usize, std::net::TcpStream>>,
+    next_wire: AtomicUsize,
     age: Mutex<Option<String>>,
 }
 
@@ -88,7 +93,8 @@ impl Moody {
         over.store(true, Ordering::SeqCst);
         drop(std::net::TcpStream::connect(self.address));
         thread.join().expect("the server has not panicked");
-        for wire in self.shared.wires.lock().expect("no panic").drain(..) {
+        let wires = std::mem::take(&mut *self.shared.wires.lock().expect("no panic"));
+        for wire in wires.into_values() {
             let socket = Socket::from(wire);
             let _ = socket.set_linger(Some(Duration::ZERO));
             let _ = socket.shutdown(std::net::Shutdown::Both);
@@ -114,11 +120,20 @@ impl Moody {
                 if ends.load(Ordering::SeqCst) {
                     return;
                 }
+                let number = shared.next_wire.fetch_add(1, Ordering::SeqCst);
                 if let Ok(copy) = stream.try_clone() {
-                    shared.wires.lock().expect("no panic").push(copy);
+                    shared.wires.lock().expect("no panic").insert(number, copy);
                 }
                 let (shared, ends) = (Arc::clone(&shared), Arc::clone(&ends));
-                std::thread::spawn(move || serve(Wire::new(stream), name, &shared, &ends));
+                std::thread::spawn(move || {
+                    let mut wire = Wire::new(stream);
+                    let breaks = serve(&mut wire, name, &shared, &ends);
+                    // Nobody else holds the connection from here on.
+                    shared.wires.lock().expect("no panic").remove(&number);
+                    if breaks == Breaks::Off {
+                        wire.reset();
+                    }
+                });
             }
         });
         self.listening = Some(Listening { over, thread });
@@ -159,9 +174,9 @@ impl Shared {
         Mood::of(self.mood.load(Ordering::SeqCst))
     }
 
-    /// Waits while it is frozen.
-    fn thaw(&self, ends: &AtomicBool) {
-        while self.mood() == Mood::Frozen && !ends.load(Ordering::SeqCst) {
+    /// Waits while it is in this mood.
+    fn thaw(&self, from: Mood, ends: &AtomicBool) {
+        while self.mood() == from && !ends.load(Ordering::SeqCst) {
             let guard = self.changed.0.lock().expect("no panic");
             let tick = Duration::from_millis(20);
             drop(self.changed.1.wait_timeout(guard, tick).expect("no panic"));
@@ -169,12 +184,19 @@ impl Shared {
     }
 }
 
-fn serve(mut wire: Wire, name: &str, shared: &Shared, ends: &AtomicBool) {
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Breaks {
+    Off,
+    No,
+}
+
+fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Breaks {
     while wire.waits_for_more() {
         let request = wire.reply();
-        shared.thaw(ends);
+        shared.thaw(Mood::Frozen, ends);
         if ends.load(Ordering::SeqCst) {
-            return;
+            return Breaks::Off;
         }
         let mood = shared.mood();
         let is_health = request.line.contains("/health") || request.line.starts_with("HEAD");
@@ -185,6 +207,8 @@ fn serve(mut wire: Wire, name: &str, shared: &Shared, ends: &AtomicBool) {
             wire.send(format!("HTTP/1.1 {status}\r\n{age}Content-Length: 0\r\n\r\n"));
             continue;
         }
+        shared.thaw(Mood::Hollow, ends);
+        let mood = shared.mood();
         if mood == Mood::Failing {
             wire.send("HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n");
             continue;
@@ -192,10 +216,10 @@ fn serve(mut wire: Wire, name: &str, shared: &Shared, ends: &AtomicBool) {
         let id = request.header("x-call").unwrap_or("?").to_owned();
         shared.ledger.lock().expect("no panic").push(id.clone());
         match mood {
-            Mood::Resetting => return wire.reset(),
+            Mood::Resetting => return Breaks::Off,
             Mood::Halving => {
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
-                return wire.reset();
+                return Breaks::Off;
             }
             Mood::Slow => std::thread::sleep(Duration::from_secs(1)),
             _ => {}
@@ -203,7 +227,8 @@ fn serve(mut wire: Wire, name: &str, shared: &Shared, ends: &AtomicBool) {
         let text = format!("{name} {id}");
         let length = text.len();
         if !wire.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}")) {
-            return;
+            break;
         }
     }
+    Breaks::No
 }

@@ -351,6 +351,64 @@ fn a_health_path_that_says_no_is_believed_and_told() {
 }
 
 #[test]
+fn a_health_path_that_says_yes_does_not_help_against_real_calls() {
+    let scene = Scene::new(SHARED_KEY);
+    let till = scene.till(true);
+    till.wait(10);
+    scene.local.turn(Mood::Hollow);
+    till.wait(40);
+    scene.wait_for_tier(1);
+    let calls = till.end();
+    assert_eq!(calls.failed(), 0);
+    assert!(calls.slowest() < Duration::from_millis(2500), "{:?}", calls.slowest());
+}
+
+#[test]
+fn a_hedged_call_does_not_wait_for_a_slow_replica() {
+    let scene = Scene::new(&format!("{SHARED_KEY}      retry: {{hedge: {{after: 100ms}}}}\n"));
+    scene.local.turn(Mood::Slow);
+    let called = call(scene.gateway.http, 5_000_000, true);
+    assert_eq!(called.text, "cloud 5000000");
+    let unkeyed = call(scene.gateway.http, 5_000_001, false);
+    assert_eq!(unkeyed.text, "local 5000001", "it must not be executed twice");
+}
+
+#[test]
+fn a_session_stays_where_it_began_until_that_is_out() {
+    let persistence = "      sessionPersistence: {type: Header, sessionName: X-Basket}\n      \
+                       failover: {holdDown: 300ms, ramp: 0s}\n";
+    let mut scene = Scene::new(persistence);
+    let ask = |basket: Option<&str>| {
+        let basket = basket.map_or(String::new(), |basket| format!("X-Basket: {basket}\r\n"));
+        let reply = scene.gateway.ask(&format!(
+            "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: b\r\n{basket}Content-Length: \
+             0\r\n\r\n"
+        ));
+        (reply.text(), reply.header("x-basket").map(str::to_owned))
+    };
+    let (text, basket) = ask(None);
+    let basket = basket.expect("a session begins");
+    assert_eq!((text.as_str(), ask(Some(&basket)).0.as_str()), ("local b", "local b"));
+    scene.local.kill();
+    scene.wait_for_tier(1);
+    let ask = |basket: &str| {
+        let reply = scene.gateway.ask(&format!(
+            "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: b\r\nX-Basket: \
+             {basket}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        (reply.text(), reply.header("x-basket").map(str::to_owned))
+    };
+    let (text, moved) = ask(&basket);
+    let moved = moved.expect("it begins anew");
+    assert_eq!(text, "cloud b");
+    scene.local.revive();
+    let till = scene.till(false);
+    scene.wait_for_tier(0);
+    drop(till.end());
+    assert_eq!(ask(&moved).0, "cloud b", "a failback moves no session");
+}
+
+#[test]
 fn data_that_is_too_old_is_not_used() {
     let scene = Scene::new("      failover: {maxDataAge: 1m}\n");
     scene.local.data_is_old(55);

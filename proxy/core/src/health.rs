@@ -403,6 +403,12 @@ impl Health {
         true
     }
 
+    /// It passes its probes and answers no call. `draw` is chance.
+    pub fn condemn(&mut self, draw: u64, now: Instant) {
+        self.last_failure = Some((Cause::Stall, now));
+        self.fail(Cause::Stall, draw, now);
+    }
+
     /// What its answers have taken lately, and whether a byte came since the last time.
     pub const fn handle_habit(&mut self, answers: u64, p99: Option<Duration>, heard: Heard) {
         self.stall.handle_habit(answers, p99);

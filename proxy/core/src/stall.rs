@@ -22,6 +22,10 @@ const HABIT: u64 = 10;
 /// Doublings at most: with a floor of 100 ms that is silence of 100 s, which other limits end.
 const DOUBLINGS_MAX: u32 = 10;
 
+/// Doublings after which probes mean nothing, if many calls wait: with a floor of 100 ms that is
+/// 0.4 s without a byte, or more.
+const HOLLOW: u32 = 2;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Stall {
@@ -58,6 +62,11 @@ impl Stall {
         if self.doublings < DOUBLINGS_MAX {
             self.doublings += 1;
         }
+    }
+
+    /// Whether probes have passed in the middle of a silence so often that they mean nothing.
+    pub const fn is_hollow(&self) -> bool {
+        self.doublings >= HOLLOW
     }
 
     /// How much silence is suspicious now; `None` while there is no habit.

@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often bodies that do not go on are looked at, while there are some.
 const BODIES_EVERY: Duration = Duration::from_millis(100);
 
+/// Calls that wait in vain, from which a server that passes its probes is silent all the same:
+/// one or two may be slow by nature.
+const HOLLOW_CALLS: u32 = 3;
+
 /// Events that nobody has fetched, at most; beyond, the oldest are forgotten.
 const EVENTS_MAX: usize = 1024;
 
@@ -276,7 +280,15 @@ impl Board {
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
         let Some(after) = watched.load.stall_after() else { return };
         let since = watched.load.heard_at().map_or(since, |heard| heard.max(since));
-        if since + after <= now && watched.health.handle_silence(now) {
+        if since + after > now {
+            return;
+        }
+        if watched.health.stall().is_hollow() && watched.load.calls() >= HOLLOW_CALLS {
+            watched.health.condemn(mix(self.seed, id), now);
+            watched.silent_since = Some(since);
+            self.failed(id, now);
+            self.settle(id, now);
+        } else if watched.health.handle_silence(now) {
             watched.silent_since = Some(since);
             watched.urgent = true;
             self.settle(id, now);

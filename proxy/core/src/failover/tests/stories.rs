@@ -224,6 +224,35 @@ fn a_slow_replica_is_cleared_by_a_probe() {
 }
 
 #[test]
+fn a_health_path_that_says_yes_does_not_save_a_server_that_answers_no_call() {
+    let mut story = Story::new(&layout(&[1], &[2]));
+    let load = Arc::clone(story.load(0, 0));
+    let since = story.now;
+    for silence in [100, 200, 400] {
+        assert_eq!(load.verdict(), Verdict::Usable);
+        load.enter();
+        story.now = since + ms(silence);
+        story.board.handle_silence(load.id(), since, story.now);
+        story.probe(load.id(), Probed::Good, true);
+    }
+    assert_eq!((load.verdict(), story.goes_to()), (Verdict::Out, 1));
+}
+
+#[test]
+fn one_slow_call_condemns_nobody() {
+    let mut story = Story::new(&layout(&[1], &[2]));
+    let load = Arc::clone(story.load(0, 0));
+    let since = story.now;
+    load.enter();
+    for silence in [100, 200, 400, 800, 1600, 3200] {
+        story.now = since + ms(silence);
+        story.board.handle_silence(load.id(), since, story.now);
+        story.probe(load.id(), Probed::Good, true);
+    }
+    assert_eq!((load.verdict(), story.goes_to()), (Verdict::Usable, 0));
+}
+
+#[test]
 fn one_of_two_replicas_down_sends_nothing_over_the_line() {
     let mut story = Story::new(&layout(&[1, 2], &[3]));
     story.call(0, Outcome::Lost(Loss::Refused));
