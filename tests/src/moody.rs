@@ -222,7 +222,7 @@ fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Bre
                 return Breaks::Off;
             }
             Mood::Slow => std::thread::sleep(Duration::from_secs(1)),
-            _ => {}
+            Mood::Well | Mood::Frozen | Mood::Failing | Mood::Lying | Mood::Hollow => {}
         }
         let text = format!("{name} {id}");
         let length = text.len();

@@ -30,7 +30,8 @@ fn policy(local: &Moody, cloud: &Moody, rule: &str) -> String {
     format!(
         "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: store-0412}}\nspec:\n  \
          timeZone: Europe/Oslo\n  links: [{{name: primary, capacity: {{up: 5Mbit/s, down: \
-         20Mbit/s}}}}]\n  gateway: {{workers: 2}}\n---\n{}{}apiVersion: tillgate.dev/v1alpha1\nkind: \
+         20Mbit/s}}}}]\n  gateway: {{workers: 2}}\n---\n{}{}apiVersion: \
+         tillgate.dev/v1alpha1\nkind: \
          ServiceRoute\nmetadata: {{name: pricing}}\nspec:\n  hostnames: [pay.example]\n  \
          trafficClass: payment\n  rules:\n    - name: all\n      timeouts: {{request: 3s}}\n      \
          backendRefs: [{{name: pricing-local}}, {{name: pricing-cloud, fallback: true}}]\n{rule}",
@@ -172,7 +173,8 @@ fn call(address: std::net::SocketAddr, id: usize, keyed: bool) -> Called {
     let key = if keyed { format!("Idempotency-Key: {id}\r\n") } else { String::new() };
     let mut wire = Wire::connect(address);
     wire.send(format!(
-        "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: {id}\r\n{key}Content-Length: 5\r\n\r\nhello"
+        "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: {id}\r\n{key}Content-Length: \
+         5\r\n\r\nhello"
     ));
     let reply = wire.reply();
     Called { status: reply.status, text: reply.text(), took: began.elapsed() }
@@ -369,6 +371,7 @@ fn a_hedged_call_does_not_wait_for_a_slow_replica() {
     scene.local.turn(Mood::Slow);
     let called = call(scene.gateway.http, 5_000_000, true);
     assert_eq!(called.text, "cloud 5000000");
+    eventually("it is known to be slow", || (!scene.status().contains("suspect\"")).then_some(()));
     let unkeyed = call(scene.gateway.http, 5_000_001, false);
     assert_eq!(unkeyed.text, "local 5000001", "it must not be executed twice");
 }
@@ -439,7 +442,8 @@ fn the_access_log_names_every_try() {
     let telemetry = |path: &str| {
         format!(
             "---\napiVersion: tillgate.dev/v1alpha1\nkind: TelemetryPolicy\nmetadata: {{name: \
-             all}}\nspec:\n  accessLogOutput: {{path: {path}}}\n  accessLogging:\n    - {{trafficClasses: \
+             all}}\nspec:\n  accessLogOutput: {{path: {path}}}\n  accessLogging:\n    - \
+             {{trafficClasses: \
              [\"*\"], sampling: 100%}}\n"
         )
     };

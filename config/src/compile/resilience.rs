@@ -46,8 +46,13 @@ impl About<'_> {
     }
 }
 
+/// When the tiers of a rule change, and when its calls are sent again.
+pub(super) fn compile(about: &About<'_>, out: &mut Output) -> (FailoverSpec, RetrySpec) {
+    (failover(about, out), retry(about, out))
+}
+
 /// When the tiers of a rule change.
-pub(super) fn failover(about: &About<'_>, out: &mut Output) -> FailoverSpec {
+fn failover(about: &About<'_>, out: &mut Output) -> FailoverSpec {
     if *about.action != Action::Forward {
         return FailoverSpec::PLAIN;
     }
@@ -132,7 +137,7 @@ fn max_data_age(
 }
 
 /// When calls of a rule are sent again.
-pub(super) fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
+fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
     if *about.action != Action::Forward {
         return RetrySpec::never();
     }

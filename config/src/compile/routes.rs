@@ -82,8 +82,7 @@ fn one<'a>(
         let name_spot = spot.key("name");
         if let Some(first) = names.get(name) {
             let message = format!("the rule `{name}` is there twice in this route: rename one");
-            let first = first.place();
-            out.error(name_spot.finding(message).related(first, "is the first one"));
+            out.error(name_spot.finding(message).related(first.place(), "is the first one"));
             continue;
         }
         names.insert(name, name_spot);
@@ -116,8 +115,7 @@ fn one<'a>(
             spot: &spot,
             base: &base,
         };
-        let failover = resilience::failover(&about, out);
-        let retry = resilience::retry(&about, out);
+        let (failover, retry) = resilience::compile(&about, out);
         let rule = Rule {
             route: document.name.clone(),
             name: name.into(),

@@ -24,7 +24,7 @@ use tillgate_net::http::flow::Critical;
 use tillgate_net::limit::{Book, RuleLimits};
 use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
-use tillgate_net::tls::{Application, Connector, FileError, Tls};
+use tillgate_net::tls::Connector;
 use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
@@ -32,6 +32,11 @@ use crate::export::Spans;
 use crate::failover::Failover;
 use crate::lines::{Lines, Names};
 use crate::serve::session;
+
+mod connectors;
+mod probing;
+
+pub(crate) use self::connectors::Connectors;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
 /// never waits for a handshake, and two cover calls that come in pairs.
@@ -53,12 +58,6 @@ const EGRESS_POOL: PoolLimit = PoolLimit {
     idle_timeout: defaults::POOL_IDLE,
     age_max: defaults::POOL_AGE,
 };
-
-/// The class that probes travel in: never behind bulk.
-const PROBE_CLASS: &str = "control";
-
-/// Connections of probes to one endpoint: one, and a fresh one where that is not trusted.
-const PROBE_POOL: PoolLimit = PoolLimit { connections_max: 4, waiting_max: 4, ..EGRESS_POOL };
 
 /// Metrics' name for requests that met no route.
 const NO_ROUTE: &str = "none";
@@ -181,20 +180,11 @@ impl Running {
                 backend.endpoints.iter().map(|_| per_class()).collect()
             })
             .collect();
-        let endpoint_names = effective
-            .backends
-            .iter()
-            .map(|backend| session::endpoint_names(&backend.name, &backend.endpoints))
-            .collect();
+        let named = |one: &BackendSpec| session::endpoint_names(&one.name, &one.endpoints);
+        let endpoint_names = effective.backends.iter().map(named).collect();
         let class = &classes[default_class.index()].spec.name;
         let no_route = metrics.request(class, &NO_ROUTE.into());
-        let probing = effective.classes.id(PROBE_CLASS).unwrap_or(default_class);
-        let link_of = |location| {
-            let spec = effective.classes.get(probing);
-            let link = link_for(Destination { location }, spec, &effective.links)?;
-            Some(lines.get(&effective.links[usize::from(link.0)].name)?.0)
-        };
-        let wiring = failover.follow(&effective, link_of);
+        let wiring = failover.follow(&effective, probing::lines(&effective, &lines, default_class));
         let egress_rules = effective.egress.as_ref().map_or(0, |one| one.rules.len());
         Self {
             routes: table(effective.routes.rules.len()),
@@ -417,36 +407,6 @@ impl Running {
         Some((stable, Lane { link, class: Arc::clone(&class.spec) }))
     }
 
-    /// How probes reach an endpoint of a backend.
-    pub(crate) fn probe_target(
-        &self,
-        spec: &BackendSpec,
-        endpoint: usize,
-        timeout: Duration,
-    ) -> Target {
-        let class = self.effective.classes.id(PROBE_CLASS).unwrap_or(self.default_class);
-        let position = self.effective.backends.iter().position(|one| one.name == spec.name);
-        let backend = BackendId(position.and_then(|at| u16::try_from(at).ok()).unwrap_or(0));
-        let mut target = self.new_target(TargetFacts {
-            name: &spec.name,
-            endpoint: spec.endpoints[endpoint].clone(),
-            addresses: None,
-            location: spec.location,
-            wire: wire(spec.protocol),
-            tls: self.connectors.of(backend),
-            limit: PROBE_POOL,
-            class,
-            connect: timeout,
-            dns: spec.dns,
-            tcp: spec.tcp,
-        });
-        target.spares = 0;
-        match spec.proxy_protocol {
-            Some(version) => target.for_client(version, ([127, 0, 0, 1], 0).into()),
-            None => target,
-        }
-    }
-
     fn new_target(&self, facts: TargetFacts<'_>) -> Target {
         let class = self.class(facts.class);
         let lane = self.lane(facts.location, facts.class);
@@ -468,34 +428,6 @@ impl Running {
             client: None,
             meter: Arc::new(self.metrics.upstream(facts.name, &class.spec.name)),
         }
-    }
-}
-
-/// TLS to the backends that have it.
-pub(crate) struct Connectors(Vec<Option<Arc<Connector>>>);
-
-impl Connectors {
-    /// Reads the files of every backend's TLS; connectors of the config before are kept where
-    /// nothing of them changed.
-    ///
-    /// # Errors
-    /// [`FileError`] names the backend, the file and what to do.
-    pub(crate) fn new(effective: &Effective, tls: &Tls) -> Result<Self, FileError> {
-        let one = |backend: &BackendSpec| {
-            let Some(spec) = &backend.tls else { return Ok(None) };
-            let application = match backend.protocol {
-                BackendProtocol::Http => Application::Http1,
-                BackendProtocol::Http2 | BackendProtocol::Grpc => Application::Http2,
-                BackendProtocol::Tcp | BackendProtocol::Udp => Application::Bytes,
-            };
-            tls.connector(&backend.name, spec, application).map(Some)
-        };
-        effective.backends.iter().map(one).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// TLS to the servers of `backend`, if it has it.
-    pub(crate) fn of(&self, backend: BackendId) -> Option<Arc<Connector>> {
-        self.0.get(usize::from(backend.0))?.clone()
     }
 }
 

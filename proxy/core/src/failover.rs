@@ -16,13 +16,15 @@ mod layout;
 mod plan;
 mod rule;
 mod shifts;
+mod status;
 mod trip;
 mod watched;
 
-pub use board::{Board, EndpointStatus, Event, LineStatus, ProbeOrder, ProbeReport, RuleStatus};
+pub use board::{Board, Event, ProbeOrder, ProbeReport};
 pub use layout::{BackendLayout, Layout, RuleLayout, Wiring};
 pub use plan::{Ask, Choice, Face, Group, Plan, TIERS_MAX};
 pub use shifts::{Shift, Shifted, TierState, Tiers, stretch};
+pub use status::{EndpointStatus, LineStatus, RuleStatus};
 pub use trip::{Sent, Trip, TryEnd};
 
 /// When the tiers of a rule change.

@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_is_too_strange(document in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn nothing_is_too_strange(document in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = AgeSource::Field("lag".into()).in_document(&document);
         }
     }

@@ -211,6 +211,7 @@ mod tests {
             queued: Duration::ZERO,
             line: Duration::ZERO,
             tries: 1,
+            earlier: None,
             critical: true,
             sampled: true,
             headers: Some(&headers),

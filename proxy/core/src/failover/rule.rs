@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::board::RuleStatus;
 use super::layout::RuleLayout;
 use super::plan::{Group, Plan};
 use super::shifts::{Shifted, TierState, Tiers};
+use super::status::RuleStatus;
 use super::{FailoverSpec, RuleName, TIERS_MAX};
 use crate::load::{EndpointId, Load, Verdict};
 
