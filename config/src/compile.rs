@@ -40,6 +40,7 @@ mod matches;
 mod mirror;
 mod not_in_effect;
 mod persistence;
+mod resilience;
 mod rollouts;
 mod routes;
 pub(crate) mod select;
@@ -309,6 +310,7 @@ fn shared(selected: &select::Selected<'_>, input: &Input, out: &mut Output) -> S
     let telemetry = telemetry::compile(selected, input, &classes, out);
     guards::check(selected, classes.as_ref(), out);
     if let (Some(routes), Some(classes)) = (&routes, &classes) {
+        resilience::loops(selected, routes, &backends, &listeners, out);
         backends::size_pools(&mut backends, routes, classes);
     }
     Shared { classes, backends, routes, egress, listeners, mirror, telemetry }

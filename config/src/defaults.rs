@@ -6,10 +6,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use tillgate_core::backend::{AddressFamily, DnsSpec, PoolLimit, TcpSpec, Timeouts};
+use tillgate_core::backend::{AddressFamily, CircuitSpec, DnsSpec, PoolLimit, TcpSpec, Timeouts};
+use tillgate_core::breaker::BreakerSpec;
 use tillgate_core::class::{Metered, Share};
+use tillgate_core::failover::{FailoverSpec, Healthy};
+use tillgate_core::health::PassiveSpec;
+use tillgate_core::hedge::HedgeSpec;
 use tillgate_core::listener::{ListenerLimits, ListenerProtocol, StreamTimeouts};
 use tillgate_core::mirror::{FetchSpec, TagSpec};
+use tillgate_core::retry::BudgetSpec;
+use tillgate_core::stall::StallSpec;
 use tillgate_core::tls::TlsVersion;
 use tillgate_core::units::{BitRate, Percent};
 
@@ -156,6 +162,73 @@ pub const TCP: TcpSpec = TcpSpec {
     keepalive_probes: 3,
     user_timeout: Duration::from_secs(30),
 };
+
+/// Probes of a backend that says nothing of them: `HEAD /`, and any HTTP answer is alive. A mere
+/// connection proves nothing: the kernel of a frozen process accepts it.
+pub const PROBE_PATH: &str = "/";
+
+/// Envoy Gateway's numbers: 3 s between probes cost some 100 bit/s of a line; a probe without an
+/// answer within a second would be a call without one.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(3);
+/// See [`PROBE_INTERVAL`].
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// One lost packet is no failure; three probes are.
+pub const UNHEALTHY_THRESHOLD: u32 = 3;
+/// Real calls, one at a time, decide after the first good probe.
+pub const HEALTHY_THRESHOLD: u32 = 1;
+
+/// Probes across a metered line are this much rarer; real calls are watched all the same.
+pub const METERED_PROBE_FACTOR: u32 = 10;
+
+/// When real calls take a server out, and for how long. Three answers of 502, 503 or 504 in a row
+/// are the most that a till may notice; other errors of a program may come from one bad request
+/// that is sent again and again, so five (Envoy's number). Two calls without an answer: one may
+/// be an old connection. Half of at least 20 calls in 10 s catches what fails now and then. Out
+/// for 1 s first and 60 s at most, back after three good calls: linkerd's numbers. A tenth of a
+/// second of silence is more than a healthy pause of a garbage collector, and twice what 99 of
+/// 100 answers take does not happen to a server that lives while others wait as well.
+pub const PASSIVE: PassiveSpec = PassiveSpec {
+    gateway_errors: 3,
+    server_errors: 5,
+    local_failures: 2,
+    window: Duration::from_secs(10),
+    ratio: percent(50),
+    volume: 20,
+    breaker: BreakerSpec { base: Duration::from_secs(1), max: Duration::from_secs(60), trials: 3 },
+    stall: StallSpec { floor: Duration::from_millis(100), multiplier: 2 },
+};
+
+/// Bounds of a backend: far above what a store asks, below what exhausts it (Envoy's numbers).
+pub const CIRCUIT: CircuitSpec =
+    CircuitSpec { requests_max: 1024, waiting_max: 1024, retries_max: 1024 };
+
+/// Tiers change when the last server of a tier is gone: with Envoy's overprovisioning of 1.4, one
+/// of two replicas down would send a third of the calls over the line. A tier comes back after
+/// half a minute without a failure, over ten seconds: a replica that restarts in a loop stays
+/// out, and caches fill before all traffic is there.
+pub const FAILOVER: FailoverSpec = FailoverSpec {
+    fallback_below: Healthy::Count(1),
+    hold_down: Duration::from_secs(30),
+    ramp: Duration::from_secs(10),
+    data_age_max: None,
+};
+
+/// One further try: with two places to go, the second one answers or nobody does.
+pub const RETRY_ATTEMPTS: u32 = 1;
+/// The first pause before the same server is asked again (Envoy's number), and the longest.
+pub const RETRY_BACKOFF: Duration = Duration::from_millis(25);
+/// See [`RETRY_BACKOFF`].
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_millis(250);
+/// Further tries: a fifth of the calls (Envoy's and linkerd's number), at least ten a second, so
+/// that a till that calls rarely is always covered.
+pub const RETRY_BUDGET: BudgetSpec = BudgetSpec { percent: percent(20), min_per_second: 10 };
+/// Bodies of calls are small; what is larger is a transfer, which is not sent twice.
+pub const RETRY_BUFFER_BYTES: u32 = 64 * 1024;
+
+/// A second try beside a slow one, where nothing is said of when: not before 10 ms, because even
+/// the fastest servers pause for as long, and after a second at the latest.
+pub const HEDGE: HedgeSpec =
+    HedgeSpec { min: Duration::from_millis(10), max: Duration::from_secs(1) };
 
 /// Keys of one rate limit that are remembered: more devices than any store has, in about 1 MiB.
 pub const RATE_KEYS: u32 = 10_000;

@@ -19,6 +19,7 @@ pub mod calendar;
 mod document;
 pub mod egress_policy;
 pub mod filters;
+pub mod health;
 pub mod link_policy;
 pub mod listener;
 pub mod registry_mirror;

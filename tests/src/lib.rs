@@ -10,6 +10,7 @@ pub mod frames;
 pub mod gateway;
 pub mod h2;
 pub mod hammer;
+pub mod moody;
 pub mod origin;
 pub mod program;
 pub mod registry;

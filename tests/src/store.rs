@@ -13,6 +13,7 @@ use tillgate_core::backend::{
 };
 use tillgate_core::class::{ClassSpec, ClassTable, Metered, QueueLimit, Share};
 use tillgate_core::gate::Gate;
+use tillgate_core::health::HealthSpec;
 use tillgate_core::link::{LinkRole, LinkSpec};
 use tillgate_core::matching::{
     BackendRef, EgressDestination, EgressRule, EgressTable, HostPattern, PathMatch, RequestMatch,
@@ -137,6 +138,12 @@ impl Store {
             proxy_protocol: None,
             dns: defaults::DNS,
             tcp: defaults::TCP,
+            health: std::sync::Arc::new(HealthSpec {
+                active: None,
+                passive: defaults::PASSIVE,
+                data_age: None,
+            }),
+            circuit: defaults::CIRCUIT,
         });
         self
     }

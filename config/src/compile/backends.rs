@@ -6,6 +6,7 @@
 //! `transport` and `tls`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tillgate_core::backend::{
     BackendId, BackendProtocol, BackendSpec, Endpoint, Host, Location, PoolLimit,
@@ -21,6 +22,7 @@ use crate::kinds::BackendDoc;
 use crate::kinds::backend::{EndpointDoc, Location as LocationDoc, Protocol};
 use crate::scalar::Whole;
 
+mod health;
 mod transport;
 
 /// A backend while the rest is compiled.
@@ -50,6 +52,13 @@ pub(super) fn compile(selected: &Selected<'_>, out: &mut Output) -> Vec<Compiled
     selected.backends.iter().map(|(document, backend)| one(document, backend, out)).collect()
 }
 
+/// Where the endpoints of a backend are written.
+pub(super) fn spot_of<'a>(selected: &Selected<'a>, name: &str) -> Spot<'a> {
+    let found = selected.backends.iter().find(|(document, _)| *document.name == *name);
+    let (document, _) = found.expect("a compiled backend has a document");
+    document.spec().key("endpoints")
+}
+
 pub(super) fn location(location: LocationDoc) -> Location {
     match location {
         LocationDoc::Local => Location::Local,
@@ -75,6 +84,8 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
         tls::client(given, &about, &spot.key("tls"), &format!("{base}.tls"), out)
     });
     let dns = transport::dns(backend, &endpoints, &spot, &base, out);
+    let health = Arc::new(health::health(backend, protocol, (&spot, &base), out));
+    let circuit = health::circuit(backend, protocol, (&spot, &base), out);
     Compiled {
         spec: BackendSpec {
             name: document.name.clone(),
@@ -93,6 +104,8 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
             proxy_protocol: transport::proxy_protocol(backend, protocol, &spot, &base, out),
             dns,
             tcp: transport::tcp(backend, protocol, &spot, &base, out),
+            health,
+            circuit,
         },
         sized: spec.connection_pool.is_some_and(|pool| pool.max_connections.is_some()),
     }

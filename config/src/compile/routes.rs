@@ -14,7 +14,7 @@ use tillgate_core::matching::{BackendRef, HostPattern, RouteTable, Rule};
 
 use super::backends::Compiled;
 use super::select::Selected;
-use super::{Input, Output, ambiguity, dangling, filters, matches, persistence, step};
+use super::{Input, Output, ambiguity, dangling, filters, matches, persistence, resilience, step};
 use crate::defaults;
 use crate::document::{Document, Spot};
 use crate::effective::Origin;
@@ -82,8 +82,7 @@ fn one<'a>(
         let name_spot = spot.key("name");
         if let Some(first) = names.get(name) {
             let message = format!("the rule `{name}` is there twice in this route: rename one");
-            let first = first.place();
-            out.error(name_spot.finding(message).related(first, "is the first one"));
+            out.error(name_spot.finding(message).related(first.place(), "is the first one"));
             continue;
         }
         names.insert(name, name_spot);
@@ -105,13 +104,27 @@ fn one<'a>(
         let given = filters::Given { rule, matches: &matches, spot: &spot, base: &base };
         let (action, filters) = filters::compile(&given, out);
         let session = rule.session_persistence.as_ref();
+        let tiers = tiers(rule, &action, (&spot, &base), known, out);
+        let timeouts = timeouts(rule.timeouts.as_ref(), &action, (&spot, &base), out);
+        let about = resilience::About {
+            rule,
+            action: &action,
+            tiers: &tiers,
+            timeouts: &timeouts,
+            backends: known.backends,
+            spot: &spot,
+            base: &base,
+        };
+        let (failover, retry) = resilience::compile(&about, out);
         let rule = Rule {
             route: document.name.clone(),
             name: name.into(),
             hosts: hosts.clone(),
             class,
-            tiers: tiers(rule, &action, (&spot, &base), known, out),
-            timeouts: timeouts(rule.timeouts.as_ref(), &action, (&spot, &base), out),
+            tiers,
+            timeouts,
+            failover,
+            retry,
             matches,
             action,
             filters,

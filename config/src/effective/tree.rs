@@ -16,6 +16,7 @@ use crate::scalar::{dscp_text, duration_text, size_text};
 
 mod entry;
 mod gate;
+mod health;
 mod mirror;
 mod rules;
 

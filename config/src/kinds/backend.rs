@@ -6,9 +6,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::health::HealthCheck;
 use super::tls::{CertificateDoc, TlsVersionDoc};
 use super::{ApiVersion, Metadata, StoreSelector};
-use crate::scalar::{Address, DurationText, FilePath, Fqdn, Name, Percentage, UrlPath, Whole};
+use crate::scalar::{Address, DurationText, FilePath, Fqdn, Name, Whole};
 
 /// Servers that requests can go to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -68,10 +69,10 @@ pub struct BackendSpecDoc {
     /// Data may stay unacknowledged for this long before the connection is given up.
     #[serde(default)]
     pub tcp_user_timeout: Option<DurationText>,
-    /// How the servers are watched. Not built yet.
+    /// How the servers are watched.
     #[serde(default)]
-    pub health_check: Option<HealthCheck>,
-    /// Bounds beyond which the backend is spared. Not built yet.
+    pub health_check: Option<Box<HealthCheck>>,
+    /// Bounds beyond which the backend is spared.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreaker>,
 }
@@ -252,100 +253,17 @@ pub enum BackendTlsMode {
     Passthrough,
 }
 
-/// How the servers are watched.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HealthCheck {
-    /// By probes.
-    #[serde(default)]
-    pub active: Option<ActiveCheck>,
-    /// By the outcome of real requests.
-    #[serde(default)]
-    pub passive: Option<PassiveCheck>,
-}
-
-/// Probes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct ActiveCheck {
-    /// Probe by an HTTP request.
-    #[serde(default)]
-    pub http: Option<HttpProbe>,
-    /// Probe by a TCP connection.
-    #[serde(default)]
-    pub tcp: Option<TcpProbe>,
-    /// Probe by the gRPC health service.
-    #[serde(default)]
-    pub grpc: Option<GrpcProbe>,
-    /// Time between two probes.
-    #[serde(default)]
-    pub interval: Option<DurationText>,
-    /// A probe without an answer by then has failed.
-    #[serde(default)]
-    pub timeout: Option<DurationText>,
-    /// Failed probes after which a server is down.
-    #[serde(default)]
-    pub unhealthy_threshold: Option<Whole<1, 1000>>,
-    /// Good probes after which it is up again.
-    #[serde(default)]
-    pub healthy_threshold: Option<Whole<1, 1000>>,
-}
-
-/// A probe by HTTP.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct HttpProbe {
-    /// Path that is asked for.
-    pub path: UrlPath,
-    /// Statuses that count as good; without it any answer does.
-    #[serde(default)]
-    #[schemars(length(min = 1))]
-    pub expected_statuses: Option<Vec<Whole<100, 599>>>,
-}
-
-/// A probe by TCP; it has no fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TcpProbe {}
-
-/// A probe by gRPC.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GrpcProbe {
-    /// Name of the service; without it the server as a whole.
-    #[serde(default)]
-    pub service: Option<String>,
-}
-
-/// Watching by the outcome of real requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct PassiveCheck {
-    /// Failures in a row after which a server is taken out.
-    #[serde(default, rename = "consecutive5xxErrors")]
-    pub consecutive_5xx_errors: Option<Whole<1, 1000>>,
-    /// Time between two evaluations.
-    #[serde(default)]
-    pub interval: Option<DurationText>,
-    /// How long a server is taken out the first time.
-    #[serde(default)]
-    pub base_ejection_time: Option<DurationText>,
-    /// Part of the servers that may be out at once.
-    #[serde(default)]
-    pub max_ejection_percent: Option<Percentage>,
-}
-
 /// Bounds beyond which the backend is spared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct CircuitBreaker {
-    /// Requests in flight.
+    /// Requests at one time, by all servers together; further ones wait, lower classes earlier.
     #[serde(default)]
     pub max_parallel_requests: Option<Whole<1, 1_000_000>>,
-    /// Retries in flight.
+    /// Further tries at one time.
     #[serde(default)]
     pub max_parallel_retries: Option<Whole<0, 1_000_000>>,
-    /// Requests that wait.
+    /// Requests that wait; further ones are refused at once.
     #[serde(default)]
     pub max_pending_requests: Option<Whole<0, 1_000_000>>,
 }

@@ -1,8 +1,7 @@
 //! `ServiceRoute`: which requests go to which backends.
 //!
 //! Matches, timeouts, retries and session persistence have the names and meanings of Gateway
-//! API's HTTPRoute (no conformance is claimed); `fallback` is Envoy Gateway's. Fields that are
-//! not built yet are read completely and reported as not in effect.
+//! API's HTTPRoute (no conformance is claimed); `fallback` is Envoy Gateway's.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,7 +10,7 @@ use super::filters::{ClientCertificateMatch, Filters, RateLimitDoc, SessionPersi
 use super::{ApiVersion, Metadata, StoreSelector};
 use crate::scalar::{
     DurationText, Flag, HeaderField, HeaderText, HealthyCount, HostText, Name, Percentage,
-    QueryName, QueryText, UrlPath, Whole,
+    QueryName, QueryText, Size, UrlPath, Whole,
 };
 
 /// Routes of one service.
@@ -77,7 +76,7 @@ pub struct RuleDoc {
     /// Changes to requests and answers, or an answer of the gateway's own.
     #[serde(default)]
     pub filters: Option<Filters>,
-    /// When a call may be sent again. Not built yet.
+    /// When a call may be sent again.
     #[serde(default)]
     pub retry: Option<Retry>,
     /// Where requests go. Those without `fallback` are tier one; each fallback is one more tier.
@@ -85,10 +84,10 @@ pub struct RuleDoc {
     #[serde(default)]
     #[schemars(length(min = 1, max = 64))]
     pub backend_refs: Option<Vec<BackendRefDoc>>,
-    /// When the tiers change. Not built yet.
+    /// When the tiers change.
     #[serde(default)]
     pub failover: Option<Failover>,
-    /// Calls that carry a key may be sent again. Not built yet.
+    /// Calls that carry a key may be sent again.
     #[serde(default)]
     pub idempotency: Option<Idempotency>,
     /// Requests of one session stay on one endpoint.
@@ -232,12 +231,16 @@ pub struct BackendRefDoc {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Retry {
-    /// Further tries.
+    /// Further tries of a call that was sent; 0 = none. What was not sent is always tried
+    /// elsewhere.
     #[serde(default)]
     pub attempts: Option<Whole<0, 5>>,
-    /// Time before the first further try.
+    /// Longest pause before the first further try; twice as long before each further one.
     #[serde(default)]
     pub backoff: Option<DurationText>,
+    /// Longest pause of all.
+    #[serde(default)]
+    pub max_backoff: Option<DurationText>,
     /// Statuses after which a call is sent again.
     #[serde(default)]
     #[schemars(length(min = 1))]
@@ -245,6 +248,9 @@ pub struct Retry {
     /// Explicit permission for methods that are not idempotent.
     #[serde(default)]
     pub unsafe_methods: Option<Flag>,
+    /// Bodies up to this size are kept until the answer comes, so that they can be sent again.
+    #[serde(default)]
+    pub buffer_size: Option<Size>,
     /// A second call beside a slow one.
     #[serde(default)]
     pub hedge: Option<Hedge>,
@@ -254,8 +260,10 @@ pub struct Retry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hedge {
-    /// After so long without an answer.
-    pub after: DurationText,
+    /// After so long without an answer; without it, when 95 of 100 answers would have come, and
+    /// at most a second.
+    #[serde(default)]
+    pub after: Option<DurationText>,
 }
 
 /// When the tiers change.
@@ -271,9 +279,16 @@ pub struct Failover {
     /// Further tries as a part of all calls.
     #[serde(default)]
     pub retry_budget_percent: Option<Percentage>,
-    /// Over how long traffic comes back.
+    /// Further tries in a second that are always allowed.
+    #[serde(default)]
+    pub min_retries_per_second: Option<Whole<0, 100_000>>,
+    /// Over how long traffic comes back; `0s` = at once.
     #[serde(default)]
     pub ramp: Option<DurationText>,
+    /// Servers whose data is older are not used; they say it by the backend's
+    /// `healthCheck.dataAge`.
+    #[serde(default)]
+    pub max_data_age: Option<DurationText>,
 }
 
 /// Calls with a key.

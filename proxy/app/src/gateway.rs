@@ -33,6 +33,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::access::AccessLog;
 use crate::bound::BuildError;
 use crate::export::{self, Spans};
+use crate::failover::Failover;
 use crate::lines::{Lines, Names};
 use crate::listeners::{Listeners, Orders};
 use crate::mirror::{self, Mirror, MirrorError};
@@ -96,12 +97,14 @@ impl Gateway {
             spans,
             rates: Arc::new(Book::new(clock::now())),
             memory,
+            failover: Failover::new(&effective.store, &metrics, Arc::clone(&resolver)),
         };
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
         let running =
             Running::new(Arc::clone(&effective), lines, &mut names, sinks.clone(), connectors);
+        running.failover.ask(&running);
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
@@ -163,6 +166,7 @@ impl Gateway {
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
         let next = Running::new(effective, lines, &mut names, self.sinks.clone(), connectors);
+        next.failover.ask(&next);
         self.resolver.keep(next.names());
         self.running.store(Arc::new(next));
         self.wan.cool();
@@ -181,6 +185,7 @@ impl Gateway {
         }
         if self.driver.set(driver.clone()).is_ok() {
             driver.spawn(Arc::clone(&self.resolver).keep_fresh());
+            driver.spawn(Arc::clone(&self.sinks.failover).drive(Arc::downgrade(self)));
             for link in self.running().lines().iter() {
                 self.drive(Arc::clone(link));
             }
@@ -274,6 +279,11 @@ impl Gateway {
         }
     }
 
+    /// The board, and who works for it.
+    pub(crate) const fn failover(&self) -> &Arc<Failover> {
+        &self.sinks.failover
+    }
+
     /// What is held of bodies.
     pub(crate) const fn memory(&self) -> &Arc<Ledger> {
         &self.sinks.memory
@@ -313,6 +323,7 @@ impl Gateway {
             self.wan.sweep(clock::now());
             threads::release_freed();
             tide.follow(self.drain.live());
+            self.sinks.failover.sweep(clock::now());
         }
     }
 }

@@ -45,6 +45,17 @@ impl Lines {
         Some((*id, Arc::clone(link)))
     }
 
+    /// The name behind a number.
+    pub(crate) fn name(&self, id: LinkId) -> Arc<str> {
+        let found = self.known.iter().find(|(_, known, _)| *known == id);
+        found.map_or_else(|| "unknown".into(), |(name, _, _)| Arc::clone(name))
+    }
+
+    /// Every line that ever was, with its number.
+    pub(crate) fn by_id(&self) -> impl Iterator<Item = (LinkId, &Arc<Link>)> {
+        self.known.iter().map(|(_, id, link)| (*id, link))
+    }
+
     /// Every line that ever was.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Link>> {
         self.known.iter().map(|(_, _, link)| link)

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use tillgate_core::backend::BackendId;
 use tillgate_core::class::ClassId;
+use tillgate_core::load::Load;
 use tillgate_core::matching::RuleId;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
@@ -26,6 +27,7 @@ use tillgate_net::metrics::Held;
 
 use self::record::Record;
 use crate::running::Running;
+use crate::tries::Visit;
 
 /// What a log line says beside the numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,8 @@ pub(crate) struct Outcome {
     status: Option<u16>,
     failure: Option<Failure>,
     backend: Option<(BackendId, usize)>,
+    /// Where it is now.
+    visit: Option<Visit>,
     by: By,
     started: Instant,
     flow: InFlight,
@@ -109,6 +113,7 @@ impl Outcome {
             status: None,
             failure: None,
             backend: None,
+            visit: None,
             by: By::None,
             started: flow.born(),
             flow,
@@ -146,6 +151,9 @@ impl Outcome {
     /// It became a WebSocket.
     pub(crate) fn is_websocket(&mut self) {
         self.kind = Kind::WebSocket;
+        if let Some(visit) = &self.visit {
+            visit.failover().keep_stream(visit.load().id(), self.flow.flow());
+        }
     }
 
     /// It is of this class, by this rule.
@@ -167,6 +175,36 @@ impl Outcome {
     /// It goes there.
     pub(crate) fn send_to(&mut self, backend: BackendId, endpoint: usize) {
         self.backend = Some((backend, endpoint));
+    }
+
+    /// The same, where it is counted as long as it is there.
+    pub(crate) fn visit(&mut self, backend: BackendId, endpoint: usize, visit: Visit) {
+        self.send_to(backend, endpoint);
+        self.visit = Some(visit);
+    }
+
+    /// The load of where it is.
+    pub(crate) fn load(&self) -> Option<&Arc<Load>> {
+        self.visit.as_ref().map(Visit::load)
+    }
+
+    /// The try at its present server has ended like this, and it is sent again.
+    pub(crate) fn tried(&mut self, ended: &'static str) {
+        if let (Some(record), Some(at)) = (&mut self.record, self.backend) {
+            record.tries.push((at, ended));
+        }
+    }
+
+    /// Its answer may go on for ever, so it ends when its server is found dead.
+    pub(crate) fn keep_stream(&self, headers: &HeaderMap, length: Option<u64>) {
+        let Some(visit) = &self.visit else { return };
+        let is_events = || {
+            let kind = headers.get(http::header::CONTENT_TYPE);
+            kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+        };
+        if length.is_none() && (self.speech == Speech::Grpc || is_events()) {
+            visit.failover().keep_stream(visit.load().id(), self.flow.flow());
+        }
     }
 
     /// The request's name for people, as the server is told it in `head`.
@@ -200,6 +238,11 @@ impl Outcome {
     fn write(&mut self) {
         if std::mem::replace(&mut self.written, true) {
             return;
+        }
+        if let Some(visit) = self.visit.take()
+            && self.failure == Some(Failure::BackendBodyCut)
+        {
+            visit.cut();
         }
         let took = clock::now().saturating_duration_since(self.started);
         let (up, down) = (self.flow.up(), self.flow.down());

@@ -15,23 +15,29 @@ use tillgate_core::backend::{
     Timeouts,
 };
 use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
+use tillgate_core::failover::Wiring;
 use tillgate_core::link::{Destination, LinkId, link_for};
 use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
+use tillgate_net::circuit::Circuit;
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
 use tillgate_net::limit::{Book, RuleLimits};
 use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
-use tillgate_net::tls::{Application, Connector, FileError, Tls};
+use tillgate_net::tls::Connector;
 use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
 use crate::export::Spans;
+use crate::failover::Failover;
 use crate::lines::{Lines, Names};
 use crate::serve::session;
 
+mod connectors;
 mod mirror;
+mod probing;
 
+pub(crate) use self::connectors::Connectors;
 pub(crate) use self::mirror::MIRROR;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
@@ -82,6 +88,11 @@ pub(crate) struct Running {
     listeners: Vec<OnceLock<Listener>>,
     connectors: Connectors,
     lines: Lines,
+    /// Where calls may go, as the board says.
+    pub(crate) wiring: Wiring,
+    pub(crate) failover: Arc<Failover>,
+    /// By backend.
+    circuits: Vec<Arc<Circuit>>,
     metrics: Arc<Metrics>,
     /// Where lines of the access log go.
     pub(crate) access: Arc<AccessLog>,
@@ -98,6 +109,7 @@ pub(crate) struct Sinks {
     pub(crate) spans: Spans,
     pub(crate) rates: Arc<Book>,
     pub(crate) memory: Arc<Ledger>,
+    pub(crate) failover: Arc<Failover>,
 }
 
 impl std::fmt::Debug for Running {
@@ -141,11 +153,11 @@ impl Running {
         sinks: Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans, rates, memory } = sinks;
+        let Sinks { metrics, access, spans, rates, memory, failover } = sinks;
         memory.set_ceiling(effective.process.buffer_bytes_max);
         let rules = effective.routes.rules.iter();
-        let rates = rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits));
-        let rates = rates.collect();
+        let rates =
+            rules.map(|rule| rates.of(&rule.route, &rule.name, &rule.rate_limits)).collect();
         let tiers = tiers(&effective);
         let telemetry = &effective.telemetry;
         let logs = effective.classes.iter().any(|(id, _)| telemetry.access_log.of(id).is_some());
@@ -172,16 +184,12 @@ impl Running {
                 backend.endpoints.iter().map(|_| per_class()).collect()
             })
             .collect();
-        let endpoint_names = effective
-            .backends
-            .iter()
-            .map(|backend| session::endpoint_names(&backend.name, &backend.endpoints))
-            .collect();
-        let no_route = {
-            let class = &classes[default_class.index()];
-            metrics.request(&class.spec.name, &NO_ROUTE.into())
-        };
-        let egress_rules = effective.egress.as_ref().map_or(0, |egress| egress.rules.len());
+        let named = |one: &BackendSpec| session::endpoint_names(&one.name, &one.endpoints);
+        let endpoint_names = effective.backends.iter().map(named).collect();
+        let class = &classes[default_class.index()].spec.name;
+        let no_route = metrics.request(class, &NO_ROUTE.into());
+        let wiring = failover.follow(&effective, probing::lines(&effective, &lines, default_class));
+        let egress_rules = effective.egress.as_ref().map_or(0, |one| one.rules.len());
         Self {
             routes: table(effective.routes.rules.len()),
             egress: table(egress_rules + 1),
@@ -195,6 +203,9 @@ impl Running {
             endpoint_names,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),
             connectors,
+            wiring,
+            circuits: failover.circuits(&effective),
+            failover,
             classes,
             lines,
             metrics,
@@ -274,6 +285,11 @@ impl Running {
     /// Whether a backend is inside the store.
     pub(crate) fn location(&self, backend: BackendId) -> Location {
         self.effective.backend(backend).location
+    }
+
+    /// The places at a backend.
+    pub(crate) fn circuit(&self, backend: BackendId) -> &Arc<Circuit> {
+        &self.circuits[usize::from(backend.0)]
     }
 
     /// TLS to the servers of a backend, if it has it.
@@ -417,34 +433,6 @@ impl Running {
             client: None,
             meter: Arc::new(self.metrics.upstream(facts.name, &class.spec.name)),
         }
-    }
-}
-
-/// TLS to the backends that have it.
-pub(crate) struct Connectors(Vec<Option<Arc<Connector>>>);
-
-impl Connectors {
-    /// Reads the files of every backend's TLS; connectors of the config before are kept where
-    /// nothing of them changed.
-    ///
-    /// # Errors
-    /// [`FileError`] names the backend, the file and what to do.
-    pub(crate) fn new(effective: &Effective, tls: &Tls) -> Result<Self, FileError> {
-        let one = |backend: &BackendSpec| {
-            let Some(spec) = &backend.tls else { return Ok(None) };
-            let application = match backend.protocol {
-                BackendProtocol::Http => Application::Http1,
-                BackendProtocol::Http2 | BackendProtocol::Grpc => Application::Http2,
-                BackendProtocol::Tcp | BackendProtocol::Udp => Application::Bytes,
-            };
-            tls.connector(&backend.name, spec, application).map(Some)
-        };
-        effective.backends.iter().map(one).collect::<Result<_, _>>().map(Self)
-    }
-
-    /// TLS to the servers of `backend`, if it has it.
-    pub(crate) fn of(&self, backend: BackendId) -> Option<Arc<Connector>> {
-        self.0.get(usize::from(backend.0))?.clone()
     }
 }
 

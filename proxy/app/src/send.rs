@@ -1,7 +1,7 @@
-//! One try: a request is made what its server understands, sent, and its answer waited for.
+//! One try: a request is sent, and its answer waited for.
 //!
-//! In: where and how, the request's head and body. Out: the answer's head with the body behind
-//! it, ready to be passed on; or the row of the failure table that says why there is none.
+//! In: where and how, and the request. Out: the answer's head with the body behind it, ready to
+//! be passed on; or the row of the failure table that says why there is none.
 
 use std::sync::Arc;
 
@@ -13,14 +13,19 @@ use hyper::upgrade::OnUpgrade;
 use tillgate_core::backend::Timeouts;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::{RequestBody, ResponseBody};
-use tillgate_net::http::client::{Lease, Pool, Target, Wire};
-use tillgate_net::http::flow::Gate;
-use tillgate_net::http::head::{HeadLimits, until_head};
-use tillgate_net::http::headers::{self, HasBody};
+use tillgate_net::http::client::{Lease, Pool, Target};
+use tillgate_net::http::flow::{Flow, Gate};
+use tillgate_net::http::grpc::Speech;
+use tillgate_net::http::head::{HeadLimits, Unwatched, Watch, until_head_watched};
+use tillgate_net::http::headers;
 use tillgate_net::http::websocket::WebSocket;
 
 use crate::outcome::Outcome;
 use crate::problem::{Answer, Refusal};
+
+mod message;
+
+pub(crate) use self::message::{Keeper, Message, Sending};
 
 /// A server's answer on its way to the client.
 pub(crate) struct Reply {
@@ -37,63 +42,89 @@ pub(crate) struct Reply {
 pub(crate) struct Call<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) target: &'a Arc<Target>,
-    /// As `X-Forwarded-For` names it.
-    pub(crate) client: &'a HeaderValue,
     pub(crate) timeouts: &'a Timeouts,
     pub(crate) socket: Option<&'a WebSocket>,
 }
 
-/// Sends the request and waits for the answer's head, within the call's timeouts.
-pub(crate) async fn send(
+/// No answer.
+pub(crate) struct Unanswered {
+    pub(crate) refusal: Refusal,
+    /// Nothing of it can have been executed.
+    pub(crate) unsent: bool,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, unsent: false }
+    }
+}
+
+/// Sends the request once and waits for the answer's head, within the call's timeouts. What was
+/// not sent of it stays in `request`.
+pub(crate) async fn try_once(
     call: Call<'_>,
-    head: &mut Parts,
-    body: Incoming,
-    outcome: &mut Outcome,
-) -> Result<Reply, Refusal> {
+    request: &mut Option<Request<RequestBody>>,
+    gate: Option<Arc<Gate>>,
+    watch: &mut impl Watch,
+    flow: &Flow,
+) -> Result<Reply, Unanswered> {
     let Call { pool, target, timeouts, .. } = call;
-    let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
-    headers::prepare_request(head, call.client, target.wire, has_body)?;
-    outcome.identify(head);
-    match call.socket {
-        Some(_) if target.wire == Wire::Http2 => {
-            let detail = "the route's backend speaks HTTP/2; WebSocket needs protocol HTTP";
-            return Err(Refusal::new(Failure::UpgradeUnsupported, detail));
-        }
-        Some(socket) => socket.ask(head),
-        None => {}
-    }
-    let gate = headers::awaits_continue(head, has_body).then(Arc::<Gate>::default);
-    let flow = outcome.flow().flow();
-    let body = RequestBody::new(body, outcome.flow().clone(), gate.clone());
-    let mut request = Request::from_parts(take(head), body);
-    if let Some(gate) = &gate {
-        headers::open_on_continue(&mut request, gate);
-    }
     let limits =
         HeadLimits { request: timeouts.request, backend_request: timeouts.backend_request };
     let exchange = pool.exchange(target, request, flow);
-    match until_head(exchange, limits, flow, gate.as_ref()).await {
+    match until_head_watched(exchange, limits, flow, gate.as_ref(), watch).await {
         Ok(Ok((response, lease))) => {
             let (mut head, body) = response.into_parts();
             let server = switched(&mut head, call.socket)?;
             headers::prepare_response(&mut head);
-            outcome.answer(head.status);
             Ok(Reply { head, body, lease, gate, server })
         }
         Ok(Err(_)) if flow.is_cut_by_client() => {
-            Err(flow.malformed().map_or(Failure::ClientBodyCut.into(), Refusal::from))
+            let why = flow.malformed().map_or(Failure::ClientBodyCut.into(), Refusal::from);
+            Err(why.into())
         }
         Ok(Err(error)) => Err(match flow.ended() {
-            Some(failure) => failure.into(),
-            None => Refusal::new(error.failure(), explain(&error)),
+            Some(failure) => Refusal::from(failure).into(),
+            None => {
+                let refusal = Refusal::new(error.failure(), explain(&error));
+                Unanswered { refusal, unsent: error.is_unsent() }
+            }
         }),
         Err(failure) => {
             let silent = matches!(failure, Failure::BackendTimeout | Failure::IdleTimeout);
-            if silent && flow.owed_since().is_some() {
+            if (silent || failure == Failure::BackendStalled) && flow.owed_since().is_some() {
                 pool.distrust(target);
             }
-            Err(failure.into())
+            Err(Unanswered { refusal: failure.into(), unsent: request.is_some() })
         }
+    }
+}
+
+/// Sends a request that is not sent again.
+pub(crate) async fn send(
+    call: Call<'_>,
+    message: (&mut Parts, Incoming),
+    client: &HeaderValue,
+    outcome: &mut Outcome,
+) -> Result<Reply, Refusal> {
+    let mut message = Message::prepare(message, client, call.target, None, call.socket, outcome)?;
+    let Sending { request, gate } = message.ready(call.target.wire, call.socket, outcome)?;
+    let mut request = Some(request);
+    let tried = try_once(call, &mut request, gate, &mut Unwatched, outcome.flow()).await;
+    tried.map_err(|unanswered| unanswered.refusal)
+}
+
+/// What an answer says, in the numbers of HTTP: gRPC says it elsewhere.
+pub(crate) fn status_of(head: &response::Parts, speech: Speech) -> StatusCode {
+    if speech == Speech::Http {
+        return head.status;
+    }
+    // Of an answer that failed at once ("trailers-only"): UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL.
+    match head.headers.get("grpc-status").map(HeaderValue::as_bytes) {
+        Some(b"14") => StatusCode::SERVICE_UNAVAILABLE,
+        Some(b"4") => StatusCode::GATEWAY_TIMEOUT,
+        Some(b"13") => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(_) | None => head.status,
     }
 }
 
@@ -117,17 +148,15 @@ fn switched(
 }
 
 /// Passes a server's answer on; the outcome is written with its last byte.
-pub(crate) fn relay(reply: Reply, outcome: Outcome) -> Answer {
+pub(crate) fn relay(reply: Reply, mut outcome: Outcome) -> Answer {
+    outcome.answer(reply.head.status);
+    outcome.keep_stream(&reply.head.headers, reply.body.size_hint().exact());
     let flow = Arc::clone(outcome.flow().flow());
     let speech = outcome.speech();
-    let body = ResponseBody::relay(reply.body, flow, reply.lease, reply.gate, speech, outcome);
+    let load = outcome.load().cloned();
+    let body =
+        ResponseBody::relay(reply.body, flow, reply.lease, reply.gate, speech, load, outcome);
     Response::from_parts(reply.head, body)
-}
-
-fn take(head: &mut Parts) -> Parts {
-    let (mut empty, ()) = Request::new(()).into_parts();
-    std::mem::swap(&mut empty, head);
-    empty
 }
 
 /// An error with its causes, each said once.

@@ -13,29 +13,30 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
+use tillgate_core::failover::Choice;
 use tillgate_core::filter::{Action, Scheme};
+use tillgate_core::load::Verdict;
 use tillgate_core::matching::{Found, NoRule, RequestFacts, Rule};
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock;
 use tillgate_net::drain::Ticket;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::ResponseBody;
-use tillgate_net::http::client::Target;
 use tillgate_net::http::grpc::{self, Speech};
 use tillgate_net::http::headers;
 use tillgate_net::http::server::{Caller, InFlight, Place};
 use tillgate_net::http::websocket::{self, Ask, WebSocket};
 use tillgate_net::metrics::Held;
 
-use self::session::{Session, Token};
+use self::session::Session;
 use crate::admission;
 use crate::gateway::Worker;
 use crate::mirror;
 use crate::outcome::{By, Kind, Outcome};
-use crate::pick;
 use crate::problem::{self, Answer, Refusal};
 use crate::running::Running;
-use crate::send::{self, Call, Reply};
+use crate::send::{self, Reply};
+use crate::tries::{Reached, Tries};
 use crate::tunnel::Tunnel;
 
 mod filters;
@@ -128,24 +129,37 @@ impl Story<'_> {
             Ok(socket) => socket,
             Err(refusal) => return problem::answer(&refusal, outcome),
         };
-        let picked = self.pick(&head, &mut outcome);
+        let kept = self.session(&head);
+        let plan = &self.running.wiring.plans[usize::from(self.found.rule.0)];
         let timeouts = deadlines(&self.rule.timeouts, &head, &outcome);
-        let call = Call {
-            pool: self.worker.pool(picked.location),
-            target: &picked.target,
-            client: &self.client.name,
+        let tries = Tries {
+            worker: self.worker,
+            running: self.running,
+            rule: (self.found.rule, self.rule),
+            class: self.class,
+            client: (self.client.peer, &self.client.name),
             timeouts: &timeouts,
             socket: socket.as_ref(),
         };
+        let begins = kept.as_ref().and_then(|kept| kept.at);
+        let reached = tries.run(begins, &mut head, body, &mut outcome).await;
         let scheme = self.scheme;
-        let mut answer = match (send::send(call, &mut head, body, &mut outcome).await, socket) {
-            (Ok(reply), Some(socket)) if reply.server.is_some() => {
-                self.switch(reply, socket, &picked, outcome)
+        let session = match (&reached, kept) {
+            (Ok(reached), Some(kept)) => {
+                let names = self.running.endpoint_names(plan.backend(reached.at));
+                let is_same = kept.at.is_some_and(|at| at.is_same(reached.at));
+                kept.session.renew(names[reached.at.endpoint], is_same)
             }
-            (Ok(reply), _) => send::relay(reply, outcome),
+            _ => None,
+        };
+        let mut answer = match (reached, socket) {
+            (Ok(reached), Some(socket)) if reached.reply.server.is_some() => {
+                self.switch(reached, socket, outcome)
+            }
+            (Ok(reached), _) => send::relay(reached.reply, outcome),
             (Err(refusal), _) => problem::answer(&refusal, outcome),
         };
-        if let Some(session) = picked.session {
+        if let Some(session) = session {
             session.tell(scheme, answer.headers_mut());
         }
         answer
@@ -169,39 +183,26 @@ impl Story<'_> {
         Ok(socket)
     }
 
-    /// Which server gets it: the session's, else one by chance.
-    fn pick(&self, head: &Parts, outcome: &mut Outcome) -> Picked {
-        let (running, rule) = (self.running, self.rule);
-        let kept = rule.persistence.as_ref().map(|how| Session::of(how, head, clock::wall()));
-        let kept_at = kept.as_ref().and_then(|session| session.find(rule, running));
-        let (backend, endpoint) = kept_at.unwrap_or_else(|| {
-            let backend = pick::backend(rule, fastrand::u64(..));
-            let spec = running.effective.backend(backend);
-            (backend, pick::endpoint(spec, fastrand::u64(..)))
+    /// The session it belongs to, and where that lives, if calls may still go there.
+    fn session<'s>(&'s self, head: &Parts) -> Option<KeptSession<'s>> {
+        let session = Session::of(self.rule.persistence.as_ref()?, head, clock::wall());
+        let plan = &self.running.wiring.plans[usize::from(self.found.rule.0)];
+        let at = session.find(plan, self.running).filter(|at| {
+            plan.load(*at).verdict() != Verdict::Out && plan.is_fresh(plan.load(*at), clock::now())
         });
-        let spec = running.effective.backend(backend);
-        outcome.send_to(backend, endpoint);
-        let target = running.target(backend, endpoint, self.class, &rule.timeouts);
-        let target = match spec.proxy_protocol {
-            Some(version) => Arc::new(target.for_client(version, self.client.peer)),
-            None => target,
-        };
-        let name = running.endpoint_names(backend)[endpoint];
-        Picked {
-            target,
-            location: running.location(backend),
-            session: kept.and_then(|session| session.renew(name, kept_at.is_some())),
-        }
+        Some(KeptSession { session, at })
     }
 
     /// The answer that makes a WebSocket of the client's connection or stream.
-    fn switch(self, reply: Reply, socket: WebSocket, to: &Picked, mut outcome: Outcome) -> Answer {
+    fn switch(self, reached: Reached, socket: WebSocket, mut outcome: Outcome) -> Answer {
+        let Reached { reply, target, .. } = reached;
         let Reply { mut head, lease, server, .. } = reply;
         let Some(server) = server else { return problem::answer(&bug(), outcome) };
         let client = socket.grant(&mut head);
         outcome.is_websocket();
         outcome.answer(head.status);
-        let hold = self.worker.pool(to.location).hold(&to.target);
+        let location = if target.link.is_some() { Location::Cloud } else { Location::Local };
+        let hold = self.worker.pool(location).hold(&target);
         drop(lease);
         let tunnel = Tunnel {
             outcome,
@@ -214,12 +215,10 @@ impl Story<'_> {
     }
 }
 
-/// A server for a request.
-struct Picked {
-    target: Arc<Target>,
-    location: Location,
-    /// What the client is to remember it by.
-    session: Option<Token>,
+/// A session that a request belongs to.
+struct KeptSession<'a> {
+    session: Session<'a>,
+    at: Option<Choice>,
 }
 
 /// An outcome for a request that is of no class yet.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::health::HealthSpec;
 use crate::tls::ClientTls;
 
 /// Index of a backend in the store's list; stable by name across reloads.
@@ -85,6 +86,22 @@ pub struct BackendSpec {
     pub dns: DnsSpec,
     /// Settings of its TCP sockets.
     pub tcp: TcpSpec,
+    /// How its servers are watched.
+    pub health: Arc<HealthSpec>,
+    /// Bounds of what it is asked at one time.
+    pub circuit: CircuitSpec,
+}
+
+/// Bounds of what a backend is asked at one time, all its servers and all classes together. Lower
+/// classes meet them earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitSpec {
+    /// Requests at one time; further ones wait.
+    pub requests_max: u32,
+    /// Requests that wait, as long as their class lets them; further ones are refused.
+    pub waiting_max: u32,
+    /// Of the requests, those that are further tries.
+    pub retries_max: u32,
 }
 
 /// Version of the PROXY protocol.

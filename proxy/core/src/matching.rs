@@ -16,8 +16,10 @@ use ipnet::IpNet;
 
 use crate::backend::{BackendId, Location, Timeouts};
 use crate::class::ClassId;
+use crate::failover::FailoverSpec;
 use crate::filter::{Action, Filters, SessionPersistence};
 use crate::limit::RateLimit;
+use crate::retry::RetrySpec;
 use crate::tls::{ClientIdentity, SanMatch};
 
 mod egress;
@@ -108,6 +110,10 @@ pub struct Rule {
     pub tiers: Vec<Vec<BackendRef>>,
     /// How long its steps may take.
     pub timeouts: Timeouts,
+    /// When its tiers change.
+    pub failover: FailoverSpec,
+    /// When its calls are sent again.
+    pub retry: RetrySpec,
     /// What it changes.
     pub filters: Filters,
     /// Whether requests of one session stay on one endpoint.
@@ -134,6 +140,8 @@ impl Rule {
             action: Action::Forward,
             tiers,
             timeouts,
+            failover: FailoverSpec::PLAIN,
+            retry: RetrySpec::never(),
             filters: Filters::default(),
             persistence: None,
             rate_limits: Vec::new(),

@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+use tillgate_core::health::Loss;
 
 use crate::tls::TlsError;
 
@@ -138,6 +139,14 @@ pub enum Failure {
     BodyTooLarge,
     /// The request's body comes slower than the listener takes.
     BodyTooSlow,
+    /// The server went silent, and was found to be dead.
+    BackendStalled,
+    /// The server is out, and a stream on it does not go on.
+    BackendEjected,
+    /// The backend has as many requests as it may, and as many wait.
+    BackendFull,
+    /// No server has data that is new enough.
+    DataTooOld,
     /// The process holds as much as it may, and others go first.
     MemoryShed,
     /// The pull of an image is held for now.
@@ -184,7 +193,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 43] = [
+pub const TABLE: [Row; 47] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end or its host can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -257,6 +266,14 @@ pub const TABLE: [Row; 43] = [
         "the request's body is larger than the listener's limits.maxBodySize"),
     row(Failure::BodyTooSlow, "body_too_slow", Some(StatusCode::REQUEST_TIMEOUT), Blame::Client, Retry::Never,
         "the request's body came slower than the listener's limits.minBodyRate, or not at all for limits.bodyTimeout"),
+    row(Failure::BackendStalled, "backend_stalled", Some(StatusCode::GATEWAY_TIMEOUT), Blame::Backend, Retry::IfIdempotent,
+        "the server went silent and did not answer a probe either; the call could not be sent elsewhere"),
+    row(Failure::BackendEjected, "backend_ejected", None, Blame::Backend, Retry::Never,
+        "the server of a stream is out and sends nothing; the stream is ended so that its client comes back to another one"),
+    row(Failure::BackendFull, "backend_full", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::NothingSent,
+        "the backend has circuitBreaker.maxParallelRequests, and lower classes meet that limit earlier"),
+    row(Failure::DataTooOld, "data_too_old", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Backend, Retry::NothingSent,
+        "no server of the rule has data that is as new as failover.maxDataAge says"),
     row(Failure::MemoryShed, "memory_shed", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::IfIdempotent,
         "the process holds as much of bodies as gateway.bufferMemory allows, and higher classes go first"),
     row(Failure::PullHeld, "pull_held", Some(StatusCode::TOO_MANY_REQUESTS), Blame::Policy, Retry::NothingSent,
@@ -287,6 +304,26 @@ impl Failure {
     /// The answer, where one is still possible.
     pub const fn status(self) -> Option<StatusCode> {
         self.row().status
+    }
+
+    /// What it says of the server that a call was sent to; `None`: nothing.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are not about a server")]
+    pub const fn loss(self) -> Option<Loss> {
+        Some(match self {
+            Self::ResolveFailed => Loss::Unresolved,
+            Self::ConnectRefused => Loss::Refused,
+            Self::ConnectUnreachable => Loss::Unreachable,
+            Self::ConnectTimeout => Loss::ConnectTimeout,
+            Self::TlsHandshake
+            | Self::TlsUntrusted
+            | Self::TlsExpired
+            | Self::TlsWrongName
+            | Self::TlsClientCertificate
+            | Self::BackendProtocol => Loss::Protocol,
+            Self::BackendClosed | Self::BackendBodyCut => Loss::Reset,
+            Self::BackendTimeout | Self::RequestTimeout | Self::IdleTimeout => Loss::Timeout,
+            _ => return None,
+        })
     }
 
     /// The same as a gRPC status (the numbers of `google.rpc.Code`). `UNAVAILABLE` says that the

@@ -13,5 +13,6 @@ pub mod head;
 pub mod headers;
 mod pace;
 pub mod post;
+pub mod replay;
 pub mod server;
 pub mod websocket;

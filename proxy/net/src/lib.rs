@@ -3,6 +3,7 @@
 //! This crate drives the machines of `tillgate-core` with real sockets and real time. It knows
 //! how to move bytes, never who deserves what.
 
+pub mod circuit;
 pub mod clock;
 pub mod drain;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mirror;
 pub mod otlp;
+pub mod probe;
 pub mod proxy_protocol;
 mod seldom;
 pub mod shaped;

@@ -200,6 +200,11 @@ impl Link {
         }
     }
 
+    /// Payload that it has brought or taken so far.
+    pub fn delivered(&self, direction: Direction) -> u64 {
+        self.direction(direction).counters().iter().map(|class| class.bytes).sum()
+    }
+
     /// What a new connection must know of its line.
     pub(crate) fn spec(&self) -> LinkSpec {
         self.lock().spec.clone()

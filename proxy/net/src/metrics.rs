@@ -18,6 +18,7 @@ use tillgate_core::units::{Direction, PerDirection};
 
 use crate::error::TABLE;
 
+mod failover;
 mod floods;
 mod lines;
 mod meters;
@@ -25,6 +26,7 @@ mod mirror;
 mod telemetry;
 mod tls;
 
+pub use self::failover::FailoverMeters;
 pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use http::Uri;
 use tillgate_core::backend::{BackendProtocol, BackendSpec, Endpoint, Host, Location};
+use tillgate_core::health::HealthSpec;
 use tillgate_core::matching::canonical_host;
 use tillgate_core::tls::{ClientTls, TrustAnchors};
 
@@ -90,6 +91,9 @@ pub(super) fn backend(
         proxy_protocol: None,
         dns: defaults::DNS,
         tcp: defaults::TCP,
+        // Fetches find out by themselves; a probe would cost the line and tell less.
+        health: Arc::new(HealthSpec { active: None, passive: defaults::PASSIVE, data_age: None }),
+        circuit: defaults::CIRCUIT,
     };
     Some(Reached { compiled: Compiled::whole(spec), authority })
 }

@@ -9,7 +9,7 @@ use tillgate_core::tls::{
     ClientAuth, ClientCertificates, ClientTls, KeyPair, ServerTls, TlsVersion, TrustAnchors,
 };
 
-use super::{Effective, Value, class_name, list, location, map, number, optional, text};
+use super::{Effective, Value, class_name, health, list, location, map, number, optional, text};
 use crate::compile::{dials, has_class, limit_applies, protocol_text};
 use crate::effective::telemetry::{ClassLog, LogOutput, LoggedHeader, TracingSpec};
 use crate::scalar::{duration_text, size_text};
@@ -154,6 +154,10 @@ pub(super) fn of_backend(one: &BackendSpec) -> Value {
         ]);
         show("tcpKeepalive", keepalive);
         show("tcpUserTimeout", text(duration_text(one.tcp.user_timeout)));
+    }
+    if let Some(active) = &one.health.active {
+        show("healthCheck", health::of_health(&one.health, active));
+        show("circuitBreaker", health::of_circuit(&one.circuit));
     }
     Value::Map(shown)
 }

@@ -15,7 +15,7 @@ use tillgate_core::limit::{RateKey, RateLimit};
 use tillgate_core::matching::{BackendRef, PathMatch, RequestMatch, Rule};
 use tillgate_core::tls::SanMatch;
 
-use super::{Effective, Value, class_name, list, map, number, text};
+use super::{Effective, Value, class_name, health, list, map, number, text};
 use crate::compile::host_text;
 use crate::scalar::duration_text;
 
@@ -73,6 +73,9 @@ fn of_rule(rule: &Rule, config: &Effective) -> Value {
             };
             shown.show("timeouts", of_timeouts(&rule.timeouts));
             shown.show("tiers", list(&rule.tiers, |tier| list(tier, reference)));
+            shown.show("failover", health::of_failover(&rule.failover, &rule.retry));
+            shown.show("retry", health::of_retry(&rule.retry));
+            shown.maybe("idempotency", health::of_idempotency(&rule.retry), |shown| shown);
         }
         Action::Redirect(redirect) => shown.show("redirect", of_redirect(redirect)),
         Action::Respond(response) => shown.show("response", of_response(response)),

@@ -27,7 +27,7 @@ const fn field(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The fields of a line, in its order.
-pub const FIELDS: [Field; 23] = [
+pub const FIELDS: [Field; 24] = [
     field("time", "when it ended (RFC 3339, UTC)"),
     field("kind", "what it was: `request`, `forward` (through the proxy) or `tunnel`"),
     field("request_id", "`X-Request-Id`, the client's or ours"),
@@ -48,6 +48,7 @@ pub const FIELDS: [Field; 23] = [
     field("queued_ms", "of that, waiting for a connection and a place on the line"),
     field("line_ms", "waiting for the line since it was sent, in both directions together"),
     field("tries", "connections it was sent on"),
+    field("earlier_tries", "servers it was sent to before, each with why that try ended"),
     field("critical", "whether its class is critical"),
     field("sampled", "whether it is here by sampling; failures always are"),
     field("headers", "the request headers that the policy names"),
@@ -74,6 +75,7 @@ pub(crate) struct Line<'a> {
     pub(crate) queued: Duration,
     pub(crate) line: Duration,
     pub(crate) tries: u32,
+    pub(crate) earlier: Option<String>,
     pub(crate) critical: bool,
     pub(crate) sampled: bool,
     pub(crate) headers: Option<&'a Shown>,
@@ -107,6 +109,7 @@ impl Line<'_> {
         json.bare("queued_ms", Some(Millis(self.queued)));
         json.bare("line_ms", Some(Millis(self.line)));
         json.bare("tries", Some(self.tries));
+        json.text("earlier_tries", self.earlier.as_deref());
         json.bare("critical", Some(self.critical));
         json.bare("sampled", Some(self.sampled));
         json.name("headers");
@@ -208,6 +211,7 @@ mod tests {
             queued: Duration::ZERO,
             line: Duration::ZERO,
             tries: 1,
+            earlier: None,
             critical: true,
             sampled: true,
             headers: Some(&headers),

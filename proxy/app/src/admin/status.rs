@@ -7,6 +7,8 @@ use tillgate_net::link::snapshot::{ClassSnapshot, LinkSnapshot};
 
 use crate::gateway::Gateway;
 
+mod failover;
+
 /// The status document.
 pub(crate) fn of(gateway: &Gateway) -> Value {
     let running = gateway.running();
@@ -49,6 +51,7 @@ pub(crate) fn of(gateway: &Gateway) -> Value {
         "links": links,
         "listeners": listeners,
         "backends": backends,
+        "failover": failover::of(gateway),
         "wanConnections": connections,
         "notInEffect": not_in_effect,
     })

@@ -35,7 +35,6 @@ use tillgate_net::upstream::resolver::ChosenBy;
 use super::{Mirror, Place, token};
 use crate::forward::leads_back;
 use crate::gateway::Gateway;
-use crate::pick;
 use crate::running::Running;
 use crate::send::explain;
 
@@ -153,7 +152,7 @@ impl Mirror {
         };
         let backend = way.running.effective.backend(upstream.backend);
         let timeouts = timeouts(&mirror.fetches);
-        let endpoint = pick::endpoint(backend, fastrand::u64(..));
+        let endpoint = fastrand::usize(..backend.endpoints.len().max(1));
         let target = way.running.target(upstream.backend, endpoint, upstream.class, &timeouts);
         let mut fields = fields(asking);
         if let Some(value) = authorization {
@@ -184,14 +183,15 @@ impl Mirror {
                 whole.path_and_query(path).build().ok()
             }
         };
-        let mut request = Request::new(RequestBody::empty(Arc::clone(&flow)));
+        let mut request = Request::new(RequestBody::none(&flow));
         *request.method_mut() = method;
         *request.uri_mut() = uri.ok_or_else(|| invalid(path))?;
         *request.headers_mut() = fields;
         let pool: &Pool = if target.link.is_some() { way.gateway.wan() } else { &self.local };
         let response = way.fetches().map(|fetches| fetches.response);
         let limits = HeadLimits { request: None, backend_request: response };
-        let exchange = pool.exchange(target, request, &flow);
+        let mut request = Some(request);
+        let exchange = pool.exchange(target, &mut request, &flow);
         match until_head(exchange, limits, &flow, None).await {
             Ok(Ok((response, lease))) => {
                 let (head, body) = response.into_parts();

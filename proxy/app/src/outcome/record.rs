@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tillgate_core::backend::BackendId;
 use tillgate_core::class::ClassId;
 use tillgate_core::trace::{Parent, TraceContext};
 use tillgate_net::clock;
@@ -35,6 +36,8 @@ pub(super) struct Record {
     headers: Option<Shown>,
     pub(super) request_id: Option<HeaderValue>,
     pub(super) answered_at: Option<Instant>,
+    /// Where it was before, and why it did not stay.
+    pub(super) tries: Vec<((BackendId, usize), &'static str)>,
 }
 
 impl Record {
@@ -66,6 +69,7 @@ impl Record {
             headers: None,
             request_id: None,
             answered_at: None,
+            tries: Vec::new(),
         }
     }
 
@@ -118,11 +122,23 @@ impl Record {
             queued: flow.queued_for(),
             line: flow.line_waited(),
             tries: flow.tries(),
+            earlier: self.earlier(running),
             critical: class.critical,
             sampled: self.sampled,
             headers: self.headers.as_ref(),
         };
         line.write()
+    }
+
+    /// The tries before the last one.
+    fn earlier(&self, running: &Running) -> Option<String> {
+        let tell = |((backend, endpoint), ended): &((BackendId, usize), &str)| {
+            let spec = running.effective.backend(*backend);
+            let endpoint = spec.endpoints.get(*endpoint).map(ToString::to_string);
+            format!("{} {} {ended}", spec.name, endpoint.unwrap_or_default())
+        };
+        let all: Vec<String> = self.tries.iter().map(tell).collect();
+        (!all.is_empty()).then(|| all.join(", "))
     }
 
     /// Attributes have the names of OpenTelemetry's semantic conventions where there is one.

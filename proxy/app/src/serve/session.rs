@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tillgate_core::backend::{BackendId, Endpoint};
+use tillgate_core::backend::Endpoint;
+use tillgate_core::failover::{Choice, Plan};
 use tillgate_core::filter::{Scheme, SessionCarrier, SessionPersistence};
-use tillgate_core::matching::Rule;
 
 use crate::running::Running;
 
@@ -54,12 +54,17 @@ impl<'a> Session<'a> {
     }
 
     /// Where it lives, if that still is one of the rule's endpoints.
-    pub(super) fn find(&self, rule: &Rule, running: &Running) -> Option<(BackendId, usize)> {
+    pub(super) fn find(&self, plan: &Plan, running: &Running) -> Option<Choice> {
         let wanted = self.known?.endpoint;
-        rule.tiers.iter().flatten().find_map(|reference| {
-            let mut names = running.endpoint_names(reference.backend).iter();
-            Some((reference.backend, names.position(|name| *name == wanted)?))
-        })
+        for (tier, groups) in plan.tiers.iter().enumerate() {
+            for (group, one) in groups.iter().enumerate() {
+                let mut names = running.endpoint_names(one.backend).iter();
+                if let Some(endpoint) = names.position(|name| *name == wanted) {
+                    return Some(Choice { tier, group, endpoint, trial: false });
+                }
+            }
+        }
+        None
     }
 
     /// The token for the endpoint of this name, if the client does not have a good one.

@@ -12,14 +12,17 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tillgate_core::load::Load;
 
 use super::client::Lease;
 use super::flow::{Flow, Gate, Owes, Passage};
 use super::grpc::{self, Speech};
 use super::headers;
+use super::replay::{Reader, Replay};
 use super::server::InFlight;
+use crate::clock;
 use crate::error::Failure;
-use crate::mirror::Source;
+use crate::mirror;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +41,7 @@ pub enum BodyError {
 /// A client's body on its way to a server.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// `None`: a request of our own, without a body.
-    incoming: Option<Incoming>,
+    source: Source,
     flow: Arc<Flow>,
     /// Until it has ended: the answer may end before.
     life: Option<InFlight>,
@@ -48,20 +50,76 @@ pub struct RequestBody {
     left: u64,
 }
 
+#[derive(Debug)]
+enum Source {
+    /// Passed on as it comes.
+    Incoming(Incoming),
+    /// Kept meanwhile.
+    Kept(Reader),
+    /// One of our own, or none.
+    Fixed(Option<Bytes>),
+}
+
 impl RequestBody {
     /// `incoming`, counted on `life`'s flow, held back by `gate` if there is one.
     pub fn new(incoming: Incoming, life: InFlight, gate: Option<Arc<Gate>>) -> Self {
         if incoming.size_hint().exact().is_some() {
             life.pace.is_announced();
         }
-        let left = life.body_bytes_max();
-        let incoming = Some(incoming);
-        Self { incoming, flow: Arc::clone(life.flow()), life: Some(life), gate, left }
+        Self::of(Source::Incoming(incoming), life, gate)
     }
 
-    /// No body, of a request of our own.
-    pub const fn empty(flow: Arc<Flow>) -> Self {
-        Self { incoming: None, flow, life: None, gate: None, left: 0 }
+    /// The same of a body that is kept, from its start.
+    pub fn replay(kept: &Arc<Replay>, life: InFlight, gate: Option<Arc<Gate>>) -> Self {
+        let reader = kept.read();
+        if reader.size_hint().exact().is_some() {
+            life.pace.is_announced();
+        }
+        Self::of(Source::Kept(reader), life, gate)
+    }
+
+    /// No body.
+    pub fn none(flow: &Arc<Flow>) -> Self {
+        Self::fixed(None, flow)
+    }
+
+    /// A body of ours.
+    pub fn fixed(bytes: Option<Bytes>, flow: &Arc<Flow>) -> Self {
+        let (source, flow) = (Source::Fixed(bytes), Arc::clone(flow));
+        Self { source, flow, life: None, gate: None, left: u64::MAX }
+    }
+
+    /// Another gate than before, of which nothing has passed.
+    pub fn hold_back(&mut self, gate: Option<Arc<Gate>>) {
+        self.gate = gate;
+    }
+
+    fn of(source: Source, life: InFlight, gate: Option<Arc<Gate>>) -> Self {
+        let left = life.body_bytes_max();
+        Self { source, flow: Arc::clone(life.flow()), life: Some(life), gate, left }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let life = &self.life;
+        let hold = |bytes| match life {
+            Some(life) => life.hold(bytes),
+            None => bytes,
+        };
+        match &mut self.source {
+            Source::Incoming(incoming) => {
+                let piece = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(
+                    piece.map(|piece| {
+                        piece.map(|frame| frame.map_data(hold)).map_err(BodyError::Cut)
+                    }),
+                )
+            }
+            Source::Kept(reader) => reader.poll_frame(cx, hold),
+            Source::Fixed(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
     }
 }
 
@@ -83,15 +141,14 @@ impl Body for RequestBody {
         if let Some(failure) = this.flow.ended() {
             return Poll::Ready(Some(Err(BodyError::Ended(failure))));
         }
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(piece) = Pin::new(incoming).poll_frame(cx) else {
+        let Poll::Ready(piece) = this.poll_source(cx) else {
             this.flow.client_owes(Owes::Yes);
             let failure = ready!(this.flow.poll_body_ended(cx));
             return Poll::Ready(Some(Err(BodyError::Ended(failure))));
         };
         this.flow.client_owes(Owes::No);
         match piece {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 let Some(left) = this.left.checked_sub(bytes as u64) else {
                     this.flow.end(Failure::BodyTooLarge);
@@ -99,18 +156,16 @@ impl Body for RequestBody {
                 };
                 this.left = left;
                 this.flow.moved_up(bytes);
-                let mut frame = match &this.life {
-                    Some(life) => frame.map_data(|bytes| life.hold(bytes)),
-                    None => frame,
-                };
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::prepare_trailers(trailers);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                this.flow.cut_by_client();
-                Poll::Ready(Some(Err(BodyError::Cut(error))))
+                if let BodyError::Cut(_) = error {
+                    this.flow.cut_by_client();
+                }
+                Poll::Ready(Some(Err(error)))
             }
             None => {
                 this.life = None;
@@ -120,11 +175,21 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        match &self.source {
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
+            Source::Fixed(bytes) => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Kept(reader) => reader.size_hint(),
+            Source::Fixed(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+        }
     }
 }
 
@@ -154,7 +219,7 @@ enum Kind {
 /// Bytes that come from no server.
 #[derive(Debug)]
 struct Sourced {
-    source: Box<dyn Source>,
+    source: Box<dyn mirror::Source>,
     flow: Arc<Flow>,
 }
 
@@ -162,6 +227,8 @@ struct Sourced {
 struct Relay {
     incoming: Incoming,
     flow: Arc<Flow>,
+    /// Of the endpoint, where the body's length is known: then silence is one.
+    owing: Option<Owing>,
     lease: Option<Lease>,
     gate: Option<Arc<Gate>>,
     speech: Speech,
@@ -180,16 +247,19 @@ impl<O: Observer> ResponseBody<O> {
     }
 
     /// A server's body; `lease` goes back to its pool with the last byte. If it breaks off, that
-    /// is said in `speech`.
+    /// is said in `speech`. While it does not go on, `load` knows.
     pub fn relay(
         incoming: Incoming,
         flow: Arc<Flow>,
         lease: Lease,
         gate: Option<Arc<Gate>>,
         speech: Speech,
+        load: Option<Arc<Load>>,
         observer: O,
     ) -> Self {
-        let mut relay = Box::new(Relay { incoming, flow, lease: Some(lease), gate, speech });
+        let load = load.filter(|_| incoming.size_hint().exact().is_some());
+        let owing = load.map(Owing::new);
+        let mut relay = Box::new(Relay { incoming, flow, owing, lease: Some(lease), gate, speech });
         if relay.incoming.is_end_stream() {
             relay.complete();
         }
@@ -197,7 +267,7 @@ impl<O: Observer> ResponseBody<O> {
     }
 
     /// Bytes of `source`, counted on `flow`.
-    pub fn from_source(source: Box<dyn Source>, flow: Arc<Flow>, observer: O) -> Self {
+    pub fn from_source(source: Box<dyn mirror::Source>, flow: Arc<Flow>, observer: O) -> Self {
         let kind = Kind::Source(Box::new(Sourced { source, flow }));
         Self { kind, observer: Some(observer) }
     }
@@ -230,6 +300,40 @@ impl Sourced {
     }
 }
 
+/// Whether the next piece of a body is owed by its endpoint.
+#[derive(Debug)]
+struct Owing {
+    load: Arc<Load>,
+    owes: bool,
+}
+
+impl Owing {
+    const fn new(load: Arc<Load>) -> Self {
+        Self { load, owes: false }
+    }
+
+    fn is(&mut self, owes: bool) {
+        if owes == self.owes {
+            return;
+        }
+        self.owes = owes;
+        if owes {
+            self.load.owe(clock::lately());
+        } else {
+            self.load.paid();
+            self.load.heard(clock::lately());
+        }
+    }
+}
+
+impl Drop for Owing {
+    fn drop(&mut self) {
+        if self.owes {
+            self.load.paid();
+        }
+    }
+}
+
 /// How a response broke off, for the outcome and for the connection.
 type Broken = (Failure, BodyError);
 
@@ -238,7 +342,11 @@ impl Relay {
         if let Some(failure) = self.flow.ended() {
             return Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))));
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Some(owing) = &mut self.owing {
+            owing.is(polled.is_pending());
+        }
+        match polled {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.flow.moved_down(frame.data_ref().map_or(0, Bytes::len));
                 if let Some(trailers) = frame.trailers_mut() {

@@ -133,16 +133,38 @@ pub enum SendError {
     /// The last of several connections closed before anything was sent.
     #[error("every connection closes before a request is sent")]
     NeverSent,
+    /// An HTTP/2 server says that it has not looked at it.
+    #[error("the server took no further stream")]
+    Refused(#[source] hyper::Error),
 }
 
 impl SendError {
+    fn of(error: hyper::Error) -> Self {
+        let h2 = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        // RFC 9113 section 8.7: a refused stream, or one above the last of a GOAWAY, was not
+        // processed. The library tells the latter by the connection's error.
+        let is_unseen = h2.is_some_and(|error: &h2::Error| {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            error.is_remote() && (refused || error.is_go_away())
+        });
+        if is_unseen { Self::Refused(error) } else { Self::Exchange(error) }
+    }
+
+    /// Whether nothing of the request can have been executed.
+    pub const fn is_unsent(&self) -> bool {
+        match self {
+            Self::Dial(_) | Self::ClientCertificate | Self::NeverSent | Self::Refused(_) => true,
+            Self::Exchange(_) => false,
+        }
+    }
+
     /// Its row's name in the failure table.
     pub fn failure(&self) -> Failure {
         match self {
             Self::Dial(error) => error.failure(),
             Self::ClientCertificate => Failure::TlsClientCertificate,
             Self::Exchange(error) if error.is_parse() => Failure::BackendProtocol,
-            Self::Exchange(_) | Self::NeverSent => Failure::BackendClosed,
+            Self::Exchange(_) | Self::NeverSent | Self::Refused(_) => Failure::BackendClosed,
         }
     }
 }
@@ -232,14 +254,15 @@ impl Pool {
     }
 
     /// Sends `request` to `target` and waits for the response's head. The lease must be kept
-    /// with the response's body. Nothing here is timed but the wait for a connection.
+    /// with the response's body. Nothing here is timed but the wait for a connection. `request`
+    /// is there as long as nothing of it was sent: also after an error, or when this is dropped.
     ///
     /// # Errors
     /// [`SendError`] says whether anything of the request was sent.
     pub async fn exchange(
         &self,
         target: &Arc<Target>,
-        mut request: Request<RequestBody>,
+        request: &mut Option<Request<RequestBody>>,
         flow: &Flow,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let shelf = self.shelf(target);
@@ -248,15 +271,16 @@ impl Pool {
             let queued = flow.queue();
             let mut connection = shelf.checkout(target, &self.resolver).await?;
             drop(queued);
+            let Some(message) = request.take() else { break };
             flow.mark_sent(connection.line.clone());
-            match connection.send(request).await {
+            match connection.send(message).await {
                 Ok(response) => {
                     connection.answered();
                     return Ok((response, Lease { connection: Some(connection) }));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => {
-                        request = unsent;
+                        *request = Some(unsent);
                         refused = connection.is_refused();
                     }
                     None => {
@@ -266,7 +290,7 @@ impl Pool {
                         return Err(if connection.is_refused() {
                             SendError::ClientCertificate
                         } else {
-                            SendError::Exchange(error.into_error())
+                            SendError::of(error.into_error())
                         });
                     }
                 },
@@ -303,6 +327,14 @@ impl Pool {
             .map(|(_, shelf)| Arc::clone(shelf))
             .collect();
         for shelf in found {
+            shelf.evict(clock::now());
+        }
+    }
+
+    /// Closes every idle connection; busy ones take no further request.
+    pub fn evict_all(&self) {
+        let shelves: Vec<_> = self.lock().values().cloned().collect();
+        for shelf in shelves {
             shelf.evict(clock::now());
         }
     }

@@ -162,6 +162,11 @@ impl Flow {
         Queued { flow: self, since: self.moved.load(Ordering::Relaxed) }
     }
 
+    /// Whether it waits for a connection.
+    pub fn is_queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed)
+    }
+
     /// How long it has waited for connections.
     pub fn queued_for(&self) -> Duration {
         Duration::from_millis(self.waited.load(Ordering::Relaxed))

@@ -30,6 +30,32 @@ pub struct HeadLimits {
     pub backend_request: Option<Duration>,
 }
 
+/// Looks after a call that waits.
+pub trait Watch {
+    /// What to do about it now.
+    fn look(&mut self, flow: &Flow, now: Instant) -> Look;
+}
+
+/// What to do about a call that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Its server is dead, and another one is not.
+    Leave,
+    /// Look again then.
+    At(Instant),
+    /// Nothing.
+    Never,
+}
+
+/// A call that nobody looks after.
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn look(&mut self, _: &Flow, _: Instant) -> Look {
+        Look::Never
+    }
+}
+
 /// Waits for `exchange`, within `limits`, until `flow` is told to end. Opens `gate` if the server
 /// stays silent.
 ///
@@ -40,6 +66,20 @@ pub async fn until_head<F: Future>(
     limits: HeadLimits,
     flow: &Flow,
     gate: Option<&Arc<Gate>>,
+) -> Result<F::Output, Failure> {
+    until_head_watched(exchange, limits, flow, gate, &mut Unwatched).await
+}
+
+/// The same with somebody who may call it back.
+///
+/// # Errors
+/// The limit that ran out, the order to end, or [`Failure::BackendStalled`] if `watch` says so.
+pub async fn until_head_watched<F: Future>(
+    exchange: F,
+    limits: HeadLimits,
+    flow: &Flow,
+    gate: Option<&Arc<Gate>>,
+    watch: &mut impl Watch,
 ) -> Result<F::Output, Failure> {
     let mut exchange = pin!(exchange);
     let mut timer = pin!(None::<tokio::time::Sleep>);
@@ -57,7 +97,7 @@ pub async fn until_head<F: Future>(
                 return Poll::Pending;
             }
             let now = clock::now();
-            match next_limit(limits, flow, gate, now) {
+            match next_limit(limits, flow, gate, watch, now) {
                 Next::Expired(failure) => return Poll::Ready(Err(failure)),
                 Next::At(at) => {
                     timer.set(Some(tokio::time::sleep_until(at.into())));
@@ -75,7 +115,13 @@ enum Next {
     Never,
 }
 
-fn next_limit(limits: HeadLimits, flow: &Flow, gate: Option<&Arc<Gate>>, now: Instant) -> Next {
+fn next_limit(
+    limits: HeadLimits,
+    flow: &Flow,
+    gate: Option<&Arc<Gate>>,
+    watch: &mut impl Watch,
+    now: Instant,
+) -> Next {
     let request = limits.request.map(|limit| flow.born() + limit);
     if request.is_some_and(|at| at <= now) {
         return Next::Expired(Failure::RequestTimeout);
@@ -84,6 +130,11 @@ fn next_limit(limits: HeadLimits, flow: &Flow, gate: Option<&Arc<Gate>>, now: In
     let mut sooner = |at: Instant| next = Some(next.map_or(at, |known| known.min(at)));
     flow.excuse();
     let owed = flow.owed_since();
+    match watch.look(flow, now) {
+        Look::Leave => return Next::Expired(Failure::BackendStalled),
+        Look::At(at) => sooner(at),
+        Look::Never => {}
+    }
     if let Some(gate) = gate.filter(|gate| gate.is_closed()) {
         let patience = owed.unwrap_or(now) + CONTINUE_PATIENCE;
         if patience <= now {

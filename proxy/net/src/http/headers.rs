@@ -271,6 +271,24 @@ pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
+/// Makes a head that was prepared for one server one for a server that speaks `wire`.
+///
+/// # Errors
+/// [`Failure::InvalidRequest`] if no valid head can be made of it.
+pub fn change_wire(request: &mut Parts, wire: Wire, has_body: HasBody) -> Result<(), Failure> {
+    match wire {
+        Wire::Http1 => {
+            let fields = Fields::of(&request.headers);
+            target_for_http1(request, fields, has_body)
+        }
+        Wire::Http2 => {
+            request.headers.remove(TRANSFER_ENCODING);
+            request.headers.remove(EXPECT);
+            target_for_http2(request)
+        }
+    }
+}
+
 /// Makes a server's head one for the client.
 pub fn prepare_response(head: &mut http::response::Parts) {
     let fields = Fields::of(&head.headers);

@@ -1,0 +1,5 @@
+//! Stories of tiers, and of the whole board.
+
+mod shifts;
+mod simulation;
+mod stories;

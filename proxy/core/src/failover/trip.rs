@@ -1,0 +1,167 @@
+//! One call on its way through the tiers: where it goes first, and where after a failure.
+//!
+//! In: the rule's plan and what it says of retries, how each try ended, chance and time. Out: the
+//! next endpoint and the pause before it, or why there is none. Another endpoint is asked at
+//! once; the same one only after a pause.
+
+use std::time::{Duration, Instant};
+
+use super::plan::{Ask, Choice, Plan};
+use crate::backend::BackendId;
+use crate::load::{EndpointId, Verdict};
+use crate::retry::{Body, Course, Ended, Next, Repeat, RetrySpec, Stop};
+
+/// Endpoints that one call may try.
+const TRIED_MAX: usize = 16;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Trip<'a> {
+    plan: &'a Plan,
+    spec: &'a RetrySpec,
+    course: Course,
+    tried: [EndpointId; TRIED_MAX],
+    count: usize,
+}
+
+/// How a try went.
+#[derive(Clone, Copy, Debug)]
+pub struct TryEnd {
+    /// Where it was.
+    pub at: Choice,
+    /// How it ended.
+    pub ended: Ended,
+    /// Whether the request can be sent once more.
+    pub body: Body,
+    /// How long the server wants to be left alone.
+    pub retry_after: Option<Duration>,
+    /// How long the client still waits; `None`: for ever.
+    pub left: Option<Duration>,
+}
+
+impl<'a> Trip<'a> {
+    /// A call that may be repeated like this.
+    pub const fn new(plan: &'a Plan, spec: &'a RetrySpec, repeat: Repeat) -> Self {
+        let tried = [EndpointId(u32::MAX); TRIED_MAX];
+        Self { plan, spec, course: Course::new(repeat), tried, count: 0 }
+    }
+
+    /// Where the call may be executed a second time.
+    pub const fn repeat(&self) -> Repeat {
+        self.course.repeat()
+    }
+
+    /// Where it goes first; `None`: nowhere.
+    pub fn begin(&mut self, draw: u64, now: Instant) -> Option<Choice> {
+        let choice = self.plan.pick(self.ask(None, draw), now)?;
+        self.remember(choice);
+        Some(choice)
+    }
+
+    /// It begins at an endpoint that somebody else chose.
+    pub fn begin_at(&mut self, choice: Choice) {
+        self.plan.face.count_call();
+        self.remember(choice);
+    }
+
+    /// Where it goes after a try that ended like this, and after which pause.
+    ///
+    /// # Errors
+    /// Why it goes nowhere.
+    pub fn next(
+        &mut self,
+        end: TryEnd,
+        draw: u64,
+        now: Instant,
+    ) -> Result<(Choice, Duration), Stop> {
+        let backend = self.plan.backend(end.at);
+        let withdraw = || self.plan.face.try_withdraw(now);
+        let next = self.course.handle_end(end.ended, backend, self.spec, end.body, withdraw);
+        let (only, number) = match next {
+            Next::Stop(stop) => return Err(stop),
+            Next::Again { only, number } => (only, number),
+        };
+        let other = self.plan.pick(self.ask(only, draw), now);
+        let choice = match other {
+            Some(choice) => choice,
+            // What refuses connections will refuse the next one.
+            None if end.ended == Ended::Unsent => return Err(Stop::NoOther),
+            None => Choice { trial: false, ..end.at },
+        };
+        let same = choice.tier == end.at.tier && choice.group == end.at.group;
+        let mut pause = Duration::ZERO;
+        if other.is_none() || number > 1 {
+            pause = self.spec.backoff(number, draw.rotate_left(29));
+        }
+        if let Some(asked) = end.retry_after.filter(|_| same) {
+            pause = pause.max(asked);
+        }
+        if end.left.is_some_and(|left| left <= pause) {
+            return Err(Stop::TooLate);
+        }
+        self.remember(choice);
+        Ok((choice, pause))
+    }
+
+    /// Whether a call that waits for an endpoint should be taken away from it: the endpoint is
+    /// out, the call may be repeated, and where it may go there is one that promises more.
+    pub fn can_leave(&self, at: Choice, sent: Sent, now: Instant) -> bool {
+        if self.plan.load(at).verdict() != Verdict::Out {
+            return false;
+        }
+        self.is_other(at, sent, now)
+    }
+
+    fn is_other(&self, at: Choice, sent: Sent, now: Instant) -> bool {
+        let only = match (sent, self.course.repeat()) {
+            (Sent::No, _) => self.course.executor(),
+            (Sent::Yes, Repeat::Nowhere) => return false,
+            (Sent::Yes, Repeat::SameBackend) => Some(self.plan.backend(at)),
+            (Sent::Yes, Repeat::Anywhere) => None,
+        };
+        if sent == Sent::Yes && self.course.again() >= self.spec.attempts {
+            return false;
+        }
+        self.plan.has_better(at, self.ask(only, 0), now)
+    }
+
+    /// A second try beside the first: somewhere else, if it may.
+    pub fn beside(&mut self, at: Choice, body: Body, draw: u64, now: Instant) -> Option<Choice> {
+        if body == Body::Gone || !self.is_other(at, Sent::Yes, now) {
+            return None;
+        }
+        let only = match self.course.repeat() {
+            Repeat::SameBackend => Some(self.plan.backend(at)),
+            Repeat::Nowhere | Repeat::Anywhere => None,
+        };
+        let choice = self.plan.pick(self.ask(only, draw), now)?;
+        let usable = self.plan.load(choice).verdict() == Verdict::Usable;
+        if choice.trial || !usable || !self.plan.face.try_withdraw(now) {
+            self.plan.put_back(choice);
+            return None;
+        }
+        self.course.handle_hedge(self.plan.backend(at));
+        self.remember(choice);
+        Some(choice)
+    }
+
+    fn ask(&self, only: Option<BackendId>, draw: u64) -> Ask<'_> {
+        Ask { repeat: self.course.repeat(), tried: &self.tried[..self.count], only, draw }
+    }
+
+    fn remember(&mut self, choice: Choice) {
+        if self.count < TRIED_MAX {
+            self.tried[self.count] = self.plan.load(choice).id();
+            self.count += 1;
+        }
+    }
+}
+
+/// Whether anything of a call was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Something was, perhaps.
+    Yes,
+    /// Nothing was.
+    No,
+}

@@ -1,0 +1,462 @@
+//! Failover end to end: two servers with moods, a till that calls all the time, and both servers'
+//! ledgers, which say what was executed where.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tillgate_config::{Effective, load_text};
+use tillgate_tests::eventually;
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::moody::{Mood, Moody};
+use tillgate_tests::wire::Wire;
+
+/// The pace of a till: 25 calls a second.
+const PACE: Duration = Duration::from_millis(40);
+
+/// The policy of the issue, with the servers where they are here; both inside the store, so that
+/// no line is needed.
+fn policy(local: &Moody, cloud: &Moody, rule: &str) -> String {
+    let backend = |name: &str, server: &Moody| {
+        format!(
+            "apiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\nspec:\n  \
+             location: Local\n  protocol: HTTP\n  endpoints: [{{ip: {{address: 127.0.0.1, port: \
+             {}}}}}]\n  healthCheck:\n    active: {{http: {{path: /health}}, interval: 200ms, \
+             timeout: 200ms, unhealthyThreshold: 2, healthyThreshold: 2}}\n    dataAge: {{header: \
+             X-Data-Age}}\n---\n",
+            server.address.port()
+        )
+    };
+    format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: store-0412}}\nspec:\n  \
+         timeZone: Europe/Oslo\n  links: [{{name: primary, capacity: {{up: 5Mbit/s, down: \
+         20Mbit/s}}}}]\n  gateway: {{workers: 2}}\n---\n{}{}apiVersion: \
+         tillgate.dev/v1alpha1\nkind: \
+         ServiceRoute\nmetadata: {{name: pricing}}\nspec:\n  hostnames: [pay.example]\n  \
+         trafficClass: payment\n  rules:\n    - name: all\n      timeouts: {{request: 3s}}\n      \
+         backendRefs: [{{name: pricing-local}}, {{name: pricing-cloud, fallback: true}}]\n{rule}",
+        backend("pricing-local", local),
+        backend("pricing-cloud", cloud),
+    )
+}
+
+const SHARED_KEY: &str = "      idempotency: {header: Idempotency-Key, scope: AllBackends}\n";
+const OWN_KEY: &str = "      idempotency: {header: Idempotency-Key, scope: Backend}\n";
+
+fn compiled(text: &str) -> Effective {
+    let config = load_text("store.yaml", text).unwrap_or_else(|report| panic!("{report}"));
+    config
+        .with_listener(tillgate_config::effective::ListenerProtocol::Http, any())
+        .with_listener(tillgate_config::effective::ListenerProtocol::ForwardProxy, any())
+        .with_listener(tillgate_config::effective::ListenerProtocol::Admin, any())
+}
+
+fn any() -> std::net::SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
+/// Two servers and a gateway between them and a till.
+struct Scene {
+    local: Moody,
+    cloud: Moody,
+    gateway: Gateway,
+}
+
+impl Scene {
+    fn new(rule: &str) -> Self {
+        let (local, cloud) = (Moody::start("local"), Moody::start("cloud"));
+        let gateway = Gateway::start(compiled(&policy(&local, &cloud, rule)));
+        let scene = Self { local, cloud, gateway };
+        // The habits of the servers are known after a second of steady calls.
+        let till = scene.till(false);
+        eventually("habits are known", || {
+            scene.status().contains("\"suspiciousSilenceMs\":100.0").then_some(())
+        });
+        assert_eq!(till.end().failed(), 0);
+        scene
+    }
+
+    fn till(&self, keyed: bool) -> Till {
+        Till::start(self.gateway.http, keyed)
+    }
+
+    fn status(&self) -> String {
+        self.gateway.admin("/v1/status").text()
+    }
+
+    #[track_caller]
+    fn wait_for_tier(&self, tier: u32) {
+        let wanted = format!("\"activeTier\":{tier}");
+        eventually(&wanted, || self.status().contains(&wanted).then_some(()));
+    }
+
+    /// No call is in both ledgers, or twice in one.
+    #[track_caller]
+    fn expect_no_second_execution(&self) {
+        let mut all = [self.local.ledger(), self.cloud.ledger()].concat();
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count, "a call was executed twice");
+    }
+}
+
+/// A till that calls every 40 ms, each call on a connection of its own.
+struct Till {
+    over: Arc<AtomicBool>,
+    calls: Arc<Mutex<Vec<Called>>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Called {
+    status: u16,
+    text: String,
+    took: Duration,
+}
+
+struct Calls(Vec<Called>);
+
+impl Calls {
+    fn failed(&self) -> usize {
+        self.0.iter().filter(|call| call.status != 200).count()
+    }
+
+    fn slowest(&self) -> Duration {
+        self.0.iter().map(|call| call.took).max().unwrap_or_default()
+    }
+
+    fn by(&self, name: &str) -> usize {
+        self.0.iter().filter(|call| call.text.starts_with(name)).count()
+    }
+}
+
+static NEXT_CALL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+impl Till {
+    fn start(address: std::net::SocketAddr, keyed: bool) -> Self {
+        let (over, calls) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Called>>>::default());
+        let (ends, made) = (Arc::clone(&over), Arc::clone(&calls));
+        let thread = std::thread::spawn(move || {
+            let mut under_way = Vec::new();
+            while !ends.load(Ordering::SeqCst) {
+                let id = NEXT_CALL.fetch_add(1, Ordering::SeqCst);
+                let made = Arc::clone(&made);
+                under_way.push(std::thread::spawn(move || {
+                    let called = call(address, id, keyed);
+                    made.lock().expect("no panic").push(called);
+                }));
+                // Its pace, not a wait for anything.
+                std::thread::sleep(PACE);
+            }
+            under_way.into_iter().for_each(|call| call.join().expect("no panic"));
+        });
+        Self { over, calls, thread }
+    }
+
+    fn wait(&self, calls: usize) {
+        let begun = self.calls.lock().expect("no panic").len();
+        eventually("calls are answered", || {
+            (self.calls.lock().expect("no panic").len() >= begun + calls).then_some(())
+        });
+    }
+
+    fn end(self) -> Calls {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().expect("no panic");
+        Calls(self.calls.lock().expect("no panic").clone())
+    }
+}
+
+fn call(address: std::net::SocketAddr, id: usize, keyed: bool) -> Called {
+    let began = tillgate_tests::now();
+    let key = if keyed { format!("Idempotency-Key: {id}\r\n") } else { String::new() };
+    let mut wire = Wire::connect(address);
+    wire.send(format!(
+        "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: {id}\r\n{key}Content-Length: \
+         5\r\n\r\nhello"
+    ));
+    let reply = wire.reply();
+    Called { status: reply.status, text: reply.text(), took: began.elapsed() }
+}
+
+#[test]
+fn a_killed_replica_costs_at_most_the_calls_it_held() {
+    let mut scene = Scene::new("");
+    let till = scene.till(false);
+    till.wait(10);
+    scene.local.kill();
+    till.wait(25);
+    scene.wait_for_tier(1);
+    let calls = till.end();
+    assert!(calls.failed() <= 1, "{} failed", calls.failed());
+    assert!(calls.by("local") >= 10 && calls.by("cloud") >= 20);
+    scene.expect_no_second_execution();
+    let metrics = scene.gateway.admin("/metrics").text();
+    assert!(metrics.contains("tillgate_tier_shifts_total{route=\"pricing\""), "{metrics}");
+}
+
+#[test]
+fn a_frozen_replica_loses_some_calls_without_a_key() {
+    let scene = Scene::new("");
+    let till = scene.till(false);
+    till.wait(10);
+    scene.local.turn(Mood::Frozen);
+    till.wait(25);
+    scene.wait_for_tier(1);
+    let calls = till.end();
+    assert!(calls.failed() <= 10, "{} failed", calls.failed());
+    scene.local.turn(Mood::Well);
+    eventually("what was frozen has thawed", || (scene.local.ledger().len() > 10).then_some(()));
+    scene.expect_no_second_execution();
+}
+
+#[test]
+fn a_frozen_replica_loses_nothing_with_a_key_that_all_know() {
+    let scene = Scene::new(SHARED_KEY);
+    let till = scene.till(true);
+    till.wait(10);
+    scene.local.turn(Mood::Frozen);
+    till.wait(25);
+    scene.wait_for_tier(1);
+    let calls = till.end();
+    assert_eq!(calls.failed(), 0);
+    assert!(calls.slowest() < Duration::from_millis(1500), "{:?}", calls.slowest());
+}
+
+#[test]
+fn a_key_that_only_one_backend_knows_never_reaches_the_other() {
+    let scene = Scene::new(OWN_KEY);
+    let till = scene.till(true);
+    till.wait(10);
+    scene.local.turn(Mood::Frozen);
+    till.wait(15);
+    scene.local.turn(Mood::Well);
+    till.wait(5);
+    drop(till.end());
+    let (local, cloud) = (scene.local.ledger(), scene.cloud.ledger());
+    assert!(!cloud.is_empty());
+    assert!(!local.iter().any(|call| cloud.contains(call)), "a call was executed by both");
+}
+
+#[test]
+fn three_errors_are_the_most_that_a_till_sees() {
+    let scene = Scene::new("");
+    let till = scene.till(false);
+    till.wait(10);
+    scene.local.turn(Mood::Failing);
+    till.wait(20);
+    scene.wait_for_tier(1);
+    assert!(scene.status().contains("gateway_errors"), "{}", scene.status());
+    let calls = till.end();
+    assert!(calls.failed() <= 4, "{} failed", calls.failed());
+
+    let scene = Scene::new(&format!("{SHARED_KEY}      retry: {{codes: [503]}}\n"));
+    let till = scene.till(true);
+    till.wait(10);
+    scene.local.turn(Mood::Failing);
+    till.wait(20);
+    scene.wait_for_tier(1);
+    assert_eq!(till.end().failed(), 0);
+}
+
+#[test]
+fn a_reset_after_the_request_was_read_is_repeated_only_with_a_key() {
+    for (rule, keyed) in [("", false), (SHARED_KEY, true)] {
+        let scene = Scene::new(rule);
+        let till = scene.till(keyed);
+        till.wait(10);
+        scene.local.turn(Mood::Resetting);
+        till.wait(20);
+        scene.wait_for_tier(1);
+        let failed = till.end().failed();
+        if keyed {
+            assert_eq!(failed, 0);
+        } else {
+            assert!((1..=5).contains(&failed), "{failed} failed");
+            scene.expect_no_second_execution();
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_no_answer_and_counts() {
+    let scene = Scene::new("");
+    scene.local.turn(Mood::Halving);
+    let ask = || {
+        let mut wire = scene.gateway.wire();
+        wire.send(
+            "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: half\r\nContent-Length: 0\r\n\r\n",
+        );
+        wire.reply().complete
+    };
+    assert!(!ask(), "half an answer is never made whole");
+    eventually("the endpoint is out", || ask().then_some(()));
+    scene.wait_for_tier(1);
+}
+
+#[test]
+fn a_flapping_replica_makes_no_ping_pong() {
+    let scene = Scene::new(SHARED_KEY);
+    let till = scene.till(true);
+    for _ in 0..3 {
+        scene.local.turn(Mood::Frozen);
+        till.wait(15);
+        scene.local.turn(Mood::Well);
+        till.wait(15);
+    }
+    let calls = till.end();
+    assert_eq!(calls.failed(), 0);
+    let series = "tillgate_tier_shifts_total{route=\"pricing\",rule=\"all\",shift=\"failback\"";
+    assert!(!scene.gateway.admin("/metrics").text().contains(series), "nothing came back");
+}
+
+#[test]
+fn it_comes_back_after_dwell_and_ramp() {
+    let scene_rule = "      failover: {holdDown: 500ms, ramp: 500ms}\n";
+    let mut scene = Scene::new(scene_rule);
+    scene.local.kill();
+    let till = scene.till(false);
+    till.wait(5);
+    scene.wait_for_tier(1);
+    scene.local.revive();
+    scene.wait_for_tier(0);
+    till.wait(10);
+    let calls = till.end();
+    assert!(calls.failed() <= 1, "{} failed", calls.failed());
+    scene.expect_no_second_execution();
+}
+
+#[test]
+fn when_both_are_down_the_first_to_return_is_used() {
+    let mut scene = Scene::new("");
+    scene.local.kill();
+    scene.cloud.kill();
+    assert_eq!(call(scene.gateway.http, 1_000_000, false).status, 502);
+    scene.wait_for_tier(1);
+    eventually("all is lost", || {
+        (scene.status().matches("\"state\":\"out\"").count() >= 4).then_some(())
+    });
+    scene.cloud.revive();
+    eventually("the cloud answers", || {
+        (call(scene.gateway.http, 1_000_001, false).text.starts_with("cloud")).then_some(())
+    });
+}
+
+#[test]
+fn a_health_path_that_says_no_is_believed_and_told() {
+    let scene = Scene::new("");
+    scene.local.turn(Mood::Lying);
+    scene.wait_for_tier(1);
+    assert!(scene.status().contains("probe_status"), "{}", scene.status());
+    assert_eq!(call(scene.gateway.http, 2_000_000, false).text, "cloud 2000000");
+}
+
+#[test]
+fn a_health_path_that_says_yes_does_not_help_against_real_calls() {
+    let scene = Scene::new(SHARED_KEY);
+    let till = scene.till(true);
+    till.wait(10);
+    scene.local.turn(Mood::Hollow);
+    till.wait(40);
+    scene.wait_for_tier(1);
+    let calls = till.end();
+    assert_eq!(calls.failed(), 0);
+    assert!(calls.slowest() < Duration::from_millis(2500), "{:?}", calls.slowest());
+}
+
+#[test]
+fn a_hedged_call_does_not_wait_for_a_slow_replica() {
+    let scene = Scene::new(&format!("{SHARED_KEY}      retry: {{hedge: {{after: 100ms}}}}\n"));
+    scene.local.turn(Mood::Slow);
+    let called = call(scene.gateway.http, 5_000_000, true);
+    assert_eq!(called.text, "cloud 5000000");
+    eventually("it is known to be slow", || (!scene.status().contains("suspect\"")).then_some(()));
+    let unkeyed = call(scene.gateway.http, 5_000_001, false);
+    assert_eq!(unkeyed.text, "local 5000001", "it must not be executed twice");
+}
+
+#[test]
+fn a_session_stays_where_it_began_until_that_is_out() {
+    let persistence = "      sessionPersistence: {type: Header, sessionName: X-Basket}\n      \
+                       failover: {holdDown: 300ms, ramp: 0s}\n";
+    let mut scene = Scene::new(persistence);
+    let ask = |basket: Option<&str>| {
+        let basket = basket.map_or(String::new(), |basket| format!("X-Basket: {basket}\r\n"));
+        let reply = scene.gateway.ask(&format!(
+            "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: b\r\n{basket}Content-Length: \
+             0\r\n\r\n"
+        ));
+        (reply.text(), reply.header("x-basket").map(str::to_owned))
+    };
+    let (text, basket) = ask(None);
+    let basket = basket.expect("a session begins");
+    assert_eq!((text.as_str(), ask(Some(&basket)).0.as_str()), ("local b", "local b"));
+    scene.local.kill();
+    scene.wait_for_tier(1);
+    let ask = |basket: &str| {
+        let reply = scene.gateway.ask(&format!(
+            "POST /price HTTP/1.1\r\nHost: pay.example\r\nX-Call: b\r\nX-Basket: \
+             {basket}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        (reply.text(), reply.header("x-basket").map(str::to_owned))
+    };
+    let (text, moved) = ask(&basket);
+    let moved = moved.expect("it begins anew");
+    assert_eq!(text, "cloud b");
+    scene.local.revive();
+    let till = scene.till(false);
+    scene.wait_for_tier(0);
+    drop(till.end());
+    assert_eq!(ask(&moved).0, "cloud b", "a failback moves no session");
+}
+
+#[test]
+fn data_that_is_too_old_is_not_used() {
+    let scene = Scene::new("      failover: {maxDataAge: 1m}\n");
+    scene.local.data_is_old(55);
+    eventually("the age is known", || scene.status().contains("dataAgeSeconds\":5").then_some(()));
+    assert!(call(scene.gateway.http, 3_000_000, false).text.starts_with("local"));
+    scene.local.data_is_old(61);
+    scene.wait_for_tier(1);
+    assert!(scene.status().contains("data_too_old"), "{}", scene.status());
+    assert!(call(scene.gateway.http, 3_000_001, false).text.starts_with("cloud"));
+}
+
+#[test]
+fn a_reload_keeps_what_is_known() {
+    let mut scene = Scene::new("");
+    scene.local.kill();
+    let till = scene.till(false);
+    scene.wait_for_tier(1);
+    till.wait(3);
+    let changed = policy(&scene.local, &scene.cloud, "      rateLimits: [{requests: 10000}]\n");
+    scene.gateway.control.reload(compiled(&changed)).expect("a good config");
+    till.wait(5);
+    assert!(scene.status().contains("\"activeTier\":1"), "{}", scene.status());
+    drop(till.end());
+}
+
+#[test]
+fn the_access_log_names_every_try() {
+    let telemetry = |path: &str| {
+        format!(
+            "---\napiVersion: tillgate.dev/v1alpha1\nkind: TelemetryPolicy\nmetadata: {{name: \
+             all}}\nspec:\n  accessLogOutput: {{path: {path}}}\n  accessLogging:\n    - \
+             {{trafficClasses: \
+             [\"*\"], sampling: 100%}}\n"
+        )
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access.log");
+    let (mut local, cloud) = (Moody::start("local"), Moody::start("cloud"));
+    let text = policy(&local, &cloud, "") + &telemetry(&path.display().to_string());
+    let gateway = Gateway::start(compiled(&text));
+    local.kill();
+    assert!(call(gateway.http, 4_000_000, false).text.starts_with("cloud"));
+    let line = eventually("the line is written", || {
+        std::fs::read_to_string(&path).ok().filter(|text| text.contains("earlier_tries"))
+    });
+    assert!(line.contains("\"earlier_tries\":\"pricing-local 127.0.0.1:"), "{line}");
+    assert!(line.contains("connect_refused\""), "{line}");
+}
