@@ -173,3 +173,35 @@ fn clients_that_no_file_is_left_for_are_counted_said_once_and_served_later() {
     let said = lines.lines().filter(|line| line.contains("cannot be taken"));
     assert_eq!(said.filter(|line| line.contains("name=\"http\"")).count(), 1, "{lines}");
 }
+
+#[test]
+fn a_policy_that_cannot_be_read_to_its_end_stops_neither_probes_nor_the_end() {
+    let origin = Origin::answering(OK);
+    let mut process = start("hangs", &policy("api.example", origin.address));
+    let admin = process.address("admin");
+    // A pipe that nobody writes to is what a file system that hangs looks like.
+    fs::remove_file(&process.policy).expect("it was there");
+    let made = Command::new("mkfifo").arg(&process.policy).status().expect("mkfifo is there");
+    assert!(made.success());
+    process.signal("HUP");
+    let path = format!("/proc/{}/task", process.id());
+    eventually("a thread waits for the file", || {
+        let threads = fs::read_dir(&path).expect("it runs").flatten();
+        let waits = |thread: fs::DirEntry| {
+            let call = fs::read_to_string(thread.path().join("wchan")).unwrap_or_default();
+            call.contains("fifo") || call.contains("partner")
+        };
+        let mut threads = threads.peekable();
+        // Where the kernel does not tell, the answers below count alone.
+        let tells = fs::read_to_string(format!("{path}/{}/wchan", process.id()));
+        (tells.is_ok_and(|call| call == "0") || threads.any(waits)).then_some(())
+    });
+    for path in ["/livez", "/readyz"] {
+        let mut probe = Wire::connect(admin);
+        probe.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        assert_eq!(probe.reply().status, 200);
+    }
+    assert_eq!(process.get("api.example").status, 200);
+    process.signal("TERM");
+    assert!(process.ended(), "{}", process.log());
+}
