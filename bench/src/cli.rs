@@ -47,6 +47,8 @@ enum Command {
     /// by tills and by the replicas' ledgers, beside Envoy, HAProxy and nginx.
     #[command(after_long_help = RIVALS)]
     Failover(crate::failover::FailoverArgs),
+    /// How long a fleet of sixty thousand stores takes to compile.
+    Fleet(crate::fleet::FleetArgs),
     /// Payments beside two hundred clients that mean harm, on an idle line.
     Hostile(crate::hostile::HostileArgs),
     /// A store's machines pull one image, with a real registry (docker-registry) and real clients
@@ -246,6 +248,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Loopback is enough: no namespaces.
         return answer(crate::cost::run(args));
     }
+    if let Command::Fleet(args) = &cli.command {
+        // No line at all.
+        return answer(crate::fleet::run(args));
+    }
     if let Err(refused) = testbed::enter() {
         eprintln!("lab: {refused}");
         return ExitCode::from(REFUSED);
@@ -255,7 +261,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
-        Command::Cost(_) => Ok(()),
+        Command::Cost(_) | Command::Fleet(_) => Ok(()),
         Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
         Command::Rollout(args) => crate::rollout::run(args),

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod emulator;
 pub mod experiment;
 pub mod failover;
+mod fleet;
 pub mod hostile;
 pub mod htb;
 pub mod line;

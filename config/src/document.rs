@@ -129,7 +129,8 @@ fn one(file: &Arc<str>, source: &Arc<str>, chunk: Chunk<'_>) -> Result<Document,
     let (Some(kind), Some(API_VERSION)) = (kind, text_at(&tree, &["apiVersion"])) else {
         return Err(unreadable(file, &tree, &envelope()?));
     };
-    let body = body::read(kind, file, chunk).map_err(|finding| {
+    let body = body::from_places(kind, &tree).map_or_else(|| body::read(kind, file, chunk), Ok);
+    let body = body.map_err(|finding| {
         if let Err(finding) = envelope() {
             return finding;
         }
@@ -449,6 +450,61 @@ mod tests {
         }
         for (field, _) in LISTS {
             assert!(found.iter().any(|(name, ..)| name == field), "{field} is no list");
+        }
+    }
+
+    const EXAMPLES: [&str; 6] = [
+        crate::defaults::BUILT_IN,
+        include_str!("../examples/quickstart.yaml"),
+        include_str!("../examples/dataplane.yaml"),
+        include_str!("../examples/fleet/policy/rollouts/60-pos-apps.yaml"),
+        include_str!("../examples/fleet/policy/overrides/80-hotfix-tax.yaml"),
+        include_str!("../examples/fleet/policy/stores/no.yaml"),
+    ];
+
+    /// Both ways to read each document of `text`: from its places, and by the parser.
+    fn both_ways(text: &str) -> Vec<(Option<Body>, Result<Body, Finding>)> {
+        let file: Arc<str> = "f".into();
+        let read = |chunk: Chunk<'_>| {
+            let tree = Tree::read(&file, chunk).ok()?;
+            let kind = text_at(&tree, &["kind"]).and_then(Kind::by_name)?;
+            Some((body::from_places(kind, &tree), body::read(kind, &file, chunk)))
+        };
+        yaml::split(text).into_iter().filter_map(read).collect()
+    }
+
+    #[test]
+    fn good_documents_are_parsed_once() {
+        for (places, parser) in EXAMPLES.iter().flat_map(|text| both_ways(text)) {
+            assert_eq!(places, Some(parser.unwrap()));
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+
+        /// Whatever is read from the places, the parser reads the same; what it refuses is not.
+        #[test]
+        fn both_ways_to_read_a_document_agree(
+            which in 0..EXAMPLES.len(),
+            at in 0.0..1.0f64,
+            length in 0..12usize,
+            put in proptest::sample::select(vec![
+                "", " ", "~", "null", "true", "1", "0x1", "1.5", "\"x\"", "'y'", "!t ", "&a ", "*a",
+                "<<: {}", "{}", "[]", "a: b", "- ", ": ", "\n", "\n---\n", "|\n  x", "é", "?", "007",
+            ]),
+        ) {
+            let chars: Vec<char> = EXAMPLES[which].chars().collect();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place")]
+            let at = (chars.len() as f64 * at) as usize;
+            let end = (at + length).min(chars.len());
+            let text: String =
+                chars[..at].iter().copied().chain(put.chars()).chain(chars[end..].iter().copied()).collect();
+            for (places, parser) in both_ways(&text) {
+                if let Some(places) = places {
+                    proptest::prop_assert_eq!(Ok(places), parser);
+                }
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use crate::report::{Finding, Place};
 use crate::suggest;
 
 mod tree;
+pub(crate) mod values;
 
 pub use tree::{Mark, Node, Step, Tree};
 

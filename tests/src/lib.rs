@@ -3,10 +3,11 @@
 //!
 //! [`store`] makes effective configs by hand, [`gateway`] runs them with real sockets on ports
 //! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte, [`tls`]
-//! issues certificates and puts TLS on a wire. Nothing
+//! issues certificates and puts TLS on a wire; [`fuzz`] tries what nobody thought of. Nothing
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
 pub mod frames;
+pub mod fuzz;
 pub mod gateway;
 pub mod h2;
 pub mod hammer;

@@ -255,13 +255,16 @@ proptest! {
             let ring = ["lab", "beta", "pilot", "broad"][usize::from(*ring)];
             let country = ["\"NO\"", "DK", "FI"][usize::from(*country)];
             let zone = ["Europe/Oslo", "Europe/Helsinki", "America/New_York"][usize::from(*zone)];
-            let _ = write!(
-                text,
-                "---\napiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata:\n  \
-                 name: s{number}\n  labels: {{ring: {ring}, country: {country}, wan: lte-only}}\nspec:\n  timeZone: \
-                 {zone}\n  hours: {{weekly: [{{days: [Mon], open: \"08:00\", close: \"20:00\"}}]}}\n  \
-                 links: [{{name: primary, capacity: {{up: {rate}Mbit/s, down: 50Mbit/s}}}}]\n"
-            );
+            let name = format!("metadata:\n  name: s{number}\n");
+            let labels = format!("  labels: {{ring: {ring}, country: {country}, wan: lte-only}}\n");
+            let hours = "  hours: {weekly: [{days: [Mon], open: \"08:00\", close: \"20:00\"}]}\n";
+            let capacity = format!("capacity: {{up: {rate}Mbit/s, down: 50Mbit/s}}");
+            text.push_str("---\napiVersion: tillgate.dev/v1alpha1\nkind: Store\n");
+            text.push_str(&name);
+            text.push_str(&labels);
+            text.push_str(&format!("spec:\n  timeZone: {zone}\n"));
+            text.push_str(hours);
+            text.push_str(&format!("  links: [{{name: primary, {capacity}}}]\n"));
         }
         sources.push(Source { file: "stores.yaml".to_owned(), text });
         let (fleet, report) = read(&sources);

@@ -1,7 +1,7 @@
 //! The program as a process: its arguments, its log, its signals.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, policy};
@@ -143,4 +143,65 @@ fn arguments_that_make_no_sense_are_explained() {
     assert!(code == Some(2) && text.contains("--http"), "{code:?} {text}");
     let (code, _) = run(&["validate", "/no/such/file.yaml"]);
     assert_eq!(code, Some(2));
+}
+
+#[test]
+fn clients_that_no_file_is_left_for_are_counted_said_once_and_served_later() {
+    let origin = Origin::answering(OK);
+    let policy = policy("api.example", origin.address);
+    let process = Program::start_with(PROGRAM, "files", &policy, &[], |command| {
+        let mut narrow = Command::new("sh");
+        narrow.args(["-c", "ulimit -n 96 && exec \"$0\" \"$@\""]).arg(command.get_program());
+        narrow.args(command.get_args()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        *command = narrow;
+    });
+    let (http, admin) = (process.address("http"), process.address("admin"));
+    let mut clients: Vec<_> = (0..150).map(|_| Wire::connect(http)).collect();
+    process.line(&["WARN", "connections wait that cannot be taken", "name=\"http\"", "ulimit"]);
+    // As some leave, those that wait are taken.
+    clients.drain(..120);
+    let last = clients.last_mut().expect("thirty are left");
+    last.send("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+    assert_eq!(last.reply().status, 200);
+    let mut scrape = Wire::connect(admin);
+    scrape.send("GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n");
+    let scrape = scrape.reply().text();
+    let series = r#"tillgate_connections_not_taken_total{listener="http",reason="process_files"} "#;
+    let count = scrape.lines().find_map(|line| line.strip_prefix(series)).expect("the series");
+    assert!(count.parse::<f64>().expect("a number") >= 1.0, "{count}");
+    let lines = process.log();
+    let said = lines.lines().filter(|line| line.contains("cannot be taken"));
+    assert_eq!(said.filter(|line| line.contains("name=\"http\"")).count(), 1, "{lines}");
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_to_its_end_stops_neither_probes_nor_the_end() {
+    let origin = Origin::answering(OK);
+    let mut process = start("hangs", &policy("api.example", origin.address));
+    let admin = process.address("admin");
+    // A pipe that nobody writes to is what a file system that hangs looks like.
+    fs::remove_file(&process.policy).expect("it was there");
+    let made = Command::new("mkfifo").arg(&process.policy).status().expect("mkfifo is there");
+    assert!(made.success());
+    process.signal("HUP");
+    let path = format!("/proc/{}/task", process.id());
+    eventually("a thread waits for the file", || {
+        let threads = fs::read_dir(&path).expect("it runs").flatten();
+        let waits = |thread: fs::DirEntry| {
+            let call = fs::read_to_string(thread.path().join("wchan")).unwrap_or_default();
+            call.contains("fifo") || call.contains("partner")
+        };
+        let mut threads = threads.peekable();
+        // Where the kernel does not tell, the answers below count alone.
+        let tells = fs::read_to_string(format!("{path}/{}/wchan", process.id()));
+        (tells.is_ok_and(|call| call == "0") || threads.any(waits)).then_some(())
+    });
+    for path in ["/livez", "/readyz"] {
+        let mut probe = Wire::connect(admin);
+        probe.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n"));
+        assert_eq!(probe.reply().status, 200);
+    }
+    assert_eq!(process.get("api.example").status, 200);
+    process.signal("TERM");
+    assert!(process.ended(), "{}", process.log());
 }

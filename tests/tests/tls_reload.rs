@@ -6,6 +6,7 @@ use tillgate_core::tls::{
 };
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
+use tillgate_tests::hammer::Hammer;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Identity, NOT_AFTER_UNIX, Shaken, Volume, Wants};
@@ -163,4 +164,27 @@ fn a_config_that_names_a_missing_file_changes_nothing() {
     let mut wire = entry.connect(&gateway).wire;
     wire.send(GET);
     assert_eq!(wire.reply().status, 200);
+}
+
+#[test]
+fn nobody_who_connects_after_a_reload_is_served_on_the_old_terms() {
+    let reply = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let entry = Entry { origin: Origin::answering(reply), ..Entry::new() };
+    let (clear, secure) = (|| entry.store().build(), || entry.store().https(entry.tls()).build());
+    let gateway = Gateway::start(clear());
+    for _ in 0..20 {
+        gateway.control.reload(clear()).expect("a good config");
+        let before = Hammer::start(gateway.http, "pay.example", 3);
+        eventually("it is served in the clear", || (before.served() > 20).then_some(()));
+        gateway.control.reload(secure()).expect("a good config");
+        for _ in 0..20 {
+            let mut wire = gateway.wire();
+            wire.send(GET);
+            let said = wire.read_to_end().unwrap_or_else(|cut| cut);
+            let said = String::from_utf8_lossy(&said);
+            assert!(!said.starts_with("HTTP/"), "in the clear after the reload: {said}");
+        }
+        let shaken = entry.connect(&gateway);
+        drop((shaken, before));
+    }
 }

@@ -27,6 +27,13 @@ macro_rules! bodies {
             })
         }
 
+        /// Reads the body from the places of a document; `None` says that only the parser can.
+        pub(super) fn from_places(kind: Kind, tree: &yaml::Tree) -> Option<Body> {
+            Some(match kind {
+                $(Kind::$kind => Body::$kind(yaml::values::of(tree)?),)+
+            })
+        }
+
         /// The schema of documents of `kind`.
         pub(crate) fn schema(kind: Kind, generator: schemars::SchemaGenerator) -> schemars::Schema {
             match kind {

@@ -105,13 +105,17 @@ impl fmt::Display for Shown<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
     root: Node,
+    simple: bool,
 }
+
+/// Values of a document beyond which the parser's own budgets have to be asked.
+const SIMPLE_NODES_MAX: usize = 20_000;
 
 impl Default for Tree {
     /// The places of a document without content.
     fn default() -> Self {
         let mark = Mark { line: 1, column: 1, length: 1 };
-        Self { root: Node::Map { mark, entries: Vec::new() } }
+        Self { root: Node::Map { mark, entries: Vec::new() }, simple: false }
     }
 }
 
@@ -138,7 +142,14 @@ impl Tree {
         }
         let empty = Mark { line: chunk.lines_before + 1, column: 1, length: 1 };
         let root = builder.root.unwrap_or(Node::Map { mark: empty, entries: Vec::new() });
-        Ok(Self { root })
+        let simple = !builder.marked && builder.nodes <= SIMPLE_NODES_MAX;
+        Ok(Self { root, simple })
+    }
+
+    /// Whether the document has no tags, anchors and aliases, and no more values than any policy
+    /// needs: then it can be read from here.
+    pub(super) fn is_simple(&self) -> bool {
+        self.simple
     }
 
     /// The whole document.
@@ -251,6 +262,9 @@ enum Open {
 struct Builder {
     open: Vec<Open>,
     root: Option<Node>,
+    nodes: usize,
+    /// There are tags, anchors or aliases, or more than one document.
+    marked: bool,
 }
 
 impl Builder {
@@ -258,13 +272,23 @@ impl Builder {
     fn take(&mut self, event: Event<'_>, span: &Span, chunk: Chunk<'_>) {
         let mark = mark_of(span, chunk);
         match event {
-            Event::Scalar(text, style, _, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
+                self.marked |= anchor != 0 || tag.is_some();
                 let plain = style == ScalarStyle::Plain;
                 self.put(Node::Scalar { mark, text: text.into_owned(), plain });
             }
-            Event::Alias(_) | Event::UnresolvedAlias(_) => self.put(Node::Alias { mark }),
-            Event::SequenceStart(..) => self.open.push(Open::List(mark, Vec::new())),
-            Event::MappingStart(..) => self.open.push(Open::Map(mark, Vec::new(), None)),
+            Event::Alias(_) | Event::UnresolvedAlias(_) => {
+                self.marked = true;
+                self.put(Node::Alias { mark });
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.marked |= anchor != 0 || tag.is_some();
+                self.open.push(Open::List(mark, Vec::new()));
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.marked |= anchor != 0 || tag.is_some();
+                self.open.push(Open::Map(mark, Vec::new(), None));
+            }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::List(mark, items)) => self.put(Node::List { mark, items }),
                 Some(Open::Map(mark, entries, _)) => self.put(Node::Map { mark, entries }),
@@ -275,8 +299,12 @@ impl Builder {
     }
 
     fn put(&mut self, node: Node) {
+        self.nodes += 1;
         match self.open.last_mut() {
-            None => self.root = Some(node),
+            None => {
+                self.marked |= self.root.is_some();
+                self.root = Some(node);
+            }
             Some(Open::List(_, items)) => items.push(node),
             Some(Open::Map(_, entries, waiting)) => match waiting.take() {
                 Some((key, mark)) => entries.push((key, mark, node)),

@@ -32,6 +32,9 @@ use crate::reload::ReloadError;
 use crate::spool::Spool;
 use crate::{datagram, stream};
 
+/// One for the policy, one for certificates: whichever hangs, the other is read.
+const READER_THREADS: usize = 2;
+
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
 const RESOLVER_THREADS: usize = CLIENT_LOOKUPS + 2;
@@ -212,7 +215,10 @@ impl Bound {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(READER_THREADS)
+            .build()?;
         let context = runtime.enter();
         let shutdown = arm()?;
         drop(context);
@@ -240,6 +246,8 @@ impl Bound {
                     () = stop(gateway, shutdown) => {}
                 }
             });
+            // A file system that hangs keeps nobody from ending.
+            runtime.shutdown_background();
         })?;
         for worker in workers {
             if worker.join().is_err() {

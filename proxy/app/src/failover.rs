@@ -233,10 +233,10 @@ impl Failover {
                 let running = gateway.running();
                 let name = running.lines().name(*link);
                 self.meters.line(&name, *down);
+                // What is open looks alive and is not, or will not be after a switch.
+                gateway.wan().evict_all();
                 if *down {
                     tracing::info!(link = &*name, "line down: nothing comes across it");
-                    // What is open looks alive and is not, or will not be after a switch.
-                    gateway.wan().evict_all();
                 } else {
                     tracing::info!(link = &*name, "line up: something comes across it");
                 }

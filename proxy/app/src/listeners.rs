@@ -174,6 +174,12 @@ impl Listeners {
         let permits = self.desks.iter().map(mpsc::Sender::try_reserve);
         let permits = permits.collect::<Result<Vec<_>, _>>().map_err(|_| Busy)?;
         swap()?;
+        for old in self.live().iter() {
+            let is_next = |live: &&Live| Arc::ptr_eq(&old.shared, &live.shared) && !old.is(live);
+            if let Some(next) = plan.next.iter().find(is_next) {
+                old.entry.pass_on(next.begins_as(old).then(|| Arc::clone(&next.entry)));
+            }
+        }
         for (permit, openings) in permits.into_iter().zip(plan.openings) {
             permit.send(openings);
         }
@@ -223,6 +229,11 @@ impl Listeners {
 impl Live {
     fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.entry, &other.entry)
+    }
+
+    /// Whether connections that `old` takes can be served here.
+    fn begins_as(&self, old: &Self) -> bool {
+        self.spec.name == old.spec.name && self.spec.protocol == old.spec.protocol
     }
 
     fn show(&self) -> Listening {

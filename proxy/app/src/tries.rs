@@ -89,6 +89,8 @@ impl Tries<'_> {
             None => trip.begin(fastrand::u64(..), now),
         };
         let mut at = first.ok_or(Failure::DataTooOld)?;
+        // From here on the place that was chosen is given back whatever happens.
+        let mut visit = self.enter(at);
         let mut target = self.target(at);
         let keeps = self.keeps(repeat, &target, plan);
         let mut message =
@@ -96,10 +98,11 @@ impl Tries<'_> {
         let mut turn = Turn::First;
         loop {
             outcome.send_to(plan.backend(at), at.endpoint);
-            let tried = self.try_at((at, target, turn), &mut message, &mut trip, outcome).await?;
-            let Tried { target: tried_at, visit, began, result, .. } = tried;
+            let next = Going { at, target, turn, visit };
+            let tried = self.try_at(next, &mut message, &mut trip, outcome).await?;
+            let Tried { target: tried_at, visit: visited, began, result, .. } = tried;
             at = tried.at;
-            outcome.visit(plan.backend(at), at.endpoint, visit);
+            outcome.visit(plan.backend(at), at.endpoint, visited);
             let (next, label) = match result {
                 Ok(reply) => {
                     let status = send::status_of(&reply.head, outcome.speech());
@@ -127,9 +130,14 @@ impl Tries<'_> {
             outcome.tried(label);
             let (choice, pause) = next;
             at = choice;
-            self.pause(pause, outcome).await.inspect_err(|_| plan.put_back(at))?;
+            visit = self.enter(at);
+            self.pause(pause, outcome).await?;
             (target, turn) = (self.target(at), Turn::Further);
         }
+    }
+
+    fn enter(&self, at: Choice) -> Visit {
+        Visit::enter(self.plan().load(at), at, &self.running.failover)
     }
 
     fn plan(&self) -> &Plan {
@@ -159,14 +167,15 @@ impl Tries<'_> {
     /// One try; or two, where the rule hedges and the first one is slow.
     async fn try_at(
         &self,
-        (at, target, turn): (Choice, Arc<Target>, Turn),
+        going: Going,
         message: &mut Message,
         trip: &mut Trip<'_>,
         outcome: &Outcome,
     ) -> Result<Tried, Refusal> {
-        let sending = message.ready(target.wire, self.socket, outcome)?;
+        let at = going.at;
+        let sending = message.ready(going.target.wire, self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
-        let first = Attempt { at, target, turn, sending, keeper, trip: trip.clone() };
+        let first = Attempt { going, sending, keeper, trip: trip.clone() };
         let first = self.attempt(first, outcome.flow());
         let hedge = self.rule.1.retry.hedge.filter(|_| trip.repeat() != Repeat::Nowhere);
         let mut tried = match hedge {
@@ -197,12 +206,13 @@ impl Tries<'_> {
             () = tokio::time::sleep(after) => {}
         }
         let body = message.keeper(outcome.speech());
-        let other = trip.beside(at, body.get(), fastrand::u64(..), clock::now());
-        let Some(other) = other.filter(|_| body.is_whole()) else { return Ok(first.await) };
-        let target = self.target(other);
-        let sending = message.ready(target.wire, self.socket, outcome)?;
-        let (turn, trip) = (Turn::Further, trip.clone());
-        let second = Attempt { at: other, target, turn, sending, keeper: body, trip };
+        let has_body = if body.is_whole() { Body::Kept } else { Body::Gone };
+        let other = trip.beside(at, has_body, fastrand::u64(..), clock::now());
+        let Some(other) = other else { return Ok(first.await) };
+        let (target, turn, visit) = (self.target(other), Turn::Further, self.enter(other));
+        let going = Going { at: other, target, turn, visit };
+        let sending = message.ready(going.target.wire, self.socket, outcome)?;
+        let second = Attempt { going, sending, keeper: body, trip: trip.clone() };
         let mut second = pin!(self.attempt(second, outcome.flow()));
         self.running.failover.meters.retry(&self.rule.1.route, "hedge");
         let (tried, is_first) = tokio::select! {
@@ -232,10 +242,10 @@ impl Tries<'_> {
     }
 
     async fn attempt(&self, attempt: Attempt<'_>, flow: &InFlight) -> Tried {
-        let Attempt { at, target, turn, sending, keeper, trip } = attempt;
+        let Attempt { going, sending, keeper, trip } = attempt;
+        let Going { at, target, turn, mut visit } = going;
         let plan = self.plan();
         let backend = plan.backend(at);
-        let mut visit = Visit::enter(plan.load(at), at, &self.running.failover);
         let began = clock::now();
         let mut request = Some(sending.request);
         let result = match self.place(backend, turn, flow).await {
@@ -377,11 +387,17 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// One try that is about to begin.
-struct Attempt<'a> {
+/// Where a try goes.
+struct Going {
     at: Choice,
     target: Arc<Target>,
     turn: Turn,
+    visit: Visit,
+}
+
+/// One try that is about to begin.
+struct Attempt<'a> {
+    going: Going,
     sending: Sending,
     keeper: send::Keeper,
     trip: Trip<'a>,

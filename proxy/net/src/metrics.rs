@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tillgate_core::units::{Direction, PerDirection};
 
 use crate::error::TABLE;
+use crate::http::server::NotTaken;
 
 mod failover;
 mod floods;
@@ -132,6 +133,7 @@ pub struct Metrics {
     accepted: Family<ListenerLabels, Counter>,
     refused: Family<ListenerLabels, Counter>,
     client_timeouts: Family<ListenerLabels, Counter>,
+    not_taken: Family<ListenerReasonLabels, Counter>,
     rejected: Family<ListenerReasonLabels, Counter>,
     datagrams_dropped: Family<ListenerReasonLabels, Counter>,
     floods: Family<FloodLabels, Counter>,
@@ -162,6 +164,7 @@ impl Metrics {
             accepted: Family::default(),
             refused: Family::default(),
             client_timeouts: Family::default(),
+            not_taken: Family::default(),
             rejected: Family::default(),
             datagrams_dropped: Family::default(),
             floods: Family::default(),
@@ -231,6 +234,10 @@ impl Metrics {
     /// Handles for one listener.
     pub fn listener(&self, listener: &Label) -> ListenerMeter {
         let labels = ListenerLabels { listener: Arc::clone(listener) };
+        // There from the start: an alert on it must not wait for the first one.
+        let (listener_label, reason) = (Arc::clone(listener), NotTaken::ProcessFiles.label());
+        let files = ListenerReasonLabels { listener: listener_label, reason };
+        drop(self.not_taken.get_or_create_owned(&files));
         ListenerMeter {
             connections: self.connections.get_or_create_owned(&labels),
             accepted: self.accepted.get_or_create_owned(&labels),
@@ -242,6 +249,7 @@ impl Metrics {
             }),
             malformed: self.malformed.get_or_create_owned(&labels),
             panics: self.panics.clone(),
+            not_taken: self.not_taken.clone(),
             rejected: self.rejected.clone(),
             datagrams_dropped: self.datagrams_dropped.clone(),
             listener: Arc::clone(listener),
@@ -341,6 +349,11 @@ impl Metrics {
             "connections_refused",
             "client connections closed at once because the listener is full",
             self.refused.clone(),
+        );
+        registry.register(
+            "connections_not_taken",
+            "client connections that could not be taken (no file or memory left, client gone)",
+            self.not_taken.clone(),
         );
         registry.register(
             "connections_timed_out",

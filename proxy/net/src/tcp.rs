@@ -61,7 +61,7 @@ pub async fn serve<H: Handler>(
         // Quiet for hours is normal here, gone without a word is not.
         let _ = stream.set_nodelay(true);
         let _ = sockopt::keep_alive(&stream, &tcp);
-        let client = Client { stream, peer, ticket: entry.drain.ticket(), place };
+        let client = Client { stream, peer, ticket: place.entry().drain.ticket(), place };
         tokio::spawn(Arc::clone(&handler).handle(client));
     })
     .await

@@ -8,8 +8,8 @@ mod told;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use tillgate_config::effective::Effective;
@@ -17,7 +17,7 @@ use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
 use tracing::level_filters::LevelFilter;
 
-use self::told::{Signals, Told};
+use self::told::{Reader, Signals, Told};
 use super::policy::{self, Overrides};
 use crate::bound::build_with;
 use crate::inherited::Inherited;
@@ -95,12 +95,19 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let control = bound.control();
     control.count_log_drops(log.spool());
     let gives_way = Arc::<AtomicBool>::default();
+    let notify = Notify::from_environment();
+    let reader = Reader {
+        control: control.clone(),
+        options: options.clone(),
+        notify: notify.clone(),
+        watch: Mutex::new(watch),
+    };
     let told = Told {
         control,
         options: options.clone(),
-        notify: Notify::from_environment(),
+        notify,
         predecessor,
-        watch,
+        reader: Arc::new(reader),
         gives_way: Arc::clone(&gives_way),
     };
     let arm = || Ok(told.until_stopped(Signals::register()?));

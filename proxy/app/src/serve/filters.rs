@@ -26,7 +26,11 @@ pub(super) fn change_request(
     matched: &PathMatch,
     head: &mut Parts,
 ) -> Result<(), Refusal> {
-    change(&filters.request_headers, &mut head.headers);
+    if !filters.request_headers.is_empty() {
+        // What the rule sets is not the client's to take away.
+        headers::strip_of_hop(&mut head.headers);
+        change(&filters.request_headers, &mut head.headers);
+    }
     match &filters.rewrite {
         Some(rewrite) => retarget(rewrite, matched, head),
         None => Ok(()),

@@ -66,6 +66,17 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
     }
 }
 
+/// Takes out the fields that `Connection` names, now: before fields are added that a client must
+/// not be able to name.
+pub fn strip_of_hop(headers: &mut HeaderMap) {
+    let mut connection = headers.get_all(CONNECTION).iter();
+    let upgrades = connection.any(|value| has_token(value, "upgrade"));
+    strip_named(headers);
+    if upgrades {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
 /// Takes out `Connection` and the fields that it names.
 fn strip_named(headers: &mut HeaderMap) {
     let http::header::Entry::Occupied(connection) = headers.entry(CONNECTION) else { return };

@@ -8,10 +8,9 @@
 
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
@@ -23,15 +22,17 @@ use tillgate_core::tls::ClientIdentity;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+pub(crate) use self::accept::{NotTaken, take_connections};
 use self::connection::{Client, serve_connection};
 pub(crate) use self::floods::Flood;
-use crate::drain::{Drain, Phase, Ticket};
+use crate::drain::{Drain, Ticket};
 use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
 use crate::tls::Terminator;
 use crate::udp::Sessions;
 
+mod accept;
 mod beside;
 mod connection;
 mod floods;
@@ -46,13 +47,6 @@ pub use self::framing::Malformed;
 pub use self::limits::Limits;
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
-/// After an accept that failed because this process has too many files open.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Connections that a listener which ends still takes from the kernel, as many as may wait there:
-/// their clients believe that they are connected.
-const LAST_ACCEPTS: usize = 1024;
-
 /// One listener, as all of its workers share it.
 #[derive(Debug)]
 pub struct Entry {
@@ -64,6 +58,10 @@ pub struct Entry {
     pub drain: Drain,
     /// Whose PROXY headers name the client; nobody's if not set.
     trust: OnceLock<ProxyTrust>,
+    /// Who takes connections from the same sockets instead; see [`Entry::pass_on`].
+    next: OnceLock<Option<Arc<Entry>>>,
+    /// When it was said that connections cannot be taken.
+    said: Mutex<Option<Instant>>,
     /// Of a listener of datagrams.
     pub(crate) sessions: Sessions,
     tls: Option<Arc<Terminator>>,
@@ -121,6 +119,8 @@ impl Entry {
             meter,
             drain,
             trust: OnceLock::new(),
+            next: OnceLock::new(),
+            said: Mutex::new(None),
             sessions: Sessions::default(),
             tls,
             memory,
@@ -198,7 +198,8 @@ pub async fn serve<H: Handler>(
     // Of this worker: one handshake's arithmetic at a time, requests in between.
     let turns = Arc::new(Semaphore::new(1));
     take_connections(listener, &entry, |stream, peer, place| {
-        let (ticket, handler) = (entry.drain.ticket(), Arc::clone(&handler));
+        let (entry, handler) = (&place.entry, Arc::clone(&handler));
+        let ticket = entry.drain.ticket();
         // Answers must not wait for acknowledgements of earlier ones.
         let _ = stream.set_nodelay(true);
         if entry.trust.get().is_some() {
@@ -213,43 +214,6 @@ pub async fn serve<H: Handler>(
         }
     })
     .await
-}
-
-/// Gives connections of `listener` to `begin` until the drain begins; then those that the kernel
-/// has taken already.
-pub(crate) async fn take_connections(
-    listener: TcpListener,
-    entry: &Arc<Entry>,
-    begin: impl Fn(TcpStream, SocketAddr, Place),
-) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let begin = |stream, peer| {
-        if let Some(place) = entry.admit() {
-            begin(stream, peer, place);
-        }
-    };
-    let mut draining = pin!(entry.drain.reached(Phase::Draining));
-    loop {
-        let accepted = tokio::select! {
-            () = &mut draining => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => begin(stream, peer),
-            Err(error) => {
-                // A client that left between SYN and accept, or we have no file left: not fatal.
-                tracing::debug!(%error, "accept failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    let listener = listener.into_std()?;
-    for _ in 0..LAST_ACCEPTS {
-        let Ok((stream, peer)) = listener.accept() else { break };
-        stream.set_nonblocking(true)?;
-        begin(TcpStream::from_std(stream)?, peer);
-    }
-    Ok(())
 }
 
 /// A connection that was just taken.
@@ -306,6 +270,8 @@ async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::Empty;
 
     use super::*;

@@ -16,6 +16,7 @@ use super::{
     RequestLabels, UpstreamLabels,
 };
 use crate::error::{Failure, TABLE};
+use crate::http::server::NotTaken;
 
 /// Counts the requests of one class on one route, by status code.
 #[derive(Debug)]
@@ -96,6 +97,7 @@ pub struct ListenerMeter {
     pub malformed: Counter,
     /// Panics of connections.
     pub panics: Counter,
+    pub(super) not_taken: Family<ListenerReasonLabels, Counter>,
     pub(super) rejected: Family<ListenerReasonLabels, Counter>,
     pub(super) datagrams_dropped: Family<ListenerReasonLabels, Counter>,
     pub(super) listener: Label,
@@ -106,6 +108,16 @@ impl ListenerMeter {
     /// fine.
     pub fn reject(&self, failure: Failure) {
         self.rejected.get_or_create_owned(&self.labels(failure.reason())).inc();
+    }
+
+    /// Counts a connection that could not be taken; a cold path, too.
+    pub(crate) fn not_taken(&self, why: NotTaken) {
+        self.not_taken.get_or_create_owned(&self.labels(why.label())).inc();
+    }
+
+    /// The listener's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.listener
     }
 
     /// Counts a datagram that went nowhere, for a reason of our own.

@@ -3,12 +3,14 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tillgate_net::handover::Named;
+use tillgate_net::threads::release_freed;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Options, load};
@@ -44,13 +46,44 @@ pub(super) struct Told {
     pub(super) options: Options,
     pub(super) notify: Notify,
     pub(super) predecessor: Option<Predecessor>,
-    pub(super) watch: Watch,
+    pub(super) reader: Arc<Reader>,
     /// The process before goes on, so this one ends.
     pub(super) gives_way: Arc<AtomicBool>,
 }
 
 /// A handover under way: the number of the process that serves now.
 type Handover = oneshot::Receiver<io::Result<u32>>;
+
+/// Reads the policy and puts it in effect. A file system may hang, so it does so apart from the
+/// thread that answers probes.
+pub(super) struct Reader {
+    pub(super) control: Control,
+    pub(super) options: Options,
+    pub(super) notify: Notify,
+    pub(super) watch: Mutex<Watch>,
+}
+
+impl Reader {
+    /// Reads what has changed, or everything because somebody says so.
+    fn read(&self, is_told: bool) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_told {
+            watch.settle();
+        } else if !watch.has_changed() {
+            return;
+        }
+        drop(watch);
+        self.notify.reloading();
+        match load(&self.options) {
+            // A refused config is logged and counted where it is refused.
+            Ok(effective) => drop(self.control.reload(effective)),
+            Err(why) => self.control.reload_failed(&why),
+        }
+        self.notify.ready();
+        // This thread may have nothing to do for a long time.
+        release_freed();
+    }
+}
 
 impl Told {
     /// Ready when the gateway shall drain. A second SIGTERM or SIGINT then ends everything.
@@ -63,15 +96,16 @@ impl Told {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut handover: Option<Handover> = None;
+        let (mut reading, mut is_told): (Option<JoinHandle<()>>, bool) = (None, false);
         loop {
+            if is_told && reading.is_none() {
+                reading = Some(self.read(std::mem::take(&mut is_told)));
+            }
             tokio::select! {
-                _ = signals.hangup.recv() => {
-                    self.watch.settle();
-                    self.reload();
-                }
-                _ = looks.tick() => if self.watch.has_changed() {
-                    self.reload();
-                },
+                // While it reads, one more reading is remembered: its file may have changed since.
+                _ = signals.hangup.recv() => is_told = true,
+                _ = looks.tick(), if reading.is_none() => reading = Some(self.read(false)),
+                () = has_read(&mut reading) => reading = None,
                 _ = signals.reopen.recv() => self.control.reopen_logs(),
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
@@ -129,14 +163,9 @@ impl Told {
             .ok()
     }
 
-    fn reload(&self) {
-        self.notify.reloading();
-        match load(&self.options) {
-            // A refused config is logged and counted where it is refused.
-            Ok(effective) => drop(self.control.reload(effective)),
-            Err(why) => self.control.reload_failed(&why),
-        }
-        self.notify.ready();
+    fn read(&self, is_told: bool) -> JoinHandle<()> {
+        let reader = Arc::clone(&self.reader);
+        tokio::task::spawn_blocking(move || reader.read(is_told))
     }
 
     /// Hands the sockets to the process at the other end of `stream`, or to one that is started
@@ -201,6 +230,14 @@ fn replace_by(stream: Option<io::Result<UnixStream>>, sockets: &[Named]) -> io::
 async fn knock(door: Option<&Door>) -> io::Result<UnixStream> {
     match door {
         Some(door) => door.knock().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn has_read(reading: &mut Option<JoinHandle<()>>) {
+    match reading {
+        // A panic is logged where it happens, and the next reading may do better.
+        Some(reading) => drop(reading.await),
         None => std::future::pending().await,
     }
 }

@@ -1,0 +1,226 @@
+//! How long a fleet takes: one store from text to effective config, and all stores to digests.
+//!
+//! The fleet is generated in memory: shared documents with selectors by region, size, line and
+//! ring, and stores with those labels, so that thousands of different selections come together.
+//! What is measured is what `tillgate compile --all-stores` does, reading of files left out.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, ensure};
+use tillgate_config::fleet::{Fleet, Source};
+
+use crate::say;
+use crate::sys::{Nanos, now};
+
+/// Stores in one file, as a generator from an inventory would write them.
+const STORES_A_FILE: usize = 500;
+/// Runs of the compilation of one store; the median counts.
+const RUNS: usize = 51;
+const REGIONS: usize = 40;
+const HEAD: &str = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ";
+
+/// Arguments of `lab fleet`.
+#[derive(clap::Args, Clone, Copy)]
+pub struct FleetArgs {
+    /// Stores.
+    #[arg(long, default_value_t = 60_000)]
+    stores: usize,
+    /// Documents that a store's config is made of.
+    #[arg(long, default_value_t = 200)]
+    documents: usize,
+    /// Threads; as many as there are processors without it.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn seconds(from: Nanos) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of minutes")]
+    let nanos = now().saturating_sub(from) as f64;
+    nanos / 1e9
+}
+
+/// Runs both measurements and says what came out.
+pub fn run(args: &FleetArgs) -> Result<()> {
+    let threads =
+        args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let shared = Source { file: "shared.yaml".to_owned(), text: shared(args.documents) };
+    one_store(&shared)?;
+
+    let mut sources = vec![shared];
+    for first in (0..args.stores).step_by(STORES_A_FILE) {
+        let last = args.stores.min(first + STORES_A_FILE);
+        let text = (first..last).map(store).collect();
+        sources.push(Source { file: format!("stores-{first}.yaml"), text });
+    }
+    let begin = now();
+    let (fleet, report) = Fleet::read(&sources, threads);
+    let read = seconds(begin);
+    ensure!(report.errors.is_empty(), "{report}");
+    let begin = now();
+    let survey = fleet.survey(threads);
+    let compiled = seconds(begin);
+    ensure!(survey.report.errors.is_empty(), "{}", survey.report);
+    let counts: usize = survey.counts.iter().sum();
+    say!(
+        "{} stores x {} documents (of {} shared ones, in {} selections), {threads} threads",
+        survey.stores.len(),
+        counts / survey.stores.len().max(1),
+        fleet.documents().len(),
+        survey.groups
+    );
+    say!("  read and check: {read:.1} s");
+    say!("  compile and digest: {compiled:.1} s");
+    say!("  together: {:.1} s, peak memory {} MiB", read + compiled, peak_mib()?);
+    Ok(())
+}
+
+/// One store with all of its documents, from text to effective config.
+fn one_store(shared: &Source) -> Result<()> {
+    let sources = [shared.clone(), Source { file: "store.yaml".to_owned(), text: store(7) }];
+    let mut times = Vec::new();
+    let mut documents = 0;
+    for _ in 0..RUNS {
+        let begin = now();
+        let (fleet, report) = Fleet::read(&sources, 1);
+        let checked = fleet.compile("store-00007").map_err(anyhow::Error::msg)?;
+        times.push(seconds(begin) * 1e3);
+        ensure!(report.errors.is_empty(), "{report}");
+        checked.effective.with_context(|| checked.report.to_text())?;
+        documents = fleet.documents().len();
+    }
+    times.sort_by(f64::total_cmp);
+    say!(
+        "one store, {documents} documents read, one thread: median {:.1} ms, worst {:.1} ms",
+        times[RUNS / 2],
+        times[RUNS - 1]
+    );
+    Ok(())
+}
+
+/// Documents of which about `count` apply to each store: half of them backends and their routes,
+/// some of them with a variant for each region.
+fn shared(count: usize) -> String {
+    let mut text = format!(
+        "{HEAD}Bundle\nmetadata: {{name: bench}}\nspec: {{schemaVersion: v1alpha1, \
+         minGatewayVersion: \"0.1.0\"}}\n"
+    );
+    for (wan, precedence) in [("fibre", 0), ("lte", 1)] {
+        let metered = wan == "lte";
+        let _ = write!(
+            text,
+            "{HEAD}LinkPolicy\nmetadata: {{name: {wan}}}\nspec:\n  precedence: {precedence}\n  \
+             storeSelector: {{matchLabels: {{wan: {wan}}}}}\n  links: [{{name: primary, role: \
+             Primary, metered: {metered}, capacityFrom: Store}}]\n"
+        );
+    }
+    for region in 0..REGIONS {
+        let _ = write!(
+            text,
+            "{HEAD}EgressPolicy\nmetadata: {{name: region-{region}}}\nspec:\n  storeSelector: \
+             {{underPaths: [/geo/r{region}]}}\n  trafficPolicy: Deny\n  rules:\n    - name: \
+             payments\n      destinations: [{{hostnames: [pay{region}.example], ports: [443]}}]\n      \
+             trafficClass: payment\n"
+        );
+    }
+    text.push_str(CHANGES);
+    // Some thirty are there already for each store.
+    for number in 0..count.saturating_sub(8) / 2 {
+        service(&mut text, number);
+    }
+    text
+}
+
+/// A backend and its route; every tenth only for one size of store.
+fn service(text: &mut String, number: usize) {
+    let selector = match number % 10 {
+        0 => format!("  storeSelector: {{matchLabels: {{size: s{}}}}}\n", number / 10 % 3),
+        _ => String::new(),
+    };
+    let _ = write!(
+        text,
+        "{HEAD}Backend\nmetadata: {{name: b{number:03}}}\nspec:\n{selector}  location: Cloud\n  \
+         protocol: HTTP2\n  endpoints:\n    - fqdn: {{hostname: b{number}.api.example, port: 443}}\n    \
+         - fqdn: {{hostname: b{number}-dr.api.example, port: 443}}\n  tls: {{mode: Simple}}\n\
+         {HEAD}ServiceRoute\nmetadata: {{name: r{number:03}}}\nspec:\n{selector}  hostnames: \
+         [s{number}.internal]\n  trafficClass: pos-interactive\n  rules:\n    - name: call\n      \
+         matches: [{{path: {{type: PathPrefix, value: /v1}}, method: POST}}]\n      timeouts: \
+         {{request: 800ms, backendRequest: 350ms}}\n      backendRefs: [{{name: b{number:03}}}]\n    \
+         - name: files\n      matches: [{{path: {{type: PathPrefix, value: /files}}}}]\n      \
+         trafficClass: default\n      timeouts: {{request: 10m}}\n      backendRefs: [{{name: \
+         b{number:03}}}]\n"
+    );
+}
+
+/// Windows, a freeze, a rollout.
+const CHANGES: &str = "\
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ChangeWindow
+metadata: {name: closed}
+spec:
+  effect: Allow
+  appliesTo: {rollouts: [\"*\"]}
+  timeZone: Store
+  schedule: {storeHours: {state: Closed, afterClose: 30m, beforeOpen: 1h30m}}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ChangeWindow
+metadata: {name: weekend}
+spec:
+  effect: Deny
+  appliesTo: {rollouts: [\"*\"]}
+  timeZone: Store
+  schedule: {weekly: [{days: [Fri, Sat], start: \"16:00\", end: \"09:00\"}]}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Freeze
+metadata: {name: black-friday}
+spec:
+  appliesTo: {rollouts: [\"*\"]}
+  from: \"2026-11-20T00:00:00\"
+  until: \"2026-12-01T06:00:00\"
+  timeZone: Store
+  reason: Black Friday
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Rollout
+metadata: {name: apps}
+spec:
+  artifacts: [{registry: registry.example, repositories: [\"pos/**\"]}]
+  trafficClass: image-pull
+  release:
+    name: pos-1
+    images:
+      - repository: pos/checkout
+        digest: sha256:9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a8b
+  rings:
+    - {name: lab, storeSelector: {matchLabels: {ring: r0}}, ignoreWindows: true}
+    - {name: pilot, storeSelector: {matchLabels: {ring: r1}}}
+    - {name: broad, storeSelector: {}, ramp: {over: 72h}}
+  promotion: {mode: Signed}
+";
+
+/// Store `number`, with labels that follow from it.
+fn store(number: usize) -> String {
+    let zone = ["Europe/Oslo", "Europe/Helsinki", "America/New_York", "Asia/Tokyo"][number % 4];
+    let wan = if number % 5 == 0 { "lte" } else { "fibre" };
+    let (region, size, ring) = (number % REGIONS, number % 3, number % 7 % 3);
+    let (up, down) = (5 + number % 90, 20 + number % 300);
+    format!(
+        "{HEAD}Store\nmetadata:\n  name: store-{number:05}\n  labels: {{storeId: \"{number:05}\", \
+         size: s{size}, ring: r{ring}, wan: {wan}}}\nspec:\n  memberOf: [/geo/r{region}/c{}, \
+         /org/corporate]\n  timeZone: {zone}\n  hours:\n    weekly:\n      - {{days: [Mon, Tue, Wed, \
+         Thu, Fri], open: \"10:00\", close: \"20:00\"}}\n      - {{days: [Sat], open: \"10:00\", \
+         close: \"18:00\"}}\n  links:\n    - {{name: primary, capacity: {{up: {up}Mbit/s, down: \
+         {down}Mbit/s}}}}\n",
+        number % 11
+    )
+}
+
+/// The most memory that this process has held.
+fn peak_mib() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("no /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.unwrap_or(0) / 1024)
+}
