@@ -447,7 +447,7 @@ impl Visit {
 
     /// Its answer broke off.
     pub(crate) fn cut(&self) {
-        self.load.lost(clock::now());
+        self.load.cut(clock::now());
         self.failover.tell(&self.load, Ending::Lost(tillgate_core::health::Loss::Reset));
     }
 }
