@@ -35,6 +35,9 @@ use crate::running::Running;
 /// silence that is suspicious, so that what still works is not cut.
 const STREAM_GRACE: Duration = Duration::from_secs(1);
 
+/// Servers of a backend to which connections are kept open ahead of a failover.
+const WARM_MAX: usize = 2;
+
 /// See the module.
 pub(crate) struct Failover {
     board: Mutex<Board>,
@@ -317,9 +320,27 @@ impl Failover {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes connections of probes that nobody needs.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Closes connections of probes that nobody needs, and has those open across the line that a
+    /// failover of a critical class would need: it must not pay for a handshake.
+    pub(crate) fn sweep(&self, running: &Running, wan: &Pool, now: Instant) {
         self.pool.sweep(now);
+        let rules = running.effective.routes.rules.iter().zip(&running.wiring.plans);
+        for (rule, plan) in rules.filter(|(rule, _)| rule.tiers.len() > 1) {
+            let Some(class) = rule.class.filter(|class| running.class(*class).spec.critical) else {
+                continue;
+            };
+            for group in plan.tiers.iter().flatten() {
+                if running.location(group.backend) == Location::Local {
+                    continue;
+                }
+                let usable = |load: &&(usize, &Arc<Load>)| load.1.verdict() == Verdict::Usable;
+                let loads: Vec<_> = group.loads.iter().enumerate().collect();
+                for (endpoint, _) in loads.iter().filter(usable).take(WARM_MAX) {
+                    let target = running.target(group.backend, *endpoint, class, &rule.timeouts);
+                    wan.keep_warm(&target);
+                }
+            }
+        }
     }
 }
 

@@ -323,7 +323,7 @@ impl Gateway {
             self.wan.sweep(clock::now());
             threads::release_freed();
             tide.follow(self.drain.live());
-            self.sinks.failover.sweep(clock::now());
+            self.sinks.failover.sweep(&self.running(), &self.wan, clock::now());
         }
     }
 }

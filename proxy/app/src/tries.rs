@@ -246,7 +246,7 @@ impl Tries<'_> {
         let Going { at, target, turn, mut visit } = going;
         let plan = self.plan();
         let backend = plan.backend(at);
-        let began = clock::now();
+        let (began, queued) = (clock::now(), flow.queued_for());
         let mut request = Some(sending.request);
         let result = match self.place(backend, turn, flow).await {
             Err(refusal) => Err(Unanswered { refusal, unsent: true }),
@@ -269,6 +269,8 @@ impl Tries<'_> {
                 send::try_once(call, &mut request, sending.gate, &mut attend, flow).await
             }
         };
+        // Waiting for a place or a connection says nothing of how fast the server answers.
+        let began = began + flow.queued_for().saturating_sub(queued);
         Tried { at, target, visit, began, result, request }
     }
 
@@ -447,7 +449,7 @@ impl Visit {
 
     /// Its answer broke off.
     pub(crate) fn cut(&self) {
-        self.load.lost(clock::now());
+        self.load.cut(clock::now());
         self.failover.tell(&self.load, Ending::Lost(tillgate_core::health::Loss::Reset));
     }
 }

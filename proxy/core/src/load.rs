@@ -219,7 +219,13 @@ impl Load {
         self.observe(PENALTY, now);
     }
 
-    /// Good answers ever; wraps.
+    /// An answer that had begun well broke off: it was none.
+    pub fn cut(&self, now: Instant) {
+        self.good.fetch_sub(1, Relaxed);
+        self.lost(now);
+    }
+
+    /// Good answers ever; wraps, and goes back by those that broke off.
     pub fn good(&self) -> u32 {
         self.good.load(Relaxed)
     }

@@ -331,6 +331,12 @@ impl Pool {
         }
     }
 
+    /// Has a connection open to `target` for a request that may come any time. To be called every
+    /// second or so, for as long as that is so.
+    pub fn keep_warm(&self, target: &Arc<Target>) {
+        self.shelf(target).keep_warm(target, &self.resolver, clock::now());
+    }
+
     /// Closes every idle connection; busy ones take no further request.
     pub fn evict_all(&self) {
         let shelves: Vec<_> = self.lock().values().cloned().collect();

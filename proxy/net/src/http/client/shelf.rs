@@ -211,6 +211,34 @@ impl Shelf {
         tracing::debug!(idle = idle.len(), shared = shared.len(), "evicted connections");
     }
 
+    /// Has a connection open for a request that may come any time, as if one had come now.
+    pub(super) fn keep_warm(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        resolver: &Arc<Resolver>,
+        now: Instant,
+    ) {
+        let mut state = self.lock();
+        state.limit.get_or_insert(target.limit);
+        state.warm = Some((Arc::clone(target), now));
+        let is_cold = state.shared.is_empty() && state.dialing == 0 && !state.is_spared(now);
+        let dials = match target.wire {
+            Wire::Http1 => {
+                state.reserve_spares(target, target.limit.connections_max as usize)
+            }
+            Wire::Http2 if is_cold => {
+                state.open += 1;
+                state.dialing += 1;
+                1
+            }
+            Wire::Http2 => 0,
+        };
+        drop(state);
+        for _ in 0..dials {
+            self.spawn_dial(target, resolver, None);
+        }
+    }
+
     /// Opens nothing ahead of need until the next request.
     pub(super) fn cool(&self) {
         self.lock().warm = None;
@@ -330,10 +358,15 @@ impl State {
         self.shared.iter_mut().find_map(|shared| shared.take(shelf))
     }
 
+    /// Whether nothing is opened ahead of need, because the last dial failed.
+    fn is_spared(&self, now: Instant) -> bool {
+        self.cold_until.is_some_and(|until| now < until)
+    }
+
     /// How many connections to open ahead of need, already counted as open.
     fn reserve_spares(&mut self, target: &Target, connections_max: usize) -> usize {
-        let cold = self.cold_until.is_some_and(|until| clock::now() < until);
-        if target.spares == 0 || target.wire == Wire::Http2 || !self.idle.is_empty() || cold {
+        let spared = self.is_spared(clock::now());
+        if target.spares == 0 || target.wire == Wire::Http2 || !self.idle.is_empty() || spared {
             return 0;
         }
         let waiting = self.waiting.iter().filter(|waiter| waiter.dials).count();
