@@ -66,6 +66,7 @@ fn healthy_path(criterion: &mut Criterion) {
                 let outcome = Outcome::of_status(black_box(http::StatusCode::OK));
                 if outcome == Outcome::Good {
                     load.answered(Duration::from_micros(900), now);
+                    load.succeeded();
                 }
                 load.leave();
                 black_box(load.verdict() == Verdict::Usable)

@@ -151,7 +151,8 @@ impl Outcome {
     /// It became a WebSocket.
     pub(crate) fn is_websocket(&mut self) {
         self.kind = Kind::WebSocket;
-        if let Some(visit) = &self.visit {
+        if let Some(visit) = &mut self.visit {
+            visit.settle();
             visit.failover().keep_stream(visit.load().id(), self.flow.flow());
         }
     }
@@ -196,13 +197,14 @@ impl Outcome {
     }
 
     /// Its answer may go on for ever, so it ends when its server is found dead.
-    pub(crate) fn keep_stream(&self, headers: &HeaderMap, length: Option<u64>) {
-        let Some(visit) = &self.visit else { return };
+    pub(crate) fn keep_stream(&mut self, headers: &HeaderMap, length: Option<u64>) {
+        let Some(visit) = &mut self.visit else { return };
         let is_events = || {
             let kind = headers.get(http::header::CONTENT_TYPE);
             kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
         };
         if length.is_none() && (self.speech == Speech::Grpc || is_events()) {
+            visit.settle();
             visit.failover().keep_stream(visit.load().id(), self.flow.flow());
         }
     }
@@ -239,7 +241,7 @@ impl Outcome {
         if std::mem::replace(&mut self.written, true) {
             return;
         }
-        if let Some(visit) = self.visit.take()
+        if let Some(mut visit) = self.visit.take()
             && self.failure == Some(Failure::BackendBodyCut)
         {
             visit.cut();

@@ -25,6 +25,7 @@ use tillgate_net::error::Failure;
 use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Flow;
+use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, Look, Watch, until_head};
 use tillgate_net::http::server::InFlight;
 use tillgate_net::http::websocket::WebSocket;
@@ -100,7 +101,8 @@ impl Tries<'_> {
             outcome.send_to(plan.backend(at), at.endpoint);
             let next = Going { at, target, turn, visit };
             let tried = self.try_at(next, &mut message, &mut trip, outcome).await?;
-            let Tried { target: tried_at, visit: visited, began, result, .. } = tried;
+            let Tried { target: tried_at, visit: mut visited, began, result, .. } = tried;
+            visited.answers(&result, outcome.speech());
             at = tried.at;
             outcome.visit(plan.backend(at), at.endpoint, visited);
             let (next, label) = match result {
@@ -298,14 +300,12 @@ impl Tries<'_> {
         let now = clock::now();
         let took = now.saturating_duration_since(began);
         if ending == Ending::Good {
+            // Whether it is a success is known when it has come to its end.
             load.answered(took, now);
-            if load.verdict() == Verdict::Usable {
-                return;
-            }
         } else {
             load.refused(took, now);
+            self.running.failover.tell(load, ending);
         }
-        self.running.failover.tell(load, ending);
     }
 
     /// Remembers what a failure says of the server; whether the call may go on.
@@ -430,13 +430,15 @@ pub(crate) struct Visit {
     failover: Arc<Failover>,
     /// Its place at the backend.
     place: Option<Place>,
+    /// It is answered well, if nothing comes in between until its end.
+    good: bool,
 }
 
 impl Visit {
     fn enter(load: &Arc<Load>, at: Choice, failover: &Arc<Failover>) -> Self {
         load.enter();
         let failover = Arc::clone(failover);
-        Self { load: Arc::clone(load), trial: at.trial, failover, place: None }
+        Self { load: Arc::clone(load), trial: at.trial, failover, place: None, good: false }
     }
 
     pub(crate) const fn load(&self) -> &Arc<Load> {
@@ -447,9 +449,28 @@ impl Visit {
         &self.failover
     }
 
+    fn answers(&mut self, result: &Result<Reply, Unanswered>, speech: Speech) {
+        let status = result.as_ref().map(|reply| send::status_of(&reply.head, speech));
+        self.good = status.is_ok_and(|status| Ending::of_status(status) == Ending::Good);
+    }
+
+    /// Its answer goes on for as long as it likes, so what there is of it has to do.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.good) {
+            self.load.succeeded();
+            if self.load.verdict() != Verdict::Usable {
+                self.failover.tell(&self.load, Ending::Good);
+            }
+        }
+        if std::mem::take(&mut self.trial) {
+            self.load.end_trial();
+        }
+    }
+
     /// Its answer broke off.
-    pub(crate) fn cut(&self) {
-        self.load.cut(clock::now());
+    pub(crate) fn cut(&mut self) {
+        self.good = false;
+        self.load.lost(clock::now());
         self.failover.tell(&self.load, Ending::Lost(tillgate_core::health::Loss::Reset));
     }
 }
@@ -457,9 +478,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.load.leave();
-        if self.trial {
-            self.load.end_trial();
-        }
+        self.settle();
     }
 }
 

@@ -200,12 +200,16 @@ impl Load {
         self.p95.store(p95.map_or(0, |p95| short_micros(p95).max(1)), Relaxed);
     }
 
-    /// An answer of worth came after `took`.
+    /// An answer of worth has begun after `took`.
     pub fn answered(&self, took: Duration, now: Instant) {
-        self.good.fetch_add(1, Relaxed);
         self.samples.add(took);
         self.observe(took, now);
         self.heard(now);
+    }
+
+    /// An answer of worth has come to its end.
+    pub fn succeeded(&self) {
+        self.good.fetch_add(1, Relaxed);
     }
 
     /// An answer came that says "not now": its server has failed, or wants to be spared.
@@ -219,13 +223,7 @@ impl Load {
         self.observe(PENALTY, now);
     }
 
-    /// An answer that had begun well broke off: it was none.
-    pub fn cut(&self, now: Instant) {
-        self.good.fetch_sub(1, Relaxed);
-        self.lost(now);
-    }
-
-    /// Good answers ever; wraps, and goes back by those that broke off.
+    /// Good answers ever; wraps.
     pub fn good(&self) -> u32 {
         self.good.load(Relaxed)
     }

@@ -53,8 +53,7 @@ impl Outcomes {
         now: Instant,
     ) -> Option<Cause> {
         self.slide(spec.window, now);
-        // Less than zero if more of them broke off meanwhile than were good.
-        let good = good_ever.wrapping_sub(self.good_seen).cast_signed().max(0).cast_unsigned();
+        let good = good_ever.wrapping_sub(self.good_seen);
         self.good_seen = good_ever;
         let part = &mut self.parts[self.part];
         part.good = part.good.saturating_add(good);

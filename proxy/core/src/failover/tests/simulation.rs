@@ -354,7 +354,10 @@ impl<'a> World<'a> {
         let (now, took) = (self.instant(), ms(self.now - self.calls[call].sent_at));
         load.leave();
         match outcome {
-            Some(Outcome::Good) => load.answered(took, now),
+            Some(Outcome::Good) => {
+                load.answered(took, now);
+                load.succeeded();
+            }
             Some(Outcome::GatewayError | Outcome::ServerError) => load.refused(took, now),
             Some(Outcome::Lost(_)) | None => load.lost(now),
         }

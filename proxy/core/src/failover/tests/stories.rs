@@ -106,6 +106,7 @@ impl Story {
             story.now += ms(40);
             for load in story.wiring.loads.iter().flat_map(|loads| loads.iter()) {
                 load.answered(ms(5), story.now);
+                load.succeeded();
             }
         }
         story.board.handle_timeout(story.now);
@@ -121,6 +122,7 @@ impl Story {
         let load = Arc::clone(self.load(backend, 0));
         if outcome == Outcome::Good {
             load.answered(ms(5), self.now);
+            load.succeeded();
         }
         self.board.handle_outcome(load.id(), outcome, 0, self.now);
     }
