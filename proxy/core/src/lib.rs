@@ -25,6 +25,7 @@ pub mod matching;
 pub mod mirror;
 pub mod outage;
 pub mod retry;
+pub mod reconcile;
 pub mod schedule;
 pub mod sessions;
 pub mod share;

@@ -1,0 +1,158 @@
+//! When to ask a source, so that sixty thousand stores are a flat load.
+//!
+//! Each store has its own phase, from a hash of its name, and a jitter of ten percent after that.
+//! What fails is asked less and less often, and never more often than what works. After an
+//! outage that was longer than an interval stores come back spread over `spread`: from then on
+//! until the first success one request per store falls into each such time. In go outcomes and
+//! random draws; out comes when to ask next.
+
+use std::time::{Duration, Instant};
+
+/// After a first failure; doubled with each further one.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Where doubling ends, unless the interval is longer than half of it.
+const BACK_OFF_MAX: Duration = Duration::from_secs(300);
+
+/// Between two questions, whatever the server says: one that answers long polls at once must not
+/// be asked in a loop.
+const FLOOR: Duration = Duration::from_secs(1);
+
+/// A server's `Retry-After` is believed up to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Hints come from outside: so many are plenty.
+const HINT_FLOOR: Duration = Duration::from_secs(10);
+
+/// The shortest interval, and the longest: a typing error must not be a flood, nor silence.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+
+/// How a source is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollSpec {
+    /// How often, without a long poll.
+    pub interval: Duration,
+    /// How long a server may hold the question; zero = it is not asked to.
+    pub long_poll: Duration,
+    /// Over how long stores come back after an outage.
+    pub spread: Duration,
+}
+
+/// How a question ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// There was an answer, new or not.
+    Answered {
+        /// Whether the server held the question, as it was asked to.
+        held: bool,
+    },
+    /// There was none, or none that can be used.
+    Failed {
+        /// When the server wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The times at which one source is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    spec: PollSpec,
+    next: Instant,
+    begun: Instant,
+    failures: u32,
+    last_success: Option<Instant>,
+    since: Instant,
+    back_off: Duration,
+}
+
+impl Poll {
+    /// A source that was never asked. `hash` is of the store's name. A store that has `something`
+    /// to serve waits for its phase; one that has nothing asks soon.
+    pub fn new(spec: PollSpec, hash: u64, something: bool, now: Instant) -> Self {
+        let interval = spec.interval.clamp(INTERVAL.0, INTERVAL.1);
+        let spec = PollSpec { interval, ..spec };
+        let within = if something { interval } else { interval.min(Duration::from_secs(2)) };
+        Self {
+            spec,
+            next: now + part(within, hash),
+            begun: now,
+            failures: 0,
+            last_success: None,
+            since: now,
+            back_off: Duration::ZERO,
+        }
+    }
+
+    /// When to ask.
+    pub const fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// How long it waits because of failures; zero if there are none.
+    pub const fn back_off(&self) -> Duration {
+        self.back_off
+    }
+
+    /// When it last answered.
+    pub const fn last_success(&self) -> Option<Instant> {
+        self.last_success
+    }
+
+    /// It is asked now.
+    pub const fn begin(&mut self, now: Instant) {
+        self.begun = now;
+    }
+
+    /// Somebody says that there is something new. A source that fails is left alone.
+    pub fn hint(&mut self, now: Instant) {
+        if self.failures == 0 {
+            self.next = self.next.min(now.max(self.begun + HINT_FLOOR));
+        }
+    }
+
+    /// How the question ended.
+    pub fn handle_polled(&mut self, polled: Polled, draw: u64, now: Instant) {
+        let pause = match polled {
+            Polled::Answered { held } => {
+                self.failures = 0;
+                self.back_off = Duration::ZERO;
+                self.last_success = Some(now);
+                if held { Duration::ZERO } else { self.around(self.spec.interval, draw) }
+            }
+            Polled::Failed { retry_after } => {
+                self.failures = self.failures.saturating_add(1);
+                let asked = retry_after.map_or(Duration::ZERO, |wait| {
+                    let wait = wait.min(RETRY_AFTER_MAX);
+                    wait + part(wait / 5, draw)
+                });
+                self.back_off = self.failure_pause(draw, now).max(asked);
+                self.back_off
+            }
+        };
+        self.next = (now + pause).max(self.begun + FLOOR);
+    }
+
+    /// `interval` ± 10 %.
+    fn around(&self, interval: Duration, draw: u64) -> Duration {
+        interval * 9 / 10 + part(interval / 5, draw)
+    }
+
+    fn failure_pause(&self, draw: u64, now: Instant) -> Duration {
+        let silent = now.saturating_duration_since(self.last_success.unwrap_or(self.since));
+        if silent > self.spec.interval && !self.spec.spread.is_zero() {
+            // On average one in each `spread`, and no two of a store close together.
+            let spread = self.spec.spread.max(self.spec.interval);
+            return spread / 2 + part(spread, draw);
+        }
+        // Full jitter halves the mean, so twice the interval is as often as what works.
+        let most = BACK_OFF_MAX.max(self.spec.interval * 2);
+        let exponent = self.failures.saturating_sub(1).min(20);
+        part(BACK_OFF.saturating_mul(1 << exponent).min(most), draw).max(FLOOR)
+    }
+}
+
+/// The part of `whole` that a uniform draw falls on.
+fn part(whole: Duration, draw: u64) -> Duration {
+    let nanos = (whole.as_nanos() * u128::from(draw)) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
