@@ -5,6 +5,7 @@
 //! or a [`report::Report`] that names everything that is wrong. Defaults live in [`defaults`],
 //! the built-in classes in `builtin.yaml`, the JSON Schema in [`schema`].
 
+pub mod bundle;
 pub mod compile;
 pub mod day;
 pub mod defaults;

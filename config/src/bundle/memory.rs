@@ -1,0 +1,195 @@
+//! The memory of the reconcile loop as text: one line with its checksum, then JSON.
+//!
+//! A file that was torn by a power cut, or is of zero length, must be known for what it is and
+//! never be half believed. The first line is `tillgate-state-v1` and the SHA-256 of the rest.
+
+use serde::{Deserialize, Serialize};
+use tillgate_core::reconcile::{Applied, Boots, Denied, Memory, Pin, Stage, Wall};
+
+use super::hex;
+
+const MARK: &str = "tillgate-state-v1";
+
+/// Why a memory cannot be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The checksum is missing or wrong.
+    #[error("it is torn: {0}")]
+    Torn(&'static str),
+    /// It is whole, and not understood: a later version wrote it.
+    #[error("it was not written by this version")]
+    Foreign(#[source] serde_json::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Text {
+    highest: Option<Numbered>,
+    applied: Option<AppliedText>,
+    denied: Vec<DeniedText>,
+    attempts: Vec<AttemptText>,
+    pin: Option<PinText>,
+    clock_floor: u64,
+    clock_known: bool,
+    short_boots: u32,
+    first_short_boot: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbered {
+    sequence: u64,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppliedText {
+    digest: String,
+    stage: StageText,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum StageText {
+    InProbation,
+    Kept,
+    Promoted,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeniedText {
+    digest: String,
+    sequence: Option<u64>,
+    why: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttemptText {
+    digest: String,
+    count: u8,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PinText {
+    digest: String,
+    until: u64,
+}
+
+/// The text of a memory.
+pub fn encode_memory(memory: &Memory) -> String {
+    let stage = |stage| match stage {
+        Stage::InProbation => StageText::InProbation,
+        Stage::Kept => StageText::Kept,
+        Stage::Promoted => StageText::Promoted,
+    };
+    let text = Text {
+        highest: memory
+            .highest
+            .clone()
+            .map(|(sequence, digest)| Numbered { sequence, digest: digest.to_string() }),
+        applied: memory
+            .applied
+            .clone()
+            .map(|one| AppliedText { digest: one.digest.to_string(), stage: stage(one.stage) }),
+        denied: memory
+            .denied
+            .iter()
+            .map(|one| DeniedText {
+                digest: one.digest.to_string(),
+                sequence: one.sequence,
+                why: one.why.to_string(),
+            })
+            .collect(),
+        attempts: memory
+            .attempts
+            .iter()
+            .map(|(digest, count)| AttemptText { digest: digest.to_string(), count: *count })
+            .collect(),
+        pin: memory.pin.clone().map(|pin| PinText { digest: pin.digest.to_string(), until: pin.until.0 }),
+        clock_floor: memory.floor.0,
+        clock_known: memory.clock_known,
+        short_boots: memory.boots.short,
+        first_short_boot: memory.boots.first.0,
+    };
+    let body = format!("{:#}\n", serde_json::to_value(text).expect("strings and numbers only"));
+    format!("{MARK} {}\n{body}", hex(body.as_bytes()))
+}
+
+/// Reads a memory.
+///
+/// # Errors
+/// [`MemoryError`]
+pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| MemoryError::Torn("it is no text"))?;
+    let (head, body) = text.split_once('\n').ok_or(MemoryError::Torn("it has no first line"))?;
+    let sum = head.strip_prefix(MARK).ok_or(MemoryError::Torn("its first line is another"))?;
+    if sum.trim() != hex(body.as_bytes()) {
+        return Err(MemoryError::Torn("its checksum is wrong"));
+    }
+    let text: Text = serde_json::from_str(body).map_err(MemoryError::Foreign)?;
+    let stage = |stage| match stage {
+        StageText::InProbation => Stage::InProbation,
+        StageText::Kept => Stage::Kept,
+        StageText::Promoted => Stage::Promoted,
+    };
+    let denied = |one: DeniedText| Denied {
+        digest: one.digest.into(),
+        sequence: one.sequence,
+        why: one.why.into(),
+    };
+    Ok(Memory {
+        highest: text.highest.map(|one| (one.sequence, one.digest.into())),
+        applied: text.applied.map(|one| Applied { digest: one.digest.into(), stage: stage(one.stage) }),
+        denied: text.denied.into_iter().map(denied).collect(),
+        attempts: text.attempts.into_iter().map(|one| (one.digest.into(), one.count)).collect(),
+        pin: text.pin.map(|pin| Pin { digest: pin.digest.into(), until: Wall(pin.until) }),
+        floor: Wall(text.clock_floor),
+        clock_known: text.clock_known,
+        boots: Boots { short: text.short_boots, first: Wall(text.first_short_boot) },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory {
+            highest: Some((42, "sha256:42".into())),
+            applied: Some(Applied { digest: "sha256:42".into(), stage: Stage::Kept }),
+            denied: vec![Denied { digest: "sha256:9".into(), sequence: None, why: "b\"ad\n".into() }],
+            attempts: vec![("sha256:42".into(), 1)],
+            pin: Some(Pin { digest: "sha256:41".into(), until: Wall(7) }),
+            floor: Wall(u64::MAX),
+            clock_known: true,
+            boots: Boots { short: 2, first: Wall(3) },
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_was_written() {
+        for one in [memory(), Memory::default()] {
+            assert_eq!(decode_memory(encode_memory(&one).as_bytes()).unwrap(), one);
+        }
+    }
+
+    #[test]
+    fn every_torn_or_flipped_text_is_known_for_it() {
+        let text = encode_memory(&memory()).into_bytes();
+        for length in 0..text.len() {
+            assert!(decode_memory(&text[..length]).is_err(), "cut at {length}");
+        }
+        for index in 0..text.len() {
+            let mut flipped = text.clone();
+            flipped[index] ^= 1;
+            let read = decode_memory(&flipped);
+            assert!(read.is_err(), "byte {index} flipped: {read:?}");
+        }
+        let body = "{}\n";
+        let foreign = format!("{MARK} {}\n{body}", hex(body.as_bytes()));
+        assert!(matches!(decode_memory(foreign.as_bytes()), Err(MemoryError::Foreign(_))));
+    }
+}
