@@ -177,13 +177,19 @@ impl Manifest {
 
     fn check(&self) -> Result<(), String> {
         if wall(&self.created_at).is_none() {
-            return Err(format!("createdAt {:?} is not a time as 2026-11-20T20:58:12Z", self.created_at));
+            return Err(format!(
+                "createdAt {:?} is not a time as 2026-11-20T20:58:12Z",
+                self.created_at
+            ));
         }
         if self.sequence == 0 {
             return Err("sequence must be 1 or more".to_owned());
         }
         if version_numbers(&self.min_gateway_version).is_none() {
-            return Err(format!("minGatewayVersion {:?} is not as 0.4.0", self.min_gateway_version));
+            return Err(format!(
+                "minGatewayVersion {:?} is not as 0.4.0",
+                self.min_gateway_version
+            ));
         }
         if self.files.is_empty() || self.files.len() > FILES_MAX {
             return Err(format!("{} files, must be 1 to {FILES_MAX}", self.files.len()));
@@ -399,7 +405,9 @@ mod tests {
     #[test]
     fn an_old_program_says_so_cleanly() {
         let mut one = manifest();
-        for (version, old) in [("0.1.0", false), ("0.0.9", true), ("0.1.0-rc1", false), ("1.0.0", false)] {
+        for (version, old) in
+            [("0.1.0", false), ("0.0.9", true), ("0.1.0-rc1", false), ("1.0.0", false)]
+        {
             assert_eq!(one.needs_upgrade(version), old, "{version}");
         }
         one.schema_version = "v1".into();

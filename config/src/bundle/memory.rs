@@ -108,7 +108,10 @@ pub fn encode_memory(memory: &Memory) -> String {
             .iter()
             .map(|(digest, count)| AttemptText { digest: digest.to_string(), count: *count })
             .collect(),
-        pin: memory.pin.clone().map(|pin| PinText { digest: pin.digest.to_string(), until: pin.until.0 }),
+        pin: memory
+            .pin
+            .clone()
+            .map(|pin| PinText { digest: pin.digest.to_string(), until: pin.until.0 }),
         clock_floor: memory.floor.0,
         clock_known: memory.clock_known,
         short_boots: memory.boots.short,
@@ -142,7 +145,9 @@ pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
     };
     Ok(Memory {
         highest: text.highest.map(|one| (one.sequence, one.digest.into())),
-        applied: text.applied.map(|one| Applied { digest: one.digest.into(), stage: stage(one.stage) }),
+        applied: text
+            .applied
+            .map(|one| Applied { digest: one.digest.into(), stage: stage(one.stage) }),
         denied: text.denied.into_iter().map(denied).collect(),
         attempts: text.attempts.into_iter().map(|one| (one.digest.into(), one.count)).collect(),
         pin: text.pin.map(|pin| Pin { digest: pin.digest.into(), until: Wall(pin.until) }),
@@ -160,7 +165,11 @@ mod tests {
         Memory {
             highest: Some((42, "sha256:42".into())),
             applied: Some(Applied { digest: "sha256:42".into(), stage: Stage::Kept }),
-            denied: vec![Denied { digest: "sha256:9".into(), sequence: None, why: "b\"ad\n".into() }],
+            denied: vec![Denied {
+                digest: "sha256:9".into(),
+                sequence: None,
+                why: "b\"ad\n".into(),
+            }],
             attempts: vec![("sha256:42".into(), 1)],
             pin: Some(Pin { digest: "sha256:41".into(), until: Wall(7) }),
             floor: Wall(u64::MAX),

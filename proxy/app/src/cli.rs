@@ -2,6 +2,7 @@
 //!
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
+mod bundle;
 mod files;
 pub mod fleet;
 mod gateway;
@@ -28,6 +29,9 @@ struct Arguments {
 enum Command {
     /// Run the gateway of one store.
     Gateway(gateway::Options),
+    /// Build, sign, verify and look into the bundles that stores fetch.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     /// Check policy files; each is a policy of its own, a folder is a fleet.
     Validate {
         /// The files or folders.
@@ -184,6 +188,7 @@ pub fn ask(args: impl IntoIterator<Item = OsString>) -> Option<policy::Answer> {
 fn answer(command: Command) -> policy::Answer {
     match command {
         Command::Gateway(_) => policy::Answer::default(),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Validate { paths, output } => policy::validate(&paths, output),
         Command::Config { path, store, output } => {
             let overrides = policy::Overrides::default();

@@ -8,6 +8,7 @@ pub mod access;
 mod admin;
 mod admission;
 mod bound;
+mod bundle;
 pub mod cli;
 mod datagram;
 mod export;

@@ -285,8 +285,8 @@ impl Reconciler {
     fn decide(&mut self, facts: &Facts, now: Instant) {
         let (Some(probation), Some(running)) = (&mut self.probation, &self.running) else { return };
         let age = now.saturating_duration_since(probation.since);
-        let enough = age >= self.spec.least
-            && facts.since(&probation.start).requests >= self.spec.requests;
+        let enough =
+            age >= self.spec.least && facts.since(&probation.start).requests >= self.spec.requests;
         let digest = Arc::clone(&running.digest);
         match probation.last.clone() {
             Verdict::Fail(why) if !probation.kept => self.fail(&digest, why),

@@ -99,13 +99,18 @@ pub fn judge(before: &Since, after: &Since, now: &Facts, spec: &HealthSpec) -> V
         return Verdict::Inconclusive(why.into());
     }
     // Without a past that is long enough nothing is known to have been better.
-    let known = if before.requests < spec.samples { (0, 0) } else { (before.errors, before.requests) };
+    let known =
+        if before.requests < spec.samples { (0, 0) } else { (before.errors, before.requests) };
     if worse(known, (after.errors, after.requests), spec.points) {
         let why = format!(
             "{} of {} critical requests failed, before it were {} of {}",
             after.errors, after.requests, before.errors, before.requests
         );
-        return if known.1 == 0 { Verdict::Inconclusive(why.into()) } else { Verdict::Fail(why.into()) };
+        return if known.1 == 0 {
+            Verdict::Inconclusive(why.into())
+        } else {
+            Verdict::Fail(why.into())
+        };
     }
     Verdict::Pass
 }

@@ -253,9 +253,7 @@ impl OnDisk {
                 remarks.push(damaged);
             }
         }
-        let sound = |bundle: Option<Bundle>| {
-            Some(bundle.filter(|bundle| bundle.intact)?.revision)
-        };
+        let sound = |bundle: Option<Bundle>| Some(bundle.filter(|bundle| bundle.intact)?.revision);
         let (current, lkg) = (sound(self.current), sound(self.lkg));
         let proven = proven(current.as_ref(), lkg.as_ref(), &mut memory, &mut remarks);
         if died >= SHORT_BOOTS_MAX {

@@ -85,7 +85,9 @@ pub struct RingGate<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
     /// Nobody has opened the ring.
-    #[error("ring {ring} is not open for sequence {sequence}; promote it when the rings before are well")]
+    #[error(
+        "ring {ring} is not open for sequence {sequence}; promote it when the rings before are well"
+    )]
     Closed {
         /// The store's ring.
         ring: Arc<str>,
@@ -136,9 +138,7 @@ impl RingSpec {
             }
         };
         match offset.checked_sub(waited) {
-            Some(wait) if !wait.is_zero() => {
-                Err(Held::Ramp { ring: Arc::clone(&ring.name), wait })
-            }
+            Some(wait) if !wait.is_zero() => Err(Held::Ramp { ring: Arc::clone(&ring.name), wait }),
             _ => Ok(()),
         }
     }

@@ -122,7 +122,9 @@ fn a_bad_bundle_is_rolled_back_once_and_never_taken_again() {
     store.handle_rolled_back(true);
     let done = effects(&mut store);
     assert_eq!(done[..2], [Effect::PointCurrent(revision(41).digest), Effect::Remember]);
-    assert!(matches!(&done[2], Effect::Say(Event::RolledBack(digest, _)) if **digest == *"sha256:42"));
+    assert!(
+        matches!(&done[2], Effect::Say(Event::RolledBack(digest, _)) if **digest == *"sha256:42")
+    );
     assert_eq!(store.running(), Some(&revision(41)));
     // The source still has it, and the loop is level-triggered.
     assert!(matches!(store.examine(&revision(42), NOW), Err(Refusal::Denied(_))));

@@ -35,9 +35,8 @@ fn without_a_past_errors_are_no_proof() {
 #[test]
 fn a_route_that_lost_living_servers_is_the_policys_fault() {
     let with = |routes| Facts { routes, ..facts(0, 0) };
-    let judged = |before, now: Facts| {
-        judge(&Since::default(), &now.since(&with(before)), &now, &HEALTH)
-    };
+    let judged =
+        |before, now: Facts| judge(&Since::default(), &now.since(&with(before)), &now, &HEALTH);
     let lost = judged(route(true, true), with(route(false, true)));
     assert!(matches!(lost, Verdict::Fail(_)), "{lost:?}");
     for (before, now) in [
@@ -133,7 +132,10 @@ fn a_ramp_has_a_place_for_every_store_and_no_clock_stops_it() {
     let at = |hours: u64| Wall(NOW.0 + hours * 3600);
     let admit = |gate: &RingGate<'_>, clock, wall| rings(2).admit(gate, clock, wall);
     let held = admit(&half, ClockState::Synced, at(35)).expect_err("its turn is after 36 hours");
-    assert!(matches!(&held, Held::Ramp { wait, .. } if wait.as_secs().abs_diff(3600) < 2), "{held:?}");
+    assert!(
+        matches!(&held, Held::Ramp { wait, .. } if wait.as_secs().abs_diff(3600) < 2),
+        "{held:?}"
+    );
     assert_eq!(admit(&half, ClockState::Holdover, at(36)), Ok(()));
     assert!(admit(&half, ClockState::Untrusted, at(99)).is_err(), "2100 opens nothing early");
     let seen = RingGate { seen: Duration::from_secs(36 * 3600), ..half };
@@ -163,7 +165,11 @@ fn a_clock_is_believed_as_far_as_someone_vouches() {
     assert_eq!(read(&mut clock, wall + 301, false, later), ClockState::Untrusted, "a jump");
     assert_eq!(clock.floor(), Wall(wall), "what jumped proves nothing");
     assert_eq!(read(&mut clock, wall, true, later), ClockState::Synced);
-    assert_eq!(read(&mut clock, wall - 100, false, later), ClockState::Untrusted, "below the floor");
+    assert_eq!(
+        read(&mut clock, wall - 100, false, later),
+        ClockState::Untrusted,
+        "below the floor"
+    );
 }
 
 #[test]
