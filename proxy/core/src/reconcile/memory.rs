@@ -299,16 +299,16 @@ fn proven(
         }
         // Promoted, and that could not be written down.
         Some(Applied { digest, .. }) if is_current(&digest) && is_lkg(&digest) => return true,
-        Some(Applied { digest, stage: Stage::InProbation }) if memory.denial(&digest).is_none() => {
-            if memory.attempt(&digest) >= ATTEMPTS_MAX {
-                let sequence = memory.highest.as_ref().filter(|(_, high)| *high == digest);
-                let revision = Revision {
-                    sequence: sequence.map(|(sequence, _)| *sequence),
-                    digest,
-                    created_at: Wall::default(),
-                };
-                memory.deny(&revision, &"the process died twice while it was on probation".into());
-            }
+        Some(Applied { digest, stage: Stage::InProbation })
+            if memory.denial(&digest).is_none() && memory.attempt(&digest) >= ATTEMPTS_MAX =>
+        {
+            let sequence = memory.highest.as_ref().filter(|(_, high)| *high == digest);
+            let revision = Revision {
+                sequence: sequence.map(|(sequence, _)| *sequence),
+                digest,
+                created_at: Wall::default(),
+            };
+            memory.deny(&revision, &"the process died twice while it was on probation".into());
         }
         _ => {}
     }
