@@ -54,3 +54,8 @@ mod tests {
         }
     }
 }
+
+/// Whether something that knows the time keeps the system's clock right.
+pub fn is_disciplined() -> bool {
+    sockopt::is_clock_disciplined()
+}

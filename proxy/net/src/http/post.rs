@@ -1,4 +1,5 @@
-//! A sender of our own small messages (telemetry) to one server, on one kept-alive connection.
+//! A client of our own small errands (telemetry, policy) to one server, on one kept-alive
+//! connection.
 //!
 //! It is a client like others on the line: its connection has a class and is shaped. What fails
 //! is the caller's to try again; the next message finds a fresh connection.
@@ -6,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -25,7 +26,7 @@ pub enum PostError {
     #[error("the connection broke")]
     Broken(#[from] hyper::Error),
     /// The answer did not end.
-    #[error("the answer does not end")]
+    #[error("the answer breaks off, or is longer than it may be")]
     Answer,
     /// Nothing came in time.
     #[error("no answer within {0:?}")]
@@ -69,12 +70,26 @@ impl Post {
         request: Request<Full<Bytes>>,
         timeout: Duration,
     ) -> Result<StatusCode, PostError> {
+        self.ask(request, timeout, ANSWER_MAX).await.map(|answer| answer.status())
+    }
+
+    /// Sends one message and reads its answer, of at most so many bytes; what it waits for its
+    /// line does not count.
+    ///
+    /// # Errors
+    /// [`PostError`]; the connection is not to be used again then.
+    pub async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        bytes_max: usize,
+    ) -> Result<Response<Bytes>, PostError> {
         let exchange = async {
             self.sender.ready().await?;
-            let response = self.sender.send_request(request).await?;
-            let status = response.status();
-            let rest = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-            rest.map(|_| status).map_err(|_| PostError::Answer)
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            let rest = Limited::new(body, bytes_max).collect().await;
+            let rest = rest.map_err(|_| PostError::Answer)?;
+            Ok(Response::from_parts(head, rest.to_bytes()))
         };
         let done = unless_late(exchange, timeout, self.line.as_ref()).await;
         done.unwrap_or(Err(PostError::TimedOut(timeout)))

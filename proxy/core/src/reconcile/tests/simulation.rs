@@ -136,12 +136,12 @@ impl Day {
         if self.up >= Duration::from_secs(60) {
             self.store.memory_mut().lived();
         }
-        if let Some(offered) = self.offered.clone() {
-            if self.store.examine(&offered, self.wall).is_ok() {
-                self.disk.bundles.insert(Arc::clone(&offered.digest), offered.clone());
-                *self.tries.entry(Arc::clone(&offered.digest)).or_default() += 1;
-                self.store.handle_swapped(offered, &self.facts.clone(), self.now);
-            }
+        let wall = self.wall;
+        let taken = self.offered.clone().filter(|one| self.store.examine(one, wall).is_ok());
+        if let Some(offered) = taken {
+            self.disk.bundles.insert(Arc::clone(&offered.digest), offered.clone());
+            *self.tries.entry(Arc::clone(&offered.digest)).or_default() += 1;
+            self.store.handle_swapped(offered, &self.facts.clone(), self.now);
         }
         let nature = self.nature();
         let requests = self.draw.between(0, 20);
