@@ -8,6 +8,7 @@ pub mod fleet;
 mod gateway;
 mod images;
 pub mod policy;
+mod promote;
 mod windows;
 
 use std::ffi::OsString;
@@ -32,6 +33,8 @@ enum Command {
     /// Build, sign, verify and look into the bundles that stores fetch.
     #[command(subcommand)]
     Bundle(bundle::Command),
+    /// Sign that a bundle may go on to further rings.
+    Promote(promote::Options),
     /// Check policy files; each is a policy of its own, a folder is a fleet.
     Validate {
         /// The files or folders.
@@ -189,6 +192,7 @@ fn answer(command: Command) -> policy::Answer {
     match command {
         Command::Gateway(_) => policy::Answer::default(),
         Command::Bundle(command) => bundle::run(&command),
+        Command::Promote(options) => promote::run(&options),
         Command::Validate { paths, output } => policy::validate(&paths, output),
         Command::Config { path, store, output } => {
             let overrides = policy::Overrides::default();

@@ -79,10 +79,12 @@ fn unpack(from: &mut impl Read, archive: &mut Archive) -> Result<(), ArchiveErro
     for entry in entries {
         let mut entry = entry.map_err(ArchiveError::Damaged)?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        match entry.header().entry_type() {
-            EntryType::Directory => continue,
-            EntryType::Regular => {}
-            _ => return Err(ArchiveError::Special(path)),
+        let kind = entry.header().entry_type();
+        if kind == EntryType::Directory {
+            continue;
+        }
+        if kind != EntryType::Regular {
+            return Err(ArchiveError::Special(path));
         }
         check_path(&path).map_err(ArchiveError::Path)?;
         count += 1;

@@ -60,6 +60,8 @@ pub(crate) struct Verified {
     pub(crate) digest: Digest,
     /// Ids of the keys that signed it.
     pub(crate) signers: Vec<Arc<str>>,
+    /// Of those, how many may speak of an emergency.
+    pub(crate) emergency: usize,
     /// What opens rings for it.
     pub(crate) promotions: Vec<Promotion>,
 }
@@ -78,11 +80,13 @@ impl Trust {
         if found < needed {
             return Err(VerifyError::Signatures { found, needed });
         }
+        let emergency = |key: &&&TrustedKey| key.roles.contains(&KeyRole::Override);
+        let emergency = signers.iter().filter(emergency).count();
         let signers = signers.iter().map(|key| Arc::clone(&key.id)).collect();
         let manifest = check(archive, store)?;
         let digest = archive.digest();
         let promotions = self.promotions(archive, &manifest, &digest)?;
-        Ok(Verified { manifest, digest, signers, promotions })
+        Ok(Verified { manifest, digest, signers, emergency, promotions })
     }
 
     /// Different keys that have signed the manifest.
@@ -163,11 +167,11 @@ fn check(archive: &Archive, store: Option<&str>) -> Result<Manifest, VerifyError
     if let Some(odd) = found.iter().find(|entry| !listed.contains(entry)) {
         return Err(VerifyError::Files(format!("{} is not listed", odd.path)));
     }
-    if let (Some(scope), Some(ours)) = (&manifest.scope, store) {
-        if scope.store_id != ours {
-            let theirs = scope.store_id.clone();
-            return Err(VerifyError::OtherStore { theirs, ours: ours.to_owned() });
-        }
+    if let (Some(scope), Some(ours)) = (&manifest.scope, store)
+        && scope.store_id != ours
+    {
+        let theirs = scope.store_id.clone();
+        return Err(VerifyError::OtherStore { theirs, ours: ours.to_owned() });
     }
     Ok(manifest)
 }

@@ -87,6 +87,12 @@ pub(crate) struct Verify {
     /// A key that counts, as ID=FILE with a public key in PEM.
     #[arg(long = "key", value_name = "ID=FILE", required = true)]
     keys: Vec<String>,
+    /// A key that may open rings, as ID=FILE.
+    #[arg(long = "promotion-key", value_name = "ID=FILE")]
+    promotion_keys: Vec<String>,
+    /// A key that may say that a bundle cannot wait for rings, as ID=FILE.
+    #[arg(long = "override-key", value_name = "ID=FILE")]
+    override_keys: Vec<String>,
     /// How many different keys must have signed.
     #[arg(long, value_name = "N", default_value_t = 1)]
     threshold: usize,
@@ -192,26 +198,49 @@ pub(super) fn sign_with(file: &Path, message: &[u8]) -> Result<String, Refused> 
 }
 
 fn verify(options: &Verify) -> Result<String, Refused> {
-    let mut keys = Vec::new();
-    for given in &options.keys {
-        let (id, file) = given
-            .split_once('=')
-            .ok_or_else(|| (format!("--key {given}: write it as ID=FILE"), USAGE))?;
-        let text = String::from_utf8(read(Path::new(file), 64 * 1024)?).unwrap_or_default();
-        let key = PublicKey::read(&text)
-            .map_err(|error| (format!("{file}: {}", explain(&error)), USAGE))?;
-        keys.push(TrustedKey { id: id.into(), key, roles: vec![KeyRole::Bundle] });
+    let mut keys: Vec<TrustedKey> = Vec::new();
+    let given = [
+        (KeyRole::Bundle, &options.keys),
+        (KeyRole::RingPromotion, &options.promotion_keys),
+        (KeyRole::Override, &options.override_keys),
+    ];
+    for (role, text) in given.iter().flat_map(|(role, texts)| texts.iter().map(|one| (*role, one)))
+    {
+        let (id, key) = public_key(text)?;
+        match keys.iter_mut().find(|known| *known.id == *id) {
+            Some(known) => known.roles.push(role),
+            None => keys.push(TrustedKey { id: id.into(), key, roles: vec![role] }),
+        }
     }
     let trust = Trust { threshold: options.threshold, keys };
     let found = open(&options.file)?;
     let verified = trust.verify(&found, options.store.as_deref()).map_err(no)?;
-    Ok(format!(
+    let mut text = format!(
         "{}: ok, sequence {}, {}, signed by {}\n",
         options.file.display(),
         verified.manifest.sequence,
         verified.digest,
         verified.signers.join(", ")
-    ))
+    );
+    if verified.emergency > 0 {
+        text.push_str(&format!("signed as an emergency by {}\n", verified.emergency));
+    }
+    for one in &verified.promotions {
+        let by: Vec<&str> = one.approvals.iter().map(|approval| &*approval.key).collect();
+        let by = if by.is_empty() { "nobody who may" } else { &by.join(", ") };
+        text.push_str(&format!("opened through {} by {by}\n", one.through));
+    }
+    Ok(text)
+}
+
+/// The name and the key of `ID=FILE`.
+fn public_key(given: &str) -> Result<(String, PublicKey), Refused> {
+    let (id, file) =
+        given.split_once('=').ok_or_else(|| (format!("{given}: write it as ID=FILE"), USAGE))?;
+    let text = String::from_utf8(read(Path::new(file), 64 * 1024)?).unwrap_or_default();
+    let key =
+        PublicKey::read(&text).map_err(|error| (format!("{file}: {}", explain(&error)), USAGE))?;
+    Ok((id.to_owned(), key))
 }
 
 fn inspect(options: &Inspect) -> Result<String, Refused> {

@@ -57,9 +57,22 @@ impl Folder {
         run(&Command::Verify(Verify {
             file: self.path("bundle.tar.gz"),
             keys: vec![format!("ci={}", self.path(key).display())],
+            promotion_keys: vec![format!("ci={}", self.path(key).display())],
+            override_keys: vec![format!("ci={}", self.path(key).display())],
             threshold: 1,
             store: Some(store.into()),
         }))
+    }
+
+    fn promote(&self, through: &str) -> Answer {
+        super::super::promote::run(&super::super::promote::Options {
+            file: self.path("bundle.tar.gz"),
+            through: through.into(),
+            key: self.path("key.pem"),
+            key_id: "ci".into(),
+            at: None,
+            evidence: "12 of 12 stores well".into(),
+        })
     }
 
     fn inspect(&self, signing_input: bool, output: Output) -> Answer {
@@ -97,6 +110,11 @@ fn build_sign_verify_inspect() {
     let taken = folder.verify("key.pub", "0412");
     assert_eq!(taken.code, OK, "{}", taken.stderr);
     assert!(taken.stdout.contains("sequence 7") && taken.stdout.contains("signed by ci"));
+    let promoted = folder.promote("pilot");
+    assert_eq!(promoted.code, OK, "{}", promoted.stderr);
+    let taken = folder.verify("key.pub", "0412");
+    assert!(taken.stdout.contains("opened through pilot by ci\n"), "{}", taken.stdout);
+    assert!(taken.stdout.contains("signed as an emergency by 1\n"), "{}", taken.stdout);
     assert_eq!(folder.verify("key.pub", "0977").code, FINDINGS);
     let shown = folder.inspect(false, Output::Text).stdout;
     assert!(shown.contains("store     0412") && shown.contains(" a.yml\n"), "{shown}");

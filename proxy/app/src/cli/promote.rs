@@ -1,0 +1,88 @@
+//! `tillgate promote`: a signed word that a bundle may go on to further rings.
+//!
+//! The word is about one bundle, by digest and sequence, and travels beside it: adding one makes no
+//! other bundle. Each signer adds his own; a store counts those that its rings ask for.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tillgate_config::bundle::{
+    self as format, Manifest, PromotionEntry, PromotionStatement, SignatureEntry, wall_text,
+};
+use tillgate_core::reconcile::Wall;
+
+use super::bundle::{answer, open, sign_with, wall_seconds, write};
+use super::policy::{Answer, FINDINGS, USAGE};
+use crate::send::explain;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// The bundle, which is written anew.
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The last ring that may take it from now on.
+    #[arg(long, value_name = "RING")]
+    pub(super) through: String,
+    /// The private key: PKCS#8 in PEM, Ed25519 or P-256.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: PathBuf,
+    /// The key's name in the stores' `Bootstrap`.
+    #[arg(long, value_name = "ID")]
+    pub(super) key_id: String,
+    /// Since when, as 2026-11-20T20:58:12Z; ramps count from it [default: now].
+    #[arg(long, value_name = "TIME")]
+    pub(super) at: Option<String>,
+    /// What it was decided on, for people.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(super) evidence: String,
+}
+
+/// Signs the promotion; one that says the same already gets another signature.
+pub(crate) fn run(options: &Options) -> Answer {
+    answer(promote(options))
+}
+
+fn promote(options: &Options) -> Result<String, (String, u8)> {
+    let mut found = open(&options.file)?;
+    let no = |error: format::FormatError| (explain(&error), FINDINGS);
+    let manifest = Manifest::read(&found.manifest).map_err(no)?;
+    let mut promotions = match found.promotions.as_slice() {
+        [] => Vec::new(),
+        bytes => format::read_promotions(bytes).map_err(no)?,
+    };
+    let digest = found.digest();
+    // Whoever signs second signs the same words, with the time of the first.
+    let same = promotions.iter_mut().find(|entry| {
+        let said = PromotionStatement::read(&entry.statement);
+        said.is_ok_and(|said| said.through == options.through && *said.digest == *digest)
+    });
+    let entry = match same {
+        Some(entry) => entry,
+        None => {
+            let now = || wall_text(Wall(wall_seconds()));
+            let statement = PromotionStatement {
+                digest: digest.to_string(),
+                sequence: manifest.sequence,
+                through: options.through.clone(),
+                at: options.at.clone().unwrap_or_else(now),
+                evidence: options.evidence.clone(),
+            };
+            let statement = statement.to_text();
+            PromotionStatement::read(&statement).map_err(|error| (explain(&error), USAGE))?;
+            promotions.push(PromotionEntry { statement, signatures: Vec::new() });
+            promotions.last_mut().ok_or_else(|| (String::new(), FINDINGS))?
+        }
+    };
+    let signature = sign_with(&options.key, &format::promotion_bytes(&entry.statement))?;
+    entry.signatures.retain(|one| one.key_id != options.key_id);
+    entry.signatures.push(SignatureEntry { key_id: options.key_id.clone(), signature });
+    let count = entry.signatures.len();
+    found.promotions = format::promotions_text(&promotions).into_bytes();
+    write(&options.file, &found)?;
+    Ok(format!(
+        "{}: sequence {} may go through {}, {count} signed\n",
+        options.file.display(),
+        manifest.sequence,
+        options.through
+    ))
+}
