@@ -115,7 +115,7 @@ fn squeeze(text: &str) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    /// Keys and signatures that OpenSSL 3.0 made: `openssl genpkey`, `openssl pkeyutl -sign -rawin`.
+    /// Made by OpenSSL 3.0 for these tests alone (`openssl genpkey`, `openssl pkeyutl -rawin`).
     const ED25519_PUBLIC: &str = include_str!("../../corpus/keys/ed25519.pub.pem");
     pub(crate) const ED25519_PRIVATE: &str = include_str!("../../corpus/keys/ed25519.pem");
     const P256_PUBLIC: &str = include_str!("../../corpus/keys/p256.pub.pem");

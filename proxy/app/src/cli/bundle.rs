@@ -1,7 +1,7 @@
 //! `tillgate bundle`: build, sign, verify and look into the archives that stores fetch.
 //!
-//! For CI: `build` makes the same bytes from the same files, `sign` adds a signature (with a key, or
-//! one that `openssl` or a key service has made over what `inspect --signing-input` prints),
+//! For CI: `build` makes the same bytes from the same files, `sign` adds a signature (with a key,
+//! or one that `openssl` or a key service has made over what `inspect --signing-input` prints),
 //! `verify` says what a store would say. Exit codes as everywhere: 1 = no, 2 = a mistake in asking.
 
 use std::fs;
