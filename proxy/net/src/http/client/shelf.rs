@@ -223,9 +223,7 @@ impl Shelf {
         state.warm = Some((Arc::clone(target), now));
         let is_cold = state.shared.is_empty() && state.dialing == 0 && !state.is_spared(now);
         let dials = match target.wire {
-            Wire::Http1 => {
-                state.reserve_spares(target, target.limit.connections_max as usize)
-            }
+            Wire::Http1 => state.reserve_spares(target, target.limit.connections_max as usize),
             Wire::Http2 if is_cold => {
                 state.open += 1;
                 state.dialing += 1;
