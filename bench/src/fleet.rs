@@ -21,7 +21,7 @@ const HEAD: &str = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ";
 
 /// Arguments of `lab fleet`.
 #[derive(clap::Args, Clone, Copy)]
-pub struct FleetArgs {
+pub(crate) struct FleetArgs {
     /// Stores.
     #[arg(long, default_value_t = 60_000)]
     stores: usize,
@@ -40,7 +40,7 @@ fn seconds(from: Nanos) -> f64 {
 }
 
 /// Runs both measurements and says what came out.
-pub fn run(args: &FleetArgs) -> Result<()> {
+pub(crate) fn run(args: &FleetArgs) -> Result<()> {
     let threads =
         args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let shared = Source { file: "shared.yaml".to_owned(), text: shared(args.documents) };
@@ -118,8 +118,8 @@ fn shared(count: usize) -> String {
             text,
             "{HEAD}EgressPolicy\nmetadata: {{name: region-{region}}}\nspec:\n  storeSelector: \
              {{underPaths: [/geo/r{region}]}}\n  trafficPolicy: Deny\n  rules:\n    - name: \
-             payments\n      destinations: [{{hostnames: [pay{region}.example], ports: [443]}}]\n      \
-             trafficClass: payment\n"
+             payments\n      destinations: [{{hostnames: [pay{region}.example], \
+             ports: [443]}}]\n      trafficClass: payment\n"
         );
     }
     text.push_str(CHANGES);
@@ -139,13 +139,15 @@ fn service(text: &mut String, number: usize) {
     let _ = write!(
         text,
         "{HEAD}Backend\nmetadata: {{name: b{number:03}}}\nspec:\n{selector}  location: Cloud\n  \
-         protocol: HTTP2\n  endpoints:\n    - fqdn: {{hostname: b{number}.api.example, port: 443}}\n    \
-         - fqdn: {{hostname: b{number}-dr.api.example, port: 443}}\n  tls: {{mode: Simple}}\n\
+         protocol: HTTP2\n  endpoints:\n    - fqdn: {{hostname: b{number}.api.example, \
+         port: 443}}\n    - fqdn: {{hostname: b{number}-dr.api.example, port: 443}}\n  tls: \
+         {{mode: Simple}}\n\
          {HEAD}ServiceRoute\nmetadata: {{name: r{number:03}}}\nspec:\n{selector}  hostnames: \
          [s{number}.internal]\n  trafficClass: pos-interactive\n  rules:\n    - name: call\n      \
          matches: [{{path: {{type: PathPrefix, value: /v1}}, method: POST}}]\n      timeouts: \
-         {{request: 800ms, backendRequest: 350ms}}\n      backendRefs: [{{name: b{number:03}}}]\n    \
-         - name: files\n      matches: [{{path: {{type: PathPrefix, value: /files}}}}]\n      \
+         {{request: 800ms, backendRequest: 350ms}}\n      backendRefs: \
+         [{{name: b{number:03}}}]\n    - name: files\n      matches: [{{path: \
+         {{type: PathPrefix, value: /files}}}}]\n      \
          trafficClass: default\n      timeouts: {{request: 10m}}\n      backendRefs: [{{name: \
          b{number:03}}}]\n"
     );
@@ -203,14 +205,15 @@ spec:
 /// Store `number`, with labels that follow from it.
 fn store(number: usize) -> String {
     let zone = ["Europe/Oslo", "Europe/Helsinki", "America/New_York", "Asia/Tokyo"][number % 4];
-    let wan = if number % 5 == 0 { "lte" } else { "fibre" };
+    let wan = if number.is_multiple_of(5) { "lte" } else { "fibre" };
     let (region, size, ring) = (number % REGIONS, number % 3, number % 7 % 3);
     let (up, down) = (5 + number % 90, 20 + number % 300);
     format!(
         "{HEAD}Store\nmetadata:\n  name: store-{number:05}\n  labels: {{storeId: \"{number:05}\", \
          size: s{size}, ring: r{ring}, wan: {wan}}}\nspec:\n  memberOf: [/geo/r{region}/c{}, \
-         /org/corporate]\n  timeZone: {zone}\n  hours:\n    weekly:\n      - {{days: [Mon, Tue, Wed, \
-         Thu, Fri], open: \"10:00\", close: \"20:00\"}}\n      - {{days: [Sat], open: \"10:00\", \
+         /org/corporate]\n  timeZone: {zone}\n  hours:\n    weekly:\n      - {{days: [Mon, Tue, \
+         Wed, Thu, Fri], open: \"10:00\", close: \"20:00\"}}\n      - {{days: [Sat], \
+         open: \"10:00\", \
          close: \"18:00\"}}\n  links:\n    - {{name: primary, capacity: {{up: {up}Mbit/s, down: \
          {down}Mbit/s}}}}\n",
         number % 11

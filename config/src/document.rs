@@ -462,6 +462,12 @@ mod tests {
         include_str!("../examples/fleet/policy/stores/no.yaml"),
     ];
 
+    /// What a slip of the hand puts into a document.
+    const PUT: [&str; 25] = [
+        "", " ", "~", "null", "true", "1", "0x1", "1.5", "\"x\"", "'y'", "!t ", "&a ", "*a", "{}",
+        "<<: {}", "[]", "a: b", "- ", ": ", "\n", "\n---\n", "|\n  x", "é", "?", "007",
+    ];
+
     /// Both ways to read each document of `text`: from its places, and by the parser.
     fn both_ways(text: &str) -> Vec<(Option<Body>, Result<Body, Finding>)> {
         let file: Arc<str> = "f".into();
@@ -489,17 +495,15 @@ mod tests {
             which in 0..EXAMPLES.len(),
             at in 0.0..1.0f64,
             length in 0..12usize,
-            put in proptest::sample::select(vec![
-                "", " ", "~", "null", "true", "1", "0x1", "1.5", "\"x\"", "'y'", "!t ", "&a ", "*a",
-                "<<: {}", "{}", "[]", "a: b", "- ", ": ", "\n", "\n---\n", "|\n  x", "é", "?", "007",
-            ]),
+            put in proptest::sample::select(PUT.to_vec()),
         ) {
             let chars: Vec<char> = EXAMPLES[which].chars().collect();
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place")]
             let at = (chars.len() as f64 * at) as usize;
             let end = (at + length).min(chars.len());
-            let text: String =
-                chars[..at].iter().copied().chain(put.chars()).chain(chars[end..].iter().copied()).collect();
+            let (head, tail): (String, String) =
+                (chars[..at].iter().collect(), chars[end..].iter().collect());
+            let text = format!("{head}{put}{tail}");
             for (places, parser) in both_ways(&text) {
                 if let Some(places) = places {
                     proptest::prop_assert_eq!(Ok(places), parser);
