@@ -227,3 +227,13 @@ fn peak_mib() -> Result<u64> {
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     Ok(kib.unwrap_or(0) / 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_fleet_is_right() {
+        run(&FleetArgs { stores: 130, documents: 30, threads: Some(2) }).unwrap();
+    }
+}
