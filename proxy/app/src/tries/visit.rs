@@ -1,4 +1,4 @@
-//! A call at an endpoint: counted there while it lasts, and what it shows of the endpoint told once.
+//! A call at an endpoint: counted while it lasts, and what it shows of the endpoint told once.
 //!
 //! An answer is good when it has come to its end; one that may go on for ever is settled when it
 //! begins. Whatever becomes of the call, its place and its trial are given back.
