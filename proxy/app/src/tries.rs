@@ -25,7 +25,6 @@ use tillgate_net::error::Failure;
 use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Flow;
-use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, Look, Watch, until_head};
 use tillgate_net::http::server::InFlight;
 use tillgate_net::http::websocket::WebSocket;
@@ -36,6 +35,10 @@ use crate::outcome::Outcome;
 use crate::problem::Refusal;
 use crate::running::Running;
 use crate::send::{self, Call, Message, Reply, Sending, Unanswered};
+
+mod visit;
+
+pub(crate) use self::visit::Visit;
 
 /// How often a call that waits is looked after at the latest: its endpoint may have been taken
 /// out by what others have found.
@@ -419,66 +422,6 @@ struct Tried {
 impl Tried {
     fn is_good(&self) -> bool {
         self.result.as_ref().is_ok_and(|reply| reply.head.status.as_u16() < 500)
-    }
-}
-
-/// A call at an endpoint, counted there for as long as this lives.
-#[derive(Debug)]
-pub(crate) struct Visit {
-    load: Arc<Load>,
-    trial: bool,
-    failover: Arc<Failover>,
-    /// Its place at the backend.
-    place: Option<Place>,
-    /// It is answered well, if nothing comes in between until its end.
-    good: bool,
-}
-
-impl Visit {
-    fn enter(load: &Arc<Load>, at: Choice, failover: &Arc<Failover>) -> Self {
-        load.enter();
-        let failover = Arc::clone(failover);
-        Self { load: Arc::clone(load), trial: at.trial, failover, place: None, good: false }
-    }
-
-    pub(crate) const fn load(&self) -> &Arc<Load> {
-        &self.load
-    }
-
-    pub(crate) const fn failover(&self) -> &Arc<Failover> {
-        &self.failover
-    }
-
-    fn answers(&mut self, result: &Result<Reply, Unanswered>, speech: Speech) {
-        let status = result.as_ref().map(|reply| send::status_of(&reply.head, speech));
-        self.good = status.is_ok_and(|status| Ending::of_status(status) == Ending::Good);
-    }
-
-    /// Its answer goes on for as long as it likes, so what there is of it has to do.
-    pub(crate) fn settle(&mut self) {
-        if std::mem::take(&mut self.good) {
-            self.load.succeeded();
-            if self.load.verdict() != Verdict::Usable {
-                self.failover.tell(&self.load, Ending::Good);
-            }
-        }
-        if std::mem::take(&mut self.trial) {
-            self.load.end_trial();
-        }
-    }
-
-    /// Its answer broke off.
-    pub(crate) fn cut(&mut self) {
-        self.good = false;
-        self.load.lost(clock::now());
-        self.failover.tell(&self.load, Ending::Lost(tillgate_core::health::Loss::Reset));
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.load.leave();
-        self.settle();
     }
 }
 
