@@ -121,7 +121,14 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
         })
         .collect();
     trouble(order, &bed, &scratch, &registry, before, &mut proxy)?;
-    let ends: Vec<Result<(), String>> = pulls?.into_iter().map(Pull::end).collect();
+    let mut ends: Vec<Result<(), String>> = pulls?.into_iter().map(Pull::end).collect();
+    if order.scene == Scene::Killed {
+        // Their connections broke; a runtime pulls again.
+        for (machine, end) in ends.iter_mut().enumerate().filter(|(_, end)| end.is_err()) {
+            let folder = scratch.path().join(format!("again-{machine}"));
+            *end = programs.pull(at, &folder, bed.store_ns())?.end();
+        }
+    }
     let seconds = real(sys::now() - began) / 1e9;
     if seconds > PATIENCE {
         bail!("pulls took {seconds:.0} s");
