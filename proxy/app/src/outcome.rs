@@ -178,9 +178,8 @@ impl Outcome {
         self.backend = Some((backend, endpoint));
     }
 
-    /// The same, where it is counted as long as it is there.
-    pub(crate) fn visit(&mut self, backend: BackendId, endpoint: usize, visit: Visit) {
-        self.send_to(backend, endpoint);
+    /// It is counted where it went for as long as this is kept.
+    pub(crate) fn visit(&mut self, visit: Visit) {
         self.visit = Some(visit);
     }
 
@@ -241,10 +240,12 @@ impl Outcome {
         if std::mem::replace(&mut self.written, true) {
             return;
         }
-        if let Some(mut visit) = self.visit.take()
-            && self.failure == Some(Failure::BackendBodyCut)
-        {
-            visit.cut();
+        if let Some(mut visit) = self.visit.take() {
+            match self.failure {
+                None => {}
+                Some(Failure::BackendBodyCut) => visit.cut(),
+                Some(_) => visit.is_unfinished(),
+            }
         }
         let took = clock::now().saturating_duration_since(self.started);
         let (up, down) = (self.flow.up(), self.flow.down());

@@ -107,7 +107,7 @@ impl Tries<'_> {
             let Tried { target: tried_at, visit: mut visited, began, result, .. } = tried;
             visited.answers(&result, outcome.speech());
             at = tried.at;
-            outcome.visit(plan.backend(at), at.endpoint, visited);
+            outcome.send_to(plan.backend(at), at.endpoint);
             let (next, label) = match result {
                 Ok(reply) => {
                     let status = send::status_of(&reply.head, outcome.speech());
@@ -115,23 +115,31 @@ impl Tries<'_> {
                     self.answered(plan.load(at), ending, began);
                     let ended = Ended::Answered(status);
                     let after = retry_after(&reply.head.headers);
-                    if !retry.codes.contains(&status) {
+                    let next = if retry.codes.contains(&status) {
+                        self.next(&mut trip, (at, ended, after), &message, outcome).ok()
+                    } else {
+                        None
+                    };
+                    let Some(next) = next else {
+                        outcome.visit(visited);
                         return Ok(Reached { reply, target: tried_at, at });
-                    }
-                    match self.next(&mut trip, (at, ended, after), &message, outcome) {
-                        Ok(next) => (next, status_label(status)),
-                        Err(_) => return Ok(Reached { reply, target: tried_at, at }),
-                    }
+                    };
+                    (next, status_label(status))
                 }
                 Err(Unanswered { refusal, unsent }) => {
-                    let may = self.lost(plan.load(at), refusal.failure, began, outcome);
+                    let may = self.lost(plan.load(at), (refusal.failure, unsent), began, outcome);
                     let ended = if unsent { Ended::Unsent } else { Ended::Lost };
                     match may.then(|| self.next(&mut trip, (at, ended, None), &message, outcome)) {
                         Some(Ok(next)) => (next, refusal.failure.reason()),
-                        Some(Err(_)) | None => return Err(refusal),
+                        Some(Err(_)) | None => {
+                            outcome.visit(visited);
+                            return Err(refusal);
+                        }
                     }
                 }
             };
+            // Its place is free for the next try, which may need it.
+            drop(visited);
             outcome.tried(label);
             let (choice, pause) = next;
             at = choice;
@@ -312,11 +320,21 @@ impl Tries<'_> {
     }
 
     /// Remembers what a failure says of the server; whether the call may go on.
-    fn lost(&self, load: &Load, failure: Failure, began: Instant, outcome: &Outcome) -> bool {
+    fn lost(
+        &self,
+        load: &Load,
+        (failure, unsent): (Failure, bool),
+        began: Instant,
+        outcome: &Outcome,
+    ) -> bool {
         if failure == Failure::BackendStalled {
             return true;
         }
         let Some(loss) = failure.loss() else { return false };
+        if unsent && failure == Failure::BackendClosed {
+            // A connection that goes away in order takes no call with it, and says nothing bad.
+            return true;
+        }
         let now = clock::now();
         let flow = outcome.flow().flow();
         let is_over = matches!(failure, Failure::RequestTimeout | Failure::IdleTimeout);

@@ -252,6 +252,11 @@ impl Load {
         !self.trial_taken.load(Relaxed) && !self.trial_taken.swap(true, Relaxed)
     }
 
+    /// Whether a call is showing right now what it is worth.
+    pub fn is_on_trial(&self) -> bool {
+        self.trial_taken.load(Relaxed)
+    }
+
     /// The trial is over, whatever it has shown.
     pub fn end_trial(&self) {
         self.trial_taken.store(false, Relaxed);

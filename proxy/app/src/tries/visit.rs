@@ -60,6 +60,11 @@ impl Visit {
         }
     }
 
+    /// It has ended before its answer, for a reason that says nothing of its server.
+    pub(crate) const fn is_unfinished(&mut self) {
+        self.good = false;
+    }
+
     /// Its answer broke off.
     pub(crate) fn cut(&mut self) {
         self.good = false;

@@ -263,8 +263,11 @@ impl Plan {
         while tiers != 0 {
             let tier = usize::try_from(tiers.trailing_zeros()).unwrap_or(0);
             tiers &= tiers - 1;
-            let open = |load: &Load| load.verdict() == Verdict::Trial && load.take_trial();
-            if let Some(choice) = self.pick_in(tier, ask, now, open) {
+            // Asked of several, taken of the one that was chosen.
+            let open = |load: &Load| load.verdict() == Verdict::Trial && !load.is_on_trial();
+            if let Some(choice) = self.pick_in(tier, ask, now, open)
+                && self.load(choice).take_trial()
+            {
                 return Some(Choice { trial: true, ..choice });
             }
         }
@@ -425,6 +428,23 @@ mod tests {
             assert!((low..=high).contains(&back), "after {seconds} s: {back}");
             rule.now = start;
         }
+    }
+
+    #[test]
+    fn only_the_endpoint_that_gets_the_call_is_on_trial() {
+        let mut rule = rule(&[2, 1]);
+        rule.plan.face.publish_active(1);
+        rule.plan.face.publish_trials(1, rule.now);
+        rule.set(1, Verdict::Trial);
+        rule.set(2, Verdict::Trial);
+        let on_trial = |rule: &Rule| {
+            rule.plan.tiers[0][0].loads.iter().filter(|load| load.is_on_trial()).count()
+        };
+        let first = rule.pick(Repeat::Anywhere, &[]);
+        assert_eq!(on_trial(&rule), 1);
+        let second = rule.pick(Repeat::Anywhere, &[]);
+        assert_eq!(on_trial(&rule), 2);
+        assert!(first != second, "{first:?} twice");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl<'a> Trip<'a> {
             None if end.ended == Ended::Unsent => return Err(Stop::NoOther),
             None => Choice { trial: false, ..end.at },
         };
-        let same = choice.tier == end.at.tier && choice.group == end.at.group;
+        let same = choice.is_same(end.at);
         let mut pause = Duration::ZERO;
         if other.is_none() || number > 1 {
             pause = self.spec.backoff(number, draw.rotate_left(29));
@@ -97,6 +97,7 @@ impl<'a> Trip<'a> {
             pause = pause.max(asked);
         }
         if end.left.is_some_and(|left| left <= pause) {
+            self.plan.put_back(choice);
             return Err(Stop::TooLate);
         }
         self.remember(choice);
