@@ -84,15 +84,7 @@ impl Tries<'_> {
         let retry = &self.rule.1.retry;
         let repeat = retry.repeat(&head.method, &head.headers);
         let mut trip = Trip::new(plan, retry, repeat);
-        let now = clock::now();
-        let first = match kept {
-            Some(at) => {
-                trip.begin_at(at);
-                Some(at)
-            }
-            None => trip.begin(fastrand::u64(..), now),
-        };
-        let mut at = first.ok_or(Failure::DataTooOld)?;
+        let mut at = begin(&mut trip, kept).ok_or(Failure::DataTooOld)?;
         // From here on the place that was chosen is given back whatever happens.
         let mut visit = self.enter(at);
         let mut target = self.target(at);
@@ -474,5 +466,16 @@ impl Watch for Attend<'_> {
             Verdict::Trial | Verdict::Suspect | Verdict::Out => LOOK_SOON,
         };
         Look::At((since + after).max(now + step.min(after)))
+    }
+}
+
+/// Where a call goes first: where its session is, else wherever is best.
+fn begin(trip: &mut Trip<'_>, kept: Option<Choice>) -> Option<Choice> {
+    match kept {
+        Some(at) => {
+            trip.begin_at(at);
+            Some(at)
+        }
+        None => trip.begin(fastrand::u64(..), clock::now()),
     }
 }

@@ -11,8 +11,16 @@ use tillgate_net::http::client::Target;
 use super::{EGRESS_POOL, Running, TargetFacts, wire};
 use crate::lines::Lines;
 
-/// The class that probes travel in: never behind bulk.
-const PROBE_CLASS: &str = "control";
+/// The class that probes travel in: the first of the critical ones, never behind bulk. A class
+/// below them would be given a part of the downlink for as long as probes keep it awake, which is
+/// always, and a few hundred bytes a second do not use it.
+fn probe_class(effective: &Effective, default: ClassId) -> ClassId {
+    let critical = effective.classes.iter().filter(|(_, class)| class.critical);
+    // The first of equals.
+    let first =
+        critical.reduce(|best, one| if one.1.priority > best.1.priority { one } else { best });
+    first.map_or(default, |(id, _)| id)
+}
 
 /// Connections of probes to one endpoint: one, and a fresh one where that is not trusted.
 const PROBE_POOL: PoolLimit = PoolLimit { connections_max: 4, waiting_max: 4, ..EGRESS_POOL };
@@ -23,7 +31,7 @@ pub(super) fn lines<'a>(
     lines: &'a Lines,
     default_class: ClassId,
 ) -> impl Fn(Location) -> Option<LinkId> {
-    let probing = effective.classes.id(PROBE_CLASS).unwrap_or(default_class);
+    let probing = probe_class(effective, default_class);
     move |location| {
         let class = effective.classes.get(probing);
         let link = link_for(Destination { location }, class, &effective.links)?;
@@ -39,7 +47,7 @@ impl Running {
         endpoint: usize,
         timeout: Duration,
     ) -> Target {
-        let class = self.effective.classes.id(PROBE_CLASS).unwrap_or(self.default_class);
+        let class = probe_class(&self.effective, self.default_class);
         let position = self.effective.backends.iter().position(|one| one.name == spec.name);
         let backend = BackendId(position.and_then(|at| u16::try_from(at).ok()).unwrap_or(0));
         let mut target = self.new_target(TargetFacts {
