@@ -305,15 +305,3 @@ const fn percent(value: u8) -> Percent {
         None => Percent::FULL,
     }
 }
-
-/// A policy that is older is called stale: a week covers a long weekend and a holiday of whoever
-/// publishes it. It stays in force.
-pub const SOFT_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// How long one fetch of a policy may take, by default: a bundle of 20 KiB takes seconds on the
-/// thinnest line; what takes longer hangs.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Over how long the stores come back after an outage: sixty thousand of them are then a hundred
-/// requests a second.
-pub const FETCH_SPREAD: Duration = Duration::from_secs(600);

@@ -20,11 +20,6 @@ impl Effective {
         self
     }
 
-    /// The canonical form: JSON without white space, keys sorted, without origins and digest.
-    pub fn to_canonical_json(&self) -> String {
-        canonical(&tree::of(self))
-    }
-
     /// The config as JSON: `effective`, `origins` by path, `notInEffect`, `digest`.
     pub fn to_json(&self) -> Json {
         let origins: Map<String, Json> = self

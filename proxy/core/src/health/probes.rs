@@ -23,16 +23,6 @@ impl Probes {
         self.healthy
     }
 
-    /// Good ones since the last bad one.
-    pub const fn good_run(&self) -> u32 {
-        self.good
-    }
-
-    /// Bad ones since the last good one.
-    pub const fn bad_run(&self) -> u32 {
-        self.bad
-    }
-
     pub(super) fn handle_good(&mut self, threshold: u32) {
         self.good = self.good.saturating_add(1);
         self.bad = 0;

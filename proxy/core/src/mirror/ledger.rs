@@ -89,11 +89,6 @@ impl Ledger {
         self.by_use = free.map(|(digest, blob)| (blob.used, *digest)).collect();
     }
 
-    /// Whether the blob stays, whatever room is needed.
-    pub fn is_pinned(&self, digest: &Digest) -> bool {
-        self.pinned.contains(digest)
-    }
-
     /// What has to go so that all that is left is at most `bytes_max`, in this order; as much as
     /// can go, if that is not enough.
     pub fn surplus(&self, bytes_max: u64) -> Vec<Digest> {

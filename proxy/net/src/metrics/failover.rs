@@ -105,12 +105,6 @@ impl FailoverMeters {
         self.ejections.get_or_create_owned(&EjectionLabels { backend, endpoint, cause }).inc();
     }
 
-    /// An endpoint is not in the config any more.
-    pub fn forget_endpoint(&self, backend: &Label, endpoint: &Label) {
-        let (backend, endpoint) = (Arc::clone(backend), Arc::clone(endpoint));
-        self.usable.remove(&EndpointLabels { backend, endpoint });
-    }
-
     /// The active tier of a rule.
     pub fn tier(&self, route: &Label, rule: &Label, tier: usize) {
         let (route, rule) = (Arc::clone(route), Arc::clone(rule));

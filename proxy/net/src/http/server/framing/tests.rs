@@ -268,24 +268,3 @@ fn control_characters_are_found_at_every_place() {
         }
     }
 }
-
-/// The cost of a look at a usual head: `cargo test --profile quick -- --ignored cost_of`.
-#[test]
-#[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "a measurement is for people")]
-fn cost_of_a_head() {
-    let head = "POST /v1/payments/authorize?till=7 HTTP/1.1\r\nHost: pay.example\r\n\
-        User-Agent: till/4.1 (linux; arm64)\r\nAccept: application/json\r\n\
-        Content-Type: application/json\r\nIdempotency-Key: 0191f4b2-1c0e-7d55-9a6e-2a9c1d1f0b11\r\n\
-        Content-Length: 0\r\n\r\n";
-    let mut limits = LIMITS;
-    limits.header_bytes_max = 4096;
-    limits.headers_max = 100;
-    let mut framing = Framing::new(&limits, 64 * 1024);
-    let rounds: u32 = 1_000_000;
-    let began = crate::clock::now();
-    for _ in 0..rounds {
-        assert_eq!(framing.see(std::hint::black_box(head.as_bytes())), Seen::Pass);
-    }
-    println!("{} bytes: {:?} a head", head.len(), began.elapsed() / rounds);
-}
