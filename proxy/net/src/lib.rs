@@ -7,6 +7,7 @@ pub mod circuit;
 pub mod clock;
 pub mod drain;
 pub mod error;
+mod gather;
 pub mod handover;
 pub mod http;
 pub mod limit;

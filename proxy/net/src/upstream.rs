@@ -21,8 +21,8 @@ use crate::error::DialError;
 use crate::link::Link;
 use crate::proxy_protocol::header;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
-use crate::sockopt;
 use crate::tls::{Connector, Refusal, ServerStream, unless_late};
+use crate::{gather, sockopt};
 
 pub(crate) mod race;
 pub mod resolver;
@@ -260,7 +260,7 @@ impl AsyncWrite for Upstream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Local(stream) => gather::poll_write(Pin::new(stream), cx, bufs),
             Self::Wan(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }

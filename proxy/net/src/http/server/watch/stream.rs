@@ -18,8 +18,8 @@ use super::super::floods::Frames;
 use super::super::framing::Framing;
 use super::super::intake::Intake;
 use super::Watch;
-use crate::clock;
 use crate::tls::ClientSession;
+use crate::{clock, gather};
 
 /// A client's connection, as bytes.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl AsyncWrite for ClientIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain(stream) => gather::poll_write(Pin::new(stream), cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
