@@ -3,6 +3,7 @@
 //! In: where and how, and the request. Out: the answer's head with the body behind it, ready to
 //! be passed on; or the row of the failure table that says why there is none.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -71,8 +72,12 @@ pub(crate) async fn try_once(
     let Call { pool, target, timeouts, .. } = call;
     let limits =
         HeadLimits { request: timeouts.request, backend_request: timeouts.backend_request };
-    let exchange = pool.exchange(target, request, flow);
-    match until_head_watched(exchange, limits, flow, gate.as_ref(), watch).await {
+    let ended = {
+        // Not moved any more: it is large.
+        let exchange = pin!(pool.exchange(target, request, flow));
+        until_head_watched(exchange, limits, flow, gate.as_ref(), watch).await
+    };
+    match ended {
         Ok(Ok((response, lease))) => {
             let (mut head, body) = response.into_parts();
             let server = switched(&mut head, call.socket)?;

@@ -18,7 +18,7 @@ const COPY_BYTES_MAX: usize = 4096;
 
 /// Writes `pieces` to `stream`, in one piece if they are small.
 pub(crate) fn poll_write(
-    mut stream: Pin<&mut TcpStream>,
+    stream: Pin<&mut TcpStream>,
     cx: &mut Context<'_>,
     pieces: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {

@@ -273,7 +273,11 @@ impl Pool {
             drop(queued);
             let Some(message) = request.take() else { break };
             flow.mark_sent(connection.line.clone());
-            match connection.send(message).await {
+            let answer = match &mut connection.sender {
+                Sender::Http1(sender) => sender.try_send_request(message).await,
+                Sender::Http2(sender) => sender.try_send_request(message).await,
+            };
+            match answer {
                 Ok(response) => {
                     connection.answered();
                     return Ok((response, Lease { connection: Some(connection) }));
@@ -439,16 +443,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-type Unsent = hyper::client::conn::TrySendError<Request<RequestBody>>;
-
 impl Connection {
-    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Unsent> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        }
-    }
-
     fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),

@@ -4,10 +4,13 @@
 //! ends with, or why it was not waited for any longer. Time that the request's body waits for the
 //! line does not count against the server: its limit starts again with every piece that left.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 
 use super::flow::{Flow, Gate};
 use crate::clock;
@@ -50,6 +53,12 @@ pub enum Look {
 /// A call that nobody looks after.
 pub struct Unwatched;
 
+impl<W: Watch> Watch for &mut W {
+    fn look(&mut self, flow: &Flow, now: Instant) -> Look {
+        W::look(self, flow, now)
+    }
+}
+
 impl Watch for Unwatched {
     fn look(&mut self, _: &Flow, _: Instant) -> Look {
         Look::Never
@@ -61,52 +70,75 @@ impl Watch for Unwatched {
 ///
 /// # Errors
 /// The limit that ran out, or the order to end.
-pub async fn until_head<F: Future>(
+pub const fn until_head<'a, F: Future>(
     exchange: F,
     limits: HeadLimits,
-    flow: &Flow,
-    gate: Option<&Arc<Gate>>,
-) -> Result<F::Output, Failure> {
-    until_head_watched(exchange, limits, flow, gate, &mut Unwatched).await
+    flow: &'a Flow,
+    gate: Option<&'a Arc<Gate>>,
+) -> UntilHead<'a, F, Unwatched> {
+    until_head_watched(exchange, limits, flow, gate, Unwatched)
 }
 
 /// The same with somebody who may call it back.
 ///
 /// # Errors
 /// The limit that ran out, the order to end, or [`Failure::BackendStalled`] if `watch` says so.
-pub async fn until_head_watched<F: Future>(
+pub const fn until_head_watched<'a, F: Future, W: Watch>(
     exchange: F,
     limits: HeadLimits,
-    flow: &Flow,
-    gate: Option<&Arc<Gate>>,
-    watch: &mut impl Watch,
-) -> Result<F::Output, Failure> {
-    let mut exchange = pin!(exchange);
-    let mut timer = pin!(None::<tokio::time::Sleep>);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = exchange.as_mut().poll(cx) {
+    flow: &'a Flow,
+    gate: Option<&'a Arc<Gate>>,
+    watch: W,
+) -> UntilHead<'a, F, W> {
+    UntilHead { exchange, timer: None, wait: Wait { limits, flow, gate, watch } }
+}
+
+pin_project! {
+    /// See [`until_head`]. Written out, because what is waited for is large: an `async fn` keeps
+    /// it twice, once as it was given and once where it is polled.
+    #[must_use = "nothing is waited for until it is polled"]
+    pub struct UntilHead<'a, F, W> {
+        #[pin]
+        exchange: F,
+        #[pin]
+        timer: Option<Sleep>,
+        wait: Wait<'a, W>,
+    }
+}
+
+struct Wait<'a, W> {
+    limits: HeadLimits,
+    flow: &'a Flow,
+    gate: Option<&'a Arc<Gate>>,
+    watch: W,
+}
+
+impl<F: Future, W: Watch> Future for UntilHead<'_, F, W> {
+    type Output = Result<F::Output, Failure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(output) = this.exchange.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if let Poll::Ready(failure) = flow.poll_ended(cx) {
+        if let Poll::Ready(failure) = this.wait.flow.poll_ended(cx) {
             return Poll::Ready(Err(failure));
         }
         loop {
-            if let Some(armed) = timer.as_mut().as_pin_mut()
+            if let Some(armed) = this.timer.as_mut().as_pin_mut()
                 && armed.poll(cx).is_pending()
             {
                 return Poll::Pending;
             }
-            let now = clock::now();
-            match next_limit(limits, flow, gate, watch, now) {
+            match this.wait.next_limit(clock::now()) {
                 Next::Expired(failure) => return Poll::Ready(Err(failure)),
                 Next::At(at) => {
-                    timer.set(Some(tokio::time::sleep_until(at.into())));
+                    this.timer.set(Some(tokio::time::sleep_until(at.into())));
                 }
                 Next::Never => return Poll::Pending,
             }
         }
-    })
-    .await
+    }
 }
 
 enum Next {
@@ -115,41 +147,38 @@ enum Next {
     Never,
 }
 
-fn next_limit(
-    limits: HeadLimits,
-    flow: &Flow,
-    gate: Option<&Arc<Gate>>,
-    watch: &mut impl Watch,
-    now: Instant,
-) -> Next {
-    let request = limits.request.map(|limit| flow.born() + limit);
-    if request.is_some_and(|at| at <= now) {
-        return Next::Expired(Failure::RequestTimeout);
-    }
-    let mut next = request;
-    let mut sooner = |at: Instant| next = Some(next.map_or(at, |known| known.min(at)));
-    flow.excuse();
-    let owed = flow.owed_since();
-    match watch.look(flow, now) {
-        Look::Leave => return Next::Expired(Failure::BackendStalled),
-        Look::At(at) => sooner(at),
-        Look::Never => {}
-    }
-    if let Some(gate) = gate.filter(|gate| gate.is_closed()) {
-        let patience = owed.unwrap_or(now) + CONTINUE_PATIENCE;
-        if patience <= now {
-            gate.open();
-        } else {
-            sooner(patience);
+impl<W: Watch> Wait<'_, W> {
+    fn next_limit(&mut self, now: Instant) -> Next {
+        let Self { limits, flow, gate, watch } = self;
+        let request = limits.request.map(|limit| flow.born() + limit);
+        if request.is_some_and(|at| at <= now) {
+            return Next::Expired(Failure::RequestTimeout);
         }
-    }
-    if let Some(limit) = limits.backend_request {
-        // Not sent yet: look again when it could have run out at the earliest.
-        let at = owed.unwrap_or(now) + limit;
-        if at <= now {
-            return Next::Expired(Failure::BackendTimeout);
+        let mut next = request;
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |known| known.min(at)));
+        flow.excuse();
+        let owed = flow.owed_since();
+        match watch.look(flow, now) {
+            Look::Leave => return Next::Expired(Failure::BackendStalled),
+            Look::At(at) => sooner(at),
+            Look::Never => {}
         }
-        sooner(if flow.has_line() { at.min(now + limit / LOOKS) } else { at });
+        if let Some(gate) = gate.filter(|gate| gate.is_closed()) {
+            let patience = owed.unwrap_or(now) + CONTINUE_PATIENCE;
+            if patience <= now {
+                gate.open();
+            } else {
+                sooner(patience);
+            }
+        }
+        if let Some(limit) = limits.backend_request {
+            // Not sent yet: look again when it could have run out at the earliest.
+            let at = owed.unwrap_or(now) + limit;
+            if at <= now {
+                return Next::Expired(Failure::BackendTimeout);
+            }
+            sooner(if flow.has_line() { at.min(now + limit / LOOKS) } else { at });
+        }
+        next.map_or(Next::Never, Next::At)
     }
-    next.map_or(Next::Never, Next::At)
 }
