@@ -48,6 +48,28 @@ pub fn water_fill(rate: BitRate, claims: &[Claim]) -> Vec<BitRate> {
     shares
 }
 
+/// The same, and what nobody claims is lent by the same rules: each class takes it up to its
+/// `ceilings` entry, the share included. A class that borrows has claimed nothing more, so it
+/// takes from nobody.
+pub fn water_fill_lending(rate: BitRate, claims: &[Claim], ceilings: &[BitRate]) -> Vec<BitRate> {
+    let shares = water_fill(rate, claims);
+    let used: u64 = shares.iter().map(|share| share.bits_per_second()).sum();
+    let left = BitRate::from_bits_per_second(rate.bits_per_second().saturating_sub(used));
+    let room = |index: usize| {
+        let ceiling = ceilings.get(index).copied().unwrap_or_default().bits_per_second();
+        BitRate::from_bits_per_second(ceiling.saturating_sub(shares[index].bits_per_second()))
+    };
+    let borrowers: Vec<Claim> = claims
+        .iter()
+        .enumerate()
+        .map(|(index, claim)| Claim { floor: BitRate::default(), cap: room(index), ..*claim })
+        .collect();
+    let sum = |share: &BitRate, lent: &BitRate| {
+        BitRate::from_bits_per_second(share.bits_per_second() + lent.bits_per_second())
+    };
+    shares.iter().zip(&water_fill(left, &borrowers)).map(|(share, lent)| sum(share, lent)).collect()
+}
+
 fn floor(claim: &Claim) -> u64 {
     claim.floor.min(claim.cap).bits_per_second()
 }
@@ -132,5 +154,19 @@ mod tests {
     fn what_an_upper_tier_cannot_use_flows_down() {
         let tiers = [claim(9, 1, 0, 4), claim(5, 3, 1, 99), claim(1, 1, 1, 99)];
         assert_eq!(megabits(10, &tiers), [4, 5, 1]);
+    }
+    #[test]
+    fn what_nobody_claims_is_lent_and_taken_from_nobody() {
+        let rate = BitRate::from_mbit;
+        let lent = |claims: &[Claim], ceilings: &[u64]| -> Vec<u64> {
+            let ceilings: Vec<BitRate> = ceilings.iter().copied().map(rate).collect();
+            let shares = water_fill_lending(rate(10), claims, &ceilings);
+            shares.iter().map(|share| share.bits_per_second() / 1_000_000).collect()
+        };
+        let little = claim(9, 1, 0, 1);
+        assert_eq!(lent(&[little, claim(1, 1, 0, 99)], &[99, 99]), [1, 9], "all of it is wanted");
+        assert_eq!(lent(&[little, claim(1, 1, 0, 2)], &[99, 99]), [8, 2], "the first class first");
+        assert_eq!(lent(&[little, claim(1, 1, 0, 2)], &[4, 3]), [4, 3], "nobody above a ceiling");
+        assert_eq!(lent(&[little, claim(1, 1, 0, 2)], &[0, 0]), [1, 2], "nor who does not borrow");
     }
 }

@@ -3,7 +3,8 @@
 //! Pacing reads alone does not keep the provider's queue empty: a sender fills whatever window it
 //! was given. So every bulk flow gets a window for the rate it is about to have, the sum of all
 //! windows is bounded by the line's delay-bandwidth product plus a small queue, and flows that do
-//! not fit take turns of a second or more. In go the line and the active flows; out come a window
+//! not fit take turns of a second or more. A flow that does not use its window (`demand.rs`) gets
+//! what it uses, out of turn with nobody. In go the line and the active flows; out come a window
 //! and a turn for each. The shell applies them (`SO_RCVBUF`) and withholds reads out of turn.
 //!
 //! It does not decide when a read may happen (the scheduler does) and never shrinks a window
@@ -12,8 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use self::demand::Want;
 use crate::schedule::quantum;
 use crate::units::{BitRate, MSS, SEGMENT_OVERHEAD, wire_bytes};
+
+pub mod demand;
 
 /// The least useful window: below four segments, acknowledgements and record assembly stall.
 pub const WINDOW_MIN: u64 = 4 * MSS;
@@ -53,6 +57,20 @@ pub struct WindowFlow {
     pub rtt: Option<Duration>,
     /// How long it has been busy.
     pub busy_for: Duration,
+    /// What it showed that it wants.
+    pub want: Want,
+}
+
+impl WindowFlow {
+    /// `line` with the flow's own round-trip time, where that is known.
+    fn on(&self, line: WindowLine) -> WindowLine {
+        WindowLine { rtt: self.rtt.unwrap_or(line.rtt), ..line }
+    }
+
+    /// It does not use its window: it takes no turn, and the least window is not counted.
+    fn is_modest(&self) -> bool {
+        matches!(self.want, Want::Rate(_))
+    }
 }
 
 /// What one flow may have.
@@ -83,10 +101,12 @@ struct Turn {
 
 impl WindowAllocator {
     /// Plans for `flows` at `now`, in their order. `class_rates` says what each class (by index)
-    /// has of the line; a flow's rate is an equal part of its class's.
+    /// has of the line. Of it a flow that wants little gets that with room to grow, at most an
+    /// equal part, and the others share the rest; where none wants more, all share alike.
     ///
     /// The windows of flows in turn sum to at most [`window_sum_max`], unless one flow of
-    /// [`WINDOW_MIN`] per class alone exceeds it.
+    /// [`WINDOW_MIN`] per class alone exceeds it. That least window of a flow that does not use it
+    /// is not in the sum, as that of an idle connection is not.
     pub fn plan(
         &mut self,
         line: WindowLine,
@@ -95,9 +115,13 @@ impl WindowAllocator {
         now: Instant,
     ) -> Vec<WindowPlan> {
         self.take_turns(line, class_rates, flows, now);
-        let mut in_turn: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut shares: BTreeMap<usize, Shares> = BTreeMap::new();
         for flow in flows.iter().filter(|flow| !self.is_parked(flow.key)) {
-            *in_turn.entry(flow.class).or_default() += 1;
+            shares.entry(flow.class).or_default().count(flow);
+        }
+        for flow in flows.iter().filter(|flow| !self.is_parked(flow.key)) {
+            let class = class_rates.get(flow.class).copied().unwrap_or_default();
+            shares.entry(flow.class).or_default().claim(flow, class, line);
         }
         let mut plans: Vec<WindowPlan> = flows
             .iter()
@@ -105,15 +129,15 @@ impl WindowAllocator {
                 if self.is_parked(flow.key) {
                     return WindowPlan { key: flow.key, window: WINDOW_MIN, parked: true };
                 }
-                let peers = in_turn.get(&flow.class).copied().unwrap_or(1);
                 let class = class_rates.get(flow.class).copied().unwrap_or_default();
-                let line = WindowLine { rtt: flow.rtt.unwrap_or(line.rtt), ..line };
-                let window = window_for(class.scale(1, peers), line);
-                let window = window + slack(window, flow.busy_for);
-                WindowPlan { key: flow.key, window, parked: false }
+                let shares = shares.get(&flow.class).copied().unwrap_or_default();
+                let window = window_for(shares.of(flow, class, line), flow.on(line));
+                let slack = if flow.is_modest() { 0 } else { slack(window, flow.busy_for) };
+                WindowPlan { key: flow.key, window: window + slack, parked: false }
             })
             .collect();
-        self.sum = fit(&mut plans, window_sum_max(line));
+        let modest: Vec<bool> = flows.iter().map(WindowFlow::is_modest).collect();
+        self.sum = fit(&mut plans, &modest, window_sum_max(line));
         plans
     }
 
@@ -141,12 +165,12 @@ impl WindowAllocator {
         now: Instant,
     ) {
         let mut by_class: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
-        for flow in flows {
+        for flow in flows.iter().filter(|flow| !flow.is_modest()) {
             by_class.entry(flow.class).or_default().insert(flow.key);
         }
         self.turns.retain(|key, _| by_class.values().any(|keys| keys.contains(key)));
         let newcomer = Turn { parked: true, since: now.checked_sub(TURN).unwrap_or(now) };
-        for flow in flows {
+        for flow in flows.iter().filter(|flow| !flow.is_modest()) {
             self.turns.entry(flow.key).or_insert(newcomer);
         }
         let total: u64 =
@@ -241,24 +265,60 @@ fn payload_rate(rate: BitRate) -> BitRate {
 }
 
 /// Scales the open windows down together until their sum fits; none goes below
-/// [`WINDOW_MIN`]. Returns the sum.
-fn fit(plans: &mut [WindowPlan], most: u64) -> u64 {
-    let sum = |plans: &[WindowPlan]| -> u64 {
-        plans.iter().filter(|plan| !plan.parked).map(|plan| plan.window).sum()
+/// [`WINDOW_MIN`], which is not counted for a flow that is `modest`. Returns the sum.
+fn fit(plans: &mut [WindowPlan], modest: &[bool], most: u64) -> u64 {
+    let counted =
+        plans.iter().zip(modest).filter(|(plan, modest)| !plan.parked && !**modest).count();
+    let least = WINDOW_MIN * u64::try_from(counted).unwrap_or(u64::MAX);
+    let above = |plans: &[WindowPlan]| -> u64 {
+        plans.iter().filter(|plan| !plan.parked).map(|plan| plan.window - WINDOW_MIN).sum()
     };
-    let before = sum(plans);
-    if before > most {
-        let open = plans.iter().filter(|plan| !plan.parked).count();
-        let least = WINDOW_MIN * u64::try_from(open).unwrap_or(u64::MAX);
-        let spare = most.saturating_sub(least);
-        let wanted = before.saturating_sub(least).max(1);
+    let wanted = above(plans);
+    let spare = most.saturating_sub(least);
+    if wanted > spare {
         for plan in plans.iter_mut().filter(|plan| !plan.parked) {
             let above = u128::from(plan.window - WINDOW_MIN) * u128::from(spare);
             let above = u64::try_from(above / u128::from(wanted)).unwrap_or(u64::MAX);
             plan.window = WINDOW_MIN + above;
         }
     }
-    sum(plans)
+    least + above(plans)
+}
+
+/// How the rate of one class is shared among its flows in turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shares {
+    flows: u64,
+    hungry: u64,
+    /// What the flows get together that do not want everything.
+    modest: BitRate,
+}
+
+impl Shares {
+    fn count(&mut self, flow: &WindowFlow) {
+        self.flows += 1;
+        self.hungry += u64::from(flow.want == Want::All);
+    }
+
+    fn claim(&mut self, flow: &WindowFlow, class: BitRate, line: WindowLine) {
+        if let Some(claim) = flow.want.claim(flow.on(line)) {
+            let claim = claim.min(class.scale(1, self.flows)).bits_per_second();
+            let sum = self.modest.bits_per_second().saturating_add(claim);
+            self.modest = BitRate::from_bits_per_second(sum);
+        }
+    }
+
+    fn of(&self, flow: &WindowFlow, class: BitRate, line: WindowLine) -> BitRate {
+        let equal = class.scale(1, self.flows.max(1));
+        match flow.want.claim(flow.on(line)) {
+            Some(claim) if self.hungry > 0 => claim.min(equal),
+            Some(_) => equal,
+            None => {
+                let left = class.bits_per_second().saturating_sub(self.modest.bits_per_second());
+                BitRate::from_bits_per_second(left).scale(1, self.hungry.max(1))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

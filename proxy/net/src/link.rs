@@ -25,6 +25,7 @@ use tillgate_core::link::LinkSpec;
 use tillgate_core::schedule::{FlowId, LineRate};
 use tillgate_core::units::{BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD};
 use tillgate_core::window::WindowAllocator;
+use tillgate_core::window::demand::Demand;
 use tokio::sync::Notify;
 
 pub use self::datagrams::Policer;
@@ -79,8 +80,8 @@ struct Entry {
     active_until: PerDirection<Instant>,
     /// Since when it has been receiving without an idle second.
     busy_since: Instant,
-    /// Until then it counts as one that would move more if it might: it waited for a grant.
-    held_back_until: PerDirection<Instant>,
+    /// Whether it would move more if it might.
+    demand: PerDirection<Demand>,
 }
 
 /// What a connection and its link tell each other. The connection counts; the link aims.
@@ -259,7 +260,7 @@ impl State {
             seen: PerDirection::default(),
             active_until: PerDirection::both(now + windows::ACTIVE_FOR),
             busy_since: now,
-            held_back_until: PerDirection::both(now + windows::ACTIVE_FOR),
+            demand: PerDirection::both(Demand::new(now)),
         };
         self.connections.insert(key, entry);
         Registration { link: link.clone(), shared, key }

@@ -18,7 +18,7 @@ fn line(mbit: u64, rtt_ms: u64) -> WindowLine {
 }
 
 fn flow(key: u64, class: usize) -> WindowFlow {
-    WindowFlow { key, class, rtt: None, busy_for: SETTLED_AFTER }
+    WindowFlow { key, class, rtt: None, busy_for: SETTLED_AFTER, want: Want::All }
 }
 
 fn lines() -> impl Strategy<Value = WindowLine> {

@@ -122,8 +122,7 @@ impl State {
             .values()
             .filter(|entry| entry.shared.slot.load(Ordering::Relaxed) == slot)
             .filter(|entry| {
-                let held_back = entry.held_back_until;
-                held_back.down > now || held_back.up > now
+                entry.demand.down.may_be_hungry(now) || entry.demand.up.may_be_hungry(now)
             })
             .count()
     }

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use tillgate_core::link::LinkSpec;
 use tillgate_core::schedule::quantum;
-use tillgate_core::share::{Claim, water_fill};
+use tillgate_core::share::{Claim, water_fill, water_fill_lending};
 use tillgate_core::units::{BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD, wire_bytes};
+use tillgate_core::window::demand::{Want, claim_of};
 use tillgate_core::window::{RTT_UNKNOWN, WindowFlow, WindowLine, window_for, window_sum_max};
 
-use super::{ALLOCATE_EVERY, Link, State};
+use super::slots::Slot;
+use super::{ALLOCATE_EVERY, Entry, Link, State};
 use crate::clock;
 
 /// A connection that moved nothing for this long is idle: it holds no window and no dial place.
@@ -25,17 +27,6 @@ const PACING_LEAST_PERCENT: u64 = 25;
 const RTT_FAR: Duration = Duration::from_millis(150);
 /// Weight of one allocation period in the class rates: about a second of memory.
 const RATE_EWMA: f64 = 0.1;
-
-/// A connection with traffic in one direction.
-#[derive(Clone, Copy, Debug)]
-struct Active {
-    key: u64,
-    slot: usize,
-    busy_since: Instant,
-    /// It would take more if it got more.
-    wants_all: bool,
-    rtt: Option<Duration>,
-}
 
 impl Link {
     /// Allocates every [`ALLOCATE_EVERY`], and at once when something changed.
@@ -75,38 +66,21 @@ impl State {
         let mut bytes =
             PerDirection { up: vec![0; self.slots.len()], down: vec![0; self.slots.len()] };
         let mut rtt: Option<Duration> = None;
+        let line = window_line(&self.spec, self.base_rtt.unwrap_or(RTT_UNKNOWN));
+        let period = full_period.then_some(now.saturating_duration_since(self.allocated_at));
         for entry in self.connections.values_mut() {
             let slot = entry.shared.slot.load(Ordering::Relaxed);
+            let own = entry.shared.rtt();
+            let line = WindowLine { rtt: own.unwrap_or(line.rtt), ..line };
             for direction in Direction::BOTH {
-                let moved = entry.shared.moved.get(direction).load(Ordering::Relaxed);
                 let waits =
                     link.direction(direction).is_waiting(*entry.shared.flows.get(direction));
-                let (seen, until, sums) = match direction {
-                    Direction::Up => {
-                        (&mut entry.seen.up, &mut entry.active_until.up, &mut bytes.up)
-                    }
-                    Direction::Down => {
-                        (&mut entry.seen.down, &mut entry.active_until.down, &mut bytes.down)
-                    }
-                };
-                if moved != *seen || waits {
-                    if *until <= now && direction == Direction::Down {
-                        entry.busy_since = now;
-                    }
-                    *until = now + ACTIVE_FOR;
-                }
-                if waits {
-                    match direction {
-                        Direction::Up => entry.held_back_until.up = now + ACTIVE_FOR,
-                        Direction::Down => entry.held_back_until.down = now + ACTIVE_FOR,
-                    }
-                }
-                if full_period {
-                    sums[slot] += moved - *seen;
-                    *seen = moved;
+                let moved = entry.observe(direction, waits, period, line, now);
+                match direction {
+                    Direction::Up => bytes.up[slot] += moved,
+                    Direction::Down => bytes.down[slot] += moved,
                 }
             }
-            let own = entry.shared.rtt();
             rtt = [rtt, own].into_iter().flatten().min();
         }
         self.base_rtt = rtt.or(self.base_rtt);
@@ -127,23 +101,14 @@ impl State {
 
     /// Sets the receive windows of all bulk connections; returns who is out of turn.
     fn aim_windows(&mut self, link: &Link, now: Instant) -> Vec<(u64, bool)> {
-        let active = self.active(Direction::Down, now);
-        let rates = self.class_rates(Direction::Down, link, &active);
-        let known: Vec<Duration> = active.iter().filter_map(|flow| flow.rtt).collect();
+        let flows = self.active(Direction::Down, now);
+        let known: Vec<Duration> = flows.iter().filter_map(|flow| flow.rtt).collect();
         let rtt = match u32::try_from(known.len()) {
             Ok(count) if count > 0 => known.iter().sum::<Duration>() / count,
             _ => self.base_rtt.unwrap_or(RTT_UNKNOWN),
         };
         let line = window_line(&self.spec, rtt);
-        let flows: Vec<WindowFlow> = active
-            .iter()
-            .map(|flow| WindowFlow {
-                key: flow.key,
-                class: flow.slot,
-                rtt: flow.rtt,
-                busy_for: now.saturating_duration_since(flow.busy_since),
-            })
-            .collect();
+        let rates = self.receive_rates(link, &flows, line);
         let plans = self.allocator.plan(line, &rates, &flows, now);
         self.window_sum_max = window_sum_max(line);
         let mut planned: std::collections::BTreeMap<u64, (u64, bool)> =
@@ -166,11 +131,11 @@ impl State {
     /// Sets the rate at which the kernel may send for each bulk connection.
     fn aim_pacing(&mut self, link: &Link, now: Instant) {
         let active = self.active(Direction::Up, now);
-        let rates = self.class_rates(Direction::Up, link, &active);
+        let rates = self.send_rates(link, &active);
         let line = link.up.line().shaped;
         for entry in self.connections.values() {
             let slot = entry.shared.slot.load(Ordering::Relaxed);
-            let peers = active.iter().filter(|flow| flow.slot == slot).count();
+            let peers = active.iter().filter(|flow| flow.class == slot).count();
             let share = if self.slots.get(slot).critical {
                 BitRate::default()
             } else if peers == 0 {
@@ -191,46 +156,103 @@ impl State {
     }
 
     /// Bulk connections with traffic in `direction`.
-    fn active(&self, direction: Direction, now: Instant) -> Vec<Active> {
+    fn active(&self, direction: Direction, now: Instant) -> Vec<WindowFlow> {
         self.connections
             .iter()
             .filter(|(_, entry)| *entry.active_until.get(direction) > now)
-            .map(|(key, entry)| Active {
+            .map(|(key, entry)| WindowFlow {
                 key: *key,
-                slot: entry.shared.slot.load(Ordering::Relaxed),
-                busy_since: entry.busy_since,
-                wants_all: match direction {
-                    Direction::Up => entry.held_back_until.up > now,
-                    Direction::Down => true,
-                },
+                class: entry.shared.slot.load(Ordering::Relaxed),
                 rtt: entry.shared.rtt(),
+                busy_for: now.saturating_duration_since(entry.busy_since),
+                want: entry.demand.get(direction).want(now),
             })
-            .filter(|flow| !self.slots.get(flow.slot).critical)
+            .filter(|flow| !self.slots.get(flow.class).critical)
             .collect()
     }
 
-    /// What each class gets of the line now: bulk classes with traffic want everything, the others
-    /// what they used lately.
-    fn class_rates(&self, direction: Direction, link: &Link, active: &[Active]) -> Vec<BitRate> {
-        let line = link.direction(direction).line();
-        let used = self.rates.get(direction);
-        let claims: Vec<Claim> = self
+    /// What each class gets of the uplink now: bulk that waits for grants, or has just begun,
+    /// wants everything, the others what they used lately.
+    fn send_rates(&self, link: &Link, active: &[WindowFlow]) -> Vec<BitRate> {
+        let hungry = |flow: &WindowFlow| !matches!(flow.want, Want::Rate(_));
+        let wants_all = |slot: usize| active.iter().any(|flow| flow.class == slot && hungry(flow));
+        let wanted = |slot| if wants_all(slot) { None } else { Some(BitRate::default()) };
+        water_fill(link.up.line().shaped, &self.claims(Direction::Up, link, wanted))
+    }
+
+    /// What each class gets of the downlink now. What nobody claims is lent to those that receive
+    /// something: a flow that is about to want more finds its window open.
+    fn receive_rates(&self, link: &Link, flows: &[WindowFlow], line: WindowLine) -> Vec<BitRate> {
+        let wanted = |slot| claim_of(slot, flows, line);
+        let claims = self.claims(Direction::Down, link, wanted);
+        let capacity = link.down.line().capacity;
+        let borrows = |slot: usize| flows.iter().any(|flow| flow.class == slot);
+        let ceilings: Vec<BitRate> = self
             .slots
             .iter()
             .enumerate()
-            .map(|(slot, class)| {
-                let ceiling = class.ceiling.get(direction).of(line.capacity);
-                let wants_all = |flow: &Active| flow.slot == slot && flow.wants_all;
-                let wanted = if active.iter().any(wants_all) {
-                    ceiling
-                } else {
-                    bit_rate(used[slot]).min(ceiling)
-                };
-                let floor = class.guarantee.get(direction).of(line.capacity);
-                Claim { priority: class.priority, weight: class.weight, floor, cap: wanted }
+            .map(|(slot, class)| match borrows(slot) {
+                true => class.ceiling.down.of(capacity),
+                false => BitRate::default(),
             })
             .collect();
-        water_fill(line.shaped, &claims)
+        water_fill_lending(link.down.line().shaped, &claims, &ceilings)
+    }
+
+    /// The claims of all classes: what they used lately, or what `wanted` says where that is more
+    /// (`None`: everything).
+    fn claims(
+        &self,
+        direction: Direction,
+        link: &Link,
+        wanted: impl Fn(usize) -> Option<BitRate>,
+    ) -> Vec<Claim> {
+        let capacity = link.direction(direction).line().capacity;
+        let used = self.rates.get(direction);
+        let claim = |(slot, class): (usize, &Slot)| {
+            let ceiling = class.ceiling.get(direction).of(capacity);
+            let wanted = wanted(slot).map_or(ceiling, |rate| rate.max(bit_rate(used[slot])));
+            let floor = class.guarantee.get(direction).of(capacity);
+            let cap = wanted.min(ceiling);
+            Claim { priority: class.priority, weight: class.weight, floor, cap }
+        };
+        self.slots.iter().enumerate().map(claim).collect()
+    }
+}
+
+impl Entry {
+    /// What it moved in `direction` since the last full period, which ends now where `period` says
+    /// how long it took; else 0.
+    fn observe(
+        &mut self,
+        direction: Direction,
+        waits: bool,
+        period: Option<Duration>,
+        line: WindowLine,
+        now: Instant,
+    ) -> u64 {
+        let total = self.shared.moved.get(direction).load(Ordering::Relaxed);
+        let (seen, active_until, demand, window) = match direction {
+            Direction::Up => (&mut self.seen.up, &mut self.active_until.up, &mut self.demand.up, 0),
+            Direction::Down => {
+                let window = self.shared.window.load(Ordering::Relaxed);
+                (&mut self.seen.down, &mut self.active_until.down, &mut self.demand.down, window)
+            }
+        };
+        if total != *seen || waits {
+            if *active_until <= now && direction == Direction::Down {
+                self.busy_since = now;
+            }
+            *active_until = now + ACTIVE_FOR;
+        }
+        if waits {
+            demand.waits(now);
+        }
+        let Some(period) = period else { return 0 };
+        let moved = total.saturating_sub(*seen);
+        *seen = total;
+        demand.moved(moved, period, window, line, now);
+        moved
     }
 }
 
