@@ -11,15 +11,11 @@ use tillgate_net::http::client::Target;
 use super::{EGRESS_POOL, Running, TargetFacts, wire};
 use crate::lines::Lines;
 
-/// The class that probes travel in: the first of the critical ones, never behind bulk. A class
-/// below them would be given a part of the downlink for as long as probes keep it awake, which is
-/// always, and a few hundred bytes a second do not use it.
+/// The class that probes travel in: never behind bulk, and not among what they are made for.
+const PROBE_CLASS: &str = "control";
+
 fn probe_class(effective: &Effective, default: ClassId) -> ClassId {
-    let critical = effective.classes.iter().filter(|(_, class)| class.critical);
-    // The first of equals.
-    let first =
-        critical.reduce(|best, one| if one.1.priority > best.1.priority { one } else { best });
-    first.map_or(default, |(id, _)| id)
+    effective.classes.id(PROBE_CLASS).unwrap_or(default)
 }
 
 /// Connections of probes to one endpoint: one, and a fresh one where that is not trusted.
