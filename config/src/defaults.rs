@@ -186,7 +186,8 @@ pub const METERED_PROBE_FACTOR: u32 = 10;
 /// be an old connection. Half of at least 20 calls in 10 s catches what fails now and then. Out
 /// for 1 s first and 60 s at most, back after three good calls: linkerd's numbers. A tenth of a
 /// second of silence is more than a healthy pause of a garbage collector, and twice what 99 of
-/// 100 answers take does not happen to a server that lives while others wait as well.
+/// 100 answers take does not happen to a server that lives while others wait as well. All servers
+/// of a backend may be out: the next tier is better than one that fails.
 pub const PASSIVE: PassiveSpec = PassiveSpec {
     gateway_errors: 3,
     server_errors: 5,
@@ -194,6 +195,7 @@ pub const PASSIVE: PassiveSpec = PassiveSpec {
     window: Duration::from_secs(10),
     ratio: percent(50),
     volume: 20,
+    ejected_max: Percent::FULL,
     breaker: BreakerSpec { base: Duration::from_secs(1), max: Duration::from_secs(60), trials: 3 },
     stall: StallSpec { floor: Duration::from_millis(100), multiplier: 2 },
 };

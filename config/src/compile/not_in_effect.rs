@@ -9,11 +9,10 @@ use crate::kinds::Kind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 7] = [
+const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::Store, &["hours"]),
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
-    (Kind::Backend, &["healthCheck.passive.maxEjectionPercent"]),
     (Kind::RegistryMirror, &["registries.*.credentialsSecret"]),
     (
         Kind::Rollout,

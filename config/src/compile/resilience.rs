@@ -149,6 +149,7 @@ fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
         let status = |code: &Whole<400, 599>| StatusCode::from_u16(code.fit()).ok();
         codes.iter().filter_map(status).collect::<Vec<_>>()
     });
+    refuse_answers(&codes, &spot.key("codes"), out);
     let unsafe_methods = given
         .and_then(|given| given.unsafe_methods)
         .map(|flag| if flag.0 { Methods::All } else { Methods::Idempotent });
@@ -178,6 +179,22 @@ fn retry(about: &About<'_>, out: &mut Output) -> RetrySpec {
     };
     explain_time(about, &retry, out);
     retry
+}
+
+/// Statuses below 500 that do not say no, but "not now" (RFC 9110, RFC 8470, RFC 6585).
+const NOT_NOW: [StatusCode; 3] =
+    [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+
+/// A no is an answer: whoever is asked next says it too, or says yes to what was refused.
+fn refuse_answers(codes: &Option<Vec<StatusCode>>, spot: &Spot<'_>, out: &mut Output) {
+    let is_no = |code: &&StatusCode| code.is_client_error() && !NOT_NOW.contains(code);
+    for (place, code) in codes.iter().flatten().enumerate().filter(|(_, code)| is_no(code)) {
+        out.error(spot.index(place).finding(format!(
+            "{} is an answer, not a failure: another server would say the same, or do what this \
+             one has refused; remove it (of the codes below 500, 408, 425 and 429 may be here)",
+            code.as_u16()
+        )));
+    }
 }
 
 fn backoff(
@@ -299,9 +316,17 @@ fn idempotency(about: &About<'_>, out: &mut Output) -> Option<Idempotency> {
 fn explain_time(about: &About<'_>, retry: &RetrySpec, out: &mut Output) {
     let given = about.rule.timeouts.and_then(|timeouts| timeouts.backend_request);
     let attempts = about.rule.retry.as_ref().and_then(|retry| retry.attempts);
-    let (Some(one), Some(request), Some(_)) = (given, about.timeouts.request, attempts) else {
+    let (Some(request), Some(_)) = (about.timeouts.request, attempts) else { return };
+    let pauses = (1..=retry.attempts).map(|number| retry.longest_backoff(number));
+    if pauses.fold(Duration::ZERO, Duration::saturating_add) >= request {
+        out.report.lints.push(about.spot.key("retry").key("attempts").finding(format!(
+            "the pauses before {} further tries may take as long as the whole request may, so the \
+             last ones never begin: lower the number of attempts or `maxBackoff`",
+            retry.attempts
+        )));
         return;
-    };
+    }
+    let Some(one) = given else { return };
     if one.0.saturating_mul(retry.attempts + 1) > request && retry.attempts > 0 {
         out.report.lints.push(about.spot.key("retry").key("attempts").finding(format!(
             "together, {} tries of `backendRequest` each take longer than `timeouts.request` allows, so the \

@@ -132,8 +132,8 @@ pub struct PassiveCheck {
     /// Good calls, one at a time, after which it has all traffic again.
     #[serde(default)]
     pub successful_trials: Option<Whole<1, 1000>>,
-    /// Part of the servers that may be out at once. Not built: a dead server is never used while
-    /// another one is well.
+    /// Part of a backend's servers that its calls may take out at one time; one may always be, and
+    /// failed probes and silence take out all.
     #[serde(default)]
     pub max_ejection_percent: Option<Percentage>,
     /// When silence is suspicious.

@@ -40,12 +40,13 @@ pub struct Breaker {
     trips: u32,
     /// Good calls since it tripped.
     good: u32,
+    generation: u32,
 }
 
 impl Breaker {
     /// A closed one.
     pub const fn new(spec: BreakerSpec) -> Self {
-        Self { spec, state: BreakerState::Closed, trips: 0, good: 0 }
+        Self { spec, state: BreakerState::Closed, trips: 0, good: 0, generation: 0 }
     }
 
     /// Its numbers change, its state does not.
@@ -56,6 +57,16 @@ impl Breaker {
     /// Whether calls pass.
     pub const fn state(&self) -> BreakerState {
         self.state
+    }
+
+    /// Which of its lives this is: what began in an earlier one says nothing of this one. Wraps.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What is under way now shall say nothing any more.
+    pub const fn renew(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// Good calls that are still missing for it to close.
@@ -74,6 +85,7 @@ impl Breaker {
         let percent = u32::try_from(draw % 51).unwrap_or(0);
         self.trips = self.trips.saturating_add(1);
         self.good = 0;
+        self.renew();
         self.state = BreakerState::Open { until: now + doubled * (100 + percent) / 100 };
     }
 

@@ -25,7 +25,7 @@ pub use layout::{BackendLayout, Layout, RuleLayout, Wiring};
 pub use plan::{Ask, Choice, Face, Group, Plan, TIERS_MAX};
 pub use shifts::{Shift, Shifted, TierState, Tiers, stretch};
 pub use status::{EndpointStatus, LineStatus, RuleStatus};
-pub use trip::{Sent, Trip, TryEnd};
+pub use trip::{Trip, TryEnd, Waits};
 
 /// When the tiers of a rule change.
 #[derive(Clone, Debug, PartialEq, Eq)]

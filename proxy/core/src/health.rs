@@ -10,109 +10,17 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::breaker::{Breaker, BreakerSpec, BreakerState};
-use crate::freshness::AgeSource;
+use crate::breaker::{Breaker, BreakerState};
 use crate::load::Verdict;
-use crate::stall::{Stall, StallSpec};
-use crate::units::Percent;
+use crate::stall::Stall;
 
 mod outcomes;
 mod probes;
+mod spec;
 
 use outcomes::Outcomes;
 pub use probes::Probes;
-
-/// How the endpoints of a backend are watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthSpec {
-    /// By probes; `None`: not at all, and silence is not looked at.
-    pub active: Option<ProbeSpec>,
-    /// By real calls.
-    pub passive: PassiveSpec,
-    /// Where it says how old its data is; `None`: nowhere.
-    pub data_age: Option<AgeSource>,
-}
-
-/// Probes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeSpec {
-    /// What is asked.
-    pub kind: ProbeKind,
-    /// From one probe to the next.
-    pub interval: Duration,
-    /// A probe without an answer by then has failed.
-    pub timeout: Duration,
-    /// Failed probes in a row after which it is unhealthy; at least one.
-    pub unhealthy_threshold: u32,
-    /// Good probes in a row after which it is healthy again; at least one.
-    pub healthy_threshold: u32,
-}
-
-/// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeKind {
-    /// An HTTP request.
-    Http {
-        /// By this method.
-        method: http::Method,
-        /// For what.
-        path: Arc<str>,
-        /// With this `Host`; `None`: the endpoint's own.
-        host: Option<Arc<str>>,
-        /// Which answers are good.
-        expected: Expected,
-    },
-    /// `grpc.health.v1.Health/Check`.
-    Grpc {
-        /// The service; empty: the server as a whole.
-        service: Arc<str>,
-    },
-    /// A TCP connection.
-    Tcp,
-}
-
-/// Which answers to a probe are good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Expected {
-    /// Any: whoever answers is alive.
-    Any,
-    /// Below 400.
-    Success,
-    /// These.
-    Statuses(Vec<StatusCode>),
-}
-
-impl Expected {
-    /// Whether this one is.
-    pub fn takes(&self, status: StatusCode) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Success => status.as_u16() < 400,
-            Self::Statuses(statuses) => statuses.contains(&status),
-        }
-    }
-}
-
-/// Watching real calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PassiveSpec {
-    /// Answers 502, 503 or 504 in a row after which it is out.
-    pub gateway_errors: u32,
-    /// Answers of 500 and above in a row after which it is out.
-    pub server_errors: u32,
-    /// Calls without an answer (refused, reset, timed out) in a row after which it is out.
-    pub local_failures: u32,
-    /// The window that the ratio is taken over.
-    pub window: Duration,
-    /// Part of the calls in the window that have failed, from which it is out.
-    pub ratio: Percent,
-    /// With fewer calls in the window, the ratio says nothing.
-    pub volume: u32,
-    /// How long it is out, and what brings it back.
-    pub breaker: BreakerSpec,
-    /// Silence.
-    pub stall: StallSpec,
-}
+pub use spec::{Expected, HealthSpec, PassiveSpec, ProbeKind, ProbeSpec};
 
 /// How a real call ended, as far as its server is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,8 +176,9 @@ pub struct Health {
     stall: Stall,
     /// Since when its silence has been under suspicion.
     suspect_since: Option<Instant>,
-    /// What took it out last.
+    /// What took it out last, and when.
     cause: Option<Cause>,
+    failed_at: Option<Instant>,
     last_failure: Option<(Cause, Instant)>,
 }
 
@@ -284,6 +193,7 @@ impl Health {
             stall: Stall::new(passive.stall),
             suspect_since: None,
             cause: None,
+            failed_at: None,
             last_failure: None,
             spec,
         }
@@ -346,13 +256,16 @@ impl Health {
         &self.probes
     }
 
-    /// A probe has ended. `draw` is chance.
-    pub fn handle_probe(&mut self, probed: Probed, draw: u64, now: Instant) {
+    /// A probe that began then has ended. `draw` is chance.
+    pub fn handle_probe(&mut self, probed: Probed, began: Instant, draw: u64, now: Instant) {
         let Some(active) = self.spec.active.clone() else { return };
         let suspected = self.suspect_since.take().is_some();
         let cause = Cause::Probe(probed);
         if probed == Probed::Good {
-            self.probes.handle_good(active.healthy_threshold);
+            // One that was under way when it failed says nothing of the time after.
+            if self.failed_at.is_none_or(|failed| failed <= began) {
+                self.probes.handle_good(active.healthy_threshold);
+            }
             if suspected {
                 self.stall.handle_alive();
             }
@@ -368,14 +281,22 @@ impl Health {
         }
     }
 
-    /// A call has ended. Good ones need only be told while it is not usable; `good_ever` counts
-    /// them all (and wraps).
-    pub fn handle_outcome(&mut self, outcome: Outcome, good_ever: u32, draw: u64, now: Instant) {
+    /// A call has ended, that did not begin before it failed last ([`Self::generation`]). Good
+    /// ones need only be told while it is not usable; `good_ever` counts them all (and wraps).
+    /// `others` says whether it may be taken out beside those that are.
+    pub fn handle_outcome(
+        &mut self,
+        outcome: Outcome,
+        (good_ever, others): (u32, Others),
+        draw: u64,
+        now: Instant,
+    ) {
         if outcome == Outcome::Good {
             self.breaker.handle_success();
             return;
         }
         let found = self.outcomes.handle_failure(outcome, good_ever, &self.spec.passive, now);
+        let found = found.filter(|_| others == Others::Enough);
         let cause = match outcome {
             Outcome::Lost(loss) => Cause::Lost(loss),
             Outcome::GatewayError => Cause::GatewayErrors,
@@ -390,6 +311,35 @@ impl Health {
                 }
             }
             BreakerState::Open { .. } => self.breaker.trip(draw, now),
+        }
+    }
+
+    /// Which of its lives this is. A call that began in an earlier one, and ends now, tells
+    /// of a server that failed or recovered long ago. Wraps.
+    pub const fn generation(&self) -> u32 {
+        self.breaker.generation()
+    }
+
+    /// What is under way now was on a line that is or was down.
+    pub const fn handle_outage(&mut self) {
+        self.breaker.renew();
+    }
+
+    /// Whether calls have taken it out.
+    pub fn is_ejected(&self) -> bool {
+        let by_calls = self.cause.is_some_and(|cause| !matches!(cause, Cause::Probe(_)));
+        by_calls && self.breaker.state() != BreakerState::Closed
+    }
+
+    /// So many good answers there were ever (wraps). To be told every second.
+    pub fn handle_good(&mut self, good_ever: u32, now: Instant) {
+        self.outcomes.handle_good(good_ever, self.spec.passive.window, now);
+    }
+
+    /// No probe could find out why it is silent.
+    pub const fn handle_undecided(&mut self) {
+        if self.suspect_since.take().is_some() {
+            self.stall.handle_undecided();
         }
     }
 
@@ -434,6 +384,19 @@ impl Health {
         self.suspect_since = None;
     }
 
+    /// Whether all that is held against it may be the fault of its line, if that is down: it was
+    /// silent, or what was heard was said by somebody on this side.
+    pub fn may_be_its_line(&self) -> bool {
+        let said_here = |cause: Cause| {
+            use Loss::{Reset, Unresolved};
+            matches!(
+                cause,
+                Cause::Probe(Probed::Lost(Unresolved | Reset)) | Cause::Lost(Unresolved | Reset)
+            )
+        };
+        self.is_only_silent() || self.verdict() == Verdict::Out && self.cause.is_some_and(said_here)
+    }
+
     /// Whether only silence is held against it.
     pub fn is_only_silent(&self) -> bool {
         self.verdict() >= Verdict::Suspect
@@ -442,6 +405,8 @@ impl Health {
 
     fn fail(&mut self, cause: Cause, draw: u64, now: Instant) {
         self.cause = Some(cause);
+        self.failed_at = Some(now);
+        self.stall.handle_verdict();
         self.breaker.trip(draw, now);
         self.outcomes.forget();
         self.suspect_since = None;
@@ -450,6 +415,15 @@ impl Health {
             self.probes.distrust();
         }
     }
+}
+
+/// Whether a backend keeps enough endpoints if one more is taken out by calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// It does.
+    Enough,
+    /// It does not, by its config.
+    TooFew,
 }
 
 /// Whether a byte came.

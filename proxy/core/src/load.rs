@@ -19,6 +19,16 @@ pub use samples::Samples;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(pub u32);
 
+/// An endpoint in one of its lives: which one a call began in is kept with it, so that its end does
+/// not count for a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The endpoint.
+    pub id: EndpointId,
+    /// Renewed when it is taken out.
+    pub generation: u32,
+}
+
 /// Whether calls may go to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -51,6 +61,13 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// within a millisecond is not fast.
 const PENALTY: Duration = Duration::from_secs(1);
 
+/// How long a call waits at an endpoint that is out and says nothing to anybody: longer than
+/// nearly every answer, short enough for a second try.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The same where others are still answered: a till waits a few seconds for both tries.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+
 /// Microseconds before the epoch that data may be of: 35 years.
 const BEFORE: u64 = 1 << 50;
 
@@ -63,8 +80,12 @@ pub struct Load {
     trial_taken: AtomicBool,
     /// What the last probe said.
     answers_probes: AtomicBool,
+    /// See [`Stamp`].
+    generation: AtomicU32,
     /// Calls that are not over.
     calls: AtomicU32,
+    /// Of these, those whose answer goes on for as long as it likes.
+    streams: AtomicU32,
     /// Of these, those whose answer has begun and does not go on.
     owing: AtomicU32,
     owing_since: AtomicU64,
@@ -92,7 +113,9 @@ impl Load {
             verdict: AtomicU8::new(Verdict::Usable as u8),
             trial_taken: AtomicBool::new(false),
             answers_probes: AtomicBool::new(true),
+            generation: AtomicU32::new(0),
             calls: AtomicU32::new(0),
+            streams: AtomicU32::new(0),
             owing: AtomicU32::new(0),
             owing_since: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
@@ -113,6 +136,16 @@ impl Load {
     /// Whether calls may go there.
     pub fn verdict(&self) -> Verdict {
         Verdict::from_number(self.verdict.load(Relaxed))
+    }
+
+    /// To be kept with a call that goes there now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { id: self.id, generation: self.generation.load(Relaxed) }
+    }
+
+    /// The board has renewed it.
+    pub fn publish_generation(&self, generation: u32) {
+        self.generation.store(generation, Relaxed);
     }
 
     /// The board has decided.
@@ -143,6 +176,22 @@ impl Load {
     /// Calls that are not over.
     pub fn calls(&self) -> u32 {
         self.calls.load(Relaxed)
+    }
+
+    /// A call's answer has begun and goes on for as long as it likes, until
+    /// [`Self::stream_ended`]: nobody waits for its end.
+    pub fn stream_begins(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    /// Such an answer is over.
+    pub fn stream_ended(&self) {
+        self.streams.fetch_sub(1, Relaxed);
+    }
+
+    /// Calls that wait for an answer, or for the rest of one.
+    pub fn waiting(&self) -> u32 {
+        self.calls().saturating_sub(self.streams.load(Relaxed))
     }
 
     /// The next piece of an answer's body is owed from now on, until [`Self::paid`].
@@ -181,6 +230,14 @@ impl Load {
     pub fn stall_after(&self) -> Option<Duration> {
         let micros = self.stall_after.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
+    /// For how long a call that was sent then waits for a byte before it may be taken away, if its
+    /// endpoint is out: as long as silence there is usual, but less if nobody hears anything.
+    pub fn patience(&self, sent: Instant) -> Duration {
+        let is_mute = self.heard_at().is_none_or(|heard| heard <= sent);
+        let most = if is_mute { PATIENCE } else { PATIENCE_MAX };
+        self.stall_after().map_or(PATIENCE, |after| after.min(most))
     }
 
     /// The board has decided.
@@ -266,6 +323,16 @@ impl Load {
     pub fn learn_data_age(&self, age: Duration, now: Instant) {
         let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
         self.data_of.store((BEFORE + self.micros(now)).saturating_sub(age).max(1), Relaxed);
+    }
+
+    /// It does not say any more how old its data is.
+    pub fn forget_data_age(&self) {
+        self.data_of.store(0, Relaxed);
+    }
+
+    /// Changes when it says how old its data is.
+    pub fn data_mark(&self) -> u64 {
+        self.data_of.load(Relaxed)
     }
 
     /// How old its data is; `None`: it does not say.
@@ -379,6 +446,18 @@ mod tests {
         assert!(!load.take_trial());
         load.end_trial();
         assert!(load.take_trial());
+    }
+
+    #[test]
+    fn a_stream_is_no_call_that_waits() {
+        let (load, _) = load();
+        load.enter();
+        load.enter();
+        load.stream_begins();
+        assert_eq!((load.calls(), load.waiting()), (2, 1));
+        load.stream_ended();
+        load.leave();
+        assert_eq!((load.calls(), load.waiting()), (1, 1));
     }
 
     #[test]

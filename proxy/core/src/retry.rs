@@ -114,11 +114,16 @@ impl RetrySpec {
         }
     }
 
-    /// The longest pause before the `number`th further try, counted from one; of it any part is
-    /// taken by chance ("full jitter").
-    pub fn backoff(&self, number: u32, draw: u64) -> Duration {
+    /// The longest pause before the `number`th further try, counted from one.
+    pub fn longest_backoff(&self, number: u32) -> Duration {
         let doubled = self.backoff_base.saturating_mul(1 << number.saturating_sub(1).min(16));
-        let ceiling = u64::try_from(doubled.min(self.backoff_max).as_micros()).unwrap_or(u64::MAX);
+        doubled.min(self.backoff_max)
+    }
+
+    /// Of that any part, by chance ("full jitter").
+    pub fn backoff(&self, number: u32, draw: u64) -> Duration {
+        let longest = self.longest_backoff(number);
+        let ceiling = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(draw % ceiling.saturating_add(1))
     }
 }
@@ -126,8 +131,11 @@ impl RetrySpec {
 /// How one try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing of it was sent.
+    /// Nothing of it was sent, and it would be no use to ask there again.
     Unsent,
+    /// Its server has not looked at it: it refused the connection or the stream, or went away in
+    /// order. A new connection may find it, or its successor, in a better mood.
+    Unseen,
     /// It was sent, and no answer came.
     Lost,
     /// With this answer.
@@ -241,7 +249,8 @@ impl Course {
         {
             return Next::Stop(Stop::Answer);
         }
-        if ended != Ended::Unsent {
+        let unseen = matches!(ended, Ended::Unsent | Ended::Unseen);
+        if !unseen {
             self.executor = Some(backend);
         }
         if body == Body::Gone {
@@ -253,7 +262,7 @@ impl Course {
             (Some(executor), Repeat::SameBackend) => Some(executor),
             (Some(_), Repeat::Anywhere) => None,
         };
-        if ended == Ended::Unsent {
+        if unseen {
             self.unsent += 1;
             if self.unsent >= UNSENT_MAX {
                 return Next::Stop(Stop::Attempts);

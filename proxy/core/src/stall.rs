@@ -64,6 +64,19 @@ impl Stall {
         }
     }
 
+    /// It was silent, and no probe could find out why: it is asked again after twice as long, but
+    /// that alone never makes its probes mean nothing.
+    pub const fn handle_undecided(&mut self) {
+        if self.doublings + 1 < HOLLOW {
+            self.doublings += 1;
+        }
+    }
+
+    /// It was judged, so that the next silence is a new one.
+    pub const fn handle_verdict(&mut self) {
+        self.doublings = 0;
+    }
+
     /// Whether probes have passed in the middle of a silence so often that they mean nothing.
     pub const fn is_hollow(&self) -> bool {
         self.doublings >= HOLLOW

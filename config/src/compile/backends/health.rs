@@ -208,6 +208,12 @@ fn passive(given: &PassiveCheck, (spot, base): (&Spot<'_>, &str), out: &mut Outp
             volume,
             default.volume,
         ),
+        ejected_max: out.value(
+            &path("maxEjectionPercent"),
+            &spot.key("maxEjectionPercent"),
+            given.max_ejection_percent.map(|percent| percent.0),
+            default.ejected_max,
+        ),
         breaker: breaker(given, trials, (spot, base), out),
         stall: stall(given, (&spot.key("stall"), &path("stall")), out),
     }

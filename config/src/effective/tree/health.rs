@@ -68,6 +68,7 @@ fn of_passive(passive: &PassiveSpec) -> Value {
         ("consecutiveLocalOriginFailures", number(passive.local_failures)),
         ("failurePercentageThreshold", text(passive.ratio)),
         ("failurePercentageRequestVolume", number(passive.volume)),
+        ("maxEjectionPercent", text(passive.ejected_max)),
         ("interval", text(duration_text(passive.window))),
         ("baseEjectionTime", text(duration_text(passive.breaker.base))),
         ("maxEjectionTime", text(duration_text(passive.breaker.max))),

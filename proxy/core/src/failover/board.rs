@@ -17,10 +17,14 @@ use super::shifts::Shift;
 use super::watched::Watched;
 use super::{RuleName, stretch};
 use crate::backend::{BackendId, Endpoint};
-use crate::health::{Cause, Loss, Outcome, Probed};
+use crate::health::{Loss, Others, Outcome, Probed};
 use crate::link::LinkId;
-use crate::load::{EndpointId, Load, Verdict};
+use crate::load::{EndpointId, Load, Stamp, Verdict};
 use crate::outage::Outage;
+use crate::units::Percent;
+
+mod lines;
+mod settle;
 
 /// How often the habits of endpoints are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -182,7 +186,7 @@ impl Board {
                 Some(watch) => Arc::clone(&watch.plan.face),
                 None => Arc::new(Face::new(rule.budget, self.epoch, now)),
             });
-            watch = watch.filter(|watch| watch.has_members_of(&plan));
+            watch = watch.filter(|watch| watch.goes_on_as(&plan));
             let watch = match watch {
                 Some(mut watch) => {
                     watch.reconfigure(rule, plan, times);
@@ -197,7 +201,8 @@ impl Board {
     }
 
     /// A call has ended. A good one of a usable endpoint need not be told. `draw` is chance.
-    pub fn handle_outcome(&mut self, id: EndpointId, outcome: Outcome, draw: u64, now: Instant) {
+    pub fn handle_outcome(&mut self, of: Stamp, outcome: Outcome, draw: u64, now: Instant) {
+        let Stamp { id, generation } = of;
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
         let line = watched.line;
         let silence = matches!(outcome, Outcome::Lost(loss) if loss.is_silence());
@@ -205,11 +210,18 @@ impl Board {
         if !silence && !said_nothing {
             self.handle_line_byte(line, now);
         }
-        if silence && self.is_down(line) {
+        // It is the line's fault, whose endpoints are not ejected one by one.
+        if (silence || said_nothing) && self.is_down(line) {
             return;
         }
+        let others = self.others(id);
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
-        watched.health.handle_outcome(outcome, watched.load.good(), draw, now);
+        // It began before the endpoint failed, or its line did: that is known, and over.
+        if watched.health.generation() != generation {
+            return;
+        }
+        watched.health.handle_outcome(outcome, (watched.load.good(), others), draw, now);
+        watched.publish_stall();
         if outcome != Outcome::Good {
             self.failed(id, now);
         }
@@ -219,25 +231,52 @@ impl Board {
         self.settle(id, now);
     }
 
+    /// Whether calls may take out one more endpoint of this one's backend.
+    fn others(&self, id: EndpointId) -> Others {
+        let Some(one) = self.endpoints.get(&id) else { return Others::Enough };
+        let percent = one.health.spec().passive.ejected_max;
+        if percent == Percent::FULL {
+            return Others::Enough;
+        }
+        let peers = self.endpoints.iter().filter(|(_, other)| other.backend == one.backend);
+        let (mut all, mut ejected) = (0, 0);
+        for (other, watched) in peers {
+            all += 1;
+            ejected += usize::from(*other != id && watched.health.is_ejected());
+        }
+        let most = (all * usize::from(percent.value()) / 100).max(1);
+        if ejected < most { Others::Enough } else { Others::TooFew }
+    }
+
     /// A call finds that its endpoint owes it an answer since then; nothing happens if that is not
-    /// long enough, or a byte of another call came meanwhile.
-    pub fn handle_silence(&mut self, id: EndpointId, since: Instant, now: Instant) {
-        let Some(watched) = self.endpoints.get_mut(&id) else { return };
-        let Some(after) = watched.load.stall_after() else { return };
+    /// long enough, or a byte of another call came meanwhile. Returns whether something did.
+    pub fn handle_silence(&mut self, id: EndpointId, since: Instant, now: Instant) -> bool {
+        let Some(watched) = self.endpoints.get_mut(&id) else { return false };
+        let Some(after) = watched.load.stall_after() else { return false };
         let since = watched.load.heard_at().map_or(since, |heard| heard.max(since));
         if since + after > now {
-            return;
+            return false;
         }
-        if watched.health.stall().is_hollow() && watched.load.calls() >= HOLLOW_CALLS {
+        if watched.health.stall().is_hollow() && watched.load.waiting() >= HOLLOW_CALLS {
             watched.health.condemn(mix(self.seed, id), now);
+            watched.publish_stall();
             watched.silent_since = Some(since);
             self.failed(id, now);
-            self.settle(id, now);
         } else if watched.health.handle_silence(now) {
             watched.silent_since = Some(since);
             watched.urgent = true;
-            self.settle(id, now);
+        } else {
+            return false;
         }
+        self.settle(id, now);
+        true
+    }
+
+    /// The probe that was to decide could not: the line had no room for it.
+    pub fn handle_undecided(&mut self, id: EndpointId, now: Instant) {
+        let Some(watched) = self.endpoints.get_mut(&id) else { return };
+        watched.settle_suspicion();
+        self.settle(id, now);
     }
 
     /// A probe has ended. `draw` is chance.
@@ -245,18 +284,17 @@ impl Board {
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
         let line = watched.line;
         watched.load.publish_probe(report.probed);
-        if let Some(age) = report.data_age {
-            watched.load.learn_data_age(age, now);
-        }
+        watched.learn_data_age(report.data_age, report.probed == Probed::Good, now);
         if let Some(at) = report.heard_at {
             self.handle_line_byte(line, at);
         }
         let silence = matches!(report.probed, Probed::Lost(loss) if loss.is_silence());
-        if silence && report.heard_at.is_none() && self.is_down(line) {
+        let is_lost = matches!(report.probed, Probed::Lost(_));
+        if is_lost && report.heard_at.is_none() && self.is_down(line) {
             return;
         }
         let Some(watched) = self.endpoints.get_mut(&id) else { return };
-        watched.health.handle_probe(report.probed, draw, now);
+        watched.health.handle_probe(report.probed, report.began, draw, now);
         watched.publish_stall();
         if report.probed == Probed::Good {
             watched.silent_since = None;
@@ -279,10 +317,13 @@ impl Board {
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.next_look <= now {
             self.next_look = now + LOOK_EVERY;
-            self.endpoints.values_mut().for_each(Watched::look);
+            self.endpoints.values_mut().for_each(|one| one.look(now));
         }
         for watched in self.endpoints.values_mut() {
             watched.health.handle_timeout(now);
+            if watched.verdict_due().is_some_and(|due| due <= now) {
+                watched.settle_suspicion();
+            }
         }
         self.look_at_bodies(now);
         self.settle_all(now);
@@ -304,8 +345,8 @@ impl Board {
     /// When [`Self::handle_timeout`] or [`Self::poll_probe`] has something to do.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
         let of_endpoint = |one: &Watched| {
-            let probe = if one.urgent { Some(now) } else { one.next_probe };
-            [probe, one.health.poll_timeout()].into_iter().flatten().min()
+            let probe = if one.is_urgent() { Some(now) } else { one.next_probe };
+            [probe, one.verdict_due(), one.health.poll_timeout()].into_iter().flatten().min()
         };
         let endpoints = self.endpoints.values().filter_map(of_endpoint);
         let rules = self.rules.iter().filter_map(|rule| rule.tiers.poll_timeout(now));
@@ -325,137 +366,6 @@ impl Board {
     /// The next event, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    fn is_down(&self, line: Option<LinkId>) -> bool {
-        let line = line.and_then(|link| self.lines.get(&link));
-        line.is_some_and(|line| line.down_since().is_some())
-    }
-
-    fn handle_line_byte(&mut self, line: Option<LinkId>, at: Instant) {
-        let Some(link) = line else { return };
-        let back = self.lines.get_mut(&link).is_some_and(|line| line.handle_byte(at));
-        if back {
-            self.say(Event::Line { link, down: false });
-            self.settle_all(at);
-        }
-    }
-
-    /// An endpoint that nothing comes from may be a dead line's.
-    fn accuse_line(&mut self, id: EndpointId, began: Instant, now: Instant) {
-        let Some(watched) = self.endpoints.get(&id) else { return };
-        let Some(link) = watched.line else { return };
-        let behind = |one: &&Watched| one.line == Some(link) && one.next_probe.is_some();
-        let count = self.endpoints.values().filter(behind).count();
-        let heard = self.endpoints.values().filter(behind).filter_map(|one| one.load.heard_at());
-        let heard = heard.max();
-        let is_witness = watched.health.is_only_silent();
-        let since = watched.silent_since.map_or(began, |since| since.min(began));
-        let Some(line) = self.lines.get_mut(&link) else { return };
-        if let Some(at) = heard {
-            line.handle_byte(at);
-        }
-        if !is_witness && !line.has_witness() {
-            return;
-        }
-        if line.handle_silence(id, since, count, now) {
-            self.line_went_down(link, now);
-        } else if line.down_since().is_none() {
-            // The others behind the line know whether it is the line.
-            let others = self.endpoints.iter_mut().filter(|(other, one)| {
-                **other != id && one.line == Some(link) && one.verdict == Verdict::Usable
-            });
-            others.for_each(|(_, one)| one.urgent = one.next_probe.is_some());
-        }
-    }
-
-    fn line_went_down(&mut self, link: LinkId, now: Instant) {
-        for one in self.endpoints.values_mut().filter(|one| one.line == Some(link)) {
-            if one.health.is_only_silent() {
-                one.health.absolve();
-            }
-        }
-        self.say(Event::Line { link, down: true });
-        self.settle_all(now);
-    }
-
-    /// Something failed there: better tiers wait for longer.
-    fn failed(&mut self, id: EndpointId, now: Instant) {
-        self.rules.iter_mut().for_each(|rule| rule.handle_failure(id, now));
-    }
-
-    fn verdict(&self, one: &Watched) -> Verdict {
-        if self.is_down(one.line) { Verdict::Out } else { one.health.verdict() }
-    }
-
-    pub(super) fn cause(&self, one: &Watched) -> &'static str {
-        if self.is_down(one.line) {
-            return "line_down";
-        }
-        match (one.health.verdict(), one.health.cause()) {
-            (Verdict::Suspect, _) => "silent",
-            (_, cause) => cause.map_or("recovered", Cause::label),
-        }
-    }
-
-    fn settle(&mut self, id: EndpointId, now: Instant) {
-        if self.publish(id, now) {
-            self.settle_rules(now);
-        }
-    }
-
-    fn settle_all(&mut self, now: Instant) {
-        let ids: Vec<EndpointId> = self.endpoints.keys().copied().collect();
-        for id in ids {
-            self.publish(id, now);
-        }
-        self.settle_rules(now);
-    }
-
-    /// Publishes what an endpoint is now; whether that is news.
-    fn publish(&mut self, id: EndpointId, now: Instant) -> bool {
-        let Some(one) = self.endpoints.get(&id) else { return false };
-        let (from, to) = (one.verdict, self.verdict(one));
-        if from == to {
-            return false;
-        }
-        let cause = if to == Verdict::Usable { "recovered" } else { self.cause(one) };
-        let (backend, endpoint) = (Arc::clone(&one.backend), one.endpoint.clone());
-        if let Some(one) = self.endpoints.get_mut(&id) {
-            (one.verdict, one.since) = (to, now);
-            one.load.publish(to);
-        }
-        self.say(Event::Endpoint { id, backend, endpoint, from, to, cause });
-        true
-    }
-
-    fn settle_rules(&mut self, now: Instant) {
-        let mut rules = std::mem::take(&mut self.rules);
-        for rule in &mut rules {
-            while let Some(shifted) = rule.settle(now) {
-                let cause = match shifted.shift {
-                    Shift::Failback => "recovered",
-                    Shift::Failover => self.why_out(rule, shifted.from, now),
-                };
-                rule.cause = cause;
-                let (name, shift) = (rule.name.clone(), shifted.shift);
-                let (from, to) = (shifted.from, shifted.to);
-                self.say(Event::Tier { rule: name, shift, from, to, cause });
-            }
-        }
-        self.rules = rules;
-    }
-
-    /// Why a tier cannot carry: the cause of its first endpoint that is not usable.
-    fn why_out(&self, rule: &RuleWatch, tier: usize, now: Instant) -> &'static str {
-        let mut loads = rule.plan.loads().filter(|(at, _)| *at == tier).map(|(_, load)| load);
-        let is_old = |load: &Arc<Load>| !rule.plan.is_fresh(load, now);
-        let bad = loads.find(|load| load.verdict() != Verdict::Usable || is_old(load));
-        match bad.map(|load| (load, self.endpoints.get(&load.id()))) {
-            Some((load, _)) if load.verdict() == Verdict::Usable => "data_too_old",
-            Some((_, Some(one))) => self.cause(one),
-            Some((_, None)) | None => "too_few",
-        }
     }
 
     fn say(&mut self, event: Event) {

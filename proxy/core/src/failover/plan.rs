@@ -212,6 +212,24 @@ impl Plan {
         (0..self.tiers.len()).any(|tier| self.pick_in(tier, ask, now, better).is_some())
     }
 
+    /// The endpoint where a session is, if this call may go there: as any other it may not while
+    /// that is silent or out, and one on trial takes one call at a time, once it is wanted.
+    pub fn keep(&self, at: Choice, repeat: Repeat, now: Instant) -> Option<Choice> {
+        let load = self.load(at);
+        if !self.is_fresh(load, now) {
+            return None;
+        }
+        match load.verdict() {
+            Verdict::Usable => Some(at),
+            Verdict::Trial => {
+                let is_wanted = self.face.trials.load(Relaxed) & 1 << at.tier != 0;
+                let may = is_wanted && self.may_try(repeat, now) && load.take_trial();
+                may.then_some(Choice { trial: true, ..at })
+            }
+            Verdict::Suspect | Verdict::Out => None,
+        }
+    }
+
     /// A choice is not used.
     pub fn put_back(&self, choice: Choice) {
         if choice.trial {
@@ -254,12 +272,10 @@ impl Plan {
     }
 
     fn trial(&self, ask: Ask<'_>, now: Instant) -> Option<Choice> {
-        let face = &self.face;
-        let waited = face.millis(now).saturating_sub(face.trials_since.load(Relaxed));
-        if ask.repeat == Repeat::Nowhere && u128::from(waited) < TRIAL_PATIENCE.as_millis() {
+        if !self.may_try(ask.repeat, now) {
             return None;
         }
-        let mut tiers = face.trials.load(Relaxed);
+        let mut tiers = self.face.trials.load(Relaxed);
         while tiers != 0 {
             let tier = usize::try_from(tiers.trailing_zeros()).unwrap_or(0);
             tiers &= tiers - 1;
@@ -272,6 +288,13 @@ impl Plan {
             }
         }
         None
+    }
+
+    /// Whether a call may be a trial: rather one that may be repeated.
+    fn may_try(&self, repeat: Repeat, now: Instant) -> bool {
+        let face = &self.face;
+        let waited = face.millis(now).saturating_sub(face.trials_since.load(Relaxed));
+        repeat != Repeat::Nowhere || u128::from(waited) >= TRIAL_PATIENCE.as_millis()
     }
 
     fn pick_in(

@@ -38,12 +38,18 @@ impl RuleWatch {
         (self.plan, self.spec) = (plan, rule.failover.clone());
     }
 
-    /// Whether the tiers of `plan` are made of the same endpoints.
-    pub(super) fn has_members_of(&self, plan: &Plan) -> bool {
-        let members = |plan: &Plan| -> Vec<(usize, EndpointId)> {
-            plan.loads().map(|(tier, load)| (tier, load.id())).collect()
+    /// Whether the tiers of `plan` go on from ours: as many, and in each an endpoint that was in
+    /// it before, so that what is known of the tier is known of its successor.
+    pub(super) fn goes_on_as(&self, plan: &Plan) -> bool {
+        let is_in = |tier: usize, id: EndpointId| {
+            self.plan.loads().any(|(at, load)| at == tier && load.id() == id)
         };
-        self.plan.tiers.len() == plan.tiers.len() && members(&self.plan) == members(plan)
+        let mut tiers = 0..plan.tiers.len();
+        self.plan.tiers.len() == plan.tiers.len()
+            && tiers.all(|tier| {
+                let mut members = plan.loads().filter(|(at, _)| *at == tier);
+                members.any(|(_, load)| is_in(tier, load.id()))
+            })
     }
 
     pub(super) fn handle_failure(&mut self, id: EndpointId, now: Instant) {

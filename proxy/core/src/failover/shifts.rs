@@ -43,7 +43,7 @@ pub struct Shifted {
     pub to: usize,
 }
 
-/// Failovers this close to each other are flaps.
+/// A tier that is left again this soon after traffic came back to it has flapped.
 const FLAP_WINDOW: Duration = Duration::from_secs(600);
 
 /// The dwell grows up to this, or stays what it is if it is longer by config.
@@ -73,7 +73,9 @@ pub struct Tiers {
     /// The tier that traffic comes back to, and since when.
     returning: Option<(usize, Instant)>,
     flaps: u32,
-    failed_over_at: Option<Instant>,
+    /// When traffic left a tier last, or came back to one; counted from the later, because the
+    /// dwell itself may be as long as the window.
+    moved_at: Option<Instant>,
 }
 
 impl Tiers {
@@ -88,7 +90,7 @@ impl Tiers {
             states: vec![TierState::Usable; count],
             returning: None,
             flaps: 0,
-            failed_over_at: None,
+            moved_at: None,
         }
     }
 
@@ -207,15 +209,16 @@ impl Tiers {
         if self.ramp.is_zero() {
             return Some(self.shift_to(best, now));
         }
-        self.returning = Some((best, now));
+        (self.returning, self.moved_at) = (Some((best, now)), Some(now));
         None
     }
 
     fn shift_to(&mut self, to: usize, now: Instant) -> Shifted {
         let from = self.active;
         let shift = if to > from { Shift::Failover } else { Shift::Failback };
-        if shift == Shift::Failover {
-            self.flap(now);
+        match shift {
+            Shift::Failover => self.flap(now),
+            Shift::Failback => self.moved_at = Some(now),
         }
         self.returning = None;
         (self.active, self.since) = (to, now);
@@ -225,7 +228,8 @@ impl Tiers {
     /// Traffic left a tier: not for the first time lately, if so.
     fn flap(&mut self, now: Instant) {
         let lately = |at: Instant| now.saturating_duration_since(at) < FLAP_WINDOW;
-        self.flaps = if self.failed_over_at.is_some_and(lately) { self.flaps + 1 } else { 0 };
-        self.failed_over_at = Some(now);
+        let has_flapped = self.moved_at.is_some_and(lately);
+        self.flaps = if has_flapped { self.flaps.saturating_add(1) } else { 0 };
+        self.moved_at = Some(now);
     }
 }

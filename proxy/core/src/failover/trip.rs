@@ -22,6 +22,8 @@ pub struct Trip<'a> {
     course: Course,
     tried: [EndpointId; TRIED_MAX],
     count: usize,
+    /// The same endpoint was asked again without having looked at the call.
+    asked_again: bool,
 }
 
 /// How a try went.
@@ -43,7 +45,7 @@ impl<'a> Trip<'a> {
     /// A call that may be repeated like this.
     pub const fn new(plan: &'a Plan, spec: &'a RetrySpec, repeat: Repeat) -> Self {
         let tried = [EndpointId(u32::MAX); TRIED_MAX];
-        Self { plan, spec, course: Course::new(repeat), tried, count: 0 }
+        Self { plan, spec, course: Course::new(repeat), tried, count: 0, asked_again: false }
     }
 
     /// Where the call may be executed a second time.
@@ -58,10 +60,12 @@ impl<'a> Trip<'a> {
         Some(choice)
     }
 
-    /// It begins at an endpoint that somebody else chose.
-    pub fn begin_at(&mut self, choice: Choice) {
+    /// It begins where its session is, if it may; `None`: it does not.
+    pub fn begin_at(&mut self, choice: Choice, now: Instant) -> Option<Choice> {
+        let choice = self.plan.keep(choice, self.course.repeat(), now)?;
         self.plan.face.count_call();
         self.remember(choice);
+        Some(choice)
     }
 
     /// Where it goes after a try that ended like this, and after which pause.
@@ -84,8 +88,14 @@ impl<'a> Trip<'a> {
         let other = self.plan.pick(self.ask(only, draw), now);
         let choice = match other {
             Some(choice) => choice,
-            // What refuses connections will refuse the next one.
-            None if end.ended == Ended::Unsent => return Err(Stop::NoOther),
+            // What did not look at it may do so once more, on another connection.
+            None if end.ended == Ended::Unseen && !self.asked_again => {
+                self.asked_again = true;
+                Choice { trial: false, ..end.at }
+            }
+            None if matches!(end.ended, Ended::Unsent | Ended::Unseen) => {
+                return Err(Stop::NoOther);
+            }
             None => Choice { trial: false, ..end.at },
         };
         let same = choice.is_same(end.at);
@@ -104,13 +114,35 @@ impl<'a> Trip<'a> {
         Ok((choice, pause))
     }
 
-    /// Whether a call that waits for an endpoint should be taken away from it: the endpoint is
-    /// out, the call may be repeated, and where it may go there is one that promises more.
-    pub fn can_leave(&self, at: Choice, sent: Sent, now: Instant) -> bool {
-        if self.plan.load(at).verdict() != Verdict::Out {
-            return false;
+    /// Where a call that waits goes on, and after which pause, if it is taken away from its
+    /// endpoint now; `None`: it stays. Only an endpoint that is out is left, for one that
+    /// promises more; a call of which something was sent, only when not one byte came for as long
+    /// as that is suspicious. Leaving is a further try, so everything that one needs (permission,
+    /// budget, time) is asked for first: a call that may not go on keeps its chance where it is.
+    pub fn leave(
+        &mut self,
+        at: Choice,
+        waits: Waits,
+        draw: u64,
+        now: Instant,
+    ) -> Option<(Choice, Duration)> {
+        let load = self.plan.load(at);
+        if load.verdict() != Verdict::Out {
+            return None;
         }
-        self.is_other(at, sent, now)
+        let (sent, ended) = match waits.since {
+            None => (Sent::No, Ended::Unsent),
+            Some(since) if since + load.patience(since) <= now => (Sent::Yes, Ended::Lost),
+            Some(_) => return None,
+        };
+        if !self.is_other(at, sent, now) {
+            return None;
+        }
+        let mut trip = self.clone();
+        let end = TryEnd { at, ended, body: waits.body, retry_after: None, left: waits.left };
+        let next = trip.next(end, draw, now).ok()?;
+        *self = trip;
+        Some(next)
     }
 
     fn is_other(&self, at: Choice, sent: Sent, now: Instant) -> bool {
@@ -158,9 +190,20 @@ impl<'a> Trip<'a> {
     }
 }
 
+/// A call that waits for its endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// Since when an answer is owed; `None`: nothing of it was sent.
+    pub since: Option<Instant>,
+    /// Whether the request can be sent once more.
+    pub body: Body,
+    /// How long the client still waits; `None`: for ever.
+    pub left: Option<Duration>,
+}
+
 /// Whether anything of a call was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+enum Sent {
     /// Something was, perhaps.
     Yes,
     /// Nothing was.

@@ -44,6 +44,19 @@ impl Outcomes {
         }
     }
 
+    /// So many good answers there were ever. To be told now and then, so that each is counted
+    /// when it came, and forgotten with its part of the window.
+    pub(super) fn handle_good(&mut self, good_ever: u32, window: Duration, now: Instant) {
+        self.slide(window, now);
+        let good = good_ever.wrapping_sub(self.good_seen);
+        self.good_seen = good_ever;
+        if good > 0 {
+            let part = &mut self.parts[self.part];
+            part.good = part.good.saturating_add(good);
+            (self.gateway_errors, self.server_errors, self.lost) = (0, 0, 0);
+        }
+    }
+
     /// A call has failed; whether that is enough.
     pub(super) fn handle_failure(
         &mut self,
@@ -52,15 +65,9 @@ impl Outcomes {
         spec: &PassiveSpec,
         now: Instant,
     ) -> Option<Cause> {
-        self.slide(spec.window, now);
-        let good = good_ever.wrapping_sub(self.good_seen);
-        self.good_seen = good_ever;
+        self.handle_good(good_ever, spec.window, now);
         let part = &mut self.parts[self.part];
-        part.good = part.good.saturating_add(good);
         part.failed = part.failed.saturating_add(1);
-        if good > 0 {
-            (self.gateway_errors, self.server_errors, self.lost) = (0, 0, 0);
-        }
         match outcome {
             Outcome::Good => {}
             Outcome::Lost(_) => self.lost += 1,

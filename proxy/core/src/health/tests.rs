@@ -1,7 +1,10 @@
 //! Stories of one endpoint.
 
 use super::*;
+use crate::breaker::BreakerSpec;
 use crate::schedule::tests::draw::epoch;
+use crate::stall::StallSpec;
+use crate::units::Percent;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -23,6 +26,7 @@ fn spec() -> HealthSpec {
             window: ms(10_000),
             ratio: Percent::new(50).unwrap(),
             volume: 20,
+            ejected_max: Percent::FULL,
             breaker: BreakerSpec { base: ms(1000), max: ms(60_000), trials: 3 },
             stall: StallSpec { floor: ms(100), multiplier: 2 },
         },
@@ -49,7 +53,7 @@ impl Story {
     }
 
     fn probe(&mut self, probed: Probed) -> &mut Self {
-        self.health.handle_probe(probed, 0, self.now);
+        self.health.handle_probe(probed, self.now, 0, self.now);
         self
     }
 
@@ -57,7 +61,7 @@ impl Story {
         if outcome == Outcome::Good {
             self.good += 1;
         }
-        self.health.handle_outcome(outcome, self.good, 0, self.now);
+        self.health.handle_outcome(outcome, (self.good, Others::Enough), 0, self.now);
         self
     }
 
@@ -146,6 +150,47 @@ fn the_ratio_needs_a_sample_and_forgets() {
         story.call(Outcome::Good).call(RESET).passes(2000);
     }
     story.is(Verdict::Usable);
+}
+
+#[test]
+fn good_answers_of_the_past_do_not_outweigh_failures_of_today() {
+    let mut story = Story::new(spec());
+    for _ in 0..100 {
+        story.call(Outcome::Good);
+    }
+    for _ in 0..12 {
+        story.passes(1000);
+        let (good, now) = (story.good, story.now);
+        story.health.handle_good(good, now);
+    }
+    // Not three in a row of a kind, but 15 of 20 in the window.
+    for _ in 0..5 {
+        story.call(Outcome::Good).call(RESET).call(Outcome::ServerError).call(Outcome::ServerError);
+    }
+    story.is(Verdict::Out);
+    assert_eq!(story.health.cause(), Some(Cause::Ratio));
+}
+
+#[test]
+fn a_probe_from_before_the_failure_says_nothing_of_the_time_after() {
+    let mut story = Story::new(spec());
+    let before = story.now;
+    story.passes(10).call(RESET).call(RESET).is(Verdict::Out).passes(1000);
+    let now = story.now;
+    story.health.handle_probe(Probed::Good, before, 0, now);
+    story.probe(Probed::Good).is(Verdict::Out).probe(Probed::Good).is(Verdict::Trial);
+}
+
+#[test]
+fn a_suspicion_that_no_probe_can_settle_ends() {
+    let mut story = Story::new(spec());
+    story.health.handle_habit(50, Some(ms(2)), Heard::No);
+    for _ in 0..5 {
+        assert!(story.health.handle_silence(story.now));
+        story.is(Verdict::Suspect).health.handle_undecided();
+        story.is(Verdict::Usable);
+    }
+    assert!(!story.health.stall().is_hollow(), "nothing was shown by that");
 }
 
 #[test]

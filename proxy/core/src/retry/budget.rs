@@ -19,14 +19,18 @@ pub struct BudgetSpec {
     pub min_per_second: u32,
 }
 
-/// Tries are counted in hundredths, so that a percentage of a call is a whole number.
-const TRY: u64 = 100;
+/// Tries are counted in millionths, so that a percentage of a call, and a try a second in a
+/// microsecond, are whole numbers: nothing is lost however often it is asked.
+const TRY: u64 = 1_000_000;
+
+/// The same for a hundredth of a call.
+const HUNDREDTH: u64 = TRY / 100;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Budget {
     spec: BudgetSpec,
-    /// Hundredths of tries.
+    /// Millionths of tries.
     saved: u64,
     /// Of these, what may come from calls: a window's worth of them at the present rate.
     calls_seen: u32,
@@ -62,9 +66,8 @@ impl Budget {
         let passed = now.saturating_duration_since(self.at);
         self.at = self.at.max(now);
         let micros = u64::try_from(passed.as_micros()).unwrap_or(u64::MAX);
-        let by_time =
-            u64::from(self.spec.min_per_second).saturating_mul(micros) / (1_000_000 / TRY);
-        let by_calls = u64::from(new) * u64::from(self.spec.percent.value());
+        let by_time = u64::from(self.spec.min_per_second).saturating_mul(micros);
+        let by_calls = u64::from(new) * u64::from(self.spec.percent.value()) * HUNDREDTH;
         // The mean of a window: what is older fades with it.
         let weight = (passed.as_secs_f64() / BUDGET_WINDOW.as_secs_f64()).min(1.0);
         if passed > Duration::ZERO {
@@ -84,6 +87,6 @@ impl Budget {
             reason = "a rate is not negative, and as a number of calls far from the limits"
         )]
         let calls = (self.rate * BUDGET_WINDOW.as_secs_f64()) as u64;
-        always + calls * u64::from(self.spec.percent.value())
+        always + calls * u64::from(self.spec.percent.value()) * HUNDREDTH
     }
 }

@@ -88,13 +88,15 @@ fn a_failure_begins_the_dwell_anew() {
 fn each_flap_doubles_the_dwell_up_to_ten_minutes() {
     let mut story = Story::new(2);
     let mut dwells = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..8 {
         story.goes(&[Out, Usable], Shift::Failover, 1).stay(&[Usable, Usable]);
         dwells.push(story.tiers.dwell().as_secs());
         story.now += story.tiers.dwell();
         story.stay(&[Usable, Usable]).after(10).goes(&[Usable, Usable], Shift::Failback, 0);
     }
-    assert_eq!(dwells, [30, 60, 120, 240, 480, 600, 30], "after more than ten minutes it is new");
+    assert_eq!(dwells, [30, 60, 120, 240, 480, 600, 600, 600], "it does not begin anew");
+    story.after(600).goes(&[Out, Usable], Shift::Failover, 1);
+    assert_eq!(story.tiers.dwell(), DWELL, "ten minutes were well");
 }
 
 #[test]

@@ -15,12 +15,12 @@ use super::stories::{BUDGET, backend, health, ms, rule};
 use crate::backend::BackendId;
 use crate::breaker::BreakerSpec;
 use crate::failover::{
-    Board, Choice, FailoverSpec, Healthy, Layout, ProbeReport, Sent, Shift, TierState, Trip,
-    TryEnd, Wiring,
+    Board, Choice, FailoverSpec, Healthy, Layout, ProbeReport, Shift, TierState, Trip, TryEnd,
+    Waits, Wiring,
 };
 use crate::health::{HealthSpec, Loss, Outcome, PassiveSpec, Probed};
 use crate::link::LinkId;
-use crate::load::{EndpointId, Verdict};
+use crate::load::{EndpointId, Stamp, Verdict};
 use crate::retry::{Body, Ended, Methods, Repeat, RetrySpec, Stop};
 use crate::schedule::tests::draw::{Draw, each_seed, epoch};
 
@@ -62,6 +62,7 @@ struct Call {
     /// The try under way.
     nth: u32,
     at: Option<Choice>,
+    stamp: Option<Stamp>,
     sent_at: u64,
     executions: Vec<u16>,
     /// It met a server that takes two seconds: there may be no time for another one.
@@ -197,7 +198,7 @@ impl<'a> World<'a> {
             Event::Arrive => self.arrive(),
             Event::Answer { call, nth, failed } => self.answer(call, nth, failed),
             Event::Refused { call, nth } => {
-                self.end_try(call, nth, Ended::Unsent, Some(Outcome::Lost(Loss::Refused)));
+                self.end_try(call, nth, Ended::Unseen, Some(Outcome::Lost(Loss::Refused)));
             }
             Event::Reset { call, nth } => {
                 self.end_try(call, nth, Ended::Lost, Some(Outcome::Lost(Loss::Reset)));
@@ -233,6 +234,7 @@ impl<'a> World<'a> {
             repeat,
             nth: 0,
             at,
+            stamp: None,
             sent_at: self.now,
             executions: vec![],
             was_slowed: false,
@@ -253,6 +255,7 @@ impl<'a> World<'a> {
         let (mode, verdict) = (self.mode(server), load.verdict());
         self.tell(call, format!("to {server}, {mode:?} and {verdict:?}, {at:?}"));
         load.enter();
+        self.calls[call].stamp = Some(load.stamp());
         self.calls[call].sent_at = self.now;
         let rtt = self.servers[server].rtt;
         let look = load.stall_after().map_or(ms(250), |after| after.min(ms(250)));
@@ -327,9 +330,16 @@ impl<'a> World<'a> {
         let since = self.at(self.calls[call].sent_at);
         self.board.handle_silence(load.id(), since, now);
         let verdict = load.verdict();
-        let trip = self.trips[call].as_ref().unwrap();
-        if trip.can_leave(at, Sent::Yes, now) {
-            self.end_try(call, nth, Ended::Lost, None);
+        let deadline = self.calls[call].began + REQUEST_TIMEOUT;
+        let left = Some(ms(deadline.saturating_sub(self.now)));
+        let waits = Waits { since: Some(since), body: Body::Kept, left };
+        let draw = self.draw.bits();
+        let left = self.trips[call].as_mut().unwrap().leave(at, waits, draw, now);
+        if let Some(next) = left {
+            assert!(now >= since + ms(100), "it had no time to answer");
+            self.close(call, None);
+            self.tell(call, "left".into());
+            self.goes_on(call, next);
         } else {
             let after = if verdict == Verdict::Usable { 100 } else { 25 };
             self.put(after, Event::Look { call, nth });
@@ -367,7 +377,8 @@ impl<'a> World<'a> {
         if let Some(outcome) = outcome
             && (outcome != Outcome::Good || load.verdict() != Verdict::Usable)
         {
-            self.board.handle_outcome(load.id(), outcome, self.draw.bits(), now);
+            let stamp = self.calls[call].stamp.expect("it was sent");
+            self.board.handle_outcome(stamp, outcome, self.draw.bits(), now);
         }
         at
     }
@@ -383,16 +394,18 @@ impl<'a> World<'a> {
         let end = TryEnd { at, ended, body: Body::Kept, retry_after: None, left };
         let (draw, now) = (self.draw.bits(), self.instant());
         match self.trips[call].as_mut().unwrap().next(end, draw, now) {
-            Ok((choice, pause)) => {
-                self.calls[call].nth += 1;
-                self.calls[call].at = Some(choice);
-                let nth = self.calls[call].nth;
-                let pause = u64::try_from(pause.as_millis()).unwrap();
-                self.put(pause, Event::Again { call, nth });
-            }
+            Ok(next) => self.goes_on(call, next),
             Err(_) if outcome == Some(Outcome::Good) => self.finish(call, Ok(())),
             Err(stop) => self.finish(call, Err(stop)),
         }
+    }
+
+    fn goes_on(&mut self, call: usize, (choice, pause): (Choice, Duration)) {
+        self.calls[call].nth += 1;
+        self.calls[call].at = Some(choice);
+        let nth = self.calls[call].nth;
+        let pause = u64::try_from(pause.as_millis()).unwrap();
+        self.put(pause, Event::Again { call, nth });
     }
 
     fn finish(&mut self, call: usize, result: Result<(), Stop>) {
@@ -584,8 +597,12 @@ fn bad_day(seed: u64) {
     for call in last {
         assert_eq!((call.done, BackendId(call.executions[0])), (Some(Ok(())), first));
     }
-    for load in wiring.loads.iter().flat_map(|loads| loads.iter()) {
+    for (at, load) in wiring.plans[0].loads() {
         assert!(load.calls() < 5, "every call was counted out again");
+        assert!(!load.is_on_trial(), "a trial was not given back");
+        // Behind the active tier nobody finds out: one that may be tried is as good as it gets.
+        let worst = if at == 0 { Verdict::Usable } else { Verdict::Trial };
+        assert!(load.verdict() <= worst, "tier {at}: {:?}", load.verdict());
     }
 }
 
