@@ -65,6 +65,9 @@ struct Shared {
     wires: Mutex<BTreeMap<usize, std::net::TcpStream>>,
     next_wire: AtomicUsize,
     age: Mutex<Option<String>>,
+    /// What answers to calls say of it, when that is something else.
+    told: Mutex<Option<String>>,
+    retry_after: Mutex<Option<String>>,
 }
 
 struct Listening {
@@ -153,6 +156,22 @@ impl Moody {
         *self.shared.age.lock().expect("no panic") = Some(seconds.to_string());
     }
 
+    /// The same of answers to calls.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn answers_are_old(&self, seconds: u64) {
+        *self.shared.told.lock().expect("no panic") = Some(seconds.to_string());
+    }
+
+    /// How long it wants to be left alone when it is failing.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn asks_for_time(&self, seconds: u64) {
+        *self.shared.retry_after.lock().expect("no panic") = Some(seconds.to_string());
+    }
+
     /// The ids of the calls that it has executed, in order.
     ///
     /// # Panics
@@ -191,6 +210,12 @@ enum Breaks {
     No,
 }
 
+/// A field of an answer's head, if there is something to say.
+fn field(name: &str, value: &Mutex<Option<String>>) -> String {
+    let value = value.lock().expect("no panic").clone();
+    value.map_or(String::new(), |value| format!("{name}: {value}\r\n"))
+}
+
 fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Breaks {
     while wire.waits_for_more() {
         let request = wire.reply();
@@ -202,15 +227,15 @@ fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Bre
         let is_health = request.line.contains("/health") || request.line.starts_with("HEAD");
         if is_health {
             let status = if mood == Mood::Lying { "500 No" } else { "200 OK" };
-            let age = shared.age.lock().expect("no panic").clone();
-            let age = age.map_or(String::new(), |age| format!("x-data-age: {age}\r\n"));
+            let age = field("x-data-age", &shared.age);
             wire.send(format!("HTTP/1.1 {status}\r\n{age}Content-Length: 0\r\n\r\n"));
             continue;
         }
         shared.thaw(Mood::Hollow, ends);
         let mood = shared.mood();
         if mood == Mood::Failing {
-            wire.send("HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n");
+            let after = field("retry-after", &shared.retry_after);
+            wire.send(format!("HTTP/1.1 503 Unavailable\r\n{after}Content-Length: 0\r\n\r\n"));
             continue;
         }
         let id = request.header("x-call").unwrap_or("?").to_owned();
@@ -225,8 +250,9 @@ fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Bre
             Mood::Well | Mood::Frozen | Mood::Failing | Mood::Lying | Mood::Hollow => {}
         }
         let text = format!("{name} {id}");
-        let length = text.len();
-        if !wire.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}")) {
+        let (length, age) = (text.len(), field("x-data-age", &shared.told));
+        let head = format!("HTTP/1.1 200 OK\r\n{age}Content-Length: {length}\r\n\r\n");
+        if !wire.try_send(head + &text) {
             break;
         }
     }

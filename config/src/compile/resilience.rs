@@ -318,7 +318,9 @@ fn explain_time(about: &About<'_>, retry: &RetrySpec, out: &mut Output) {
     let attempts = about.rule.retry.as_ref().and_then(|retry| retry.attempts);
     let (Some(request), Some(_)) = (about.timeouts.request, attempts) else { return };
     let pauses = (1..=retry.attempts).map(|number| retry.longest_backoff(number));
-    if pauses.fold(Duration::ZERO, Duration::saturating_add) >= request {
+    let pauses = pauses.fold(Duration::ZERO, Duration::saturating_add);
+    // A first pause that is too long is an error of its own.
+    if pauses >= request && retry.backoff_base < request {
         out.report.lints.push(about.spot.key("retry").key("attempts").finding(format!(
             "the pauses before {} further tries may take as long as the whole request may, so the \
              last ones never begin: lower the number of attempts or `maxBackoff`",

@@ -85,8 +85,10 @@ fn one<'a>(
             out.error(name_spot.finding(message).related(first.place(), "is the first one"));
             continue;
         }
+        let origin = name_spot.origin();
         names.insert(name, name_spot);
         let base = format!("routes.{}.{}", step(&document.name), step(name));
+        out.origins.insert(base.clone(), origin);
         for (index, _) in hosts.iter().enumerate() {
             let host = document.spec().key("hostnames").index(index);
             out.given(&format!("{base}.hostnames[{index}]"), &host, ());

@@ -64,6 +64,11 @@ impl Effective {
         }
     }
 
+    /// The path of a rule, below which its values are.
+    pub fn path_of_rule(&self, rule: &tillgate_core::matching::Rule) -> String {
+        format!("routes.{}.{}", step(&rule.route), step(&rule.name))
+    }
+
     /// The paths of all single values, in the order of the YAML text.
     pub fn paths(&self) -> Vec<String> {
         fn descend(value: &Value, path: String, paths: &mut Vec<String>) {

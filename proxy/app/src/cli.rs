@@ -3,6 +3,7 @@
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
 mod bundle;
+mod explain;
 mod files;
 pub mod fleet;
 mod gateway;
@@ -56,6 +57,9 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         output: policy::ConfigFormat,
     },
+    /// Show what would happen to a request: its rule, class, timeouts, whether it may be sent again
+    /// and why, and where it goes. Exit code 1 says that it meets no rule.
+    Explain(explain::Options),
     /// Compile a fleet: the digest of every store's effective config.
     Compile(Compile),
     /// Show what is different between two policies, store by store. Exit code 1 says that
@@ -202,6 +206,7 @@ fn answer(command: Command) -> policy::Answer {
                 policy::config(&path, output, overrides)
             }
         }
+        Command::Explain(options) => explain::run(&options),
         Command::Compile(Compile { path, store, output, .. }) => {
             fleet::compile(&path, store.as_deref(), output)
         }

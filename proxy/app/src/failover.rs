@@ -4,7 +4,7 @@
 //! the lines sends its probes, keeps its timers and says what has changed. What it decides is read
 //! by workers from the [`Wiring`] of their config, without asking here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,12 @@ use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{BackendSpec, Endpoint, Location};
 use tillgate_core::failover::{
-    BackendLayout, Board, Event, Layout, ProbeOrder, ProbeReport, RuleLayout, Wiring,
+    BackendLayout, Board, EndpointStatus, Event, Layout, ProbeOrder, ProbeReport, RuleLayout,
+    Wiring,
 };
-use tillgate_core::health::{HealthSpec, Outcome};
+use tillgate_core::health::{HealthSpec, Outcome, ProbeSpec};
 use tillgate_core::link::LinkId;
-use tillgate_core::load::{EndpointId, Load, Verdict};
+use tillgate_core::load::{EndpointId, Load, Stamp, Verdict};
 use tillgate_core::units::Direction;
 use tillgate_net::circuit::Circuit;
 use tillgate_net::clock;
@@ -35,6 +36,9 @@ use crate::running::Running;
 /// silence that is suspicious, so that what still works is not cut.
 const STREAM_GRACE: Duration = Duration::from_secs(1);
 
+/// Lists that streams are kept in.
+const STREAM_PARTS: usize = 16;
+
 /// Servers of a backend to which connections are kept open ahead of a failover.
 const WARM_MAX: usize = 2;
 
@@ -43,11 +47,16 @@ pub(crate) struct Failover {
     board: Mutex<Board>,
     /// Something is to be done sooner than it was.
     wake: Notify,
+    /// Something has changed that calls may wait for.
+    pub(crate) news: Notify,
     pub(crate) meters: FailoverMeters,
     probes: Mutex<BTreeMap<EndpointId, Asked>>,
     /// Connections of probes alone.
     pool: Pool,
-    streams: Mutex<Vec<Stream>>,
+    /// In parts, so that workers seldom meet.
+    streams: [Mutex<Vec<Stream>>; STREAM_PARTS],
+    /// Endpoints that have a gauge.
+    shown: Mutex<BTreeSet<(Arc<str>, Arc<str>)>>,
     /// By name of their backends.
     circuits: Mutex<BTreeMap<Arc<str>, Arc<Circuit>>>,
 }
@@ -65,6 +74,22 @@ struct Stream {
     flow: Weak<Flow>,
 }
 
+/// An endpoint that is out, whose streams are to be ended.
+struct Ending {
+    on: EndpointId,
+    since: Instant,
+    /// When its streams are looked at.
+    next: Instant,
+}
+
+/// The way that probes of a backend take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) link: LinkId,
+    /// Its bytes cost money.
+    pub(crate) metered: bool,
+}
+
 impl std::fmt::Debug for Failover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Failover").finish_non_exhaustive()
@@ -76,10 +101,12 @@ impl Failover {
         Arc::new(Self {
             board: Mutex::new(Board::new(hash(store), clock::now())),
             wake: Notify::new(),
+            news: Notify::new(),
             meters: FailoverMeters::register(metrics),
             probes: Mutex::default(),
             pool: Pool::new(resolver),
-            streams: Mutex::default(),
+            streams: Default::default(),
+            shown: Mutex::default(),
             circuits: Mutex::default(),
         })
     }
@@ -89,7 +116,7 @@ impl Failover {
     pub(crate) fn follow(
         &self,
         effective: &Effective,
-        line: impl Fn(Location) -> Option<LinkId>,
+        line: impl Fn(Location) -> Option<Way>,
     ) -> Wiring {
         let layout = layout(effective, line);
         let wiring = self.board().follow(&layout, clock::now());
@@ -105,7 +132,8 @@ impl Failover {
             for (endpoint, load) in running.wiring.loads[backend].iter().enumerate() {
                 let target = running.probe_target(spec, endpoint, active.timeout);
                 let (kind, data_age) = (active.kind.clone(), spec.health.data_age.clone());
-                let probe = Arc::new(Probe { target: Arc::new(target), kind, data_age });
+                let target = Arc::new(target);
+                let probe = Arc::new(Probe { target, kind, data_age, kept: false.into() });
                 probes.insert(load.id(), Asked { probe, backend: Arc::clone(&spec.name) });
             }
         }
@@ -132,20 +160,22 @@ impl Failover {
     }
 
     /// A call has ended. Good ones of endpoints that are well are not told.
-    pub(crate) fn tell(&self, load: &Load, outcome: Outcome) {
-        self.board().handle_outcome(load.id(), outcome, fastrand::u64(..), clock::now());
+    pub(crate) fn tell(&self, of: Stamp, outcome: Outcome) {
+        self.board().handle_outcome(of, outcome, fastrand::u64(..), clock::now());
         self.wake.notify_one();
     }
 
     /// A call waits for an answer since then.
     pub(crate) fn suspect(&self, load: &Load, since: Instant, now: Instant) {
-        self.board().handle_silence(load.id(), since, now);
-        self.wake.notify_one();
+        let is_news = self.board().handle_silence(load.id(), since, now);
+        if is_news {
+            self.wake.notify_one();
+        }
     }
 
     /// A stream has begun there, that is ended when its endpoint is out.
     pub(crate) fn keep_stream(&self, on: EndpointId, flow: &Arc<Flow>) {
-        let mut streams = self.streams();
+        let mut streams = self.streams(part_of(flow));
         if streams.len() == streams.capacity() {
             streams.retain(|stream| stream.flow.strong_count() > 0);
         }
@@ -160,29 +190,25 @@ impl Failover {
     /// Works for the board, until aborted.
     pub(crate) async fn drive(self: Arc<Self>, gateway: Weak<Gateway>) {
         let mut delivered = Delivered::default();
-        let mut ends: Vec<(EndpointId, Instant)> = Vec::new();
+        let mut ends: Vec<Ending> = Vec::new();
         loop {
             let now = clock::now();
             let Some(gateway) = gateway.upgrade() else { return };
             let (orders, events, next) = self.advance(&gateway, &mut delivered, now);
             for event in events {
                 if let Event::Endpoint { id, to: Verdict::Out, .. } = &event {
-                    ends.push((*id, now));
+                    ends.retain(|one| one.on != *id);
+                    ends.push(Ending { on: *id, since: now, next: now + STREAM_GRACE });
                 }
                 self.say(&gateway, &event);
+                self.news.notify_waiters();
             }
             drop(gateway);
             for order in orders {
                 self.send(order);
             }
-            ends.retain(|(id, since)| {
-                let is_due = now.saturating_duration_since(*since) >= STREAM_GRACE;
-                if is_due {
-                    self.end_streams(*id, *since);
-                }
-                !is_due
-            });
-            let next = ends.iter().map(|(_, since)| *since + STREAM_GRACE).fold(next, Instant::min);
+            ends.retain_mut(|one| one.next > now || self.end_streams(one, now));
+            let next = ends.iter().map(|one| one.next).fold(next, Instant::min);
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
                 () = self.wake.notified() => {}
@@ -211,14 +237,26 @@ impl Failover {
 
     /// Sends one probe; it ends by itself.
     fn send(self: &Arc<Self>, order: ProbeOrder) {
-        let Some(Asked { probe, backend }) = self.probes().get(&order.id).cloned() else { return };
+        let Some(Asked { probe, backend }) = self.probes().get(&order.id).cloned() else {
+            self.undecided(order.id);
+            return;
+        };
         let failover = Arc::clone(self);
         tokio::spawn(async move {
             let on = if order.urgent { On::Fresh } else { On::Any };
-            let Some(report) = probe.run(&failover.pool, on, order.within).await else { return };
+            let Some(report) = probe.run(&failover.pool, on, order.within).await else {
+                failover.undecided(order.id);
+                return;
+            };
             failover.meters.probe(&backend, report.probed.label());
             failover.report(order.id, report);
         });
+    }
+
+    /// A probe has found out nothing.
+    fn undecided(&self, id: EndpointId) {
+        self.board().handle_undecided(id, clock::now());
+        self.wake.notify_one();
     }
 
     fn report(&self, id: EndpointId, report: ProbeReport) {
@@ -237,7 +275,8 @@ impl Failover {
                 let name = running.lines().name(*link);
                 self.meters.line(&name, *down);
                 // What is open looks alive and is not, or will not be after a switch.
-                gateway.wan().evict_all();
+                gateway.wan().evict_line(*link);
+                self.pool.evict_line(*link);
                 if *down {
                     tracing::info!(link = &*name, "line down: nothing comes across it");
                 } else {
@@ -284,40 +323,55 @@ impl Failover {
         }
     }
 
-    /// Ends the streams on an endpoint that have not moved since it was taken out.
-    fn end_streams(&self, id: EndpointId, since: Instant) {
-        let mut streams = self.streams();
-        let still_out = self.board().endpoints().any(|one| {
-            one.load.id() == id && matches!(one.verdict, Verdict::Out | Verdict::Suspect)
-        });
-        streams.retain(|stream| {
-            let Some(flow) = stream.flow.upgrade() else { return false };
-            let ends = stream.on == id && still_out && flow.moved_at() < since;
-            if ends {
-                flow.end(Failure::BackendEjected);
-            }
-            !ends
-        });
+    /// Ends the streams on an endpoint that is out whose server says nothing any more, whatever
+    /// their clients say; those that go on are looked at again. Returns whether there may be any.
+    fn end_streams(&self, ending: &mut Ending, now: Instant) -> bool {
+        let is_out = |one: EndpointStatus| {
+            one.load.id() == ending.on && matches!(one.verdict, Verdict::Out | Verdict::Suspect)
+        };
+        if !self.board().endpoints().any(is_out) {
+            return false;
+        }
+        let silent_since = ending.since.max(now.checked_sub(STREAM_GRACE).unwrap_or(now));
+        for part in 0..STREAM_PARTS {
+            self.streams(part).retain(|stream| {
+                let Some(flow) = stream.flow.upgrade() else { return false };
+                let ends = stream.on == ending.on && flow.came_at() < silent_since;
+                if ends {
+                    flow.end(Failure::BackendEjected);
+                }
+                !ends
+            });
+        }
+        ending.next = now + STREAM_GRACE;
+        true
     }
 
     /// Gauges of what there is now.
     fn show(&self) {
         let board = self.board();
+        let mut there = BTreeSet::new();
         for one in board.endpoints() {
             let name: Arc<str> = one.endpoint.to_string().into();
             self.meters.endpoint(&one.backend, &name, one.verdict == Verdict::Usable);
+            there.insert((one.backend, name));
         }
         for rule in board.rules().filter(|rule| !rule.states.is_empty()) {
             self.meters.tier(&rule.name.0, &rule.name.1, rule.active);
         }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (backend, endpoint) in shown.difference(&there) {
+            self.meters.forget(backend, endpoint);
+        }
+        *shown = there;
     }
 
     fn probes(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Asked>> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn streams(&self) -> MutexGuard<'_, Vec<Stream>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    fn streams(&self, part: usize) -> MutexGuard<'_, Vec<Stream>> {
+        self.streams[part].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes connections of probes that nobody needs, and has those open across the line that a
@@ -366,14 +420,14 @@ impl Delivered {
     }
 }
 
-fn layout(effective: &Effective, line: impl Fn(Location) -> Option<LinkId>) -> Layout {
+fn layout(effective: &Effective, line: impl Fn(Location) -> Option<Way>) -> Layout {
     let backend = |spec: &BackendSpec| {
-        let link = line(spec.location);
+        let way = line(spec.location);
         BackendLayout {
             name: Arc::clone(&spec.name),
             endpoints: spec.endpoints.clone(),
-            health: relaxed(&spec.health, effective, spec.location),
-            line: link,
+            health: relaxed(&spec.health, way),
+            line: way.map(|way| way.link),
         }
     };
     let rules = effective.routes.rules.iter().map(|rule| RuleLayout {
@@ -385,16 +439,19 @@ fn layout(effective: &Effective, line: impl Fn(Location) -> Option<LinkId>) -> L
     Layout { backends: effective.backends.iter().map(backend).collect(), rules: rules.collect() }
 }
 
-/// Across a metered line probes are rarer.
-fn relaxed(health: &Arc<HealthSpec>, effective: &Effective, location: Location) -> Arc<HealthSpec> {
-    let metered = effective.links.first().is_some_and(|link| link.metered);
-    let Some(active) = health.active.as_ref().filter(|_| metered && location == Location::Cloud)
-    else {
-        return Arc::clone(health);
-    };
-    let mut active = active.clone();
-    active.interval = active.interval.saturating_mul(defaults::METERED_PROBE_FACTOR);
-    Arc::new(HealthSpec { active: Some(active), ..HealthSpec::clone(health) })
+/// Across a line that is metered, probes are rarer.
+fn relaxed(health: &Arc<HealthSpec>, way: Option<Way>) -> Arc<HealthSpec> {
+    let active = health.active.as_ref().filter(|_| way.is_some_and(|way| way.metered));
+    let Some(active) = active else { return Arc::clone(health) };
+    let interval = active.interval.saturating_mul(defaults::METERED_PROBE_FACTOR);
+    let active = Some(ProbeSpec { interval, ..active.clone() });
+    Arc::new(HealthSpec { active, ..HealthSpec::clone(health) })
+}
+
+/// The list that a stream is kept in.
+fn part_of(flow: &Arc<Flow>) -> usize {
+    // Its place in memory, without the bits that are the same for all.
+    (Arc::as_ptr(flow).addr() >> 8) % STREAM_PARTS
 }
 
 /// The same in every process and after every restart (FNV-1a, 64 bits).
@@ -402,4 +459,39 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "\
+apiVersion: tillgate.dev/v1alpha1
+kind: Store
+metadata: {name: store-0412}
+spec:
+  timeZone: Europe/Oslo
+  links: [{name: fibre, capacity: {up: 5Mbit/s, down: 20Mbit/s}}]
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {name: pricing-cloud}
+spec:
+  location: Cloud
+  protocol: HTTP
+  endpoints: [{ip: {address: 10.9.0.1, port: 9600}}]
+  healthCheck: {active: {http: {path: /health}, interval: 2s}}
+";
+
+    #[test]
+    fn probes_are_relaxed_by_the_line_that_they_take() {
+        let effective = tillgate_config::load_text("store.yaml", POLICY).unwrap();
+        let interval = |metered: bool| {
+            let way = Way { link: LinkId(u8::from(metered)), metered };
+            let layout = layout(&effective, |_| Some(way));
+            layout.backends[0].health.active.as_ref().unwrap().interval
+        };
+        assert_eq!(interval(false), Duration::from_secs(2), "another line's price is not its own");
+        assert_eq!(interval(true), Duration::from_secs(20));
+    }
 }

@@ -108,7 +108,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         }
         headers::host_of(&head)?;
         let place = Place::of_absolute(&head.uri)?;
-        let class = || running.natural(serve::facts(&place.host, &head, None));
+        let class = || running.natural.class(serve::facts(&place.host, &head, None));
         let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
         Way::find(worker.gateway(), &running, asked, class).await
     };

@@ -11,6 +11,7 @@ mod bound;
 mod bundle;
 pub mod cli;
 mod datagram;
+mod explain;
 mod export;
 mod failover;
 mod forward;

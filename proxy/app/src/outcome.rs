@@ -152,8 +152,7 @@ impl Outcome {
     pub(crate) fn is_websocket(&mut self) {
         self.kind = Kind::WebSocket;
         if let Some(visit) = &mut self.visit {
-            visit.settle();
-            visit.failover().keep_stream(visit.load().id(), self.flow.flow());
+            visit.stream(self.flow.flow());
         }
     }
 
@@ -203,8 +202,7 @@ impl Outcome {
             kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
         };
         if length.is_none() && (self.speech == Speech::Grpc || is_events()) {
-            visit.settle();
-            visit.failover().keep_stream(visit.load().id(), self.flow.flow());
+            visit.stream(self.flow.flow());
         }
     }
 

@@ -14,10 +14,10 @@ use tillgate_core::backend::{
     BackendId, BackendProtocol, BackendSpec, DnsSpec, Endpoint, Host, Location, PoolLimit, TcpSpec,
     Timeouts,
 };
-use tillgate_core::class::{ClassId, ClassSpec, DEFAULT_CLASS};
+use tillgate_core::class::{ClassId, ClassSpec};
 use tillgate_core::failover::Wiring;
 use tillgate_core::link::{Destination, LinkId, link_for};
-use tillgate_core::matching::{Natural, RequestFacts, RuleId, natural_class};
+use tillgate_core::matching::{NaturalClasses, RuleId};
 use tillgate_net::circuit::Circuit;
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
@@ -69,8 +69,7 @@ pub(crate) struct Running {
     pub(crate) effective: Arc<Effective>,
     classes: Vec<Class>,
     default_class: ClassId,
-    image_pull: Option<ClassId>,
-    metrics_class: Option<ClassId>,
+    pub(crate) natural: NaturalClasses,
     /// By rule, then by class.
     routes: Vec<Vec<OnceLock<RequestMeter>>>,
     /// By egress rule (the last one: no rule), then by class.
@@ -172,7 +171,8 @@ impl Running {
         };
         let classes: Vec<Class> =
             effective.classes.iter().map(|(_, spec)| spec).map(class).collect();
-        let default_class = effective.classes.id(DEFAULT_CLASS).unwrap_or(ClassId(0));
+        let natural = NaturalClasses::of(&effective.classes);
+        let default_class = natural.default();
         let table = |rows: usize| {
             (0..rows).map(|_| (0..classes.len()).map(|_| OnceLock::new()).collect()).collect()
         };
@@ -193,8 +193,7 @@ impl Running {
         Self {
             routes: table(effective.routes.rules.len()),
             egress: table(egress_rules + 1),
-            image_pull: effective.classes.id("image-pull"),
-            metrics_class: effective.classes.id("metrics"),
+            natural,
             default_class,
             no_route,
             mirror: (0..classes.len()).map(|_| OnceLock::new()).collect(),
@@ -236,16 +235,6 @@ impl Running {
 
     pub(crate) const fn lines(&self) -> &Lines {
         &self.lines
-    }
-
-    /// The class of traffic that no rule names one for.
-    pub(crate) fn natural(&self, facts: RequestFacts<'_>) -> ClassId {
-        let known = match natural_class(facts) {
-            Some(Natural::ImagePull) => self.image_pull,
-            Some(Natural::Metrics) => self.metrics_class,
-            None => None,
-        };
-        known.unwrap_or(self.default_class)
     }
 
     /// Where requests of `class` on a rule are counted.

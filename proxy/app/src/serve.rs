@@ -11,12 +11,12 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
+use tillgate_config::effective::Effective;
 use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
 use tillgate_core::failover::Choice;
 use tillgate_core::filter::{Action, Scheme};
-use tillgate_core::load::Verdict;
-use tillgate_core::matching::{Found, NoRule, RequestFacts, Rule};
+use tillgate_core::matching::{Found, NaturalClasses, NoRule, RequestFacts, Rule};
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock;
 use tillgate_net::drain::Ticket;
@@ -60,7 +60,8 @@ pub(crate) async fn serve_request(
         return problem::answer(&why.into(), outcome);
     }
     let ask = websocket::asked(&mut head);
-    let (found, class) = match classify(&running, &head, caller.identity.as_deref()) {
+    let identity = caller.identity.as_deref();
+    let (found, class) = match classify(&running.effective, running.natural, &head, identity) {
         Ok(found) => found,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
@@ -183,13 +184,11 @@ impl Story<'_> {
         Ok(socket)
     }
 
-    /// The session it belongs to, and where that lives, if calls may still go there.
+    /// The session it belongs to, and where that lives, if it still is one of the rule's endpoints.
     fn session<'s>(&'s self, head: &Parts) -> Option<KeptSession<'s>> {
         let session = Session::of(self.rule.persistence.as_ref()?, head, clock::wall());
         let plan = &self.running.wiring.plans[usize::from(self.found.rule.0)];
-        let at = session.find(plan, self.running).filter(|at| {
-            plan.load(*at).verdict() != Verdict::Out && plan.is_fresh(plan.load(*at), clock::now())
-        });
+        let at = session.find(plan, self.running);
         Some(KeptSession { session, at })
     }
 
@@ -228,8 +227,9 @@ pub(crate) fn begin(running: &Arc<Running>, kind: Kind, flow: InFlight) -> Outco
 
 /// Which rule the request meets, and of which class it is: the rule's, else what its shape
 /// tells, else `default`.
-fn classify(
-    running: &Running,
+pub(crate) fn classify(
+    effective: &Effective,
+    natural: NaturalClasses,
     head: &Parts,
     client: Option<&ClientIdentity>,
 ) -> Result<(Found, ClassId), Refusal> {
@@ -238,7 +238,7 @@ fn classify(
     }
     let host = headers::host_of(head)?;
     let facts = facts(&host, head, client);
-    let found = running.effective.routes.find_match(facts).map_err(|none| match none {
+    let found = effective.routes.find_match(facts).map_err(|none| match none {
         NoRule::UnknownHost => {
             let detail = format!("no ServiceRoute has the host {host}; add it to `hostnames`");
             Refusal::new(Failure::UnknownHost, detail)
@@ -248,8 +248,8 @@ fn classify(
             Refusal::new(Failure::NoMatch, detail)
         }
     })?;
-    let named = running.effective.routes.rule(found.rule).class;
-    Ok((found, named.unwrap_or_else(|| running.natural(facts))))
+    let named = effective.routes.rule(found.rule).class;
+    Ok((found, named.unwrap_or_else(|| natural.class(facts))))
 }
 
 /// What matching may look at.

@@ -5,18 +5,18 @@
 //! for as long as they may be sent again, and called back from servers that are found dead.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use tillgate_core::backend::{BackendId, Timeouts};
 use tillgate_core::class::ClassId;
-use tillgate_core::failover::{Choice, Plan, Sent, Trip, TryEnd};
+use tillgate_core::failover::{Choice, Plan, Trip, TryEnd};
 use tillgate_core::health::Outcome as Ending;
-use tillgate_core::load::{Load, Verdict};
 use tillgate_core::matching::{Rule, RuleId};
 use tillgate_core::retry::{Body, Ended, Repeat, Stop};
 use tillgate_net::circuit::{Full, Place, Turn};
@@ -24,28 +24,23 @@ use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Target, Wire};
-use tillgate_net::http::flow::Flow;
-use tillgate_net::http::head::{HeadLimits, Look, Watch, until_head};
+use tillgate_net::http::grpc::Speech;
+use tillgate_net::http::head::{HeadLimits, until_head, until_head_watched};
 use tillgate_net::http::server::InFlight;
 use tillgate_net::http::websocket::WebSocket;
 
-use crate::failover::Failover;
 use crate::gateway::Worker;
 use crate::outcome::Outcome;
 use crate::problem::Refusal;
 use crate::running::Running;
 use crate::send::{self, Call, Message, Reply, Sending, Unanswered};
 
+mod attend;
 mod visit;
 
+use self::attend::Attend;
+
 pub(crate) use self::visit::Visit;
-
-/// How often a call that waits is looked after at the latest: its endpoint may have been taken
-/// out by what others have found.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// The same while its endpoint is under suspicion.
-const LOOK_SOON: Duration = Duration::from_millis(20);
 
 /// A call that ended because its client's time was over says something of its server only if the
 /// server had this part of it.
@@ -85,10 +80,11 @@ impl Tries<'_> {
         let repeat = retry.repeat(&head.method, &head.headers);
         let mut trip = Trip::new(plan, retry, repeat);
         let mut at = begin(&mut trip, kept).ok_or(Failure::DataTooOld)?;
-        // From here on the place that was chosen is given back whatever happens.
+        // From here on the place that was chosen is given back whatever happens, and that of a try
+        // before the next one begins, which may need it.
         let mut visit = self.enter(at);
         let mut target = self.target(at);
-        let keeps = self.keeps(repeat, &target, plan);
+        let keeps = self.keeps(repeat, &target);
         let mut message =
             Message::prepare((head, body), self.client.1, &target, keeps, self.socket, outcome)?;
         let mut turn = Turn::First;
@@ -96,49 +92,66 @@ impl Tries<'_> {
             outcome.send_to(plan.backend(at), at.endpoint);
             let next = Going { at, target, turn, visit };
             let tried = self.try_at(next, &mut message, &mut trip, outcome).await?;
-            let Tried { target: tried_at, visit: mut visited, began, result, .. } = tried;
-            visited.answers(&result, outcome.speech());
             at = tried.at;
             outcome.send_to(plan.backend(at), at.endpoint);
-            let (next, label) = match result {
-                Ok(reply) => {
-                    let status = send::status_of(&reply.head, outcome.speech());
-                    let ending = Ending::of_status(status);
-                    self.answered(plan.load(at), ending, began);
-                    let ended = Ended::Answered(status);
-                    let after = retry_after(&reply.head.headers);
-                    let next = if retry.codes.contains(&status) {
-                        self.next(&mut trip, (at, ended, after), &message, outcome).ok()
-                    } else {
-                        None
-                    };
-                    let Some(next) = next else {
-                        outcome.visit(visited);
-                        return Ok(Reached { reply, target: tried_at, at });
-                    };
-                    (next, status_label(status))
-                }
-                Err(Unanswered { refusal, unsent }) => {
-                    let may = self.lost(plan.load(at), (refusal.failure, unsent), began, outcome);
-                    let ended = if unsent { Ended::Unsent } else { Ended::Lost };
-                    match may.then(|| self.next(&mut trip, (at, ended, None), &message, outcome)) {
-                        Some(Ok(next)) => (next, refusal.failure.reason()),
-                        Some(Err(_)) | None => {
-                            outcome.visit(visited);
-                            return Err(refusal);
-                        }
-                    }
-                }
-            };
-            // Its place is free for the next try, which may need it.
-            drop(visited);
+            let Again { next: (choice, pause), label } =
+                match self.after(tried, &mut trip, &message, outcome) {
+                    ControlFlow::Continue(again) => again,
+                    ControlFlow::Break(end) => return end,
+                };
             outcome.tried(label);
-            let (choice, pause) = next;
             at = choice;
             visit = self.enter(at);
             self.pause(pause, outcome).await?;
             (target, turn) = (self.target(at), Turn::Further);
         }
+    }
+
+    /// What a try has shown is remembered. Where the call goes on, or what it ends with.
+    fn after<'t>(
+        &self,
+        tried: Tried<'t>,
+        trip: &mut Trip<'t>,
+        message: &Message,
+        outcome: &mut Outcome,
+    ) -> ControlFlow<Result<Reached, Refusal>, Again> {
+        let Tried { at, target, mut visit, began, result, left, .. } = tried;
+        visit.answers(&result, outcome.speech());
+        let retry = &self.rule.1.retry;
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(Unanswered { refusal, unsent }) => {
+                let may = self.lost(&visit, (refusal.failure, unsent), began, outcome);
+                let ended = ended(refusal.failure, unsent);
+                let next = match left {
+                    // It was taken away, and knows where it goes.
+                    Some(left) => {
+                        *trip = left.trip;
+                        self.running.failover.meters.retry(&self.rule.1.route, reason(ended));
+                        Some(left.next)
+                    }
+                    None if may => self.next(trip, (at, ended, None), message, outcome).ok(),
+                    None => None,
+                };
+                let Some(next) = next else {
+                    outcome.visit(visit);
+                    return ControlFlow::Break(Err(refusal));
+                };
+                return ControlFlow::Continue(Again { next, label: refusal.failure.reason() });
+            }
+        };
+        let status = send::status_of(&reply.head, outcome.speech());
+        self.answered(&visit, Ending::of_status(status), began);
+        self.learn_data_age(&visit, self.plan().backend(at), &reply.head.headers);
+        if retry.codes.contains(&status) {
+            let after = retry_after(&reply.head.headers, clock::wall());
+            let ended = Ended::Answered(status);
+            if let Ok(next) = self.next(trip, (at, ended, after), message, outcome) {
+                return ControlFlow::Continue(Again { next, label: status_label(status) });
+            }
+        }
+        outcome.visit(visit);
+        ControlFlow::Break(Ok(Reached { reply, target, at }))
     }
 
     fn enter(&self, at: Choice) -> Visit {
@@ -161,22 +174,22 @@ impl Tries<'_> {
 
     /// Whether the request is kept for as long as it may be sent again. What was not sent is
     /// there anyway, but for HTTP/2, whose servers may refuse what was sent.
-    fn keeps(&self, repeat: Repeat, target: &Target, plan: &Plan) -> Option<usize> {
+    fn keeps(&self, repeat: Repeat, target: &Target) -> Option<usize> {
         let retry = &self.rule.1.retry;
-        let is_h2 = target.wire == Wire::Http2 && plan.has_choice();
+        let is_h2 = target.wire == Wire::Http2;
         let may = retry.attempts > 0 && repeat != Repeat::Nowhere || is_h2;
         let bytes = usize::try_from(retry.buffer_bytes).unwrap_or(usize::MAX);
         (may && self.socket.is_none()).then_some(bytes)
     }
 
     /// One try; or two, where the rule hedges and the first one is slow.
-    async fn try_at(
+    async fn try_at<'t>(
         &self,
         going: Going,
         message: &mut Message,
-        trip: &mut Trip<'_>,
+        trip: &mut Trip<'t>,
         outcome: &Outcome,
-    ) -> Result<Tried, Refusal> {
+    ) -> Result<Tried<'t>, Refusal> {
         let at = going.at;
         let sending = message.ready(going.target.wire, self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
@@ -196,14 +209,14 @@ impl Tries<'_> {
     }
 
     /// Begins a second try beside the first one after a while; who answers well first has won.
-    async fn hedge(
+    async fn hedge<'t>(
         &self,
-        (first, at): (impl Future<Output = Tried>, Choice),
+        (first, at): (impl Future<Output = Tried<'t>>, Choice),
         after: Duration,
         message: &mut Message,
-        trip: &mut Trip<'_>,
+        trip: &mut Trip<'t>,
         outcome: &Outcome,
-    ) -> Result<Tried, Refusal> {
+    ) -> Result<Tried<'t>, Refusal> {
         let mut first = pin!(first);
         tokio::select! {
             biased;
@@ -224,36 +237,53 @@ impl Tries<'_> {
             tried = &mut first => (tried, true),
             tried = &mut second => (tried, false),
         };
-        if tried.is_good() {
+        if tried.is_good(outcome.speech()) {
             return Ok(tried);
         }
         // Whoever is left may do better; what the other has shown is not lost.
-        self.forgo(tried);
-        Ok(if is_first { second.await } else { first.await })
+        self.forgo(tried, outcome.speech());
+        let mut last = if is_first { second.await } else { first.await };
+        // Where it was to go on was found without the other try, so it is looked for again.
+        self.put_back(last.left.take());
+        Ok(last)
     }
 
     /// Remembers how a try went that nobody waits for.
-    fn forgo(&self, tried: Tried) {
-        let load = self.plan().load(tried.at);
+    fn forgo(&self, tried: Tried<'_>, speech: Speech) {
         match &tried.result {
-            Ok(reply) => self.answered(load, Ending::of_status(reply.head.status), tried.began),
+            Ok(reply) => {
+                let ending = Ending::of_status(send::status_of(&reply.head, speech));
+                self.answered(&tried.visit, ending, tried.began);
+            }
             Err(unanswered) => {
                 if let Some(loss) = unanswered.refusal.failure.loss() {
-                    load.lost(clock::now());
-                    self.running.failover.tell(load, Ending::Lost(loss));
+                    tried.visit.load().lost(clock::now());
+                    self.running.failover.tell(tried.visit.stamp(), Ending::Lost(loss));
                 }
             }
         }
+        self.put_back(tried.left);
     }
 
-    async fn attempt(&self, attempt: Attempt<'_>, flow: &InFlight) -> Tried {
+    /// A call does not go on there.
+    fn put_back(&self, left: Option<Left<'_>>) {
+        if let Some(left) = left {
+            self.plan().put_back(left.next.0);
+        }
+    }
+
+    async fn attempt<'t>(&self, attempt: Attempt<'t>, flow: &InFlight) -> Tried<'t> {
         let Attempt { going, sending, keeper, trip } = attempt;
         let Going { at, target, turn, mut visit } = going;
         let plan = self.plan();
         let backend = plan.backend(at);
         let (began, queued) = (clock::now(), flow.queued_for());
         let mut request = Some(sending.request);
-        let result = match self.place(backend, turn, flow).await {
+        let failover = &self.running.failover;
+        let tries = flow.tries();
+        let limit = self.timeouts.request;
+        let mut attend = Attend::new(trip, (failover, plan.load(at)), at, (keeper, tries, limit));
+        let result = match self.place((backend, turn), flow, &mut attend).await {
             Err(refusal) => Err(Unanswered { refusal, unsent: true }),
             Ok(place) => {
                 visit.place = Some(place);
@@ -263,28 +293,21 @@ impl Tries<'_> {
                     timeouts: self.timeouts,
                     socket: self.socket,
                 };
-                let mut attend = Attend {
-                    trip: &trip,
-                    failover: &self.running.failover,
-                    load: plan.load(at),
-                    at,
-                    tries: flow.tries(),
-                    body: keeper,
-                };
                 send::try_once(call, &mut request, sending.gate, &mut attend, flow).await
             }
         };
         // Waiting for a place or a connection says nothing of how fast the server answers.
         let began = began + flow.queued_for().saturating_sub(queued);
-        Tried { at, target, visit, began, result, request }
+        let left = attend.into_left();
+        Tried { at, target, visit, began, result, request, left }
     }
 
     /// A place at the backend: at once, or as soon as the class's turn comes.
     async fn place(
         &self,
-        backend: BackendId,
-        turn: Turn,
+        (backend, turn): (BackendId, Turn),
         flow: &InFlight,
+        attend: &mut Attend<'_, '_>,
     ) -> Result<Place, Refusal> {
         let circuit = self.running.circuit(backend);
         let class = self.running.class(self.class);
@@ -295,11 +318,13 @@ impl Tries<'_> {
         let _queued = flow.queue();
         let waits = circuit.enter(class.rank, turn, class.spec.queue.max_wait);
         let limits = HeadLimits { request: self.timeouts.request, backend_request: None };
-        until_head(waits, limits, flow, None).await?.map_err(full)
+        // Its endpoint may be found dead meanwhile.
+        until_head_watched(waits, limits, flow, None, attend).await?.map_err(full)
     }
 
     /// Remembers what an answer says of its server.
-    fn answered(&self, load: &Load, ending: Ending, began: Instant) {
+    fn answered(&self, visit: &Visit, ending: Ending, began: Instant) {
+        let load = visit.load();
         let now = clock::now();
         let took = now.saturating_duration_since(began);
         if ending == Ending::Good {
@@ -307,14 +332,22 @@ impl Tries<'_> {
             load.answered(took, now);
         } else {
             load.refused(took, now);
-            self.running.failover.tell(load, ending);
+            self.running.failover.tell(visit.stamp(), ending);
+        }
+    }
+
+    /// An answer may say how old the server's data is.
+    fn learn_data_age(&self, visit: &Visit, backend: BackendId, headers: &HeaderMap) {
+        let Some(source) = &self.running.effective.backend(backend).health.data_age else { return };
+        if let Some(age) = source.in_headers(headers) {
+            visit.load().learn_data_age(age, clock::lately());
         }
     }
 
     /// Remembers what a failure says of the server; whether the call may go on.
     fn lost(
         &self,
-        load: &Load,
+        visit: &Visit,
         (failure, unsent): (Failure, bool),
         began: Instant,
         outcome: &Outcome,
@@ -337,8 +370,8 @@ impl Tries<'_> {
                 return false;
             }
         }
-        load.lost(now);
-        self.running.failover.tell(load, Ending::Lost(loss));
+        visit.load().lost(now);
+        self.running.failover.tell(visit.stamp(), Ending::Lost(loss));
         !is_over
     }
 
@@ -377,7 +410,7 @@ impl Tries<'_> {
 
 const fn reason(ended: Ended) -> &'static str {
     match ended {
-        Ended::Unsent => "unsent",
+        Ended::Unsent | Ended::Unseen => "unsent",
         Ended::Lost => "lost",
         Ended::Answered(_) => "answer",
     }
@@ -396,10 +429,23 @@ fn status_label(status: StatusCode) -> &'static str {
     }
 }
 
-/// How long the server wants to be left alone.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+/// What a failure says of where the call has been.
+fn ended(failure: Failure, unsent: bool) -> Ended {
+    match (unsent, failure) {
+        (true, Failure::ConnectRefused | Failure::BackendClosed) => Ended::Unseen,
+        (true, _) => Ended::Unsent,
+        (false, _) => Ended::Lost,
+    }
+}
+
+/// How long the server wants to be left alone: seconds, or until a moment (RFC 9110 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let moment = httpdate::parse_http_date(value).ok()?;
+    Some(moment.duration_since(now).unwrap_or_default())
 }
 
 /// Where a try goes.
@@ -419,7 +465,7 @@ struct Attempt<'a> {
 }
 
 /// One that has ended.
-struct Tried {
+struct Tried<'t> {
     at: Choice,
     target: Arc<Target>,
     visit: Visit,
@@ -427,55 +473,52 @@ struct Tried {
     result: Result<Reply, Unanswered>,
     /// It was not sent.
     request: Option<Request<RequestBody>>,
+    /// It was taken away from its endpoint.
+    left: Option<Left<'t>>,
 }
 
-impl Tried {
-    fn is_good(&self) -> bool {
-        self.result.as_ref().is_ok_and(|reply| reply.head.status.as_u16() < 500)
-    }
+/// A call goes on there after a pause; how its last try is told in the log.
+struct Again {
+    next: (Choice, Duration),
+    label: &'static str,
 }
 
-/// Looks after a call that waits: its server's silence is told, and when that server is dead, the
-/// call is called back if it may go elsewhere.
-struct Attend<'a> {
-    trip: &'a Trip<'a>,
-    failover: &'a Failover,
-    load: &'a Load,
-    at: Choice,
-    /// Connections it had been sent on before this try.
-    tries: u32,
-    body: send::Keeper,
+/// Where a call goes on that was taken away, and what is known of its tries from then on.
+struct Left<'t> {
+    trip: Trip<'t>,
+    next: (Choice, Duration),
 }
 
-impl Watch for Attend<'_> {
-    fn look(&mut self, flow: &Flow, now: Instant) -> Look {
-        let sent = if flow.tries() > self.tries { Sent::Yes } else { Sent::No };
-        let is_there = sent == Sent::No || self.body.get() == Body::Kept;
-        if is_there && self.trip.can_leave(self.at, sent, now) {
-            return Look::Leave;
-        }
-        let after = self.load.stall_after().unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
-        let since = flow.owed_since().filter(|_| sent == Sent::Yes && !flow.is_queued());
-        let Some(since) = since else { return Look::At(now + after) };
-        if since + after <= now && self.load.stall_after().is_some_and(|stall| since + stall <= now)
-        {
-            self.failover.suspect(self.load, since, now);
-        }
-        let step = match self.load.verdict() {
-            Verdict::Usable => after,
-            Verdict::Trial | Verdict::Suspect | Verdict::Out => LOOK_SOON,
-        };
-        Look::At((since + after).max(now + step.min(after)))
+impl Tried<'_> {
+    fn is_good(&self, speech: Speech) -> bool {
+        let status = |reply: &Reply| send::status_of(&reply.head, speech).as_u16();
+        self.result.as_ref().is_ok_and(|reply| status(reply) < 500)
     }
 }
 
 /// Where a call goes first: where its session is, else wherever is best.
 fn begin(trip: &mut Trip<'_>, kept: Option<Choice>) -> Option<Choice> {
-    match kept {
-        Some(at) => {
-            trip.begin_at(at);
-            Some(at)
-        }
-        None => trip.begin(fastrand::u64(..), clock::now()),
+    let now = clock::now();
+    let at = kept.and_then(|kept| trip.begin_at(kept, now));
+    at.or_else(|| trip.begin(fastrand::u64(..), now))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn a_server_says_in_two_ways_how_long_it_wants_to_be_left_alone() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let after = |value: &'static str| {
+            let field = (http::header::RETRY_AFTER, HeaderValue::from_static(value));
+            retry_after(&HeaderMap::from_iter([field]), now).map(|after| after.as_secs())
+        };
+        assert_eq!((after("3"), after(" 120 ")), (Some(3), Some(120)));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(7));
+        assert_eq!(after("Sun, 06 Nov 1994 08:49:00 GMT"), Some(0), "over already");
+        assert_eq!((after("soon"), after("-1"), after("")), (None, None, None));
     }
 }

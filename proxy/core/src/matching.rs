@@ -28,7 +28,7 @@ mod query;
 mod routes;
 
 pub use egress::EgressTable;
-pub use natural::natural_class;
+pub use natural::{NaturalClasses, natural_class};
 pub use query::QueryMatch;
 pub use routes::RouteTable;
 

@@ -82,6 +82,30 @@ pub enum Repeat {
     Anywhere,
 }
 
+/// Why a call may be executed a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Its method is idempotent.
+    Method,
+    /// It carries the rule's key, which is remembered there.
+    Key(Scope),
+    /// The rule says so of every call.
+    Rule,
+    /// It may not.
+    None,
+}
+
+impl Permission {
+    /// Where.
+    pub const fn repeat(self) -> Repeat {
+        match self {
+            Self::Method | Self::Rule | Self::Key(Scope::AllBackends) => Repeat::Anywhere,
+            Self::Key(Scope::Backend) => Repeat::SameBackend,
+            Self::None => Repeat::Nowhere,
+        }
+    }
+}
+
 impl RetrySpec {
     /// Nothing that was sent is sent again.
     pub const fn never() -> Self {
@@ -100,17 +124,22 @@ impl RetrySpec {
 
     /// Where a call may be executed a second time.
     pub fn repeat(&self, method: &Method, headers: &HeaderMap) -> Repeat {
+        self.permission(method, headers).repeat()
+    }
+
+    /// Why a call may be executed a second time, if it may.
+    pub fn permission(&self, method: &Method, headers: &HeaderMap) -> Permission {
         if method.is_idempotent() {
-            return Repeat::Anywhere;
+            return Permission::Method;
         }
         let keyed = |key: &&Idempotency| {
             headers.get(&key.header).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty())
         };
         // A key says more than a permission for all: whoever sends one relies on its memory.
         match (self.idempotency.as_ref().filter(keyed).map(|key| key.scope), self.methods) {
-            (Some(Scope::AllBackends), _) | (None, Methods::All) => Repeat::Anywhere,
-            (Some(Scope::Backend), _) => Repeat::SameBackend,
-            (None, Methods::Idempotent) => Repeat::Nowhere,
+            (Some(scope), _) => Permission::Key(scope),
+            (None, Methods::All) => Permission::Rule,
+            (None, Methods::Idempotent) => Permission::None,
         }
     }
 

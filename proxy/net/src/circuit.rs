@@ -93,23 +93,26 @@ impl Circuit {
     /// # Errors
     /// [`Full::Retries`]: a further try never waits for other further tries.
     pub fn try_enter(self: &Arc<Self>, rank: Rank, turn: Turn) -> Result<Option<Place>, Full> {
-        if turn == Turn::Further {
-            let retries = self.retries.fetch_add(1, Ordering::AcqRel);
-            if retries >= self.retries_max.load(Ordering::Relaxed) {
-                self.retries.fetch_sub(1, Ordering::AcqRel);
-                return Err(Full::Retries);
-            }
-        }
+        let further = self.count(turn)?;
         let busy = self.busy.fetch_add(1, Ordering::AcqRel);
         let bound = part(self.requests_max.load(Ordering::Relaxed), rank);
         if busy < bound && self.waiting.load(Ordering::Acquire) == 0 {
-            return Ok(Some(Place { circuit: Some(Arc::clone(self)), turn }));
+            return Ok(Some(Place { circuit: Some(Arc::clone(self)), further }));
         }
         self.busy.fetch_sub(1, Ordering::AcqRel);
-        if turn == Turn::Further {
-            self.retries.fetch_sub(1, Ordering::AcqRel);
-        }
         Ok(None)
+    }
+
+    /// Counts a further try, also while it waits for its place.
+    fn count(self: &Arc<Self>, turn: Turn) -> Result<Option<Further>, Full> {
+        if turn == Turn::First {
+            return Ok(None);
+        }
+        let further = Further { circuit: Arc::clone(self) };
+        if self.retries.fetch_add(1, Ordering::AcqRel) >= self.retries_max.load(Ordering::Relaxed) {
+            return Err(Full::Retries);
+        }
+        Ok(Some(further))
     }
 
     /// A place, waited for if need be.
@@ -125,6 +128,7 @@ impl Circuit {
         if let Some(place) = self.try_enter(rank, turn)? {
             return Ok(place);
         }
+        let further = self.count(turn)?;
         let told = {
             let mut queue = self.lock();
             queue.waiters.retain(|_, waiter| !waiter.is_closed());
@@ -144,7 +148,10 @@ impl Circuit {
         // A place may have become free before anybody knew of the one who waits.
         self.hand_out();
         match tokio::time::timeout(max_wait, told).await {
-            Ok(Ok(place)) => Ok(place),
+            Ok(Ok(mut place)) => {
+                place.further = further;
+                Ok(place)
+            }
             Ok(Err(_)) | Err(_) => Err(Full::Late(max_wait)),
         }
     }
@@ -159,7 +166,7 @@ impl Circuit {
                 break;
             }
             let Some((_, waiter)) = queue.waiters.pop_last() else { break };
-            let place = Place { circuit: Some(Arc::clone(self)), turn: Turn::First };
+            let place = Place { circuit: Some(Arc::clone(self)), further: None };
             if let Err(mut unwanted) = waiter.send(place) {
                 // It is given back here: the queue is held.
                 unwanted.circuit = None;
@@ -187,16 +194,27 @@ fn part(all: u32, rank: Rank) -> u32 {
 pub struct Place {
     /// `None`: it was given back already.
     circuit: Option<Arc<Circuit>>,
-    turn: Turn,
+    /// It is a further try's, and counted as one.
+    further: Option<Further>,
+}
+
+/// A further try, counted until this is dropped.
+#[derive(Debug)]
+struct Further {
+    circuit: Arc<Circuit>,
+}
+
+impl Drop for Further {
+    fn drop(&mut self) {
+        self.circuit.retries.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(circuit) = self.circuit.take() else { return };
         circuit.busy.fetch_sub(1, Ordering::AcqRel);
-        if self.turn == Turn::Further {
-            circuit.retries.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.further = None;
         if circuit.waiting.load(Ordering::Acquire) > 0 {
             circuit.hand_out();
         }
@@ -232,6 +250,24 @@ mod tests {
         assert!(matches!(circuit.try_enter(Rank::HIGHEST, Turn::Further), Err(Full::Retries)));
         drop(first);
         assert!(circuit.try_enter(Rank::HIGHEST, Turn::Further).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_further_try_counts_as_one_also_after_it_has_waited() {
+        let circuit = Circuit::new(CircuitSpec { requests_max: 1, ..SPEC });
+        let held = circuit.try_enter(Rank::HIGHEST, Turn::First).unwrap();
+        let waits = circuit.enter(Rank::HIGHEST, Turn::Further, WAIT);
+        let frees = async {
+            tokio::task::yield_now().await;
+            let other = circuit.enter(Rank::HIGHEST, Turn::Further, WAIT).await;
+            assert!(matches!(other, Err(Full::Retries)), "one waits already");
+            drop(held);
+        };
+        let (place, ()) = tokio::join!(waits, frees);
+        assert!(matches!(circuit.try_enter(Rank::HIGHEST, Turn::Further), Err(Full::Retries)));
+        drop(place);
+        assert!(circuit.try_enter(Rank::HIGHEST, Turn::Further).unwrap().is_some());
+        assert_eq!((circuit.busy(), circuit.retries.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 //! probe that is late for that reason says nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -41,6 +42,8 @@ pub struct Probe {
     pub kind: ProbeKind,
     /// Where the answer says how old the server's data is.
     pub data_age: Option<AgeSource>,
+    /// The last one left its connection open, so the next one opens none.
+    pub kept: AtomicBool,
 }
 
 /// Which connection a probe may use.
@@ -57,7 +60,7 @@ impl Probe {
     pub async fn run(&self, pool: &Pool, on: On, within: Duration) -> Option<ProbeReport> {
         let began = clock::now();
         if on == On::Fresh {
-            pool.distrust(&self.target);
+            self.distrust(pool);
         }
         let found = match &self.kind {
             ProbeKind::Tcp => self.connect(pool, within).await,
@@ -67,18 +70,26 @@ impl Probe {
                 match first {
                     // A server closes a connection that it has kept for long enough.
                     Found { probed: Probed::Lost(Loss::Reset), .. } if on == On::Any => {
-                        pool.distrust(&self.target);
+                        self.distrust(pool);
                         self.ask(pool, left).await
                     }
                     found => found,
                 }
             }
         };
-        if found.probed != Probed::Good {
-            pool.distrust(&self.target);
+        if found.probed == Probed::Good {
+            self.kept.store(true, Ordering::Relaxed);
+        } else {
+            self.distrust(pool);
         }
         let Found { probed, heard_at, data_age, waits } = found;
         (!waits).then_some(ProbeReport { probed, began, heard_at, data_age })
+    }
+
+    /// What it finds open may only look alive.
+    fn distrust(&self, pool: &Pool) {
+        self.kept.store(false, Ordering::Relaxed);
+        pool.distrust(&self.target);
     }
 
     async fn connect(&self, pool: &Pool, within: Duration) -> Found {
@@ -136,7 +147,9 @@ impl Probe {
             Err(_) => {
                 let sent = flow.owed_since().filter(|_| flow.tries() > 0);
                 let loss = if sent.is_some() { Loss::Timeout } else { Loss::ConnectTimeout };
-                Found { heard_at: sent, ..Found::silent(loss) }
+                // Of a new connection the server's kernel has said a word; an old one is silent.
+                let is_new = !self.kept.load(Ordering::Relaxed);
+                Found { heard_at: sent.filter(|_| is_new), ..Found::silent(loss) }
             }
         }
     }
@@ -201,7 +214,8 @@ impl Found {
 
     fn lost(failure: Failure) -> Self {
         let loss = failure.loss().unwrap_or(Loss::Protocol);
-        let is_word = matches!(loss, Loss::Refused | Loss::Protocol | Loss::Reset);
+        // A connection may also be broken by this side, when its line is dead.
+        let is_word = matches!(loss, Loss::Refused | Loss::Protocol);
         Self { heard_at: is_word.then(clock::now), ..Self::silent(loss) }
     }
 }
@@ -230,15 +244,22 @@ fn judge(expected: &Expected, status: StatusCode) -> Probed {
 /// The message of a `HealthCheckRequest`, framed.
 fn check(service: &str) -> Bytes {
     let name = service.as_bytes();
-    let mut message = BytesMut::with_capacity(name.len() + 8);
-    let short = u8::try_from(name.len()).unwrap_or(0);
-    let length = if short == 0 { 0 } else { u32::from(short) + 2 };
-    message.put_u8(0);
-    message.put_u32(length);
-    if short > 0 && short < 128 {
-        message.put_slice(&[0x0a, short]);
-        message.put_slice(name);
+    let mut field = BytesMut::with_capacity(name.len() + 8);
+    if !name.is_empty() {
+        field.put_u8(0x0a);
+        let mut length = name.len();
+        // Seven bits a byte, the lowest first, the last one marked by what it lacks.
+        while let Some(low) = u8::try_from(length % 128).ok().filter(|_| length >= 128) {
+            field.put_u8(low | 0x80);
+            length /= 128;
+        }
+        field.put_u8(u8::try_from(length).unwrap_or(0));
+        field.put_slice(name);
     }
+    let mut message = BytesMut::with_capacity(field.len() + 5);
+    message.put_u8(0);
+    message.put_u32(u32::try_from(field.len()).unwrap_or(0));
+    message.put_slice(&field);
     message.freeze()
 }
 
@@ -259,6 +280,10 @@ mod tests {
     fn the_health_service_is_asked_in_its_own_words() {
         assert_eq!(&check("")[..], [0, 0, 0, 0, 0]);
         assert_eq!(&check("pay")[..], [0, 0, 0, 0, 5, 0x0a, 3, b'p', b'a', b'y']);
+        let long = check(&"x".repeat(200));
+        assert_eq!(&long[..8], [0, 0, 0, 0, 203, 0x0a, 0xc8, 0x01]);
+        assert_eq!(long.len(), 208);
+        assert_eq!(&check(&"x".repeat(127))[5..7], [0x0a, 127]);
         let ok = HeaderMap::from_iter([(
             http::HeaderName::from_static("grpc-status"),
             HeaderValue::from_static("0"),

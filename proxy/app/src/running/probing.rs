@@ -5,10 +5,11 @@ use std::time::Duration;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{BackendId, BackendSpec, Location, PoolLimit};
 use tillgate_core::class::ClassId;
-use tillgate_core::link::{Destination, LinkId, link_for};
+use tillgate_core::link::{Destination, link_for};
 use tillgate_net::http::client::Target;
 
 use super::{EGRESS_POOL, Running, TargetFacts, wire};
+use crate::failover::Way;
 use crate::lines::Lines;
 
 /// The class that probes travel in: never behind bulk, and not among what they are made for.
@@ -21,17 +22,18 @@ fn probe_class(effective: &Effective, default: ClassId) -> ClassId {
 /// Connections of probes to one endpoint: one, and a fresh one where that is not trusted.
 const PROBE_POOL: PoolLimit = PoolLimit { connections_max: 4, waiting_max: 4, ..EGRESS_POOL };
 
-/// The line that probes take to a place.
+/// The line that probes take to a place, and whether it is metered.
 pub(super) fn lines<'a>(
     effective: &'a Effective,
     lines: &'a Lines,
     default_class: ClassId,
-) -> impl Fn(Location) -> Option<LinkId> {
+) -> impl Fn(Location) -> Option<Way> {
     let probing = probe_class(effective, default_class);
     move |location| {
         let class = effective.classes.get(probing);
         let link = link_for(Destination { location }, class, &effective.links)?;
-        Some(lines.get(&effective.links[usize::from(link.0)].name)?.0)
+        let spec = &effective.links[usize::from(link.0)];
+        Some(Way { link: lines.get(&spec.name)?.0, metered: spec.metered })
     }
 }
 

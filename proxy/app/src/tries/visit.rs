@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tillgate_core::failover::Choice;
 use tillgate_core::health::{Loss, Outcome as Ending};
-use tillgate_core::load::{Load, Verdict};
+use tillgate_core::load::{Load, Stamp, Verdict};
 use tillgate_net::circuit::Place;
 use tillgate_net::clock;
+use tillgate_net::http::flow::Flow;
 use tillgate_net::http::grpc::Speech;
 
 use crate::failover::Failover;
@@ -19,27 +20,32 @@ use crate::send::{self, Reply, Unanswered};
 #[derive(Debug)]
 pub(crate) struct Visit {
     load: Arc<Load>,
+    /// The endpoint as it was when the call came there.
+    stamp: Stamp,
     trial: bool,
     failover: Arc<Failover>,
     /// Its place at the backend.
     pub(super) place: Option<Place>,
     /// It is answered well, if nothing comes in between until its end.
     good: bool,
+    /// Its answer goes on for as long as it likes.
+    streams: bool,
 }
 
 impl Visit {
     pub(super) fn enter(load: &Arc<Load>, at: Choice, failover: &Arc<Failover>) -> Self {
         load.enter();
         let failover = Arc::clone(failover);
-        Self { load: Arc::clone(load), trial: at.trial, failover, place: None, good: false }
+        let (stamp, load) = (load.stamp(), Arc::clone(load));
+        Self { load, stamp, trial: at.trial, failover, place: None, good: false, streams: false }
     }
 
     pub(crate) const fn load(&self) -> &Arc<Load> {
         &self.load
     }
 
-    pub(crate) const fn failover(&self) -> &Arc<Failover> {
-        &self.failover
+    pub(super) const fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     pub(super) fn answers(&mut self, result: &Result<Reply, Unanswered>, speech: Speech) {
@@ -47,12 +53,21 @@ impl Visit {
         self.good = status.is_ok_and(|status| Ending::of_status(status) == Ending::Good);
     }
 
-    /// Its answer goes on for as long as it likes, so what there is of it has to do.
-    pub(crate) fn settle(&mut self) {
+    /// Its answer goes on for as long as it likes, so what there is of it has to do; and nobody
+    /// waits for its end.
+    pub(crate) fn stream(&mut self, flow: &Arc<Flow>) {
+        self.settle();
+        if !std::mem::replace(&mut self.streams, true) {
+            self.load.stream_begins();
+        }
+        self.failover.keep_stream(self.load.id(), flow);
+    }
+
+    fn settle(&mut self) {
         if std::mem::take(&mut self.good) {
             self.load.succeeded();
             if self.load.verdict() != Verdict::Usable {
-                self.failover.tell(&self.load, Ending::Good);
+                self.failover.tell(self.stamp, Ending::Good);
             }
         }
         if std::mem::take(&mut self.trial) {
@@ -69,12 +84,15 @@ impl Visit {
     pub(crate) fn cut(&mut self) {
         self.good = false;
         self.load.lost(clock::now());
-        self.failover.tell(&self.load, Ending::Lost(Loss::Reset));
+        self.failover.tell(self.stamp, Ending::Lost(Loss::Reset));
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        if self.streams {
+            self.load.stream_ended();
+        }
         self.load.leave();
         self.settle();
     }

@@ -6,6 +6,41 @@
 use http::{Method, header};
 
 use super::{Natural, RequestFacts};
+use crate::class::{ClassId, ClassTable, DEFAULT_CLASS};
+
+/// The classes of traffic that no rule names one for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NaturalClasses {
+    image_pull: Option<ClassId>,
+    metrics: Option<ClassId>,
+    default: ClassId,
+}
+
+impl NaturalClasses {
+    /// Those of a store.
+    pub fn of(classes: &ClassTable) -> Self {
+        Self {
+            image_pull: classes.id("image-pull"),
+            metrics: classes.id("metrics"),
+            default: classes.id(DEFAULT_CLASS).unwrap_or(ClassId(0)),
+        }
+    }
+
+    /// The class of traffic that nothing is known of.
+    pub const fn default(self) -> ClassId {
+        self.default
+    }
+
+    /// What its shape tells, else the default.
+    pub fn class(self, facts: RequestFacts<'_>) -> ClassId {
+        let known = match natural_class(facts) {
+            Some(Natural::ImagePull) => self.image_pull,
+            Some(Natural::Metrics) => self.metrics,
+            None => None,
+        };
+        known.unwrap_or(self.default)
+    }
+}
 
 /// Recognises traffic by its shape: see [`Natural`].
 ///

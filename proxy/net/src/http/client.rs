@@ -291,11 +291,15 @@ impl Pool {
                         if connection.is_closed() && !flow.is_cut_by_client() {
                             shelf.evict(clock::now());
                         }
-                        return Err(if connection.is_refused() {
-                            SendError::ClientCertificate
-                        } else {
-                            SendError::of(error.into_error())
-                        });
+                        if connection.is_refused() {
+                            return Err(SendError::ClientCertificate);
+                        }
+                        let error = SendError::of(error.into_error());
+                        if matches!(error, SendError::Refused(_)) {
+                            // Whoever asks again finds another connection.
+                            shelf.evict(clock::now());
+                        }
+                        return Err(error);
                     }
                 },
             }
@@ -341,10 +345,15 @@ impl Pool {
         self.shelf(target).keep_warm(target, &self.resolver, clock::now());
     }
 
-    /// Closes every idle connection; busy ones take no further request.
-    pub fn evict_all(&self) {
-        let shelves: Vec<_> = self.lock().values().cloned().collect();
-        for shelf in shelves {
+    /// Closes every idle connection across a line; busy ones take no further request. What was
+    /// open when the line failed, or before it was switched, looks alive and may not be, and
+    /// nobody can tell in less time than a new connection takes.
+    pub fn evict_line(&self, link: LinkId) {
+        let shelves = self.lock();
+        let across = shelves.iter().filter(|(key, _)| key.rest.link == Some(link));
+        let found: Vec<_> = across.map(|(_, shelf)| Arc::clone(shelf)).collect();
+        drop(shelves);
+        for shelf in found {
             shelf.evict(clock::now());
         }
     }

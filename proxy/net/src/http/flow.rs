@@ -26,6 +26,8 @@ pub struct Flow {
     sent: AtomicU64,
     /// Milliseconds after `born`.
     moved: AtomicU64,
+    /// The same of what came from the server.
+    came: AtomicU64,
     idle: AtomicU64,
     critical: AtomicBool,
     /// Milliseconds after `born`; the largest number = never.
@@ -68,6 +70,7 @@ impl Flow {
             born_millis: clock::lately_millis(),
             sent: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            came: AtomicU64::new(0),
             idle: AtomicU64::new(millis(IDLE_UNTIL_KNOWN)),
             critical: AtomicBool::new(false),
             deadline: AtomicU64::new(u64::MAX),
@@ -132,6 +135,12 @@ impl Flow {
     pub fn moved_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Ordering::Relaxed);
         self.touch();
+        self.came.store(self.moved.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// When something came from the server last; its beginning, if nothing did.
+    pub fn came_at(&self) -> Instant {
+        self.born + Duration::from_millis(self.came.load(Ordering::Relaxed))
     }
 
     /// Bytes that left for the server.

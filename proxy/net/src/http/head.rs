@@ -37,6 +37,11 @@ pub struct HeadLimits {
 pub trait Watch {
     /// What to do about it now.
     fn look(&mut self, flow: &Flow, now: Instant) -> Look;
+
+    /// Ready when it should look before the time that it said; else whoever polled last is woken.
+    fn poll_change(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 /// What to do about a call that waits.
@@ -56,6 +61,10 @@ pub struct Unwatched;
 impl<W: Watch> Watch for &mut W {
     fn look(&mut self, flow: &Flow, now: Instant) -> Look {
         W::look(self, flow, now)
+    }
+
+    fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        W::poll_change(self, cx)
     }
 }
 
@@ -125,6 +134,9 @@ impl<F: Future, W: Watch> Future for UntilHead<'_, F, W> {
             return Poll::Ready(Err(failure));
         }
         loop {
+            if this.wait.watch.poll_change(cx).is_ready() {
+                this.timer.set(None);
+            }
             if let Some(armed) = this.timer.as_mut().as_pin_mut()
                 && armed.poll(cx).is_pending()
             {
@@ -135,7 +147,12 @@ impl<F: Future, W: Watch> Future for UntilHead<'_, F, W> {
                 Next::At(at) => {
                     this.timer.set(Some(tokio::time::sleep_until(at.into())));
                 }
-                Next::Never => return Poll::Pending,
+                Next::Never => {
+                    this.timer.set(None);
+                    if this.wait.watch.poll_change(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
             }
         }
     }

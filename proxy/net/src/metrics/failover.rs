@@ -99,6 +99,12 @@ impl FailoverMeters {
         self.usable.get_or_create_owned(&EndpointLabels { backend, endpoint }).set(usable.into());
     }
 
+    /// There is no such endpoint any more.
+    pub fn forget(&self, backend: &Label, endpoint: &Label) {
+        let (backend, endpoint) = (Arc::clone(backend), Arc::clone(endpoint));
+        self.usable.remove(&EndpointLabels { backend, endpoint });
+    }
+
     /// An endpoint was taken out.
     pub fn eject(&self, backend: &Label, endpoint: &Label, cause: &'static str) {
         let (backend, endpoint) = (Arc::clone(backend), Arc::clone(endpoint));

@@ -1,0 +1,141 @@
+//! Questions about the policy of a payment route with a replica in the store.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use super::*;
+
+const POLICY: &str = "\
+apiVersion: tillgate.dev/v1alpha1
+kind: Store
+metadata: {name: store-0412}
+spec:
+  timeZone: Europe/Oslo
+  links: [{name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}]
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {name: pricing-local}
+spec:
+  location: Local
+  protocol: HTTP
+  endpoints: [{ip: {address: 127.0.0.1, port: 9500}}]
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {name: pricing-cloud}
+spec:
+  location: Cloud
+  protocol: HTTP
+  endpoints: [{ip: {address: 10.9.0.1, port: 9600}}]
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ServiceRoute
+metadata: {name: pricing}
+spec:
+  hostnames: [pay.example]
+  trafficClass: payment
+  rules:
+    - name: all
+      timeouts: {request: 3s}
+      idempotency: {header: Idempotency-Key}
+      backendRefs: [{name: pricing-local}, {name: pricing-cloud, fallback: true}]
+    - name: moved
+      matches: [{path: {value: /old}}]
+      filters: {requestRedirect: {scheme: https, statusCode: 301}}
+";
+
+fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answer {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder = format!("tillgate-explain-{}-{number}", std::process::id());
+    let folder = std::env::temp_dir().join(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = folder.join("store.yaml");
+    std::fs::write(&config, policy).unwrap();
+    let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let (headers, request) = (own(headers), own(request));
+    let answer = run(&Options { config, store: None, headers, output, request });
+    std::fs::remove_dir_all(&folder).unwrap();
+    answer
+}
+
+fn json(policy: &str, headers: &[&str], request: &[&str]) -> Value {
+    let answer = ask(policy, headers, request, Output::Json);
+    assert_eq!(answer.code, 0, "{}{}", answer.stderr, answer.stdout);
+    serde_json::from_str(&answer.stdout).unwrap()
+}
+
+const URL: &str = "http://pay.example/price";
+const KEYED: &[&str] = &["Idempotency-Key: 7"];
+
+#[test]
+fn a_key_without_a_scope_is_said_to_stay_in_its_backend() {
+    let shown = json(POLICY, KEYED, &["POST", URL]);
+    assert_eq!((&shown["route"], &shown["rule"]), (&"pricing".into(), &"all".into()));
+    assert_eq!(shown["trafficClass"]["name"], "payment");
+    assert_eq!(shown["retry"]["permission"]["where"], "the same backend");
+    let key = &shown["idempotency"];
+    assert_eq!((&key["scope"], &key["scopeIsWritten"]), (&"Backend".into(), &false.into()));
+    let means = key["means"].as_str().unwrap();
+    assert!(means.contains("never sent to another tier"), "{means}");
+    assert!(means.contains("write `scope: AllBackends`"), "{means}");
+    let origin = shown["origin"].as_str().unwrap();
+    let file = Path::new(origin.split(':').next().unwrap());
+    assert_eq!(file.file_name().unwrap(), "store.yaml");
+    assert_eq!(origin.split(':').nth(1).map(str::parse), Some(Ok(31)), "{origin}");
+}
+
+#[test]
+fn each_permission_has_its_reason() {
+    let shared = POLICY.replace("Key}", "Key, scope: AllBackends}");
+    let all = POLICY.replace("timeouts:", "retry: {unsafeMethods: true}\n      timeouts:");
+    let off = POLICY.replace("timeouts:", "retry: {attempts: 0}\n      timeouts:");
+    for (policy, headers, method, place, why) in [
+        (POLICY, &[][..], "GET", "every backend of the rule", "GET is idempotent"),
+        (POLICY, &[], "POST", "nowhere", "carries no `idempotency-key`"),
+        (POLICY, KEYED, "POST", "the same backend", "each backend remembers"),
+        (&shared, KEYED, "POST", "every backend of the rule", "all backends remember"),
+        (&all, &[], "POST", "every backend of the rule", "unsafeMethods"),
+        (&off, &[], "PUT", "every backend of the rule", "`retry.attempts` is 0"),
+    ] {
+        let permission = &json(policy, headers, &[method, URL])["retry"]["permission"];
+        assert_eq!(permission["where"], place, "{method}");
+        assert!(permission["why"].as_str().unwrap().contains(why), "{permission}");
+    }
+}
+
+#[test]
+fn people_read_where_it_goes() {
+    let answer = ask(POLICY, &["Host: pay.example"], &["POST", "/price"], Output::Text);
+    for line in [
+        "tier 1     pricing-local (Local, HTTP, weight 1): 127.0.0.1:9500",
+        "tier 2     pricing-cloud (Cloud across primary, HTTP, weight 1): 10.9.0.1:9600",
+        "key        idempotency-key, scope Backend (not written, so the default)",
+    ] {
+        assert!(answer.stdout.lines().any(|one| one == line), "{line}\n{}", answer.stdout);
+    }
+    assert!(answer.stdout.contains("request 3s"), "{}", answer.stdout);
+    let moved = ask(POLICY, &[], &["http://pay.example/old"], Output::Text);
+    assert!(moved.stdout.contains("answer") && !moved.stdout.contains("tier"), "{}", moved.stdout);
+}
+
+#[test]
+fn what_meets_no_rule_or_is_no_request_is_told() {
+    let nobody = ask(POLICY, &[], &["http://nobody.example/"], Output::Text);
+    assert_eq!(nobody.code, 1);
+    assert!(nobody.stdout.contains("no ServiceRoute has the host nobody.example"));
+    for (headers, request, says) in [
+        (&[][..], &["/price"][..], "names no host"),
+        (&[], &["a b", URL], "is no method"),
+        (&["Idempotency-Key"], &[URL], "is no field"),
+    ] {
+        let answer = ask(POLICY, headers, request, Output::Text);
+        assert_eq!(answer.code, 2);
+        assert!(answer.stderr.contains(says), "{}", answer.stderr);
+    }
+    let bad = ask(&POLICY.replace("5Mbit/s", "5Mbps"), &[], &[URL], Output::Text);
+    assert_eq!(bad.code, 1, "{}", bad.stderr);
+}

@@ -1,0 +1,195 @@
+//! What would happen to a request, without sending it.
+//!
+//! In: an effective config and the head of a request. Out: the rule that it meets, its class, how
+//! long it may take, whether it may be sent again and why, and where it goes. Every decision is
+//! asked of the code that makes it for real requests; here it is only put into words. Nothing is
+//! known of what is alive: a running gateway's `/v1/status` says that.
+
+use http::request::Parts;
+use serde_json::{Value, json};
+use tillgate_config::effective::Effective;
+use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::class::ClassId;
+use tillgate_core::filter::Action;
+use tillgate_core::link::{Destination, link_for};
+use tillgate_core::matching::{BackendRef, Found, NaturalClasses, Rule};
+use tillgate_core::retry::{Permission, Repeat, Scope};
+
+use crate::problem::Refusal;
+use crate::serve;
+
+mod text;
+
+/// See the module.
+pub(crate) struct Explanation<'a> {
+    effective: &'a Effective,
+    head: &'a Parts,
+    found: Found,
+    class: ClassId,
+    rule: &'a Rule,
+    permission: Permission,
+}
+
+impl<'a> Explanation<'a> {
+    /// What would happen to a request with this head, from a client without a certificate.
+    ///
+    /// # Errors
+    /// Why it meets no rule.
+    pub(crate) fn of(effective: &'a Effective, head: &'a Parts) -> Result<Self, Refusal> {
+        let natural = NaturalClasses::of(&effective.classes);
+        let (found, class) = serve::classify(effective, natural, head, None)?;
+        let rule = effective.routes.rule(found.rule);
+        let permission = rule.retry.permission(&head.method, &head.headers);
+        Ok(Self { effective, head, found, class, rule, permission })
+    }
+
+    /// For machines.
+    pub(crate) fn to_json(&self) -> Value {
+        let Self { rule, effective, head, .. } = self;
+        let class = effective.classes.get(self.class);
+        let mut shown = json!({
+            "request": {"method": head.method.as_str(), "target": head.uri.to_string()},
+            "route": &*rule.route,
+            "rule": &*rule.name,
+            "origin": self.origin(""),
+            "matched": self.value(&format!("/matches/{}", self.found.alternative)),
+            "trafficClass": {
+                "name": &*class.name,
+                "critical": class.critical,
+                "why": self.why_class(),
+                "origin": rule.class.and_then(|_| self.origin("trafficClass")),
+            },
+        });
+        if rule.action != Action::Forward {
+            shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
+            return shown;
+        }
+        shown["timeouts"] = self.value("/timeouts").into();
+        shown["retry"] = self.value("/retry").into();
+        shown["retry"]["permission"] = json!({"where": self.place(), "why": self.why()});
+        shown["idempotency"] = self.idempotency();
+        shown["tiers"] = rule.tiers.iter().map(|tier| self.tier(tier)).collect();
+        shown["failover"] = self.value("/failover").into();
+        shown["sessionPersistence"] = self.value("/sessionPersistence").into();
+        shown
+    }
+
+    /// A part of the rule, as the effective config shows it.
+    fn value(&self, path: &str) -> Option<Value> {
+        let all = self.effective.to_json();
+        let rule = &all["effective"]["routes"][&*self.rule.route][&*self.rule.name];
+        rule.pointer(path).cloned()
+    }
+
+    /// Where a value of the rule stands (or the rule itself, without a field), as `store.yaml:12:5`.
+    fn origin(&self, field: &str) -> Option<String> {
+        let rule = self.effective.path_of_rule(self.rule);
+        let path = if field.is_empty() { rule } else { format!("{rule}.{field}") };
+        self.effective.origin(&path).map(ToString::to_string)
+    }
+
+    fn why_class(&self) -> &'static str {
+        let natural = NaturalClasses::of(&self.effective.classes);
+        match self.rule.class {
+            Some(_) => "the rule or its route names it",
+            None if self.class == natural.default() => "nothing names one, so it is the default",
+            None => "nothing names one, and this is how the request looks",
+        }
+    }
+
+    const fn place(&self) -> &'static str {
+        match self.permission.repeat() {
+            Repeat::Nowhere => "nowhere",
+            Repeat::SameBackend => "the same backend",
+            Repeat::Anywhere => "every backend of the rule",
+        }
+    }
+
+    /// Why a call may be sent again after it was sent, or may not.
+    fn why(&self) -> String {
+        let Self { rule, head, .. } = self;
+        let key = rule.retry.idempotency.as_ref().map(|key| key.header.as_str());
+        let key = key.unwrap_or_default();
+        let why = match self.permission {
+            Permission::Method => format!("{} is idempotent (RFC 9110)", head.method),
+            Permission::Key(Scope::AllBackends) => {
+                format!("it carries `{key}`, which all backends remember together")
+            }
+            Permission::Key(Scope::Backend) => {
+                format!("it carries `{key}`, which each backend remembers for itself")
+            }
+            Permission::Rule => "the rule says `retry.unsafeMethods: true`".to_owned(),
+            Permission::None if key.is_empty() => {
+                format!("{} is not idempotent, and the rule knows no key", head.method)
+            }
+            Permission::None => {
+                format!("{} is not idempotent, and the request carries no `{key}`", head.method)
+            }
+        };
+        let off = self.permission != Permission::None && rule.retry.attempts == 0;
+        if off { format!("{why}; but `retry.attempts` is 0") } else { why }
+    }
+
+    /// What the rule's key means, whether this request carries it or not.
+    fn idempotency(&self) -> Value {
+        let Some(key) = &self.rule.retry.idempotency else { return Value::Null };
+        let falls_back = self.rule.tiers.len() > 1;
+        let is_written = !matches!(self.origin("idempotency.scope").as_deref(), Some("default"));
+        let means = match (key.scope, falls_back) {
+            (Scope::AllBackends, _) => {
+                "all backends remember the key together: a keyed call that was sent may be sent \
+                 again to any of them, also in another tier"
+            }
+            (Scope::Backend, true) => {
+                "each backend remembers the key for itself: a keyed call that was sent to one is \
+                 never sent to another tier, so it fails if that backend dies while it waits; if \
+                 all backends share what they remember, write `scope: AllBackends`"
+            }
+            (Scope::Backend, false) => {
+                "each backend remembers the key for itself: a keyed call that was sent may be sent \
+                 again inside that backend"
+            }
+        };
+        json!({
+            "header": key.header.as_str(),
+            "scope": match key.scope {
+                Scope::Backend => "Backend",
+                Scope::AllBackends => "AllBackends",
+            },
+            "scopeIsWritten": is_written,
+            "carried": matches!(self.permission, Permission::Key(_))
+                || self.head.headers.contains_key(&key.header),
+            "means": means,
+        })
+    }
+
+    fn tier(&self, tier: &[BackendRef]) -> Value {
+        tier.iter().map(|one| self.backend(one)).collect()
+    }
+
+    fn backend(&self, reference: &BackendRef) -> Value {
+        let spec = self.effective.backend(reference.backend);
+        let class = self.effective.classes.get(self.class);
+        let location = spec.location;
+        let link = link_for(Destination { location }, class, &self.effective.links);
+        let link = link.map(|link| &*self.effective.links[usize::from(link.0)].name);
+        let endpoints = spec.endpoints.iter().map(ToString::to_string);
+        json!({
+            "backend": &*spec.name,
+            "location": match location {
+                Location::Local => "Local",
+                Location::Cloud => "Cloud",
+            },
+            "protocol": match spec.protocol {
+                BackendProtocol::Http => "HTTP",
+                BackendProtocol::Http2 => "HTTP2",
+                BackendProtocol::Grpc => "GRPC",
+                BackendProtocol::Tcp => "TCP",
+                BackendProtocol::Udp => "UDP",
+            },
+            "line": link,
+            "weight": reference.weight,
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    }
+}
