@@ -7,6 +7,7 @@
 //! per cent of a core.
 
 mod contender;
+mod demands;
 mod figures;
 mod judge;
 mod ledger;
@@ -124,6 +125,7 @@ pub fn run(args: &FailoverArgs) -> Result<()> {
         }
     }
     say!("\n{}\n{}", table::text(&rows), table::LEGEND);
+    say!("\n{}", demands::text(&rows));
     let complaints: Vec<String> = rows.iter().filter_map(Row::complaint).collect();
     for complaint in &complaints {
         say!("{complaint}");
@@ -186,5 +188,5 @@ fn write(args: &FailoverArgs, rows: &[Row]) -> Result<()> {
     };
     std::fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
     save("failover.json", serde_json::to_string_pretty(rows)?)?;
-    save("failover.md", table::markdown(rows))
+    save("failover.md", format!("{}\n```\n{}```\n", table::markdown(rows), demands::text(rows)))
 }

@@ -606,10 +606,8 @@ fn next_call(frames: &mut Frames) -> Option<u32> {
         if frame.kind == kind::HEADERS && is_whole {
             let all = flag::END_HEADERS | flag::END_STREAM;
             frames.send(kind::HEADERS, all, frame.stream, grpc_answer("x-probe", "1"));
-        } else if frame.kind == kind::HEADERS || frame.kind == kind::DATA && is_whole {
-            if is_whole || frames.frame().is_some_and(|next| next.flags & flag::END_STREAM != 0) {
-                return Some(frame.stream);
-            }
+        } else if frame.kind == kind::DATA && is_whole {
+            return Some(frame.stream);
         }
     }
 }

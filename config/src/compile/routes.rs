@@ -85,16 +85,14 @@ fn one<'a>(
             out.error(name_spot.finding(message).related(first.place(), "is the first one"));
             continue;
         }
-        let origin = name_spot.origin();
         names.insert(name, name_spot);
         let base = format!("routes.{}.{}", step(&document.name), step(name));
-        out.origins.insert(base.clone(), origin);
+        out.origins.insert(base.clone(), spot.origin());
         for (index, _) in hosts.iter().enumerate() {
             let host = document.spec().key("hostnames").index(index);
             out.given(&format!("{base}.hostnames[{index}]"), &host, ());
         }
-        let own = rule.traffic_class.is_some();
-        let (class, class_spot) = match own {
+        let (class, class_spot) = match rule.traffic_class.is_some() {
             true => {
                 let spot = spot.key("trafficClass");
                 (self::class(rule.traffic_class.as_ref(), &spot, known, out), spot)
@@ -105,7 +103,6 @@ fn one<'a>(
         let matches = matches::compile(rule, &spot, &base, out);
         let given = filters::Given { rule, matches: &matches, spot: &spot, base: &base };
         let (action, filters) = filters::compile(&given, out);
-        let session = rule.session_persistence.as_ref();
         let tiers = tiers(rule, &action, (&spot, &base), known, out);
         let timeouts = timeouts(rule.timeouts.as_ref(), &action, (&spot, &base), out);
         let about = resilience::About {
@@ -130,7 +127,7 @@ fn one<'a>(
             matches,
             action,
             filters,
-            persistence: persistence::session(session, &spot, &base, out),
+            persistence: persistence::session(rule.session_persistence.as_ref(), &spot, &base, out),
             rate_limits: persistence::rate_limits(rule.rate_limits.as_ref(), &spot, &base, out),
         };
         rules.push(Placed { rule, hosts: document.spec().key("hostnames"), spot });

@@ -81,7 +81,7 @@ impl<'a> Explanation<'a> {
         rule.pointer(path).cloned()
     }
 
-    /// Where a value of the rule stands (or the rule itself, without a field), as `store.yaml:12:5`.
+    /// Where a value of the rule stands, or without a field the rule: as `store.yaml:12:5`.
     fn origin(&self, field: &str) -> Option<String> {
         let rule = self.effective.path_of_rule(self.rule);
         let path = if field.is_empty() { rule } else { format!("{rule}.{field}") };

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +17,7 @@ use tillgate_core::class::ClassId;
 use tillgate_core::failover::{Choice, Plan, Trip, TryEnd};
 use tillgate_core::health::Outcome as Ending;
 use tillgate_core::matching::{Rule, RuleId};
-use tillgate_core::retry::{Body, Ended, Repeat, Stop};
+use tillgate_core::retry::{Ended, Repeat, Stop};
 use tillgate_net::circuit::{Full, Place, Turn};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
@@ -36,6 +35,7 @@ use crate::running::Running;
 use crate::send::{self, Call, Message, Reply, Sending, Unanswered};
 
 mod attend;
+mod beside;
 mod visit;
 
 use self::attend::Attend;
@@ -206,70 +206,6 @@ impl Tries<'_> {
         };
         message.take_back(tried.request.take());
         Ok(tried)
-    }
-
-    /// Begins a second try beside the first one after a while; who answers well first has won.
-    async fn hedge<'t>(
-        &self,
-        (first, at): (impl Future<Output = Tried<'t>>, Choice),
-        after: Duration,
-        message: &mut Message,
-        trip: &mut Trip<'t>,
-        outcome: &Outcome,
-    ) -> Result<Tried<'t>, Refusal> {
-        let mut first = pin!(first);
-        tokio::select! {
-            biased;
-            tried = &mut first => return Ok(tried),
-            () = tokio::time::sleep(after) => {}
-        }
-        let body = message.keeper(outcome.speech());
-        let has_body = if body.is_whole() { Body::Kept } else { Body::Gone };
-        let other = trip.beside(at, has_body, fastrand::u64(..), clock::now());
-        let Some(other) = other else { return Ok(first.await) };
-        let (target, turn, visit) = (self.target(other), Turn::Further, self.enter(other));
-        let going = Going { at: other, target, turn, visit };
-        let sending = message.ready(going.target.wire, self.socket, outcome)?;
-        let second = Attempt { going, sending, keeper: body, trip: trip.clone() };
-        let mut second = pin!(self.attempt(second, outcome.flow()));
-        self.running.failover.meters.retry(&self.rule.1.route, "hedge");
-        let (tried, is_first) = tokio::select! {
-            tried = &mut first => (tried, true),
-            tried = &mut second => (tried, false),
-        };
-        if tried.is_good(outcome.speech()) {
-            return Ok(tried);
-        }
-        // Whoever is left may do better; what the other has shown is not lost.
-        self.forgo(tried, outcome.speech());
-        let mut last = if is_first { second.await } else { first.await };
-        // Where it was to go on was found without the other try, so it is looked for again.
-        self.put_back(last.left.take());
-        Ok(last)
-    }
-
-    /// Remembers how a try went that nobody waits for.
-    fn forgo(&self, tried: Tried<'_>, speech: Speech) {
-        match &tried.result {
-            Ok(reply) => {
-                let ending = Ending::of_status(send::status_of(&reply.head, speech));
-                self.answered(&tried.visit, ending, tried.began);
-            }
-            Err(unanswered) => {
-                if let Some(loss) = unanswered.refusal.failure.loss() {
-                    tried.visit.load().lost(clock::now());
-                    self.running.failover.tell(tried.visit.stamp(), Ending::Lost(loss));
-                }
-            }
-        }
-        self.put_back(tried.left);
-    }
-
-    /// A call does not go on there.
-    fn put_back(&self, left: Option<Left<'_>>) {
-        if let Some(left) = left {
-            self.plan().put_back(left.next.0);
-        }
     }
 
     async fn attempt<'t>(&self, attempt: Attempt<'t>, flow: &InFlight) -> Tried<'t> {
