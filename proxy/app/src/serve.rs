@@ -89,7 +89,7 @@ pub(crate) async fn serve_request(
         };
         let story =
             Story { worker, running: &running, rule, found, class, client, scheme: caller.scheme };
-        story.forward(head, body, ask, outcome).await
+        story.forward(&mut head, body, ask, outcome).await
     } else {
         filters::answer(&running.effective.routes, found, caller.scheme, &head, outcome)
     };
@@ -121,18 +121,18 @@ impl Story<'_> {
     /// Admits the request, picks a server, sends it there and passes the answer on.
     async fn forward(
         self,
-        mut head: Parts,
+        head: &mut Parts,
         body: Incoming,
         ask: Ask,
         mut outcome: Outcome,
     ) -> Answer {
-        let socket = match self.admit(&mut head, ask) {
+        let socket = match self.admit(head, ask) {
             Ok(socket) => socket,
             Err(refusal) => return problem::answer(&refusal, outcome),
         };
-        let kept = self.session(&head);
+        let kept = self.session(head);
         let plan = &self.running.wiring.plans[usize::from(self.found.rule.0)];
-        let timeouts = deadlines(&self.rule.timeouts, &head, &outcome);
+        let timeouts = deadlines(&self.rule.timeouts, head, &outcome);
         let tries = Tries {
             worker: self.worker,
             running: self.running,
@@ -143,7 +143,7 @@ impl Story<'_> {
             socket: socket.as_ref(),
         };
         let begins = kept.as_ref().and_then(|kept| kept.at);
-        let reached = tries.run(begins, &mut head, body, &mut outcome).await;
+        let reached = tries.run(begins, head, body, &mut outcome).await;
         let scheme = self.scheme;
         let session = match (&reached, kept) {
             (Ok(reached), Some(kept)) => {

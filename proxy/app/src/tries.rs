@@ -23,6 +23,7 @@ use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Target, Wire};
+use tillgate_net::http::flow::{Flow, Gate};
 use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, until_head, until_head_watched};
 use tillgate_net::http::server::InFlight;
@@ -191,15 +192,19 @@ impl Tries<'_> {
         outcome: &Outcome,
     ) -> Result<Tried<'t>, Refusal> {
         let at = going.at;
+        let flow = outcome.flow();
         let sending = message.ready(going.target.wire, self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
-        let first = Attempt { going, sending, keeper, trip: trip.clone() };
-        let first = self.attempt(first, outcome.flow());
+        let mut first = self.attempt(going, sending, (keeper, trip.clone()), flow);
         let hedge = self.rule.1.retry.hedge.filter(|_| trip.repeat() != Repeat::Nowhere);
         let mut tried = match hedge {
-            None => first.await,
+            None => {
+                let result = self.make(&mut first, flow).await;
+                first.end(result, flow)
+            }
             Some(hedge) => {
                 let after = hedge.after(self.plan().load(at).p95());
+                let first = self.made(first, flow);
                 // Rare and large.
                 Box::pin(self.hedge((first, at), after, message, trip, outcome)).await?
             }
@@ -208,34 +213,49 @@ impl Tries<'_> {
         Ok(tried)
     }
 
-    async fn attempt<'t>(&self, attempt: Attempt<'t>, flow: &InFlight) -> Tried<'t> {
-        let Attempt { going, sending, keeper, trip } = attempt;
-        let Going { at, target, turn, mut visit } = going;
-        let plan = self.plan();
-        let backend = plan.backend(at);
+    /// A try that is about to begin.
+    fn attempt<'t, 's>(
+        &'s self,
+        going: Going,
+        sending: Sending,
+        (keeper, trip): (send::Keeper, Trip<'t>),
+        flow: &Flow,
+    ) -> Attempt<'t, 's> {
+        let Going { at, target, turn, visit } = going;
+        let load = self.plan().load(at);
+        let rest = (keeper, flow.tries(), self.timeouts.request);
+        let attend = Attend::new(trip, (&self.running.failover, load), at, rest);
         let (began, queued) = (clock::now(), flow.queued_for());
-        let mut request = Some(sending.request);
-        let failover = &self.running.failover;
-        let tries = flow.tries();
-        let limit = self.timeouts.request;
-        let mut attend = Attend::new(trip, (failover, plan.load(at)), at, (keeper, tries, limit));
-        let result = match self.place((backend, turn), flow, &mut attend).await {
-            Err(refusal) => Err(Unanswered { refusal, unsent: true }),
-            Ok(place) => {
-                visit.place = Some(place);
-                let call = Call {
-                    pool: self.worker.pool(self.running.location(backend)),
-                    target: &target,
-                    timeouts: self.timeouts,
-                    socket: self.socket,
-                };
-                send::try_once(call, &mut request, sending.gate, &mut attend, flow).await
-            }
+        let Sending { request, gate } = sending;
+        Attempt { at, target, turn, visit, request: Some(request), gate, attend, began, queued }
+    }
+
+    /// Makes a try. It stays where it is: it is large, and every request has one.
+    async fn make(
+        &self,
+        attempt: &mut Attempt<'_, '_>,
+        flow: &InFlight,
+    ) -> Result<Reply, Unanswered> {
+        let backend = self.plan().backend(attempt.at);
+        let attend = &mut attempt.attend;
+        let place = match self.place((backend, attempt.turn), flow, attend).await {
+            Ok(place) => place,
+            Err(refusal) => return Err(Unanswered { refusal, unsent: true }),
         };
-        // Waiting for a place or a connection says nothing of how fast the server answers.
-        let began = began + flow.queued_for().saturating_sub(queued);
-        let left = attend.into_left();
-        Tried { at, target, visit, began, result, request, left }
+        attempt.visit.place = Some(place);
+        let call = Call {
+            pool: self.worker.pool(self.running.location(backend)),
+            target: &attempt.target,
+            timeouts: self.timeouts,
+            socket: self.socket,
+        };
+        send::try_once(call, &mut attempt.request, attempt.gate.take(), attend, flow).await
+    }
+
+    /// Makes a try beside which there may be another one.
+    async fn made<'t>(&self, mut attempt: Attempt<'t, '_>, flow: &InFlight) -> Tried<'t> {
+        let result = self.make(&mut attempt, flow).await;
+        attempt.end(result, flow)
     }
 
     /// A place at the backend: at once, or as soon as the class's turn comes.
@@ -392,12 +412,29 @@ struct Going {
     visit: Visit,
 }
 
-/// One try that is about to begin.
-struct Attempt<'a> {
-    going: Going,
-    sending: Sending,
-    keeper: send::Keeper,
-    trip: Trip<'a>,
+/// One try, from when it is about to begin.
+struct Attempt<'t, 's> {
+    at: Choice,
+    target: Arc<Target>,
+    turn: Turn,
+    visit: Visit,
+    /// What was not sent.
+    request: Option<Request<RequestBody>>,
+    gate: Option<Arc<Gate>>,
+    attend: Attend<'t, 's>,
+    began: Instant,
+    /// What it had waited for connections before.
+    queued: Duration,
+}
+
+impl<'t> Attempt<'t, '_> {
+    /// It has ended like this.
+    fn end(self, result: Result<Reply, Unanswered>, flow: &Flow) -> Tried<'t> {
+        let Self { at, target, visit, request, attend, began, queued, .. } = self;
+        // Waiting for a place or a connection says nothing of how fast the server answers.
+        let began = began + flow.queued_for().saturating_sub(queued);
+        Tried { at, target, visit, began, result, request, left: attend.into_left() }
+    }
 }
 
 /// One that has ended.

@@ -13,7 +13,7 @@ use tillgate_net::circuit::Turn;
 use tillgate_net::clock;
 use tillgate_net::http::grpc::Speech;
 
-use super::{Attempt, Going, Left, Tried, Tries};
+use super::{Going, Left, Tried, Tries};
 use crate::outcome::Outcome;
 use crate::problem::Refusal;
 use crate::send::{self, Message};
@@ -41,8 +41,9 @@ impl Tries<'_> {
         let (target, turn, visit) = (self.target(other), Turn::Further, self.enter(other));
         let going = Going { at: other, target, turn, visit };
         let sending = message.ready(going.target.wire, self.socket, outcome)?;
-        let second = Attempt { going, sending, keeper: body, trip: trip.clone() };
-        let mut second = pin!(self.attempt(second, outcome.flow()));
+        let flow = outcome.flow();
+        let second = self.attempt(going, sending, (body, trip.clone()), flow);
+        let mut second = pin!(self.made(second, flow));
         self.running.failover.meters.retry(&self.rule.1.route, "hedge");
         let (tried, is_first) = tokio::select! {
             tried = &mut first => (tried, true),

@@ -1,8 +1,8 @@
 //! Which flows would take more of the line if they got more.
 //!
 //! A window is a promise: what a flow does not use of it, nobody else may. So a flow gets its share
-//! only while it shows that it needs it: bytes of it wait for grants or for a turn, or it moves most
-//! of its window in every round trip. Any other flow (a health probe, a trickle of events, a reader
+//! only while it shows that it needs it: bytes of it wait for grants or for a turn, or it moves
+//! most of its window in every round trip. Any other flow (a health probe, a trickle of events, a reader
 //! that is slow itself) gets what it uses, with room to grow; that it grew beyond is seen within
 //! a round trip. A flow that has just begun has shown nothing yet and claims the least window.
 //!
