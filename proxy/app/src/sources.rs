@@ -9,8 +9,9 @@
 pub(crate) mod directory;
 pub(crate) mod git;
 pub(crate) mod http;
+mod relay;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,27 @@ pub(crate) struct SourceSpec {
 pub(crate) enum Place {
     Directory(PathBuf),
     Http(String),
-    Git { url: String, folder: Option<String>, reference: String },
+    Git {
+        url: String,
+        folder: Option<String>,
+        reference: String,
+        /// Whose signatures of commits and tags count.
+        allowed_signers: Option<Arc<Path>>,
+        /// The private key for `ssh://`.
+        identity: Option<Arc<Path>>,
+    },
+}
+
+impl SourceSpec {
+    /// Whether its commits are what is signed.
+    pub(crate) const fn is_git(&self) -> bool {
+        matches!(self.place, Place::Git { .. })
+    }
+
+    /// Whether it is looked at all the time, because a look costs nothing.
+    pub(crate) const fn is_near(&self) -> bool {
+        matches!(self.place, Place::Directory(_))
+    }
 }
 
 /// What a source gave.
@@ -85,7 +106,26 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Asks it.
+    /// The source that `spec` describes, never asked; what it must keep is kept below `state`.
+    ///
+    /// # Errors
+    /// Why it can never give anything.
+    pub(crate) fn new(spec: &SourceSpec, state: &Path) -> Result<Self, String> {
+        Ok(match &spec.place {
+            Place::Directory(path) => {
+                if let Some(why) = directory::refused(path) {
+                    return Err(why);
+                }
+                Self::Directory(directory::Directory::new(path.clone(), spec.allow_unsigned))
+            }
+            Place::Http(url) => {
+                Self::Http(Box::new(http::HttpBundle::new(url, spec.timeout, spec.long_poll)?))
+            }
+            Place::Git { .. } => Self::Git(Box::new(git::Git::new(spec, state)?)),
+        })
+    }
+
+    /// Asks it; at most so long as it may take.
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
         match self {
             Self::Directory(source) => source.fetch().await,
@@ -115,11 +155,12 @@ pub(crate) fn wrap(files: Files, revision: String, sequence: u64, created_at: Wa
         min_gateway_version: "0.0.0".to_owned(),
         files: entries(&files),
         effective_digest: None,
+        compiler_version: None,
     };
     Archive { manifest: manifest.to_text().into_bytes(), files, ..Archive::default() }
 }
 
-/// Does what blocks apart from the runtime.
+/// Does what blocks apart from the runtime that asks: a file system or a program may hang.
 pub(crate) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {

@@ -66,6 +66,18 @@ impl StateDir {
         Self { root: root.into() }
     }
 
+    /// Where it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file by whose lock processes agree on who writes here.
+    pub(crate) fn lock_file(&self) -> io::Result<File> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600).open(self.root.join("lock"))
+    }
+
     /// Makes what is missing, and sweeps up after a process that died while it wrote.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         for folder in ["bundles", "quarantine"] {
@@ -119,7 +131,7 @@ impl StateDir {
         }
         let manifest =
             Manifest::read(&archive.manifest).map_err(|error| invalid(error.to_string()))?;
-        let revision = revision(&manifest, &found);
+        let revision = revision(&archive, &manifest);
         Ok((archive, revision))
     }
 

@@ -157,6 +157,7 @@ fn build(options: &Build) -> Result<String, Refused> {
         min_gateway_version: options.min_gateway_version.clone(),
         files: entries(&files),
         effective_digest: None,
+        compiler_version: None,
     };
     let manifest = manifest.to_text().into_bytes();
     Manifest::read(&manifest).map_err(|error| (explain(&error), USAGE))?;
@@ -209,7 +210,12 @@ fn verify(options: &Verify) -> Result<String, Refused> {
         let (id, key) = public_key(text)?;
         match keys.iter_mut().find(|known| *known.id == *id) {
             Some(known) => known.roles.push(role),
-            None => keys.push(TrustedKey { id: id.into(), key, roles: vec![role] }),
+            None => keys.push(TrustedKey {
+                id: id.into(),
+                key,
+                roles: vec![role],
+                approves: Vec::new(),
+            }),
         }
     }
     let trust = Trust { threshold: options.threshold, keys };

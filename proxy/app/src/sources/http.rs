@@ -11,20 +11,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use tillgate_config::defaults;
-use tillgate_core::backend::{Host, Location};
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::http::post::Post;
 use tillgate_net::tls::{Application, Connector};
-use tillgate_net::upstream::resolver::ChosenBy;
-use tillgate_net::upstream::{self, How, Opening};
 
-use super::{FetchError, Fetched, Proof, apart};
+use super::{FetchError, Fetched, Proof, apart, relay};
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::gateway::Gateway;
 use crate::send::explain;
-
-/// The class of everything that the gateway asks for itself.
-const CLASS: &str = "control";
 
 /// What is added to a held question for its answer to arrive.
 const HOLD_MARGIN: Duration = Duration::from_secs(10);
@@ -33,7 +27,7 @@ const HOLD_MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct HttpBundle {
     uri: Uri,
-    host: Host,
+    host: String,
     port: u16,
     timeout: Duration,
     long_poll: Duration,
@@ -49,8 +43,7 @@ impl HttpBundle {
         let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
         let tls = uri.scheme_str() == Some("https");
         let name = uri.host().ok_or_else(|| format!("{url} names no host"))?;
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let host = bare.parse().map_or_else(|_| Host::Name(bare.into()), Host::Ip);
+        let host = name.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         Ok(Self {
             uri,
@@ -126,24 +119,11 @@ impl HttpBundle {
 
     async fn connect(&mut self, gateway: &Arc<Gateway>) -> Result<Post, String> {
         let patience = self.timeout.min(defaults::CONNECT_TIMEOUT);
-        let resolver = gateway.resolver();
-        let found = resolver.resolve(&self.host, self.port, ChosenBy::Policy, patience).await;
-        let addresses = found.map_err(|error| explain(&error))?;
-        let running = gateway.running();
-        let class = running.effective.classes.id(CLASS);
-        // Loopback is no line, whatever the policy thinks of it.
-        let local = addresses.iter().all(|address| address.ip().is_loopback());
-        let location = if local { Location::Local } else { Location::Cloud };
-        let class = class.unwrap_or(running.default_class());
-        let lane = running.lane(location, class).map(|(_, lane)| lane);
-        let how = How { lane: lane.as_ref(), connect_timeout: patience, tcp: defaults::TCP };
         if self.uri.scheme_str() == Some("https") && self.connector.is_none() {
             self.connector = Some(secure(gateway).await?);
         }
-        let tls = self.connector.as_deref().map(|connector| (connector, &self.host));
-        let opening = Opening { announce: None, tls };
-        let stream = upstream::dial_opening(&addresses, how, opening).await;
-        let stream = stream.map_err(|error| explain(&error))?;
+        let tls = self.connector.as_deref();
+        let stream = relay::dial(gateway, &self.host, self.port, patience, tls).await?;
         Post::begin(stream).await.map_err(|error| explain(&error))
     }
 }
@@ -196,7 +176,7 @@ mod tests {
     fn answers_are_read_for_what_they_are() {
         let mut source =
             HttpBundle::new("http://[::1]:8000/b?x=1", Duration::from_secs(1), Duration::ZERO).unwrap();
-        assert_eq!((source.port, source.host.to_string()), (8000, "::1".to_owned()));
+        assert_eq!((source.port, source.host.as_str()), (8000, "::1"));
         let mut read = |status: u16, body: &'static str| {
             let answer = Response::builder().status(status).header("etag", "\"a\"");
             source.read(answer.body(Bytes::from_static(body.as_bytes())).unwrap())
