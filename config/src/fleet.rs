@@ -16,6 +16,7 @@ use crate::report::{Finding, Report};
 use crate::suggest;
 use crate::zones::Zones;
 
+mod part;
 mod plan;
 mod rings;
 mod survey;

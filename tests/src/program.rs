@@ -43,9 +43,23 @@ impl Program {
     ) -> Self {
         let path = scratch(name).with_extension("yaml");
         fs::write(&path, policy).expect("the temporary folder can be written");
+        Self::start_as(program, "--config", path, more, change)
+    }
+
+    /// Starts `program` with the file of its policy, or of its sources, as `flag` says.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_as(
+        program: &str,
+        flag: &str,
+        path: PathBuf,
+        more: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = Command::new(program);
         command
-            .args(["gateway", "--workers", "2", "--config"])
+            .args(["gateway", "--workers", "2", flag])
             .arg(&path)
             .args(["--http", "127.0.0.1:0", "--forward-proxy", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0"])
@@ -100,6 +114,20 @@ impl Program {
     #[track_caller]
     pub fn get(&self, host: &str) -> Reply {
         get(self.address("http"), host)
+    }
+
+    /// The status document.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        let mut wire = Wire::connect(self.address("admin"));
+        wire.send("GET /v1/status HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        wire.reply().text()
+    }
+
+    /// Ends it without a word, as a power cut does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Waits for its end; whether it was a success.

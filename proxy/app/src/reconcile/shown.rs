@@ -131,6 +131,8 @@ pub(super) struct Facts<'a> {
     pub(super) sources: Vec<Value>,
     pub(super) denied: Vec<Value>,
     pub(super) highest: Option<u64>,
+    /// The last policy that was refused.
+    pub(super) refused: Option<&'a Value>,
     pub(super) conditions: &'a Conditions,
     pub(super) history: &'a History,
 }
@@ -147,6 +149,7 @@ impl Facts<'_> {
             "clock": self.clock,
             "sources": self.sources,
             "denied": self.denied,
+            "refused": self.refused,
             "conditions": self.conditions.to_json(),
             "history": self.history.to_json(),
         })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tillgate_config::bundle::place;
 use tillgate_core::reconcile::{Refusal, RingGate};
 use tillgate_net::clock;
@@ -170,6 +171,7 @@ impl Loop {
         for kind in ["Minimal", "Rejected", "Held", "RolledBack", "NoWayBack", "Unproven"] {
             self.conditions.clear(kind);
         }
+        self.refused = None;
         self.conditions.raise("Ready", "Applied", &policy.manifest.revision);
         self.history.note(policy, "Applied", "");
         self.meters.applied("applied", "New");
@@ -195,6 +197,7 @@ impl Loop {
             }
             return true;
         }
+        self.refused = Some(json!({ "sequence": sequence, "reason": reason, "why": text }));
         if self.conditions.raise("Rejected", reason, &message) {
             tracing::error!(source = name, sequence, reason, "policy refused, what runs stays: {text}");
             self.meters.applied("rejected", reason);

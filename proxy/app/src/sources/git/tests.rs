@@ -99,9 +99,7 @@ impl Drop for Repository {
 }
 
 fn is_there(program: &str) -> bool {
-    let tried = Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null());
-    let mut tried = tried.stdin(Stdio::null()).spawn();
-    tried.as_mut().is_ok_and(|child| child.wait().is_ok())
+    Command::new(program).arg("--help").stdin(Stdio::null()).output().is_ok()
 }
 
 /// The policy's text and revision, or nothing new.
