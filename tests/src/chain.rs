@@ -132,6 +132,17 @@ impl Chain {
         fs::read(&output).expect("it was written")
     }
 
+    /// Adds the signature of `key` to the bundle that was made last, and puts it on the stick.
+    ///
+    /// # Panics
+    /// If the commands refuse it.
+    pub fn sign(&self, key: &str) {
+        let made = self.folder.join("made.tar.gz");
+        let private = self.folder.join(format!("{key}.pem")).display().to_string();
+        bundle(&["sign", &made.display().to_string(), "--key", &private, "--key-id", key]);
+        self.put(&fs::read(&made).expect("it was written"));
+    }
+
     /// The web server has this from now on.
     pub fn publish(&self, bundle: Vec<u8>) {
         self.feels(Mood::Bundle(Arc::new(bundle)));

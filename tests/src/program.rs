@@ -15,6 +15,8 @@ pub struct Program {
     child: Child,
     /// Its policy file.
     pub policy: PathBuf,
+    /// It goes with the program.
+    is_own: bool,
     log: Text,
     said: Text,
 }
@@ -70,7 +72,7 @@ impl Program {
         let mut child = command.spawn().expect("the program starts");
         let log = child.stderr.take().map(collect).unwrap_or_default();
         let said = child.stdout.take().map(collect).unwrap_or_default();
-        Self { child, policy: path, log, said }
+        Self { child, policy: path, is_own: flag == "--config", log, said }
     }
 
     /// Its number.
@@ -141,7 +143,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.policy);
+        if self.is_own {
+            let _ = fs::remove_file(&self.policy);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tillgate_config::bundle::{self as format, FormatError, Manifest, SignatureEntry};
+use tillgate_core::gate::Approval as SignedBy;
 use tillgate_core::reconcile::{Approval, Digest, Promotion, Role};
 
 use super::keys::PublicKey;
@@ -97,6 +98,17 @@ impl Trust {
         let manifest = check(archive, Some(store))?;
         let (digest, signers) = (archive.digest(), Vec::new());
         Ok(Verified { manifest, digest, signers, emergency: 0, promotions: Vec::new() })
+    }
+
+    /// Whether `approval`, inside a document of the policy, is of a key that may speak in its
+    /// role, over the document's canonical `content`.
+    pub(crate) fn approves(&self, approval: &SignedBy, content: &str) -> bool {
+        let key = self.keys.iter().find(|key| *key.id == *approval.key_id);
+        key.is_some_and(|key| {
+            key.roles.iter().any(|role| *role != KeyRole::Bundle)
+                && key.approves.contains(&approval.role)
+                && key.key.verifies(content.as_bytes(), &approval.signature)
+        })
     }
 
     /// Different keys that have signed the manifest.
@@ -286,6 +298,25 @@ pub(crate) mod tests {
         newer.manifest = text.replace("\"0.1.0\"", "\"99.0.0\"").into_bytes();
         let newer = signed(&newer, &[&ann]);
         assert!(matches!(one.verify(&newer, None), Err(VerifyError::NeedsUpgrade(_))));
+    }
+
+    #[test]
+    fn documents_are_approved_by_keys_that_speak_in_a_role() {
+        let (ann, ci) = (Signer::new("ann"), Signer::new("ci"));
+        let mut boss = ann.trusted(&[KeyRole::Override]);
+        boss.approves = vec!["release-manager".into()];
+        let mut builder = ci.trusted(&[KeyRole::Bundle]);
+        builder.approves.clone_from(&boss.approves);
+        let one = trust(1, vec![boss, builder]);
+        let says = |signer: &Signer, role: &str, content: &str| {
+            let SignatureEntry { key_id, signature } = signer.sign(b"{}");
+            let (key_id, signature) = (key_id.as_str().into(), signature.as_str().into());
+            one.approves(&SignedBy { role: role.into(), key_id, signature }, content)
+        };
+        assert!(says(&ann, "release-manager", "{}"));
+        assert!(!says(&ann, "store-operations", "{}"), "not in this role");
+        assert!(!says(&ann, "release-manager", "{ }"), "of another document");
+        assert!(!says(&ci, "release-manager", "{}"), "who builds does not approve");
     }
 
     #[test]

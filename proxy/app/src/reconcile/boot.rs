@@ -93,7 +93,7 @@ fn serve(spec: &Spec, boot: &mut Boot) -> Option<Policy> {
 pub(super) fn kept(spec: &Spec, revision: &Revision) -> Result<Policy, String> {
     let (archive, _) = spec.state.read(&revision.digest).map_err(|error| explain(&error))?;
     let verified = spec.verify_kept(&archive).map_err(|error| explain(&error))?;
-    candidate::compile(&archive, &verified, &spec.store).map_err(|error| explain(&error))
+    candidate::compile(&archive, &verified, spec).map_err(|error| explain(&error))
 }
 
 fn lock(state: &StateDir) -> Lock {

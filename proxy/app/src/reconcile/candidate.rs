@@ -10,6 +10,7 @@ use tillgate_config::fleet::{Delivery, Fleet, Source};
 use tillgate_config::{Report, compile, defaults};
 use tillgate_core::reconcile::{Held, Refusal, Revision};
 
+use super::Spec;
 use crate::bundle::Archive;
 use crate::bundle::verify::{Verified, VerifyError};
 use crate::reload::ReloadError;
@@ -39,6 +40,8 @@ pub(super) enum Rejection {
     Guarded(Box<Report>),
     #[error("it waits")]
     Held(#[from] Held),
+    #[error("it waits: {0}")]
+    Frozen(String),
     #[error("it is not taken")]
     Refused(#[from] Refusal),
     #[error("an earlier source has given a policy, and this one has no order; its turn is when the \
@@ -62,6 +65,7 @@ impl Rejection {
             Self::Mismatch { .. } => "CompileMismatch",
             Self::Guarded(_) => "Guarded",
             Self::Held(_) => "Held",
+            Self::Frozen(_) => "Frozen",
             Self::Refused(Refusal::Older { .. }) => "OldSequence",
             Self::Refused(Refusal::SameSequence(_)) => "SameSequence",
             Self::Refused(Refusal::Denied(_)) => "Denied",
@@ -73,18 +77,24 @@ impl Rejection {
         }
     }
 
+    /// Whether nothing is wrong with it but the time.
+    pub(super) const fn waits(&self) -> bool {
+        matches!(self, Self::Held(_) | Self::Frozen(_))
+    }
+
     /// Whether the same bytes may do better in a while, for reasons that are not in them.
     pub(super) const fn passes(&self) -> bool {
         matches!(self, Self::Stage(_) | Self::Swap(_))
     }
 }
 
-/// Compiles what an archive holds for `store`.
+/// Compiles what an archive holds for the store of `spec`.
 pub(super) fn compile(
     archive: &Archive,
     verified: &Verified,
-    store: &str,
+    spec: &Spec,
 ) -> Result<Policy, Rejection> {
+    let store = &*spec.store;
     let invalid = |report: Report| Rejection::Invalid(Box::new(report));
     let mut sources = Vec::with_capacity(archive.files.len());
     for (path, bytes) in &archive.files {
@@ -98,7 +108,7 @@ pub(super) fn compile(
     }
     let told = |why: String| invalid(Report::of_error(why));
     let checked = fleet.compile(store).map_err(told)?;
-    let Some(effective) = checked.effective else { return Err(invalid(checked.report)) };
+    let Some(mut effective) = checked.effective else { return Err(invalid(checked.report)) };
     let manifest = verified.manifest.clone();
     if let Some(wanted) = &manifest.effective_digest
         && manifest.is_compiled_by(env!("CARGO_PKG_VERSION"))
@@ -107,6 +117,9 @@ pub(super) fn compile(
         let (wanted, found) = (wanted.clone(), Arc::clone(&effective.digest));
         return Err(Rejection::Mismatch { wanted, found });
     }
+    // Who signed an override or a promotion counts from here on.
+    let gate = std::mem::take(&mut effective.gate);
+    effective.gate = gate.verified(|approval, content| spec.trust.approves(approval, content));
     let guards = fleet.bundle().and_then(|bundle| bundle.spec.guards.as_ref());
     let drop_max = guards.and_then(|guards| guards.max_capacity_drop);
     Ok(Policy {

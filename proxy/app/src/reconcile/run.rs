@@ -103,11 +103,12 @@ impl Booted {
         thread::Builder::new().name("policy".into()).spawn(move || {
             let booted = self.owning();
             runtime.block_on(async move {
-                let mut drained = std::pin::pin!(gateway.drain.reached(Phase::Draining));
+                let mut all = Loop::new(booted, Arc::clone(&gateway));
                 tokio::select! {
-                    () = Loop::new(booted, Arc::clone(&gateway)).run(hints) => {}
-                    () = &mut drained => {}
+                    () = all.run(hints) => {}
+                    () = gateway.drain.reached(Phase::Draining) => {}
                 }
+                all.end();
             });
             // A file system that hangs must not hold up the end.
             runtime.shutdown_background();
@@ -187,7 +188,13 @@ impl Loop {
         }
     }
 
-    async fn run(mut self, hints: watch::Receiver<u64>) {
+    /// It was told to stop, which is not dying young.
+    fn end(&mut self) {
+        self.machine.memory_mut().lived();
+        self.remember();
+    }
+
+    async fn run(&mut self, hints: watch::Receiver<u64>) {
         // One answer of each source at a time: it waits for the verdict.
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
         let mut asking = JoinSet::new();

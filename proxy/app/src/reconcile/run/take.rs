@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tillgate_config::bundle::place;
-use tillgate_core::reconcile::{Refusal, RingGate};
+use tillgate_core::civil::Timestamp;
+use tillgate_core::gate::{Clock, Gate};
+use tillgate_core::reconcile::{ClockState, Refusal, RingGate, Wall};
 use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
 
@@ -62,7 +64,7 @@ impl Loop {
             return self.reject(source, sequence, &refusal.into());
         }
         let began = clock::now();
-        let compiled = candidate::compile(&archive, &verified, &self.spec.store);
+        let compiled = candidate::compile(&archive, &verified, &self.spec);
         self.meters.took(Applying::Compile, began.elapsed());
         let policy = match compiled {
             Ok(policy) => Arc::new(policy),
@@ -83,7 +85,7 @@ impl Loop {
         let (source, sequence) = (candidate.source, candidate.policy.revision.sequence);
         match self.take(&candidate) {
             Ok(()) => true,
-            Err(rejection @ Rejection::Held(_)) => {
+            Err(rejection) if rejection.waits() => {
                 let settled = self.reject(source, sequence, &rejection);
                 let newer = |one: &Waiting| one.policy.revision.sequence <= sequence;
                 if self.waiting.as_ref().is_none_or(newer) {
@@ -129,25 +131,51 @@ impl Loop {
         reload::put(&self.gateway, effective, before).map_err(Rejection::from)
     }
 
-    /// Whether this store's ring is open, by the rings of what runs: a policy does not write its
-    /// own permission. A store that has nothing takes what there is.
+    /// Whether this is the time, by the rings and the calendar of what runs: a policy does not
+    /// write its own permission. A store that has nothing takes what there is.
     fn admit(&self, candidate: &Waiting) -> Result<(), Rejection> {
         let Waiting { policy, verified, seen, .. } = candidate;
-        let (Some(running), Some(sequence)) = (&self.running, policy.revision.sequence) else {
-            return Ok(());
-        };
+        let Some(running) = &self.running else { return Ok(()) };
         let now = clock::now();
+        let state = self.clock.state(now);
         let gate = RingGate {
-            sequence,
+            sequence: policy.revision.sequence.unwrap_or(0),
             created_at: policy.revision.created_at,
             released_through: policy.delivery.released_through.as_deref(),
             immediate: policy.delivery.immediate,
             immediate_signed: verified.emergency,
             promotions: &verified.promotions,
-            hash: place(&sequence.to_string(), &self.spec.store),
+            hash: place(&policy.manifest.sequence.to_string(), &self.spec.store),
             seen: now.saturating_duration_since(*seen),
         };
-        Ok(running.delivery.rings.admit(&gate, self.clock.state(now), wall())?)
+        if policy.delivery.immediate && verified.emergency > 0 {
+            return Ok(running.delivery.rings.admit(&gate, state, wall())?);
+        }
+        // What has no order has no rings: nobody could promote it.
+        if policy.revision.sequence.is_some() {
+            running.delivery.rings.admit(&gate, state, wall())?;
+        }
+        self.calendar(running, state)
+    }
+
+    /// Whether a window or a freeze that names `config` holds policy now.
+    fn calendar(&self, running: &Policy, state: ClockState) -> Result<(), Rejection> {
+        let seconds = |wall: Wall| Timestamp(i64::try_from(wall.0).unwrap_or(i64::MAX));
+        let clock = match state {
+            ClockState::Synced => Clock::Synced,
+            ClockState::Holdover => {
+                Clock::Holdover(Duration::from_secs(self.clock.margin(clock::now())))
+            }
+            ClockState::Untrusted => Clock::Untrusted(seconds(self.clock.floor())),
+        };
+        // Rings are looked at with what was signed for this bundle.
+        let calendar = Gate { policy: None, ..running.effective.gate.clone() };
+        let held_by = calendar.of_policy(clock, seconds(wall())).held_by;
+        if held_by.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = held_by.iter().map(ToString::to_string).collect();
+        Err(Rejection::Frozen(names.join(", ")))
     }
 
     /// It serves: everybody is told, and the disk.
@@ -188,11 +216,11 @@ impl Loop {
         let (reason, text) = (why.reason(), explain(why));
         let of = sequence.map_or_else(String::new, |sequence| format!(", sequence {sequence}"));
         let message = format!("from {name}{of}: {text}");
-        if matches!(why, Rejection::Held(_)) {
+        if why.waits() {
             let is_first = !self.conditions.is("Held");
             self.conditions.raise("Held", reason, &message);
             if is_first {
-                tracing::info!(source = name, sequence, "policy waits for its ring: {text}");
+                tracing::info!(source = name, sequence, "policy waits: {text}");
                 self.meters.applied("held", reason);
             }
             return true;
