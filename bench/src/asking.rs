@@ -80,13 +80,18 @@ pub(crate) fn run(args: &AskingArgs) -> Result<()> {
             missed.push(format!("{name}: {worst} in a second, {allowed:.0} are flat"));
         }
         if number == 1 && mean > real(steady) {
-            missed.push(format!("an outage is asked {mean:.0} times a second, more than no outage"));
+            missed
+                .push(format!("an outage is asked {mean:.0} times a second, more than no outage"));
         }
     }
     let answered: u64 = seconds.iter().map(|one| one.answered).sum();
     let bytes = server.bytes.load(Ordering::Relaxed) / answered.max(1);
     let daily = 86_400 / 300 * bytes;
-    say!("one question and its answer: {bytes} bytes; a store that asks every 5 minutes: {} KB a day", daily / 1000);
+    say!(
+        "one question and its answer: {bytes} bytes; a store that asks every 5 minutes: {} KB a \
+         day",
+        daily / 1000
+    );
     say!(
         "60,000 stores every 5 minutes: 200 questions/s, {} KB/s; back after an outage over 10 \
          minutes: 100 questions/s",
@@ -116,8 +121,9 @@ fn simulate(args: &AskingArgs, server: &Server, phase: u64) -> Result<Vec<Second
         spread: Duration::from_secs(args.spread),
     };
     let name = |store: u32| format!("store-{store}");
-    let mut polls: Vec<Poll> =
-        (0..args.stores).map(|one| Poll::new(spec, place("central", &name(one)), true, began)).collect();
+    let mut polls: Vec<Poll> = (0..args.stores)
+        .map(|one| Poll::new(spec, place("central", &name(one)), true, began))
+        .collect();
     let mut due: BinaryHeap<Reverse<(Instant, u32)>> = BinaryHeap::new();
     due.extend((0..).zip(&polls).map(|(store, poll)| Reverse((poll.poll_timeout(), store))));
     let mut seconds = vec![Second::default(); usize::try_from(phase * 3).unwrap_or(0) + 1];
@@ -146,7 +152,9 @@ fn simulate(args: &AskingArgs, server: &Server, phase: u64) -> Result<Vec<Second
             } else {
                 Polled::Failed { retry_after: None }
             };
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let poll = &mut polls[store as usize];
             poll.handle_polled(polled, dice ^ (dice >> 29), Instant::now());
             due.push(Reverse((poll.poll_timeout(), store)));
@@ -204,7 +212,8 @@ fn serve() -> Result<Server> {
     let (is_up, bytes) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
     let server = Server { address, is_up: Arc::clone(&is_up), bytes: Arc::clone(&bytes) };
     for _ in 0..4 {
-        let (listener, is_up, bytes) = (listener.try_clone()?, Arc::clone(&is_up), Arc::clone(&bytes));
+        let (listener, is_up, bytes) =
+            (listener.try_clone()?, Arc::clone(&is_up), Arc::clone(&bytes));
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 if !is_up.load(Ordering::Relaxed) {
@@ -212,7 +221,9 @@ fn serve() -> Result<Server> {
                 }
                 let mut question = [0; 1024];
                 let Ok(read) = stream.read(&mut question) else { continue };
-                let answer = format!("HTTP/1.1 304 Not Modified\r\nETag: {TAG}\r\nConnection: close\r\n\r\n");
+                let answer = format!(
+                    "HTTP/1.1 304 Not Modified\r\nETag: {TAG}\r\nConnection: close\r\n\r\n"
+                );
                 if stream.write_all(answer.as_bytes()).is_ok() {
                     bytes.fetch_add((read + answer.len()) as u64, Ordering::Relaxed);
                 }

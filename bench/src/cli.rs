@@ -271,9 +271,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
-        Command::Cost(_) | Command::Fleet(_) | Command::Reload(_) | Command::Asking(_) => {
-            Ok(())
-        }
+        Command::Cost(_) | Command::Fleet(_) | Command::Reload(_) | Command::Asking(_) => Ok(()),
         Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
         Command::Rollout(args) => crate::rollout::run(args),

@@ -153,7 +153,10 @@ fn commits(
     }
     times.sort_by(f64::total_cmp);
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
-    say!("{} commits to a folder: served after {median:.0} ms (median), {worst:.0} ms", times.len());
+    say!(
+        "{} commits to a folder: served after {median:.0} ms (median), {worst:.0} ms",
+        times.len()
+    );
     if worst > COMMIT_MAX_MS {
         missed.push(format!("a commit took {worst:.0} ms, {COMMIT_MAX_MS} ms are allowed"));
     }
@@ -298,8 +301,8 @@ fn policy(origin: SocketAddr, number: usize) -> String {
     let head = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ";
     let mut text = format!(
         "{head}Store\nmetadata: {{name: store-0412}}\nspec:\n  timeZone: UTC\n  links: [{{name: \
-         primary, capacity: {{up: {rate}Mbit/s, down: 200Mbit/s}}}}]\n{head}TrafficClass\nmetadata: \
-         {{name: payment}}\nspec: {{priority: 1000, critical: true, guarantee: {{up: {share}%, \
+         primary, capacity: {{up: {rate}Mbit/s, down: 200Mbit/s}}}}]\n{head}TrafficClass\n\
+         metadata: {{name: payment}}\nspec: {{priority: 1000, critical: true, guarantee: {{up: {share}%, \
          down: 10%}}}}\n"
     );
     for (backend, host) in [("steady".to_owned(), "a"), (format!("other-{name}"), "b")] {
@@ -314,8 +317,8 @@ fn policy(origin: SocketAddr, number: usize) -> String {
     }
     // The number itself, so that each reload is another digest.
     text.push_str(&format!(
-        "{head}ServiceRoute\nmetadata: {{name: numbered}}\nspec:\n  hostnames: [n{number}.example]\n  \
-         rules: [{{name: all, backendRefs: [{{name: steady}}]}}]\n"
+        "{head}ServiceRoute\nmetadata: {{name: numbered}}\nspec:\n  hostnames: \
+         [n{number}.example]\n  rules: [{{name: all, backendRefs: [{{name: steady}}]}}]\n"
     ));
     text
 }
@@ -323,8 +326,8 @@ fn policy(origin: SocketAddr, number: usize) -> String {
 fn bootstrap(state: &Path, folder: &Path) -> String {
     // The key signs nothing here: the folder is taken without a signature.
     format!(
-        "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: store-0412}}\nspec:\n  \
-         storeId: store-0412\n  role: Gateway\n  stateDir: {}\n  sources: [{{name: folder, type: \
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: \
+         store-0412}}\nspec:\n  storeId: store-0412\n  role: Gateway\n  stateDir: {}\n  sources: [{{name: folder, type: \
          Directory, path: {}, interval: 1s, allowUnsigned: true}}]\n  trust: {{threshold: 1, keys: \
          [{{id: ci, algorithm: Ed25519, publicKey: \
          MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, roles: [bundle]}}]}}\n",

@@ -39,7 +39,8 @@ fn text(bootstrap: &BootstrapDoc) -> String {
     let Some(fixed) = &bootstrap.spec.fixed else { return text };
     let mut rules = String::new();
     if let Some(hosts) = &fixed.payment_hosts {
-        let hosts: Vec<String> = hosts.iter().map(|host| format!("{:?}", host_text(&host.0))).collect();
+        let hosts: Vec<String> =
+            hosts.iter().map(|host| format!("{:?}", host_text(&host.0))).collect();
         let _ = write!(
             rules,
             "    - name: payment-hosts\n      destinations: [{{hostnames: [{}]}}]\n      \

@@ -53,7 +53,8 @@ impl Chain {
         for key in ["ci", "eve", "release"] {
             let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
             fs::write(chain.folder.join(format!("{key}.pem")), pair.serialize_pem()).expect("room");
-            fs::write(chain.folder.join(format!("{key}.pub")), pair.public_key_pem()).expect("room");
+            fs::write(chain.folder.join(format!("{key}.pub")), pair.public_key_pem())
+                .expect("room");
         }
         chain
     }
@@ -106,10 +107,7 @@ impl Chain {
     pub fn stick(&self, more: &str) -> String {
         let path = self.folder.join("stick");
         fs::create_dir_all(&path).expect("a folder");
-        format!(
-            "{{name: stick, type: Directory, path: {}, interval: 1s{more}}}",
-            path.display()
-        )
+        format!("{{name: stick, type: Directory, path: {}, interval: 1s{more}}}", path.display())
     }
 
     /// A bundle of `policy`, signed with `key`.
@@ -123,7 +121,14 @@ impl Chain {
         let number = sequence.to_string();
         let (folder, revision) = (folder.display().to_string(), format!("main@sha1:{sequence}"));
         let mut build = vec![
-            "build", &folder, "--output", &output, "--sequence", &number, "--revision", &revision,
+            "build",
+            &folder,
+            "--output",
+            &output,
+            "--sequence",
+            &number,
+            "--revision",
+            &revision,
         ];
         build.extend(more);
         bundle(&build);
@@ -199,7 +204,8 @@ fn serve(mut wire: Wire, mood: &Mutex<Mood>, sent: &Mutex<(usize, usize)>) {
         match now {
             Mood::Nothing => wire.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
             Mood::Text(status, text) => wire.send(format!(
-                "HTTP/1.1 {status} X\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{text}",
+                "HTTP/1.1 {status} X\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n\
+                 {text}",
                 text.len()
             )),
             Mood::Bundle(bytes) => {
@@ -264,4 +270,3 @@ fn crc32(bytes: &[u8]) -> u32 {
         })
     })
 }
-

@@ -163,7 +163,8 @@ fn payments(share: u8) -> String {
 #[test]
 fn policy_goes_out_by_ring_and_guards_want_a_signature() {
     let (chain, origin) = (Chain::new("rings"), Origin::answering(OK));
-    let text = |host: &str, share, more| policy(host, origin.address) + &payments(share) + &whole(more);
+    let text =
+        |host: &str, share, more| policy(host, origin.address) + &payments(share) + &whole(more);
     let program = start(chain.bootstrap(&[chain.stick("")], ""));
     chain.put(&chain.bundle(1, &text("a.example", 20, ""), "ci", &[]));
     applied(&program, 1);
@@ -204,8 +205,8 @@ fn a_freeze_of_config_holds_policy_too() {
     let (chain, origin) = (Chain::new("freeze"), Origin::answering(OK));
     let freeze = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {name: \
                   always}\nspec:\n  appliesTo: {rollouts: [config]}\n  from: \
-                  \"2020-01-01T00:00:00\"\n  until: \"2099-01-01T00:00:00\"\n  timeZone: UTC\n  reason: \
-                  the end of time\n";
+                  \"2020-01-01T00:00:00\"\n  until: \"2099-01-01T00:00:00\"\n  timeZone: UTC\n  \
+                  reason: the end of time\n";
     let text = policy("a.example", origin.address) + freeze;
     let program = start(chain.bootstrap(&[chain.stick("")], ""));
     chain.put(&chain.bundle(1, &text, "ci", &[]));
@@ -279,7 +280,7 @@ fn a_start_needs_no_network_and_no_clock_and_takes_less_than_a_second() {
     assert_eq!(get(http, "a.example").status, 200);
     let took = began.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert_eq!(shown(&program)["applied"]["sequence"], 7);
+    applied(&program, 7);
     condition(&program, "ClockUntrusted", "clock");
 }
 
@@ -403,7 +404,8 @@ fn the_next_process_takes_the_policy_over_and_follows_it_further() {
 fn a_bootstrap_says_everything_that_is_wrong_with_it() {
     let chain = Chain::new("wrong");
     let bootstrap = chain.bootstrap(
-        &["{name: a, type: Directory, interval: 1s}".into(),
+        &[
+            "{name: a, type: Directory, interval: 1s}".into(),
             "{name: b, type: Git, interval: 1s}".into(),
         ],
         "",
@@ -412,4 +414,35 @@ fn a_bootstrap_says_everything_that_is_wrong_with_it() {
     assert!(!program.ended());
     program.line(&["the source `a` has no `path`"]);
     program.line(&["the source `b` has no `url`"]);
+}
+
+/// The first bytes that `git` sends to a server, on the way that the gateway gives it.
+fn first_bytes(name: &str, scheme: &str) -> Vec<u8> {
+    let chain = Chain::new(name);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!(
+        "{{name: git, type: Git, url: \"{scheme}://{}/fleet\", path: policy, interval: 1s, \
+         timeout: 10s, allowUnsigned: true}}",
+        server.local_addr().unwrap()
+    );
+    let program = start(chain.bootstrap(&[source], ""));
+    let (mut stream, _) = server.accept().unwrap();
+    let mut bytes = [0; 7];
+    std::io::Read::read_exact(&mut stream, &mut bytes).unwrap();
+    drop((stream, server));
+    condition(&program, "FetchFailed/git", "git ls-remote");
+    bytes.to_vec()
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn git_reaches_its_server_by_the_relay_alone() {
+    let is_there = |program| Command::new(program).arg("-V").output().is_ok();
+    if !is_there("git") || !is_there("ssh") {
+        eprintln!("SKIPPED: no git or ssh on this machine");
+        return;
+    }
+    // Its proxy is the relay, and nothing else leads there.
+    assert_eq!(first_bytes("git-https", "https")[..2], [0x16, 3], "a ClientHello");
+    assert_eq!(first_bytes("git-ssh", "ssh"), b"SSH-2.0");
 }

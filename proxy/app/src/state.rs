@@ -1,7 +1,7 @@
 //! The state directory: bundles, the two pointers to them, and the memory of the reconcile loop.
 //!
 //! ```text
-//! bundles/<sha256>/bundle.tar.gz   current -> bundles/<sha256>   lkg -> …   state.json   quarantine/
+//! bundles/<sha256>/bundle.tar.gz  current -> bundles/<sha256>  lkg -> …  state.json  quarantine/
 //! ```
 //!
 //! Whatever moment the power goes, each of them is old or new, never half: everything is written

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tillgate_config::Report;
 use tillgate_config::bundle::{
     self as format, Manifest, SCHEMA_VERSION, Scope, SignatureEntry, wall_text,
 };
-use tillgate_config::Report;
 use tillgate_config::fleet::{Fleet, Source};
 use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;

@@ -113,18 +113,20 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         notify: notify.clone(),
         policy,
     };
+    let reader = Arc::new(reader);
     let told = Told {
         control,
         options: options.clone(),
         notify,
         predecessor,
-        reader: Arc::new(reader),
+        reader: Arc::clone(&reader),
         gives_way: Arc::clone(&gives_way),
     };
     let arm = || Ok(told.until_stopped(Signals::register()?));
     bound
         .run_armed(arm)
         .map_err(|error| format!("the gateway cannot start its threads: {error}"))?;
+    reader.end();
     if gives_way.load(Ordering::Relaxed) {
         return Err("the process before waits no longer and goes on; this one has ended: start \
                     it again, and see what kept it from serving in time"

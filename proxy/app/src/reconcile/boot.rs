@@ -72,7 +72,9 @@ impl Booted {
 fn serve(spec: &Spec, boot: &mut Boot) -> Option<Policy> {
     let first = boot.serve.revision().cloned();
     let lkg = boot.lkg.clone().filter(|lkg| first.as_ref() != Some(lkg));
-    for (revision, is_first) in first.map(|one| (one, true)).into_iter().chain(lkg.map(|one| (one, false))) {
+    for (revision, is_first) in
+        first.map(|one| (one, true)).into_iter().chain(lkg.map(|one| (one, false)))
+    {
         match kept(spec, &revision) {
             Ok(policy) if is_first => return Some(policy),
             Ok(policy) => {

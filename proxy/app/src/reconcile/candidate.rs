@@ -44,8 +44,10 @@ pub(super) enum Rejection {
     Frozen(String),
     #[error("it is not taken")]
     Refused(#[from] Refusal),
-    #[error("an earlier source has given a policy, and this one has no order; its turn is when the \
-             others are removed")]
+    #[error(
+        "an earlier source has given a policy, and this one has no order; its turn is when the \
+             others are removed"
+    )]
     Later,
     #[error("it cannot be written to disk")]
     Stage(#[source] io::Error),

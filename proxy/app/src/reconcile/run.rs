@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{ClockState, ClockTrust, OnDisk, Reading, Reconciler};
+use tillgate_core::reconcile::{ClockState, ClockTrust, OnDisk, Reading, Reconciler, Wall};
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
 use tillgate_net::{clock, threads};
@@ -45,14 +45,25 @@ const FLOOR_EVERY: Duration = Duration::from_secs(600);
 /// Threads for folders and programs that may hang: two for each of sixteen sources.
 const SOURCE_THREADS: usize = 32;
 
-/// A word to the loop from outside.
-#[derive(Clone)]
-pub(crate) struct Told(Arc<watch::Sender<u64>>);
+/// After the drain: for the memory to be written. A disk that hangs is not waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A word to the loop from outside, and its last one.
+pub(crate) struct Told {
+    hint: watch::Sender<u64>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
 
 impl Told {
     /// There may be something new.
     pub(crate) fn look_now(&self) {
-        self.0.send_modify(|count| *count += 1);
+        self.hint.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until the loop has ended, which it does when the gateway drains.
+    pub(crate) fn wait(&self) {
+        // Late or gone: what is on disk is whole either way.
+        let _ = self.ended.recv_timeout(LAST_WORDS);
     }
 }
 
@@ -100,6 +111,7 @@ impl Booted {
             .max_blocking_threads(SOURCE_THREADS)
             .build()?;
         let (hint, hints) = watch::channel(0);
+        let (end, ended) = std::sync::mpsc::channel();
         thread::Builder::new().name("policy".into()).spawn(move || {
             let booted = self.owning();
             runtime.block_on(async move {
@@ -110,10 +122,11 @@ impl Booted {
                 }
                 all.end();
             });
+            let _ = end.send(());
             // A file system that hangs must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Told(Arc::new(hint)))
+        Ok(Told { hint, ended })
     }
 
     /// Waits until the process before has let go of the state, and goes on from there.
@@ -210,9 +223,7 @@ impl Loop {
             let watched = self.waiting.is_some() || self.machine.probation().is_some();
             let due = clock::now() + if watched { TICK_WATCHED } else { TICK };
             // Answers may come faster than ticks are due. There is no end of them but the drain's.
-            while let Ok(Some(answer)) =
-                tokio::time::timeout_at(due.into(), answers.recv()).await
-            {
+            while let Ok(Some(answer)) = tokio::time::timeout_at(due.into(), answers.recv()).await {
                 let was = self.machine.probation().is_some();
                 self.hear(answer);
                 self.show();
@@ -340,13 +351,13 @@ impl Loop {
         let source = |state: &SourceState| {
             json!({
                 "name": &*state.name,
-                "lastAnswer": state.answered.map(|at| wall_text(tillgate_core::reconcile::Wall(at))),
+                "lastAnswer": state.answered.map(|at| wall_text(Wall(at))),
                 "error": state.error,
             })
         };
-        let denied = memory.denied.iter().map(|one| {
-            json!({ "digest": &*one.digest, "sequence": one.sequence, "why": &*one.why })
-        });
+        let denied = memory.denied.iter().map(
+            |one| json!({ "digest": &*one.digest, "sequence": one.sequence, "why": &*one.why }),
+        );
         let facts = Facts {
             store: &self.spec.store,
             running: self.running.as_ref(),

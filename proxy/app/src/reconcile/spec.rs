@@ -57,9 +57,8 @@ impl Spec {
         if spec.role == RoleDoc::Sidecar {
             wrong.push("the role `Sidecar` is not built yet: use `Gateway`".to_owned());
         }
-        let mut take = |found: Result<SourceSpec, String>| {
-            found.map_err(|why| wrong.push(why)).ok()
-        };
+        let mut take =
+            |found: Result<SourceSpec, String>| found.map_err(|why| wrong.push(why)).ok();
         let sources = spec.sources.iter().filter_map(|one| take(source(one))).collect();
         let mut keys = Vec::new();
         for one in &spec.trust.keys {
@@ -133,9 +132,10 @@ fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
     };
     let place = match document.source_type {
         SourceType::Directory => {
-            let path = document.path.as_ref().ok_or_else(|| {
-                format!("the source `{name}` has no `path`: write the folder's")
-            })?;
+            let path = document
+                .path
+                .as_ref()
+                .ok_or_else(|| format!("the source `{name}` has no `path`: write the folder's"))?;
             Place::Directory(PathBuf::from(&path.0))
         }
         SourceType::HttpBundle => {

@@ -29,7 +29,9 @@ impl Running {
             }
         };
         tell_all(&self.no_route, false, &["404"]);
-        let by_class = |row: &[OnceLock<RequestMeter>], missing: &[&str], tell: &mut dyn FnMut(&RequestMeter, bool, &[&str])| {
+        let by_class = |row: &[OnceLock<RequestMeter>],
+                        missing: &[&str],
+                        tell: &mut dyn FnMut(&RequestMeter, bool, &[&str])| {
             for (cell, class) in row.iter().zip(&self.classes) {
                 if let Some(meter) = cell.get() {
                     tell(meter, class.spec.critical, missing);

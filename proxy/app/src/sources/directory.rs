@@ -86,9 +86,8 @@ impl Directory {
 impl Looker {
     fn fetch(&mut self) -> Result<Fetched, FetchError> {
         let seen = look(&resolve(&self.path))?;
-        let due = self
-            .read_at
-            .is_none_or(|at| clock::now().saturating_duration_since(at) >= READ_EVERY);
+        let due =
+            self.read_at.is_none_or(|at| clock::now().saturating_duration_since(at) >= READ_EVERY);
         if self.look == Some(seen) && !due {
             return match &self.wrong {
                 Some(wrong) => Err(wrong.clone().into()),

@@ -149,8 +149,7 @@ impl Asker {
         }
         let (head, tag) = (format!("refs/heads/{reference}"), format!("refs/tags/{reference}"));
         let peeled = format!("{tag}^{{}}");
-        let names: &[&str] =
-            if reference == "HEAD" { &["HEAD"] } else { &[&head, &tag, &peeled] };
+        let names: &[&str] = if reference == "HEAD" { &["HEAD"] } else { &[&head, &tag, &peeled] };
         let mut arguments = vec!["ls-remote", "--quiet", "--", &self.url];
         arguments.extend(names);
         let told = program.run(None, &arguments)?;
@@ -252,11 +251,7 @@ impl Asker {
             return Ok(Proof::Commit);
         }
         check("verify-commit", &tip.commit).map(|_| Proof::Commit).map_err(|why| {
-            format!(
-                "commit {} is not signed by a key of {}: {why}",
-                tip.commit,
-                signers.display()
-            )
+            format!("commit {} is not signed by a key of {}: {why}", tip.commit, signers.display())
         })
     }
 }

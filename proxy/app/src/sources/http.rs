@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn answers_are_read_for_what_they_are() {
         let mut source =
-            HttpBundle::new("http://[::1]:8000/b?x=1", Duration::from_secs(1), Duration::ZERO).unwrap();
+            HttpBundle::new("http://[::1]:8000/b?x=1", Duration::from_secs(1), Duration::ZERO)
+                .unwrap();
         assert_eq!((source.port, source.host.as_str()), (8000, "::1"));
         let mut read = |status: u16, body: &'static str| {
             let answer = Response::builder().status(status).header("etag", "\"a\"");

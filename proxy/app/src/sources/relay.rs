@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tillgate_config::defaults;
 use tillgate_core::backend::{Host, Location};
+use tillgate_net::tls::Connector;
 use tillgate_net::upstream::resolver::ChosenBy;
 use tillgate_net::upstream::{self, How, Opening, Upstream};
-use tillgate_net::tls::Connector;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};

@@ -29,7 +29,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tillgate-state-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("tillgate-state-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Self(path)

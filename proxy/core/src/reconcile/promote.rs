@@ -69,7 +69,9 @@ pub fn judge_ring(
     }
     if waited < spec.bake {
         let left = spec.bake - waited;
-        return Verdict::Inconclusive(format!("it has to bake for {} s more", left.as_secs()).into());
+        return Verdict::Inconclusive(
+            format!("it has to bake for {} s more", left.as_secs()).into(),
+        );
     }
     Verdict::Pass
 }
@@ -106,9 +108,8 @@ mod tests {
 
     #[test]
     fn a_metric_that_is_missing_is_no_zero() {
-        let judged = |value| {
-            judge_ring(&ring(9, 0), Some(Metric { value, most: 0.01 }), HOUR, SPEC)
-        };
+        let judged =
+            |value| judge_ring(&ring(9, 0), Some(Metric { value, most: 0.01 }), HOUR, SPEC);
         assert!(matches!(judged(None), Verdict::Inconclusive(_)));
         assert!(matches!(judged(Some(0.02)), Verdict::Fail(_)));
         assert_eq!(judged(Some(0.0)), Verdict::Pass);

@@ -158,7 +158,8 @@ impl PolicyMeters {
         registry.register_with_unit("source_last_success", text, unit(), self.answered.clone());
         let text = "how long a source is left alone because it failed";
         registry.register_with_unit("source_backoff", text, Unit::Seconds, self.back_off.clone());
-        let text = "signatures of policies that were checked, by key; the key is empty if none counted";
+        let text =
+            "signatures of policies that were checked, by key; the key is empty if none counted";
         registry.register("signature_verify", text, self.signatures.clone());
         let text = "1 for what is thought of the wall clock: Synced, Holdover or Untrusted";
         registry.register("clock_state", text, self.clock.clone());

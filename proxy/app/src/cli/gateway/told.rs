@@ -2,8 +2,8 @@
 //! that changes, the next process that wants the sockets, the service manager that listens.
 
 use std::io;
-use std::path::PathBuf;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -98,6 +98,14 @@ impl Reader {
             },
             other => other,
         };
+    }
+
+    /// Waits until the loop that asks sources has written its memory.
+    pub(super) fn end(&self) {
+        let Policy::Sources(begun) = &self.policy else { return };
+        if let Begun::Yes(told) = &*begun.lock().unwrap_or_else(PoisonError::into_inner) {
+            told.wait();
+        }
     }
 
     /// Reads what has changed, or everything because somebody says so.

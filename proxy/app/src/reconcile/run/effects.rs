@@ -117,7 +117,11 @@ impl Loop {
                 self.meters.last_success.set(0);
             }
             Event::NoWayBack(digest, why) => {
-                tracing::warn!(digest = &**digest, why = &**why, "policy does harm, and is the first");
+                tracing::warn!(
+                    digest = &**digest,
+                    why = &**why,
+                    "policy does harm, and is the first"
+                );
                 self.conditions.raise("NoWayBack", "Unhealthy", why);
             }
         }

@@ -225,9 +225,22 @@ impl Loop {
             }
             return true;
         }
+        if source > 0 && matches!(why, Rejection::Refused(Refusal::Older { .. })) {
+            // A stick in a drawer is older than what is in effect; that is what it is for.
+            self.conditions.raise(&format!("Older/{name}"), reason, &message);
+            return true;
+        }
+        if self.waiting.is_none() {
+            self.conditions.clear("Held");
+        }
         self.refused = Some(json!({ "sequence": sequence, "reason": reason, "why": text }));
         if self.conditions.raise("Rejected", reason, &message) {
-            tracing::error!(source = name, sequence, reason, "policy refused, what runs stays: {text}");
+            tracing::error!(
+                source = name,
+                sequence,
+                reason,
+                "policy refused, what runs stays: {text}"
+            );
             self.meters.applied("rejected", reason);
             self.meters.last_success.set(0);
             self.gateway.metrics.reloaded(Err(()));

@@ -123,7 +123,8 @@ fn a_folder_that_is_too_much_is_refused() {
 
 #[test]
 fn a_sub_path_mount_is_known_by_its_root() {
-    let mounts = "36 35 98:0 /var/lib/kubelet/pods/1/volume-subpaths/policy/gw/0 /policy rw - ext4 x\n\
+    let mounts = "36 35 98:0 /var/lib/kubelet/pods/1/volume-subpaths/policy/gw/0 /policy rw - \
+                  ext4 x\n\
                   37 35 98:0 / /whole rw - ext4 x\n";
     assert!(is_sub_path(mounts, Path::new("/policy")));
     assert!(!is_sub_path(mounts, Path::new("/whole")));
