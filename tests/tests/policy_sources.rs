@@ -419,16 +419,16 @@ fn a_bootstrap_says_everything_that_is_wrong_with_it() {
 /// The first bytes that `git` sends to a server, on the way that the gateway gives it.
 fn first_bytes(name: &str, scheme: &str) -> Vec<u8> {
     let chain = Chain::new(name);
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let source = format!(
         "{{name: git, type: Git, url: \"{scheme}://{}/fleet\", path: policy, interval: 1s, \
          timeout: 10s, allowUnsigned: true}}",
-        server.local_addr().unwrap()
+        server.local_addr().expect("bound")
     );
     let program = start(chain.bootstrap(&[source], ""));
-    let (mut stream, _) = server.accept().unwrap();
+    let (mut stream, _) = server.accept().expect("git comes");
     let mut bytes = [0; 7];
-    std::io::Read::read_exact(&mut stream, &mut bytes).unwrap();
+    std::io::Read::read_exact(&mut stream, &mut bytes).expect("it speaks");
     drop((stream, server));
     condition(&program, "FetchFailed/git", "git ls-remote");
     bytes.to_vec()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tillgate_config::bundle::{self as format, FormatError, Manifest, SignatureEntry};
 use tillgate_core::gate::Approval as SignedBy;
-use tillgate_core::reconcile::{Approval, Digest, Promotion, Role};
+use tillgate_core::reconcile::{Approval, Digest, Promotion};
 
 use super::keys::PublicKey;
 use super::{Archive, entries};
@@ -150,7 +150,7 @@ impl Trust {
             let may = |key: &&TrustedKey| key.roles.contains(&KeyRole::RingPromotion);
             let approval = |key: &TrustedKey| Approval {
                 key: Arc::clone(&key.id),
-                roles: key.approves.iter().map(|role| Role::clone(role)).collect(),
+                roles: key.approves.clone(),
             };
             promotions.push(Promotion {
                 sequence: statement.sequence,

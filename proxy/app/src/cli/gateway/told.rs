@@ -96,7 +96,7 @@ impl Reader {
                     Begun::Never
                 }
             },
-            other => other,
+            begun @ (Begun::Yes(_) | Begun::Never) => begun,
         };
     }
 

@@ -52,9 +52,11 @@ impl<'a> Program<'a> {
     pub(super) fn run(&self, within: Option<u64>, arguments: &[&str]) -> Result<String, String> {
         let what = arguments.iter().find(|one| !one.starts_with('-') && !one.contains('='));
         let what = what.copied().unwrap_or("git");
-        let mut child = self.command(arguments).spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "there is no `git` on this machine: install it".to_owned(),
-            _ => format!("git cannot be started: {error}"),
+        let mut child = self.command(arguments).spawn().map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return "there is no `git` on this machine: install it".to_owned();
+            }
+            format!("git cannot be started: {error}")
         })?;
         let (said, complained) = (collect(child.stdout.take()), collect(child.stderr.take()));
         let ended = self.watch(&mut child, within);
