@@ -302,7 +302,8 @@ fn policy(origin: SocketAddr, number: usize) -> String {
     let mut text = format!(
         "{head}Store\nmetadata: {{name: store-0412}}\nspec:\n  timeZone: UTC\n  links: [{{name: \
          primary, capacity: {{up: {rate}Mbit/s, down: 200Mbit/s}}}}]\n{head}TrafficClass\n\
-         metadata: {{name: payment}}\nspec: {{priority: 1000, critical: true, guarantee: {{up: {share}%, \
+         metadata: {{name: payment}}\nspec: {{priority: 1000, critical: true, \
+         guarantee: {{up: {share}%, \
          down: 10%}}}}\n"
     );
     for (backend, host) in [("steady".to_owned(), "a"), (format!("other-{name}"), "b")] {
@@ -327,7 +328,8 @@ fn bootstrap(state: &Path, folder: &Path) -> String {
     // The key signs nothing here: the folder is taken without a signature.
     format!(
         "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: \
-         store-0412}}\nspec:\n  storeId: store-0412\n  role: Gateway\n  stateDir: {}\n  sources: [{{name: folder, type: \
+         store-0412}}\nspec:\n  storeId: store-0412\n  role: Gateway\n  stateDir: {}\n  \
+         sources: [{{name: folder, type: \
          Directory, path: {}, interval: 1s, allowUnsigned: true}}]\n  trust: {{threshold: 1, keys: \
          [{{id: ci, algorithm: Ed25519, publicKey: \
          MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=, roles: [bundle]}}]}}\n",

@@ -65,7 +65,8 @@ mod tests {
     fn store(name: &str, region: &str) -> String {
         format!(
             "---\napiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: {name}, \
-             labels: {{region: {region}}}}}\nspec:\n  timeZone: Europe/Oslo\n  links: [{{name: primary, \
+             labels: {{region: {region}}}}}\nspec:\n  timeZone: Europe/Oslo\n  \
+             links: [{{name: primary, \
              capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}]\n"
         )
     }
