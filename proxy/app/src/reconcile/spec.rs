@@ -204,3 +204,44 @@ fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
     ];
     parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(change: impl Fn(&str) -> String) -> Result<Spec, String> {
+        let text = include_str!("../../../../config/examples/fleet/bootstrap/store-0412.yaml");
+        let name =
+            format!("tillgate-bootstrap-{}-{:?}", std::process::id(), std::thread::current());
+        let file = std::env::temp_dir().join(name.replace(['(', ')'], "-"));
+        std::fs::write(&file, change(text)).unwrap();
+        let spec = Spec::read(&file);
+        let _ = std::fs::remove_file(file);
+        spec
+    }
+
+    #[test]
+    fn the_example_of_the_fleet_can_be_used() {
+        let spec = example(str::to_owned).unwrap();
+        assert_eq!((&*spec.store, spec.sources.len(), spec.trust.threshold), ("0412", 2, 1));
+        assert_eq!(spec.sources[0].long_poll, Duration::from_secs(55));
+        assert_eq!(*spec.trust.keys[1].approves, ["release-manager".into()]);
+        assert_eq!(spec.probation.requests, defaults::PROBATION_REQUESTS);
+        assert!(spec.minimal.egress.is_some() && spec.not_in_effect.is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let wrong = example(|text| {
+            text.replace("threshold: 1", "threshold: 3")
+                .replace("type: HTTPBundle", "type: OCIArtifact")
+        });
+        let wrong = wrong.err().unwrap();
+        assert!(wrong.contains("needs 3 signatures, and 1 keys"), "{wrong}");
+        assert!(wrong.contains("`OCIArtifact` is not built yet"), "{wrong}");
+        let alone = example(|text| text.replace("role: Gateway", "role: Sidecar")).err().unwrap();
+        assert!(alone.contains("`Sidecar` is not built yet"), "{alone}");
+        let policy = example(|_| "apiVersion: tillgate.dev/v1alpha1\nkind: Freeze\n".to_owned());
+        assert!(policy.is_err(), "another document is no Bootstrap");
+    }
+}
