@@ -51,6 +51,10 @@ enum Command {
     Fleet(crate::fleet::FleetArgs),
     /// Payments beside two hundred clients that mean harm, on an idle line.
     Hostile(crate::hostile::HostileArgs),
+    /// Two thousand stores ask one server for policy: the load, an outage, and its end.
+    Asking(crate::asking::AskingArgs),
+    /// Policy changes a thousand times under load, and how long a commit takes until it serves.
+    Reload(crate::reload::ReloadArgs),
     /// A store's machines pull one image, with a real registry (docker-registry) and real clients
     /// (skopeo), beside nginx with a cache and nothing at all.
     Rollout(crate::rollout::RolloutArgs),
@@ -252,6 +256,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         // No line at all.
         return answer(crate::fleet::run(args));
     }
+    if let Command::Reload(args) = &cli.command {
+        return answer(crate::reload::run(args));
+    }
+    if let Command::Asking(args) = &cli.command {
+        return answer(crate::asking::run(args));
+    }
     if let Err(refused) = testbed::enter() {
         eprintln!("lab: {refused}");
         return ExitCode::from(REFUSED);
@@ -261,7 +271,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
-        Command::Cost(_) | Command::Fleet(_) => Ok(()),
+        Command::Cost(_) | Command::Fleet(_) | Command::Reload(_) | Command::Asking(_) => Ok(()),
         Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
         Command::Rollout(args) => crate::rollout::run(args),

@@ -5,6 +5,7 @@
 //! that put a proxy between them ([`system`], [`experiment`]). Real kernel TCP everywhere.
 //! The product never depends on this crate.
 
+mod asking;
 pub mod calibrate;
 pub mod certificate;
 pub mod cli;
@@ -25,6 +26,7 @@ pub mod out;
 pub mod policy;
 pub mod preset;
 pub mod process;
+mod reload;
 pub mod report;
 pub mod rivals;
 pub mod rollout;

@@ -74,6 +74,9 @@ pub struct Manifest {
     /// What it compiles to for the store of its scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_digest: Option<String>,
+    /// Which version of the compiler says so; another one may say something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler_version: Option<String>,
 }
 
 /// Of which store a bundle is.
@@ -173,6 +176,11 @@ impl Manifest {
     pub fn needs_upgrade(&self, version: &str) -> bool {
         self.schema_version != SCHEMA_VERSION
             || version_numbers(version) < version_numbers(&self.min_gateway_version)
+    }
+
+    /// Whether its digest is of this very compiler.
+    pub fn is_compiled_by(&self, version: &str) -> bool {
+        self.compiler_version.as_deref() == Some(version)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -363,6 +371,7 @@ mod tests {
             min_gateway_version: "0.1.0".into(),
             files: vec![FileEntry { path: "policy/a.yaml".into(), sha256: hex(b"a"), bytes: 1 }],
             effective_digest: None,
+            compiler_version: None,
         }
     }
 

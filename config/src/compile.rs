@@ -48,6 +48,8 @@ mod store;
 mod telemetry;
 mod tls;
 
+use self::not_in_effect::Entry;
+
 pub(crate) use classes::share_text;
 pub(crate) use gate::store_id;
 pub use guards::against;
@@ -95,7 +97,7 @@ pub struct Checked {
 /// Compiles `input` for the one store that it describes. `report` already holds what was found
 /// while reading; semantic findings join it.
 pub fn check(input: &Input, report: Report) -> Checked {
-    let mut out = Output { report, ..Output::default() };
+    let mut out = Output { report, entry: Entry::File, ..Output::default() };
     lint::yaml(&input.documents, &mut out.report);
     select::check_documents(&input.documents, &mut out.report);
     let built_in = crate::document::read_built_in(defaults::BUILT_IN);
@@ -137,6 +139,7 @@ struct Output {
     origins: BTreeMap<String, Origin>,
     /// Nobody asks where values come from: places are not looked up.
     without_origins: bool,
+    entry: Entry,
 }
 
 impl Output {
@@ -207,7 +210,7 @@ fn effective(
 ) -> Option<Effective> {
     let shared = shared(selected, input, out);
     let own = own(selected, input, zones, shared.classes.as_ref(), out);
-    let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected);
+    let not_in_effect: Vec<NotInEffect> = not_in_effect::collect(selected, out.entry);
     let effective = assemble(shared, own?, not_in_effect, out)?;
     Some(effective.with_digest())
 }

@@ -307,3 +307,32 @@ const fn percent(value: u8) -> Percent {
         None => Percent::FULL,
     }
 }
+
+/// A policy that is older is called stale: a week covers a long weekend and a holiday of whoever
+/// publishes it. It stays in force.
+pub const SOFT_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long one fetch of a policy may take, by default: a bundle of 20 KiB takes seconds on the
+/// thinnest line; what takes longer hangs.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Over how long the stores come back after an outage: sixty thousand of them are then a hundred
+/// requests a second.
+pub const FETCH_SPREAD: Duration = Duration::from_secs(600);
+
+/// A new policy is watched for so long at least: failures of what it changed show within the
+/// first requests, and those of a slow backend within a minute.
+pub const PROBATION_LEAST: Duration = Duration::from_secs(120);
+
+/// And until so many critical requests were seen: a store sells in the time.
+pub const PROBATION_REQUESTS: u64 = 200;
+
+/// A store that is closed shows nothing; half an hour later it is not asked any more.
+pub const PROBATION_MOST: Duration = Duration::from_secs(1800);
+
+/// Critical requests that say something: one failure among fewer is many percent.
+pub const PROBATION_SAMPLES: u64 = 50;
+
+/// Percentage points by which more critical requests must fail for a policy to be why: cards are
+/// declined and lines flap, by less than that.
+pub const PROBATION_POINTS: u64 = 5;

@@ -206,6 +206,11 @@ impl Document {
         Chunk { text, lines_before: self.lines_before, start: self.range.0 }
     }
 
+    /// The name of its file, and from which byte to which it is there.
+    pub(crate) fn place_in_file(&self) -> Option<(&str, (usize, usize))> {
+        Some((self.file.as_deref()?, self.range))
+    }
+
     /// Keeps the text of its file in `report`, so that its lines can be shown.
     pub(crate) fn add_source(&self, report: &mut Report) {
         if let Some(file) = &self.file {

@@ -16,10 +16,13 @@ use crate::report::{Finding, Report};
 use crate::suggest;
 use crate::zones::Zones;
 
+mod part;
 mod plan;
+mod rings;
 mod survey;
 
 pub use plan::{DocumentChange, Effect, Happened, Plan, effects, plan, too_wide};
+pub use rings::Delivery;
 pub use survey::{Survey, Surveyed};
 
 /// One file of a fleet.

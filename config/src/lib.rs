@@ -13,6 +13,7 @@ pub mod document;
 pub mod effective;
 pub mod fleet;
 pub mod kinds;
+mod minimal;
 pub mod report;
 pub mod scalar;
 pub mod schema;
@@ -38,4 +39,35 @@ pub fn check_text(file: &str, text: &str) -> Checked {
 pub fn load_text(file: &str, text: &str) -> Result<Effective, Report> {
     let Checked { effective, report } = check_text(file, text);
     effective.ok_or(report)
+}
+
+/// Reads the one document that a store is provisioned with.
+///
+/// # Errors
+/// Everything that is wrong with it, also if there is another document beside it.
+pub fn load_bootstrap(file: &str, text: &str) -> Result<kinds::BootstrapDoc, Report> {
+    let mut report = Report::default();
+    let input = document::read(file, text, &mut report);
+    let mut found = None;
+    for document in input.documents {
+        if let document::Body::Bootstrap(body) = &document.body
+            && found.is_none()
+        {
+            found = Some(body.clone());
+            continue;
+        }
+        report.errors.push(document.name_spot().finding(format!(
+            "{} does not belong here: the file of --bootstrap holds one Bootstrap and nothing else",
+            document.title()
+        )));
+    }
+    if !report.errors.is_empty() {
+        report.sort();
+        return Err(report);
+    }
+    found.ok_or_else(|| {
+        Report::of_error(format!(
+            "`{file}` holds no Bootstrap: write one, with storeId and sources"
+        ))
+    })
 }

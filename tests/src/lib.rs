@@ -6,6 +6,7 @@
 //! issues certificates and puts TLS on a wire; [`fuzz`] tries what nobody thought of. Nothing
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
+pub mod chain;
 pub mod frames;
 pub mod fuzz;
 pub mod gateway;

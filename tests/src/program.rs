@@ -15,6 +15,8 @@ pub struct Program {
     child: Child,
     /// Its policy file.
     pub policy: PathBuf,
+    /// It goes with the program.
+    is_own: bool,
     log: Text,
     said: Text,
 }
@@ -43,9 +45,23 @@ impl Program {
     ) -> Self {
         let path = scratch(name).with_extension("yaml");
         fs::write(&path, policy).expect("the temporary folder can be written");
+        Self::start_as(program, "--config", path, more, change)
+    }
+
+    /// Starts `program` with the file of its policy, or of its sources, as `flag` says.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_as(
+        program: &str,
+        flag: &str,
+        path: PathBuf,
+        more: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = Command::new(program);
         command
-            .args(["gateway", "--workers", "2", "--config"])
+            .args(["gateway", "--workers", "2", flag])
             .arg(&path)
             .args(["--http", "127.0.0.1:0", "--forward-proxy", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0"])
@@ -56,7 +72,7 @@ impl Program {
         let mut child = command.spawn().expect("the program starts");
         let log = child.stderr.take().map(collect).unwrap_or_default();
         let said = child.stdout.take().map(collect).unwrap_or_default();
-        Self { child, policy: path, log, said }
+        Self { child, policy: path, is_own: flag == "--config", log, said }
     }
 
     /// Its number.
@@ -102,6 +118,20 @@ impl Program {
         get(self.address("http"), host)
     }
 
+    /// The status document.
+    #[track_caller]
+    pub fn status(&self) -> String {
+        let mut wire = Wire::connect(self.address("admin"));
+        wire.send("GET /v1/status HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        wire.reply().text()
+    }
+
+    /// Ends it without a word, as a power cut does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits for its end; whether it was a success.
     #[track_caller]
     pub fn ended(&mut self) -> bool {
@@ -113,7 +143,9 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.policy);
+        if self.is_own {
+            let _ = fs::remove_file(&self.policy);
+        }
     }
 }
 

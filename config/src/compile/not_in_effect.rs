@@ -30,8 +30,9 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
-/// Kinds of which nothing is in effect.
-const WHOLE: [Kind; 3] = [Kind::Bundle, Kind::Override, Kind::RingPromotion];
+/// Kinds that are nothing in a file by itself: there is nobody whose signature could count, and no
+/// policy before it that is watched.
+const FLEET: [Kind; 3] = [Kind::Bundle, Kind::Override, Kind::RingPromotion];
 
 /// Kinds that are the gate in front of the mirror, and nothing without one.
 const GATE: [Kind; 4] = [Kind::ChangeWindow, Kind::Freeze, Kind::Prohibition, Kind::Rollout];
@@ -39,12 +40,22 @@ const GATE: [Kind; 4] = [Kind::ChangeWindow, Kind::Freeze, Kind::Prohibition, Ki
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
 const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
 
+/// How a policy gets into the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// By `--bootstrap`, with keys and a loop that watches it.
+    #[default]
+    Bootstrap,
+    /// By `--config`.
+    File,
+}
+
 /// Every field of the selected documents that has no effect yet.
-pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
+pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect> {
     let mut found = Vec::new();
     for document in selected.all() {
         let is_idle = selected.mirror.is_none() && GATE.contains(&document.kind);
-        if is_idle || WHOLE.contains(&document.kind) {
+        if is_idle || (entry == Entry::File && FLEET.contains(&document.kind)) {
             let spot = document.name_spot();
             found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
             continue;

@@ -45,6 +45,24 @@ pub struct BootstrapSpec {
     /// What is served while there is no policy at all.
     #[serde(default, rename = "static")]
     pub fixed: Option<StaticDoc>,
+    /// How a new policy is watched before it is the last known good.
+    #[serde(default)]
+    pub probation: Option<ProbationDoc>,
+}
+
+/// How a new policy is watched before it is the last known good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProbationDoc {
+    /// At least so long; 2m without it.
+    #[serde(default)]
+    pub least: Option<DurationText>,
+    /// And until so many critical requests were seen; 200 without it.
+    #[serde(default)]
+    pub requests: Option<Whole<1, 1_000_000>>,
+    /// At most so long; 30m without it.
+    #[serde(default)]
+    pub most: Option<DurationText>,
 }
 
 /// What a process is.
@@ -90,6 +108,13 @@ pub struct SourceDoc {
     /// Take policy without a signature, which is reported as a condition; `false` without it.
     #[serde(default)]
     pub allow_unsigned: Option<Flag>,
+    /// Whose signatures of commits and tags count: a file of SSH keys as `ssh-keygen(1)` has
+    /// `ALLOWED SIGNERS`; with `Git`.
+    #[serde(default)]
+    pub allowed_signers: Option<FilePath>,
+    /// The private key for `ssh://`; with `Git`.
+    #[serde(default)]
+    pub identity: Option<FilePath>,
 }
 
 /// What a source is.
@@ -134,6 +159,10 @@ pub struct KeyDoc {
     /// What it may sign.
     #[schemars(length(min = 1))]
     pub roles: Vec<KeyRole>,
+    /// Roles of people that it speaks for where a ring asks for one of them.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 16))]
+    pub approves: Option<Vec<Name>>,
 }
 
 /// Kinds of keys.

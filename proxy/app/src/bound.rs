@@ -28,6 +28,7 @@ use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stag
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
 use crate::mirror::MirrorError;
+use crate::reconcile::{Booted, Told};
 use crate::reload::ReloadError;
 use crate::spool::Spool;
 use crate::{datagram, stream};
@@ -407,6 +408,11 @@ impl Control {
     /// Counts and logs a config that could not even be compiled.
     pub fn reload_failed(&self, why: &str) {
         crate::reload::failed(&self.gateway, why);
+    }
+
+    /// Begins to ask the sources of policy.
+    pub(crate) fn reconcile(&self, booted: Booted) -> io::Result<Told> {
+        booted.start(Arc::clone(&self.gateway))
     }
 
     /// The digest of the running config.

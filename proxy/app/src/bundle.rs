@@ -10,8 +10,8 @@ pub(crate) mod verify;
 
 use std::collections::BTreeMap;
 
-use tillgate_config::bundle::{self as format, FileEntry};
-use tillgate_core::reconcile::Digest;
+use tillgate_config::bundle::{self as format, FileEntry, Manifest};
+use tillgate_core::reconcile::{Digest, Revision};
 
 /// Files by path, with forward slashes.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
@@ -33,6 +33,16 @@ impl Archive {
     /// Content address: of the manifest, which has the hash of everything but who signed.
     pub(crate) fn digest(&self) -> Digest {
         format::digest(&self.manifest).into()
+    }
+}
+
+/// What identifies an archive with this manifest. A number that nobody has signed orders nothing.
+pub(crate) fn revision(archive: &Archive, manifest: &Manifest) -> Revision {
+    let is_signed = !archive.signatures.is_empty();
+    Revision {
+        digest: archive.digest(),
+        sequence: is_signed.then_some(manifest.sequence),
+        created_at: if is_signed { manifest.created() } else { Default::default() },
     }
 }
 

@@ -19,6 +19,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+/// The text of a policy file, for whoever else reads one.
+pub(crate) fn read_policy(file: &std::path::Path) -> Result<String, String> {
+    files::read(file)
+}
+
 /// The store's network proxy: payments first, everything else on what is left.
 #[derive(Debug, Parser)]
 #[command(name = "tillgate", version, disable_help_subcommand = true)]

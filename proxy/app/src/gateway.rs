@@ -23,7 +23,7 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
-use tillgate_net::metrics::{LineCollector, Metrics, MirrorMeters, TelemetryMeters};
+use tillgate_net::metrics::{LineCollector, Metrics, MirrorMeters, PolicyMeters, TelemetryMeters};
 use tillgate_net::otlp::Span;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
@@ -39,6 +39,7 @@ use crate::listeners::{Listeners, Orders};
 use crate::mirror::{self, Mirror, MirrorError};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
+use crate::reconcile::Shown;
 use crate::running::{Connectors, Running, Sinks};
 use crate::{forward, serve};
 
@@ -52,6 +53,9 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) telemetry: TelemetryMeters,
     pub(crate) access: Arc<AccessLog>,
+    pub(crate) policy_meters: PolicyMeters,
+    /// What the policy loop says, where there is one.
+    pub(crate) policy: Shown,
     sinks: Sinks,
     /// Until the export has begun.
     spans: Mutex<Option<mpsc::Receiver<Span>>>,
@@ -111,7 +115,9 @@ impl Gateway {
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
+            policy_meters: PolicyMeters::register(&metrics),
             metrics,
+            policy: Shown::default(),
             telemetry,
             access,
             sinks,

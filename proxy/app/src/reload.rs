@@ -56,19 +56,21 @@ impl From<NotFollowed> for ReloadError {
     }
 }
 
+/// What a config replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// One of the same store.
+    Policy,
+    /// The built-in one, which does not know what policy calls the store.
+    Minimal,
+}
+
 pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
-    // Whoever says that something has changed may mean a certificate.
-    gateway.tls.check_files();
-    let before = Arc::clone(&gateway.running().effective);
+    let before = Arc::clone(&gateway.running().effective.digest);
     let digest = Arc::clone(&effective.digest);
-    let workers = effective.process.workers;
-    let swapped = check(gateway, &before, &effective).and_then(|()| swap(gateway, effective));
-    match swapped {
+    match put(gateway, effective, Before::Policy) {
         Ok(()) => {
-            tracing::info!(before = &*before.digest, digest = &*digest, "config reloaded");
-            if before.process.workers != workers {
-                tracing::warn!("the number of workers changes with the next start");
-            }
+            tracing::info!(before = &*before, digest = &*digest, "config reloaded");
             Ok(())
         }
         Err(error) => {
@@ -76,6 +78,29 @@ pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), Reloa
             Err(error)
         }
     }
+}
+
+/// The same without a word of success or failure: who asks has more to say.
+pub(crate) fn put(
+    gateway: &Gateway,
+    effective: Effective,
+    replaces: Before,
+) -> Result<(), ReloadError> {
+    // Whoever says that something has changed may mean a certificate.
+    gateway.tls.check_files();
+    let before = Arc::clone(&gateway.running().effective);
+    let workers = effective.process.workers;
+    if replaces == Before::Policy {
+        check(&before, &effective)?;
+    }
+    if gateway.drain.phase() != Phase::Open {
+        return Err(ReloadError::Stopping);
+    }
+    swap(gateway, effective)?;
+    if before.process.workers != workers {
+        tracing::warn!("the number of workers changes with the next start");
+    }
+    Ok(())
 }
 
 /// Binds all that is new, then changes everything at once.
@@ -102,13 +127,10 @@ pub(crate) fn failed(gateway: &Gateway, why: &str) {
     tracing::error!(running = &**digest, "config refused, the running one stays: {why}");
 }
 
-fn check(gateway: &Gateway, before: &Effective, after: &Effective) -> Result<(), ReloadError> {
+fn check(before: &Effective, after: &Effective) -> Result<(), ReloadError> {
     if before.store != after.store {
         let (old, new) = (Arc::clone(&before.store), Arc::clone(&after.store));
         return Err(ReloadError::OtherStore { old, new });
-    }
-    if gateway.drain.phase() != Phase::Open {
-        return Err(ReloadError::Stopping);
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ use crate::serve::session;
 mod connectors;
 mod mirror;
 mod probing;
+mod tally;
 
 pub(crate) use self::connectors::Connectors;
 pub(crate) use self::mirror::MIRROR;

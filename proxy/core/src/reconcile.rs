@@ -10,6 +10,7 @@
 mod health;
 mod memory;
 mod poll;
+mod promote;
 mod ring;
 mod wall;
 
@@ -22,6 +23,7 @@ pub use self::memory::{
     Applied, Boot, Boots, Bundle, DENIED_MAX, Denied, Memory, OnDisk, Pin, Remark, Serve, Stage,
 };
 pub use self::poll::{Poll, PollSpec, Polled};
+pub use self::promote::{Metric, RingEvidence, Word, judge_ring};
 pub use self::ring::{Approval, Held, Promotion, Ring, RingGate, RingSpec, Role};
 pub use self::wall::{ClockState, ClockTrust, Reading, Wall};
 

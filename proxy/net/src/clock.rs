@@ -39,6 +39,11 @@ pub fn monotonic_micros() -> u64 {
     u64::try_from(sockopt::monotonic(Precision::Fine).as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Whether something that knows the time keeps the system's clock right.
+pub fn is_disciplined() -> bool {
+    sockopt::is_clock_disciplined()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

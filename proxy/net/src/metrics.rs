@@ -24,6 +24,7 @@ mod floods;
 mod lines;
 mod meters;
 mod mirror;
+mod policy;
 mod telemetry;
 mod tls;
 
@@ -32,6 +33,7 @@ pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};
 pub use self::mirror::{MirrorMeters, Served};
+pub use self::policy::{Applying, PolicyMeters, SourceMeter};
 pub use self::telemetry::TelemetryMeters;
 pub use self::tls::TlsMeters;
 pub(crate) use self::tls::{TlsFileMeter, TlsListenerMeter};

@@ -287,6 +287,26 @@ pub(crate) fn stay_on(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
 }
 
+/// Ends a process that was started as the first of its own group, and every process of it.
+pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
+    let leader = libc::pid_t::try_from(leader).map_err(|_| io::ErrorKind::InvalidInput)?;
+    if leader < 2 {
+        // 0 and 1 would mean this group, or everybody.
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::kill(-leader, libc::SIGKILL) })
+}
+
+/// Whether the kernel's clock is disciplined by something that knows the time (NTP, PTP).
+pub(crate) fn is_clock_disciplined() -> bool {
+    // SAFETY: plain integers, for which zero is a value; no mode = nothing is changed.
+    let mut timex: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: the kernel fills the structure given.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
+}
+
 fn set<T: Copy>(
     socket: BorrowedFd<'_>,
     level: libc::c_int,

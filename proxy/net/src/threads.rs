@@ -20,6 +20,14 @@ pub fn stay_on(cpu: usize) -> io::Result<()> {
     sockopt::stay_on(cpu)
 }
 
+/// Ends a process that was started as the first of its own group, with all that it has started.
+///
+/// # Errors
+/// What the kernel says, for example that there is none.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    sockopt::kill_group(leader)
+}
+
 /// Gives back the memory of code that ran at the start, and of all other code until it runs again.
 /// Reading a policy touches several megabytes of the program that nothing needs afterwards.
 ///

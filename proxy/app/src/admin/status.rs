@@ -52,6 +52,7 @@ pub(crate) fn of(gateway: &Gateway) -> Value {
         "listeners": listeners,
         "backends": backends,
         "failover": failover::of(gateway),
+        "policy": gateway.policy.value(),
         "wanConnections": connections,
         "notInEffect": not_in_effect,
     })

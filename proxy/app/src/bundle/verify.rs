@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tillgate_config::bundle::{self as format, FormatError, Manifest, SignatureEntry};
-use tillgate_core::reconcile::{Approval, Digest, Promotion, Role};
+use tillgate_core::gate::Approval as SignedBy;
+use tillgate_core::reconcile::{Approval, Digest, Promotion};
 
 use super::keys::PublicKey;
 use super::{Archive, entries};
@@ -27,6 +28,8 @@ pub(crate) struct TrustedKey {
     pub(crate) id: Arc<str>,
     pub(crate) key: PublicKey,
     pub(crate) roles: Vec<KeyRole>,
+    /// Roles of people that it speaks for.
+    pub(crate) approves: Vec<Arc<str>>,
 }
 
 /// Whose signatures count, and how many a bundle needs.
@@ -89,6 +92,25 @@ impl Trust {
         Ok(Verified { manifest, digest, signers, emergency, promotions })
     }
 
+    /// Looks at an archive that nobody has signed, because the store's operator allows that or
+    /// because somebody else vouches for it.
+    pub(crate) fn unsigned(archive: &Archive, store: &str) -> Result<Verified, VerifyError> {
+        let manifest = check(archive, Some(store))?;
+        let (digest, signers) = (archive.digest(), Vec::new());
+        Ok(Verified { manifest, digest, signers, emergency: 0, promotions: Vec::new() })
+    }
+
+    /// Whether `approval`, inside a document of the policy, is of a key that may speak in its
+    /// role, over the document's canonical `content`.
+    pub(crate) fn approves(&self, approval: &SignedBy, content: &str) -> bool {
+        let key = self.keys.iter().find(|key| *key.id == *approval.key_id);
+        key.is_some_and(|key| {
+            key.roles.iter().any(|role| *role != KeyRole::Bundle)
+                && key.approves.contains(&approval.role)
+                && key.key.verifies(content.as_bytes(), &approval.signature)
+        })
+    }
+
     /// Different keys that have signed the manifest.
     fn signers(&self, archive: &Archive) -> Result<Vec<&TrustedKey>, VerifyError> {
         if archive.signatures.is_empty() {
@@ -128,7 +150,7 @@ impl Trust {
             let may = |key: &&TrustedKey| key.roles.contains(&KeyRole::RingPromotion);
             let approval = |key: &TrustedKey| Approval {
                 key: Arc::clone(&key.id),
-                roles: key.roles.iter().map(|role| Role::from(role.name())).collect(),
+                roles: key.approves.clone(),
             };
             promotions.push(Promotion {
                 sequence: statement.sequence,
@@ -138,17 +160,6 @@ impl Trust {
             });
         }
         Ok(promotions)
-    }
-}
-
-impl KeyRole {
-    /// Its name in policy.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Bundle => "bundle",
-            Self::RingPromotion => "ring-promotion",
-            Self::Override => "override",
-        }
     }
 }
 
@@ -203,7 +214,8 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn trusted(&self, roles: &[KeyRole]) -> TrustedKey {
-            TrustedKey { id: Arc::clone(&self.id), key: self.public.clone(), roles: roles.to_vec() }
+            let (id, key) = (Arc::clone(&self.id), self.public.clone());
+            TrustedKey { id, key, roles: roles.to_vec(), approves: Vec::new() }
         }
 
         pub(crate) fn sign(&self, message: &[u8]) -> SignatureEntry {
@@ -224,6 +236,7 @@ pub(crate) mod tests {
             min_gateway_version: "0.1.0".into(),
             files: entries(&files),
             effective_digest: None,
+            compiler_version: None,
         };
         let manifest = manifest.to_text().into_bytes();
         Archive { manifest, files, ..Archive::default() }
@@ -285,6 +298,25 @@ pub(crate) mod tests {
         newer.manifest = text.replace("\"0.1.0\"", "\"99.0.0\"").into_bytes();
         let newer = signed(&newer, &[&ann]);
         assert!(matches!(one.verify(&newer, None), Err(VerifyError::NeedsUpgrade(_))));
+    }
+
+    #[test]
+    fn documents_are_approved_by_keys_that_speak_in_a_role() {
+        let (ann, ci) = (Signer::new("ann"), Signer::new("ci"));
+        let mut boss = ann.trusted(&[KeyRole::Override]);
+        boss.approves = vec!["release-manager".into()];
+        let mut builder = ci.trusted(&[KeyRole::Bundle]);
+        builder.approves.clone_from(&boss.approves);
+        let one = trust(1, vec![boss, builder]);
+        let says = |signer: &Signer, role: &str, content: &str| {
+            let SignatureEntry { key_id, signature } = signer.sign(b"{}");
+            let (key_id, signature) = (key_id.as_str().into(), signature.as_str().into());
+            one.approves(&SignedBy { role: role.into(), key_id, signature }, content)
+        };
+        assert!(says(&ann, "release-manager", "{}"));
+        assert!(!says(&ann, "store-operations", "{}"), "not in this role");
+        assert!(!says(&ann, "release-manager", "{ }"), "of another document");
+        assert!(!says(&ci, "release-manager", "{}"), "who builds does not approve");
     }
 
     #[test]

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tillgate_config::Report;
 use tillgate_config::bundle::{
     self as format, Manifest, SCHEMA_VERSION, Scope, SignatureEntry, wall_text,
 };
+use tillgate_config::fleet::{Fleet, Source};
 use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;
 
@@ -22,6 +24,8 @@ use crate::bundle::keys::{PrivateKey, PublicKey, signature_text};
 use crate::bundle::verify::{KeyRole, Trust, TrustedKey};
 use crate::bundle::{Archive, Files, entries};
 use crate::send::explain;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Folders in folders: a repository has five levels.
 const DEPTH_MAX: usize = 16;
@@ -55,8 +59,9 @@ pub(crate) struct Build {
     /// When it was made, as 2026-11-20T20:58:12Z [default: now].
     #[arg(long, value_name = "TIME")]
     created_at: Option<String>,
-    /// Of which store; without it, of any.
-    #[arg(long, value_name = "ID")]
+    /// For which store, by name or id: what does not concern it is left out, and what it compiles
+    /// to is written down. Without it, for any.
+    #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// The oldest gateway that reads it [default: this one's version].
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
@@ -115,7 +120,7 @@ pub(crate) struct Inspect {
 }
 
 /// Why there is no answer: what to say, and the exit code.
-type Refused = (String, u8);
+pub(super) type Refused = (String, u8);
 
 /// Runs one of the commands.
 pub(crate) fn run(command: &Command) -> Answer {
@@ -147,16 +152,19 @@ fn build(options: &Build) -> Result<String, Refused> {
             format!("no .yaml file in {}: name the policy's folder", options.folder.display());
         return Err((why, USAGE));
     }
+    let made_for = options.store.as_deref().map(|store| of_store(&mut files, store)).transpose()?;
+    let (scope, effective_digest) = made_for.unzip();
     let now = || wall_text(Wall(wall_seconds()));
     let manifest = Manifest {
         schema_version: SCHEMA_VERSION.to_owned(),
         revision: options.revision.clone(),
         sequence: options.sequence,
         created_at: options.created_at.clone().unwrap_or_else(now),
-        scope: options.store.clone().map(|store_id| Scope { store_id }),
+        scope,
         min_gateway_version: options.min_gateway_version.clone(),
         files: entries(&files),
-        effective_digest: None,
+        compiler_version: effective_digest.is_some().then(|| VERSION.to_owned()),
+        effective_digest,
     };
     let manifest = manifest.to_text().into_bytes();
     Manifest::read(&manifest).map_err(|error| (explain(&error), USAGE))?;
@@ -164,6 +172,29 @@ fn build(options: &Build) -> Result<String, Refused> {
     let bytes = write(&options.output, &made)?;
     let (path, count) = (options.output.display(), made.files.len());
     Ok(format!("{path}: {count} files, {bytes} bytes, {}\n", made.digest()))
+}
+
+/// Leaves in `files` what concerns `store`; its id, and what they compile to for it.
+fn of_store(files: &mut Files, store: &str) -> Result<(Scope, String), Refused> {
+    let mut sources = Vec::with_capacity(files.len());
+    for (path, bytes) in &*files {
+        let text = String::from_utf8(bytes.clone());
+        let text = text.map_err(|_| (format!("{path} is no text"), FINDINGS))?;
+        sources.push(Source { file: path.clone(), text });
+    }
+    let wrong = |report: &Report| (format!("{}\n{}", report.summary(), report.to_text()), FINDINGS);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (fleet, report) = Fleet::read(&sources, threads);
+    if !report.errors.is_empty() {
+        return Err(wrong(&report));
+    }
+    let unknown = |why| (why, USAGE);
+    let checked = fleet.compile(store).map_err(unknown)?;
+    let effective = checked.effective.ok_or_else(|| wrong(&checked.report))?;
+    let store_id = fleet.id(store).map_err(unknown)?.to_owned();
+    let part = fleet.part(&sources, store).map_err(unknown)?;
+    *files = part.into_iter().map(|one| (one.file, one.text.into_bytes())).collect();
+    Ok((Scope { store_id }, effective.digest.to_string()))
 }
 
 fn sign(options: &Sign) -> Result<String, Refused> {
@@ -209,7 +240,12 @@ fn verify(options: &Verify) -> Result<String, Refused> {
         let (id, key) = public_key(text)?;
         match keys.iter_mut().find(|known| *known.id == *id) {
             Some(known) => known.roles.push(role),
-            None => keys.push(TrustedKey { id: id.into(), key, roles: vec![role] }),
+            None => keys.push(TrustedKey {
+                id: id.into(),
+                key,
+                roles: vec![role],
+                approves: Vec::new(),
+            }),
         }
     }
     let trust = Trust { threshold: options.threshold, keys };
@@ -272,6 +308,9 @@ fn inspect(options: &Inspect) -> Result<String, Refused> {
         manifest.scope.as_ref().map_or("any", |scope| &scope.store_id),
         if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") },
     );
+    if let Some(digest) = &manifest.effective_digest {
+        text.push_str(&format!("compiles to {digest}\n"));
+    }
     for file in &manifest.files {
         text.push_str(&format!("{:>9} {}\n", file.bytes, file.path));
     }
@@ -324,7 +363,7 @@ pub(super) fn write(file: &Path, archive: &Archive) -> Result<usize, Refused> {
     Ok(bytes.len())
 }
 
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, Refused> {
+pub(super) fn read(file: &Path, most: u64) -> Result<Vec<u8>, Refused> {
     let io = |error| (format!("cannot read {}: {error}", file.display()), USAGE);
     let mut bytes = Vec::new();
     let opened = fs::File::open(file).map_err(io)?;

@@ -1,12 +1,13 @@
 //! `tillgate gateway`: load, bind, serve, until it is told to stop.
 //!
-//! SIGHUP or another content of the file loads again, SIGTERM drains, the second ends; SIGUSR1
+//! Policy is one file (`--config`), or comes from sources that a `--bootstrap` names. SIGHUP or
+//! another content of the file loads again, SIGTERM drains, the second ends; SIGUSR1
 //! opens log files anew, SIGUSR2 starts the next process and hands the sockets over.
 
 mod told;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,11 +18,12 @@ use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
 use tracing::level_filters::LevelFilter;
 
-use self::told::{Reader, Signals, Told};
+use self::told::{Begun, Policy, Reader, Signals, Told};
 use super::policy::{self, Overrides};
 use crate::bound::build_with;
 use crate::inherited::Inherited;
 use crate::notify::Notify;
+use crate::reconcile::{Booted, Spec};
 use crate::send::explain;
 use crate::takeover::{Predecessor, activation};
 use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
@@ -30,9 +32,12 @@ use crate::watch::Watch;
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// The policy file.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The policy file, for a store without a fleet.
+    #[arg(long, value_name = "FILE", required_unless_present = "bootstrap")]
+    config: Option<PathBuf>,
+    /// The file that says where the store's policy comes from, and whose signatures count.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    bootstrap: Option<PathBuf>,
     /// Where the HTTP entry listens.
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
@@ -81,9 +86,15 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
-    // Before it is read, so that no change after that is missed.
-    let watch = Watch::new(vec![options.config.clone()]);
-    let effective = load(options)?;
+    let (effective, policy) = match (&options.bootstrap, &options.config) {
+        (Some(file), _) => from_sources(file, options)?,
+        (None, Some(file)) => {
+            // Before it is read, so that no change after that is missed.
+            let watch = Watch::new(vec![file.clone()]);
+            (load(file, options)?, Policy::File(file.clone(), Mutex::new(watch)))
+        }
+        (None, None) => return Err("name a --config or a --bootstrap".to_owned()),
+    };
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
     }
@@ -100,20 +111,22 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         control: control.clone(),
         options: options.clone(),
         notify: notify.clone(),
-        watch: Mutex::new(watch),
+        policy,
     };
+    let reader = Arc::new(reader);
     let told = Told {
         control,
         options: options.clone(),
         notify,
         predecessor,
-        reader: Arc::new(reader),
+        reader: Arc::clone(&reader),
         gives_way: Arc::clone(&gives_way),
     };
     let arm = || Ok(told.until_stopped(Signals::register()?));
     bound
         .run_armed(arm)
         .map_err(|error| format!("the gateway cannot start its threads: {error}"))?;
+    reader.end();
     if gives_way.load(Ordering::Relaxed) {
         return Err("the process before waits no longer and goes on; this one has ended: start \
                     it again, and see what kept it from serving in time"
@@ -156,12 +169,27 @@ fn raise_open_files(effective: &Effective) {
     }
 }
 
-fn load(options: &Options) -> Result<Effective, String> {
-    let file = &options.config;
+/// Boots from the disk of a store of a fleet.
+fn from_sources(file: &Path, options: &Options) -> Result<(Effective, Policy), String> {
+    let spec = Spec::read(file)?;
+    for field in &spec.not_in_effect {
+        tracing::warn!(field, "accepted, but not in effect yet");
+    }
+    let flags = options.clone();
+    let booted = Booted::new(spec, Arc::new(move |effective| finish(effective, &flags)));
+    Ok((booted.effective(), Policy::Sources(Mutex::new(Begun::Not(Box::new(booted))))))
+}
+
+fn load(file: &Path, options: &Options) -> Result<Effective, String> {
     let effective = policy::load(file).map_err(|report| {
         let text = report.to_text();
         format!("{}: {}\n{}", file.display(), report.summary(), text.trim_end())
     })?;
+    Ok(finish(effective, options))
+}
+
+/// What flags say against every policy.
+fn finish(effective: Effective, options: &Options) -> Effective {
     let flags = Overrides {
         http: options.http,
         forward_proxy: options.forward_proxy,
@@ -169,5 +197,5 @@ fn load(options: &Options) -> Result<Effective, String> {
         workers: options.workers,
     };
     let effective = flags.apply(effective);
-    Ok(if options.access_log { effective.with_whole_access_log() } else { effective })
+    if options.access_log { effective.with_whole_access_log() } else { effective }
 }

@@ -1,7 +1,8 @@
 //! `tillgate promote`: a signed word that a bundle may go on to further rings.
 //!
 //! The word is about one bundle, by digest and sequence, and travels beside it: adding one makes no
-//! other bundle. Each signer adds his own; a store counts those that its rings ask for.
+//! other bundle. Each signer adds his own; a store counts those that its rings ask for. With
+//! `--reports` it is signed only if the ring that has the bundle shows that it is good.
 
 use std::path::PathBuf;
 
@@ -14,6 +15,8 @@ use tillgate_core::reconcile::Wall;
 use super::bundle::{answer, open, sign_with, wall_seconds, write};
 use super::policy::{Answer, FINDINGS, USAGE};
 use crate::send::explain;
+
+mod evidence;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -35,6 +38,23 @@ pub(crate) struct Options {
     /// What it was decided on, for people.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(super) evidence: String,
+    /// What the stores of the ring before say: a folder of their `/v1/status`, one file each. It
+    /// is signed only if they show that the bundle is good.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) reports: Option<PathBuf>,
+    /// How long the first of them must have had it.
+    #[arg(long, value_name = "TIME", default_value = "1h", requires = "reports")]
+    pub(super) bake: String,
+    /// How many percent of those that speak must call it good.
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, requires = "reports",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(super) percent: u8,
+    /// What Prometheus answered to an instant query; a missing value is no zero.
+    #[arg(long, value_name = "FILE", requires = "at_most")]
+    pub(super) query_result: Option<PathBuf>,
+    /// The most that it may be.
+    #[arg(long, value_name = "NUMBER", requires = "query_result")]
+    pub(super) at_most: Option<f64>,
 }
 
 /// Signs the promotion; one that says the same already gets another signature.
@@ -46,6 +66,10 @@ fn promote(options: &Options) -> Result<String, (String, u8)> {
     let mut found = open(&options.file)?;
     let no = |error: format::FormatError| (explain(&error), FINDINGS);
     let manifest = Manifest::read(&found.manifest).map_err(no)?;
+    let evidence = match evidence::of(options, &manifest)? {
+        Some(shown) if options.evidence.is_empty() => shown,
+        _ => options.evidence.clone(),
+    };
     let mut promotions = match found.promotions.as_slice() {
         [] => Vec::new(),
         bytes => format::read_promotions(bytes).map_err(no)?,
@@ -65,7 +89,7 @@ fn promote(options: &Options) -> Result<String, (String, u8)> {
                 sequence: manifest.sequence,
                 through: options.through.clone(),
                 at: options.at.clone().unwrap_or_else(now),
-                evidence: options.evidence.clone(),
+                evidence,
             };
             let statement = statement.to_text();
             PromotionStatement::read(&statement).map_err(|error| (explain(&error), USAGE))?;

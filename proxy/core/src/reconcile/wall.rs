@@ -40,6 +40,10 @@ pub enum ClockState {
 }
 
 impl ClockState {
+    /// Every name.
+    pub const NAMES: [&'static str; 3] =
+        [Self::Synced.name(), Self::Holdover.name(), Self::Untrusted.name()];
+
     /// Its name in status and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -37,6 +37,17 @@ impl RequestMeter {
         self.codes[index].get_or_init(|| self.resolve(index)).inc();
     }
 
+    /// Of which class and route.
+    pub const fn of(&self) -> (&Label, &Label) {
+        (&self.class, &self.route)
+    }
+
+    /// The status codes that this handle has counted, each with its series' count.
+    pub fn counted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let labels = CODE_LABELS.iter().zip(&self.codes);
+        labels.filter_map(|(label, code)| Some((*label, code.get()?.get())))
+    }
+
     fn resolve(&self, index: usize) -> Counter {
         let code = CODE_LABELS.get(index).copied().unwrap_or("other");
         let labels =

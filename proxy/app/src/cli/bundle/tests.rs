@@ -5,7 +5,20 @@ use std::process::Command as Process;
 use super::*;
 use crate::bundle::keys::tests::ED25519_PRIVATE;
 
-const STORE: &str = "apiVersion: tillgate.dev/v1alpha1\nkind: Store\n";
+const STORE: &str = "apiVersion: tillgate.dev/v1alpha1
+kind: Store
+metadata: {name: store-0412, labels: {storeId: \"0412\"}}
+spec:
+  timeZone: Europe/Oslo
+  links: [{name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}]
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Store
+metadata: {name: store-0977, labels: {storeId: \"0977\"}}
+spec:
+  timeZone: Europe/Oslo
+  links: [{name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}]
+";
 
 /// A folder of this test's own with a policy in it, gone afterwards.
 struct Folder(PathBuf);
@@ -19,7 +32,7 @@ impl Folder {
             fs::create_dir_all(path.join(folder)).unwrap();
         }
         fs::write(path.join("policy/stores/0412.yaml"), STORE).unwrap();
-        fs::write(path.join("policy/a.yml"), "a").unwrap();
+        fs::write(path.join("policy/a.yml"), "# to come\n").unwrap();
         fs::write(path.join("policy/README.md"), "no policy").unwrap();
         fs::write(path.join("policy/.git/x.yaml"), "hidden").unwrap();
         fs::write(path.join("key.pem"), ED25519_PRIVATE).unwrap();
@@ -72,6 +85,11 @@ impl Folder {
             key_id: "ci".into(),
             at: None,
             evidence: "12 of 12 stores well".into(),
+            reports: None,
+            bake: "1h".into(),
+            percent: 80,
+            query_result: None,
+            at_most: None,
         })
     }
 
@@ -119,6 +137,11 @@ fn build_sign_verify_inspect() {
     let shown = folder.inspect(false, Output::Text).stdout;
     assert!(shown.contains("store     0412") && shown.contains(" a.yml\n"), "{shown}");
     assert!(shown.contains(" stores/0412.yaml\n") && !shown.contains("README"), "{shown}");
+    assert!(shown.contains("compiles to sha256:"), "{shown}");
+    let packed = fs::read(folder.path("bundle.tar.gz")).unwrap();
+    let text = archive::read(&packed).unwrap().files["stores/0412.yaml"].clone();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("store-0412") && !text.contains("store-0977"), "{text}");
     let shown: serde_json::Value =
         serde_json::from_str(&folder.inspect(false, Output::Json).stdout).unwrap();
     assert_eq!(shown["manifest"]["sequence"], 7);

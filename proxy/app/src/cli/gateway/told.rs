@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Options, load};
 use crate::Control;
 use crate::notify::Notify;
+use crate::reconcile::{self, Booted};
 use crate::takeover::{Door, Next, Predecessor, Replaced, hand_over};
 use crate::watch::{LOOK_EVERY, Watch};
 
@@ -60,13 +62,66 @@ pub(super) struct Reader {
     pub(super) control: Control,
     pub(super) options: Options,
     pub(super) notify: Notify,
-    pub(super) watch: Mutex<Watch>,
+    pub(super) policy: Policy,
+}
+
+/// Where policy comes from.
+pub(super) enum Policy {
+    /// One file.
+    File(PathBuf, Mutex<Watch>),
+    /// Sources, which have a loop of their own.
+    Sources(Mutex<Begun>),
+}
+
+/// The loop that asks sources.
+pub(super) enum Begun {
+    /// It begins when this process is the one that serves.
+    Not(Box<Booted>),
+    /// It can be told to look.
+    Yes(reconcile::Told),
+    /// There is no thread for it.
+    Never,
 }
 
 impl Reader {
+    /// Begins to ask sources, where policy comes from them.
+    fn begin(&self) {
+        let Policy::Sources(begun) = &self.policy else { return };
+        let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun = match std::mem::replace(&mut *begun, Begun::Never) {
+            Begun::Not(booted) => match self.control.reconcile(*booted) {
+                Ok(told) => Begun::Yes(told),
+                Err(error) => {
+                    tracing::error!(%error, "no thread to ask for policy; what runs stays");
+                    Begun::Never
+                }
+            },
+            begun @ (Begun::Yes(_) | Begun::Never) => begun,
+        };
+    }
+
+    /// Waits until the loop that asks sources has written its memory.
+    pub(super) fn end(&self) {
+        let Policy::Sources(begun) = &self.policy else { return };
+        if let Begun::Yes(told) = &*begun.lock().unwrap_or_else(PoisonError::into_inner) {
+            told.wait();
+        }
+    }
+
     /// Reads what has changed, or everything because somebody says so.
     fn read(&self, is_told: bool) {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, watch) = match &self.policy {
+            Policy::File(file, watch) => (file, watch),
+            Policy::Sources(begun) => {
+                if let (true, Begun::Yes(told)) =
+                    (is_told, &*begun.lock().unwrap_or_else(PoisonError::into_inner))
+                {
+                    told.look_now();
+                }
+                return;
+            }
+        };
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
         if is_told {
             watch.settle();
         } else if !watch.has_changed() {
@@ -74,7 +129,7 @@ impl Reader {
         }
         drop(watch);
         self.notify.reloading();
-        match load(&self.options) {
+        match load(file, &self.options) {
             // A refused config is logged and counted where it is refused.
             Ok(effective) => drop(self.control.reload(effective)),
             Err(why) => self.control.reload_failed(&why),
@@ -154,6 +209,7 @@ impl Told {
     /// It serves: says so to everyone.
     fn begin(&self) -> Option<Door> {
         self.notify.ready();
+        self.reader.begin();
         let path = self.options.handover.as_deref()?;
         let opened = Door::open(path);
         opened

@@ -1,0 +1,148 @@
+//! What a ring shows: the status documents of its stores, and a number of Prometheus.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tillgate_config::bundle::{Manifest, wall};
+use tillgate_config::scalar::DurationText;
+use tillgate_core::reconcile::{Metric, RingEvidence, Verdict, Word, judge_ring};
+
+use super::super::bundle::{Refused, read, wall_seconds};
+use super::super::policy::{FINDINGS, USAGE};
+use super::Options;
+
+/// A status document of a busy store has some hundred kilobytes.
+const REPORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What the ring shows of the bundle with this `manifest`; `None` = nobody asked.
+///
+/// # Errors
+/// If it shows no good, or not enough.
+pub(super) fn of(options: &Options, manifest: &Manifest) -> Result<Option<String>, Refused> {
+    let sequence = manifest.sequence;
+    let metric = match (&options.query_result, options.at_most) {
+        (Some(file), Some(most)) => Some(Metric { value: value(&json(file)?), most }),
+        _ => None,
+    };
+    let reports = match &options.reports {
+        Some(folder) => reports(folder)?,
+        None if metric.is_some() => Vec::new(),
+        None => return Ok(None),
+    };
+    let bake: DurationText = options.bake.parse().map_err(|why| (why, USAGE))?;
+    let words: Vec<_> = reports.iter().map(|report| word(report, sequence)).collect();
+    let first = reports.iter().filter_map(|report| taken_at(report, sequence)).min();
+    // A number alone does not say since when.
+    let first = if reports.is_empty() { Some(manifest.created().0) } else { first };
+    let waited = first.map_or(0, |at| wall_seconds().saturating_sub(at));
+    let spec = RingEvidence { bake: bake.0, percent: options.percent };
+    match judge_ring(&words, metric, Duration::from_secs(waited), spec) {
+        Verdict::Pass => {
+            let good = words.iter().filter(|(_, word)| *word == Word::Good).count();
+            Ok(Some(format!("good in {good} of {} stores, for {waited} s", words.len())))
+        }
+        Verdict::Fail(why) => Err((format!("sequence {sequence} fails: {why}"), FINDINGS)),
+        Verdict::Inconclusive(why) => {
+            Err((format!("sequence {sequence} is inconclusive: {why}"), FINDINGS))
+        }
+    }
+}
+
+/// The policy part of every status document in `folder`.
+fn reports(folder: &Path) -> Result<Vec<Value>, Refused> {
+    let wrong = |error| (format!("cannot read {}: {error}", folder.display()), USAGE);
+    let mut files: Vec<_> = Vec::new();
+    for entry in fs::read_dir(folder).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        if path.extension().is_some_and(|suffix| suffix == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let report = |path: &std::path::PathBuf| {
+        let mut report = json(path)?;
+        Ok(report.get_mut("policy").map(Value::take).unwrap_or(report))
+    };
+    files.iter().map(report).collect()
+}
+
+fn json(file: &Path) -> Result<Value, Refused> {
+    let bytes = read(file, REPORT_BYTES_MAX)?;
+    serde_json::from_slice(&bytes).map_err(|error| (format!("{}: {error}", file.display()), USAGE))
+}
+
+/// What one store says.
+fn word(report: &Value, sequence: u64) -> (Arc<str>, Word) {
+    let store = report["storeId"].as_str().unwrap_or("without a name").into();
+    let is = |place: &Value| place["sequence"] == sequence;
+    let denied = report["denied"].as_array().into_iter().flatten().find(|one| is(one));
+    let refused = Some(&report["refused"]).filter(|one| is(one));
+    let word = match denied.or(refused) {
+        Some(bad) => Word::Bad(bad["why"].as_str().unwrap_or("refused").into()),
+        None if is(&report["applied"]) && is(&report["lastKnownGood"]) => Word::Good,
+        None => Word::Pending,
+    };
+    (store, word)
+}
+
+/// When a store has taken it.
+fn taken_at(report: &Value, sequence: u64) -> Option<u64> {
+    let mut history = report["history"].as_array()?.iter();
+    let taken = history.find(|one| one["sequence"] == sequence && one["result"] == "Applied")?;
+    Some(wall(taken["at"].as_str()?)?.0)
+}
+
+/// The largest value of an instant query, if each is a number.
+fn value(answer: &Value) -> Option<f64> {
+    let result = &answer["data"]["result"];
+    let number = |pair: &Value| pair[1].as_str()?.parse::<f64>().ok().filter(|one| one.is_finite());
+    match answer["data"]["resultType"].as_str()? {
+        "scalar" => number(result),
+        "vector" => {
+            let values: Option<Vec<f64>> =
+                result.as_array()?.iter().map(|one| number(&one["value"])).collect();
+            values?.into_iter().reduce(f64::max)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_store_says_good_bad_or_nothing_yet() {
+        let good = json!({ "storeId": "1", "applied": {"sequence": 8},
+            "lastKnownGood": {"sequence": 8}, "denied": [] });
+        assert_eq!(word(&good, 8), ("1".into(), Word::Good));
+        assert_eq!(word(&good, 9).1, Word::Pending);
+        let denied = json!({ "denied": [{"sequence": 9, "why": "it failed"}] });
+        assert_eq!(word(&denied, 9).1, Word::Bad("it failed".into()));
+        let refused = json!({ "refused": {"sequence": 9, "why": "no class"} });
+        assert_eq!(word(&refused, 9).1, Word::Bad("no class".into()));
+        let history = json!({ "history": [
+            {"sequence": 9, "result": "LastKnownGood", "at": "2026-11-20T22:00:00Z"},
+            {"sequence": 9, "result": "Applied", "at": "2026-11-20T20:58:12Z"}]});
+        assert_eq!(taken_at(&history, 9), Some(1_795_208_292));
+    }
+
+    #[test]
+    fn prometheus_may_have_no_answer() {
+        let vector = |values: &[&str]| {
+            let series: Vec<_> = values.iter().map(|one| json!({"value": [1, one]})).collect();
+            value(&json!({"data": {"resultType": "vector", "result": series}}))
+        };
+        assert_eq!(vector(&["0.1", "0.3", "0.2"]), Some(0.3));
+        assert_eq!(vector(&[]), None);
+        assert_eq!(vector(&["0.1", "NaN"]), None, "a part that is missing is no zero");
+        let scalar = json!({"data": {"resultType": "scalar", "result": [1, "2"]}});
+        assert_eq!(value(&scalar), Some(2.0));
+        assert_eq!(value(&json!({"status": "error"})), None);
+    }
+}

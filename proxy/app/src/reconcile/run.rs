@@ -1,0 +1,382 @@
+//! The loop: answers of sources in, a running policy out.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tillgate_config::bundle::{place, wall_text};
+use tillgate_core::reconcile::{ClockState, ClockTrust, OnDisk, Reading, Reconciler, Wall};
+use tillgate_net::drain::Phase;
+use tillgate_net::metrics::PolicyMeters;
+use tillgate_net::{clock, threads};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::boot::Lock;
+use super::candidate::{Policy, soft_expiry};
+use super::facts::Tally;
+use super::shown::{Conditions, Facts, History};
+use super::watch::{Answer, Watched};
+use super::{Booted, Finish, Spec, wall};
+use crate::gateway::Gateway;
+use crate::sources::Source;
+
+mod effects;
+mod take;
+
+use self::take::Waiting;
+
+/// How often the store's health and clock are looked at.
+const TICK: Duration = Duration::from_secs(10);
+
+/// While a policy is watched or waits, a harm of a second is enough.
+const TICK_WATCHED: Duration = Duration::from_secs(1);
+
+/// A start that has lived so long was none that kills.
+const LIVED: Duration = Duration::from_secs(60);
+
+/// How often the clock's floor is written down.
+const FLOOR_EVERY: Duration = Duration::from_secs(600);
+
+/// Threads for folders and programs that may hang: two for each of sixteen sources.
+const SOURCE_THREADS: usize = 32;
+
+/// After the drain: for the memory to be written. A disk that hangs is not waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A word to the loop from outside, and its last one.
+pub(crate) struct Told {
+    hint: watch::Sender<u64>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl Told {
+    /// There may be something new.
+    pub(crate) fn look_now(&self) {
+        self.hint.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until the loop has ended, which it does when the gateway drains.
+    pub(crate) fn wait(&self) {
+        // Late or gone: what is on disk is whole either way.
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+    }
+}
+
+/// See the module.
+pub(super) struct Loop {
+    gateway: Arc<Gateway>,
+    spec: Spec,
+    finish: Finish,
+    machine: Reconciler,
+    clock: ClockTrust,
+    running: Option<Arc<Policy>>,
+    /// Which source gave it, as far as it is known.
+    running_from: Option<usize>,
+    lkg: Option<Arc<Policy>>,
+    waiting: Option<Waiting>,
+    tally: Tally,
+    conditions: Conditions,
+    history: History,
+    /// The last policy that was refused, for whoever asks.
+    refused: Option<Value>,
+    sources: BTreeMap<usize, SourceState>,
+    meters: PolicyMeters,
+    began: Instant,
+    lived: bool,
+    floor_written: Instant,
+    probation_since: Option<Instant>,
+    _lock: Lock,
+}
+
+/// What a source said last.
+struct SourceState {
+    name: Arc<str>,
+    answered: Option<u64>,
+    error: Option<String>,
+}
+
+impl Booted {
+    /// Begins to ask the sources, on a thread of its own, until the gateway drains.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub(crate) fn start(self, gateway: Arc<Gateway>) -> io::Result<Told> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(SOURCE_THREADS)
+            .build()?;
+        let (hint, hints) = watch::channel(0);
+        let (end, ended) = std::sync::mpsc::channel();
+        thread::Builder::new().name("policy".into()).spawn(move || {
+            let booted = self.owning();
+            runtime.block_on(async move {
+                let mut all = Loop::new(booted, Arc::clone(&gateway));
+                tokio::select! {
+                    () = all.run(hints) => {}
+                    () = gateway.drain.reached(Phase::Draining) => {}
+                }
+                all.end();
+            });
+            let _ = end.send(());
+            // A file system that hangs must not hold up the end.
+            runtime.shutdown_background();
+        })?;
+        Ok(Told { hint, ended })
+    }
+
+    /// Waits until the process before has let go of the state, and goes on from there.
+    fn owning(mut self) -> Self {
+        let Lock::Others(file) = self.lock else { return self };
+        tracing::info!("another process writes the state directory; policy waits for its end");
+        let locked = file.lock();
+        if let Err(error) = locked {
+            self.unwritten = Some(error.to_string());
+        }
+        self.lock = Lock::Ours(Some(file));
+        let state = &self.spec.state;
+        if let Err(error) = state.prepare() {
+            self.unwritten.get_or_insert(error.to_string());
+        }
+        let disk: OnDisk = state.look(|archive| self.spec.verify_kept(archive).is_ok());
+        let boot = disk.boot(wall());
+        // What serves is what this process has begun with; the source brings the rest.
+        self.boot.memory = boot.memory;
+        self.boot.lkg = boot.lkg;
+        if let Err(error) = state.remember(&self.boot.memory) {
+            self.unwritten.get_or_insert(error.to_string());
+        }
+        self
+    }
+}
+
+impl Loop {
+    fn new(booted: Booted, gateway: Arc<Gateway>) -> Self {
+        let Booted { spec, boot, policy, finish, lock, unwritten } = booted;
+        let mut conditions = Conditions::default();
+        for remark in &boot.remarks {
+            let kind = format!("{remark:?}");
+            conditions.raise(&kind, "Start", "the state directory was not as it should be");
+        }
+        if let Some(why) = unwritten {
+            conditions.raise("StateUnwritten", "Disk", &why);
+        }
+        if policy.is_none() {
+            let text = "no policy yet: the built-in minimal one serves";
+            conditions.raise("Minimal", "NoPolicy", text);
+        }
+        let unsigned = spec.sources.iter().any(|source| source.allow_unsigned);
+        if unsigned {
+            conditions.raise("Unsigned", "Allowed", "a source may give policy that nobody signed");
+        }
+        let machine = Reconciler::new(&boot, spec.probation);
+        let clock = ClockTrust::new(boot.memory.floor, boot.memory.clock_known);
+        let is_lkg = machine.lkg() == machine.running();
+        let now = clock::now();
+        Self {
+            meters: gateway.policy_meters.clone(),
+            gateway,
+            finish,
+            lkg: policy.clone().filter(|_| is_lkg),
+            running: policy,
+            running_from: None,
+            spec,
+            machine,
+            clock,
+            waiting: None,
+            tally: Tally::default(),
+            conditions,
+            history: History::default(),
+            refused: None,
+            sources: BTreeMap::new(),
+            began: now,
+            lived: false,
+            floor_written: now,
+            probation_since: None,
+            _lock: lock,
+        }
+    }
+
+    /// It was told to stop, which is not dying young.
+    fn end(&mut self) {
+        self.machine.memory_mut().lived();
+        self.remember();
+    }
+
+    async fn run(&mut self, hints: watch::Receiver<u64>) {
+        // One answer of each source at a time: it waits for the verdict.
+        let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
+        let mut asking = JoinSet::new();
+        for watched in self.watched() {
+            asking.spawn(watched.ask(Arc::clone(&self.gateway), tell.clone(), hints.clone()));
+        }
+        if let Some(policy) = self.running.clone() {
+            self.says_runs(&policy);
+            self.conditions.raise("Ready", "FromDisk", &policy.manifest.revision);
+        }
+        loop {
+            self.tick();
+            let watched = self.waiting.is_some() || self.machine.probation().is_some();
+            let due = clock::now() + if watched { TICK_WATCHED } else { TICK };
+            // Answers may come faster than ticks are due. There is no end of them but the drain's.
+            while let Ok(Some(answer)) = tokio::time::timeout_at(due.into(), answers.recv()).await {
+                let was = self.machine.probation().is_some();
+                self.hear(answer);
+                self.show();
+                if !was && self.machine.probation().is_some() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sources that can be asked; what can never give anything is told.
+    fn watched(&mut self) -> Vec<Watched> {
+        let something = self.running.is_some();
+        let mut found = Vec::new();
+        for (number, spec) in self.spec.sources.iter().enumerate() {
+            let name = Arc::clone(&spec.name);
+            match Source::new(spec, self.spec.state.root()) {
+                Ok(source) => found.push(Watched {
+                    number,
+                    source,
+                    poll: Watched::poll(spec, place(&spec.name, &self.spec.store), something),
+                    meter: self.meters.source(&spec.name),
+                    spec: spec.clone(),
+                }),
+                Err(why) => {
+                    tracing::error!(source = &*name, "a source can never be used: {why}");
+                    self.conditions.raise(&format!("FetchFailed/{name}"), "Unusable", &why);
+                }
+            }
+            self.sources.insert(number, SourceState { name, answered: None, error: None });
+        }
+        found
+    }
+
+    fn hear(&mut self, answer: Answer) {
+        let Answer { source, result, took, settles } = answer;
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        let (name, kind) = (Arc::clone(&state.name), format!("FetchFailed/{}", state.name));
+        let settled = match result {
+            Err(error) => {
+                state.error = Some(error.why.clone());
+                if self.conditions.raise(&kind, "FetchFailed", &error.why) {
+                    tracing::warn!(source = &*name, why = error.why, "no policy from a source");
+                }
+                if let Some(bytes) = error.instead {
+                    self.quarantine(&bytes);
+                }
+                false
+            }
+            Ok(fetched) => {
+                state.error = None;
+                state.answered = Some(wall().0);
+                if self.conditions.is(&kind) {
+                    tracing::info!(source = &*name, "a source answers again");
+                    self.conditions.clear(&kind);
+                }
+                self.offer(source, fetched, took)
+            }
+        };
+        // A source that has ended does not listen.
+        let _ = settles.send(settled);
+        threads::release_freed();
+    }
+
+    /// Looks at the clock, the store's health and whatever waits.
+    fn tick(&mut self) {
+        let now = clock::now();
+        let reading = Reading { wall: wall(), vouched: clock::is_disciplined() };
+        self.clock.handle_reading(reading, now);
+        self.remember_clock(now);
+        let facts = self.tally.facts(&self.gateway);
+        self.machine.handle_facts(&facts, now);
+        if !self.lived && now.saturating_duration_since(self.began) >= LIVED {
+            self.lived = true;
+            self.machine.memory_mut().lived();
+            self.remember();
+        }
+        self.do_effects();
+        self.try_waiting();
+        self.tell_ages();
+        self.show();
+    }
+
+    fn remember_clock(&mut self, now: Instant) {
+        let state = self.clock.state(now);
+        self.meters.clock(state.name(), &ClockState::NAMES);
+        if state == ClockState::Untrusted {
+            let text = "nobody vouches for the clock, or it cannot be right";
+            self.conditions.raise("ClockUntrusted", "Untrusted", text);
+        } else {
+            self.conditions.clear("ClockUntrusted");
+        }
+        let memory = self.machine.memory_mut();
+        memory.floor = memory.floor.max(self.clock.floor());
+        memory.clock_known = self.clock.is_known();
+        if now.saturating_duration_since(self.floor_written) >= FLOOR_EVERY {
+            self.floor_written = now;
+            self.remember();
+        }
+    }
+
+    /// Ages of what runs, where somebody has signed when it was made.
+    fn tell_ages(&mut self) {
+        let now = wall();
+        let age = |policy: Option<&Arc<Policy>>| {
+            let made = policy.map_or(0, |policy| policy.revision.created_at.0);
+            if made == 0 { 0 } else { now.0.saturating_sub(made) }
+        };
+        let (running, lkg) = (age(self.running.as_ref()), age(self.lkg.as_ref()));
+        self.meters.age.set(running as f64);
+        self.meters.lkg_age.set(lkg as f64);
+        let most = soft_expiry(self.running.as_deref()).as_secs();
+        let trusted = self.clock.state(clock::now()) != ClockState::Untrusted;
+        if trusted && running > most {
+            let text = format!("the policy is older than {most} s; it stays in force");
+            self.conditions.raise("Stale", "SoftExpiry", &text);
+        } else {
+            self.conditions.clear("Stale");
+        }
+    }
+
+    fn show(&self) {
+        let probation = self.machine.probation().map(|(_, verdict)| format!("{verdict:?}"));
+        let memory = self.machine.memory();
+        let source = |state: &SourceState| {
+            json!({
+                "name": &*state.name,
+                "lastAnswer": state.answered.map(|at| wall_text(Wall(at))),
+                "error": state.error,
+            })
+        };
+        let denied = memory.denied.iter().map(
+            |one| json!({ "digest": &*one.digest, "sequence": one.sequence, "why": &*one.why }),
+        );
+        let facts = Facts {
+            store: &self.spec.store,
+            running: self.running.as_ref(),
+            lkg: self.lkg.as_ref(),
+            waiting: self.waiting.as_ref().map(|waiting| &*waiting.policy),
+            probation,
+            clock: self.clock.state(clock::now()).name(),
+            sources: self.sources.values().map(source).collect::<Vec<Value>>(),
+            denied: denied.collect(),
+            refused: self.refused.as_ref(),
+            highest: memory.highest.as_ref().map(|(sequence, _)| *sequence),
+            conditions: &self.conditions,
+            history: &self.history,
+        };
+        self.gateway.policy.set(facts.to_json());
+    }
+
+    fn says_runs(&self, policy: &Policy) {
+        let sequence = policy.revision.sequence.unwrap_or(0);
+        self.meters.runs(&policy.manifest.revision, &policy.effective.digest, sequence);
+    }
+}

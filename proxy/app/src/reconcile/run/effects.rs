@@ -1,0 +1,129 @@
+//! What the reconcile machine wants done: pointers, the memory, the way back, words.
+
+use std::sync::Arc;
+
+use tillgate_core::reconcile::{Digest, Effect, Event};
+use tillgate_net::clock;
+use tillgate_net::metrics::Applying;
+
+use super::Loop;
+use crate::reconcile::boot::kept;
+use crate::reconcile::candidate::Policy;
+use crate::send::explain;
+use crate::state::Pointer;
+
+impl Loop {
+    /// Does everything that the machine wants, in its order.
+    pub(super) fn do_effects(&mut self) {
+        while let Some(effect) = self.machine.poll_effect() {
+            match effect {
+                Effect::PointCurrent(digest) => self.point(Pointer::Current, &digest),
+                Effect::PointLkg(digest) => self.point(Pointer::Lkg, &digest),
+                Effect::Remember => self.remember(),
+                Effect::RollBack(digest) => {
+                    let serves = self.roll_back(&digest);
+                    self.machine.handle_rolled_back(serves);
+                }
+                Effect::Say(event) => self.say(&event),
+            }
+        }
+    }
+
+    fn point(&mut self, pointer: Pointer, digest: &str) {
+        let pointed = self.spec.state.point(pointer, digest);
+        self.wrote(pointed);
+    }
+
+    /// Writes the memory, and makes room.
+    pub(super) fn remember(&mut self) {
+        let state = &self.spec.state;
+        let wanted: Vec<Digest> = [self.machine.running(), self.machine.lkg()]
+            .into_iter()
+            .flatten()
+            .map(|revision| Arc::clone(&revision.digest))
+            .collect();
+        let written = state.remember(self.machine.memory()).and_then(|()| state.prune(&wanted));
+        self.wrote(written);
+    }
+
+    /// Keeps what was refused for someone to look at.
+    pub(super) fn quarantine(&mut self, bytes: &[u8]) {
+        let kept = self.spec.state.quarantine(bytes);
+        self.wrote(kept);
+    }
+
+    /// A disk that cannot be written is told, and never a reason to stop.
+    fn wrote(&mut self, written: std::io::Result<()>) {
+        match written {
+            Ok(()) => drop(self.conditions.clear("StateUnwritten")),
+            Err(error) => {
+                let why = explain(&error);
+                if self.conditions.raise("StateUnwritten", "Disk", &why) {
+                    let folder = self.spec.state.root().display();
+                    tracing::error!(%folder, why, "the state cannot be written; what runs stays");
+                }
+            }
+        }
+    }
+
+    /// Lets the last known good serve again. Whether it does.
+    fn roll_back(&mut self, digest: &str) -> bool {
+        let known = self.lkg.clone().filter(|lkg| *lkg.revision.digest == *digest);
+        let lkg: Result<Arc<Policy>, String> = match (known, self.machine.lkg()) {
+            (Some(lkg), _) => Ok(lkg),
+            (None, Some(revision)) => kept(&self.spec, revision).map(Arc::new),
+            (None, None) => Err("there is none".to_owned()),
+        };
+        let put = lkg.and_then(|lkg| {
+            self.put(&lkg).map_err(|error| explain(&error))?;
+            Ok(lkg)
+        });
+        match put {
+            Ok(lkg) => {
+                if let Some(bad) = self.running.replace(Arc::clone(&lkg)) {
+                    self.history.note(&bad, "RolledBack", "");
+                }
+                self.says_runs(&lkg);
+                self.lkg = Some(lkg);
+                true
+            }
+            Err(why) => {
+                tracing::error!(digest, "the last known good policy cannot be served: {why}");
+                false
+            }
+        }
+    }
+
+    fn say(&mut self, event: &Event) {
+        if let Some(since) = self.probation_since.take() {
+            let took = clock::now().saturating_duration_since(since);
+            self.meters.took(Applying::Probation, took);
+        }
+        match event {
+            Event::Promoted(digest) => {
+                tracing::info!(digest = &**digest, "policy is the last known good");
+                self.lkg.clone_from(&self.running);
+                if let Some(policy) = &self.running {
+                    self.history.note(policy, "LastKnownGood", "");
+                }
+            }
+            Event::Kept(digest, why) => {
+                tracing::info!(digest = &**digest, why = &**why, "policy stays without proof");
+            }
+            Event::RolledBack(digest, why) => {
+                tracing::warn!(digest = &**digest, why = &**why, "policy rolled back");
+                self.conditions.raise("RolledBack", "Unhealthy", why);
+                self.meters.applied("rolled_back", "Unhealthy");
+                self.meters.last_success.set(0);
+            }
+            Event::NoWayBack(digest, why) => {
+                tracing::warn!(
+                    digest = &**digest,
+                    why = &**why,
+                    "policy does harm, and is the first"
+                );
+                self.conditions.raise("NoWayBack", "Unhealthy", why);
+            }
+        }
+    }
+}

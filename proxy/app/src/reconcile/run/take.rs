@@ -1,0 +1,250 @@
+//! One bundle, from what a source gave to the running policy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tillgate_config::bundle::place;
+use tillgate_core::civil::Timestamp;
+use tillgate_core::gate::{Clock, Gate};
+use tillgate_core::reconcile::{ClockState, Refusal, RingGate, Wall};
+use tillgate_net::clock;
+use tillgate_net::metrics::Applying;
+
+use super::Loop;
+use crate::bundle::verify::Verified;
+use crate::bundle::{Archive, archive};
+use crate::reconcile::candidate::{self, Policy, Rejection};
+use crate::reconcile::wall;
+use crate::reload::{self, Before};
+use crate::send::explain;
+use crate::sources::Fetched;
+
+/// A good policy whose ring is not open yet.
+pub(super) struct Waiting {
+    pub(super) policy: Arc<Policy>,
+    archive: Archive,
+    verified: Verified,
+    source: usize,
+    seen: Instant,
+}
+
+impl Loop {
+    /// Takes what a source gave, or says why not. Whether the source need not give it again.
+    pub(super) fn offer(&mut self, source: usize, fetched: Fetched, took: Duration) -> bool {
+        let Fetched::Bundle { archive, proof, .. } = fetched else { return false };
+        self.meters.took(Applying::Fetch, took);
+        let now = clock::now();
+        let verified = self.spec.verify(&archive, proof);
+        self.meters.took(Applying::Verify, now.elapsed());
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(error) => {
+                self.meters.signature(None);
+                self.quarantine(&archive::write(&archive).unwrap_or_default());
+                return self.reject(source, None, &Rejection::Verify(error));
+            }
+        };
+        for signer in &verified.signers {
+            self.meters.signature(Some(signer));
+        }
+        let digest = archive.digest();
+        let known = self.machine.running().is_some_and(|running| running.digest == digest);
+        if known {
+            self.running_from = Some(source);
+            self.conditions.clear("Rejected");
+            return true;
+        }
+        let before = self.waiting.take_if(|waiting| waiting.policy.revision.digest == digest);
+        let seen = before.map_or(now, |waiting| waiting.seen);
+        let revision = crate::bundle::revision(&archive, &verified.manifest);
+        // What is refused for its number or its past need not be read.
+        if let Err(refusal) = self.machine.examine(&revision, wall()) {
+            let sequence = revision.sequence;
+            return self.reject(source, sequence, &refusal.into());
+        }
+        let began = clock::now();
+        let compiled = candidate::compile(&archive, &verified, &self.spec);
+        self.meters.took(Applying::Compile, began.elapsed());
+        let policy = match compiled {
+            Ok(policy) => Arc::new(policy),
+            Err(rejection) => return self.reject(source, revision.sequence, &rejection),
+        };
+        self.attempt(Waiting { policy, archive, verified, source, seen })
+    }
+
+    /// Looks again at what waits.
+    pub(super) fn try_waiting(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.attempt(waiting);
+        }
+    }
+
+    /// Puts a policy in effect, or says why not. Whether its source need not give it again.
+    fn attempt(&mut self, candidate: Waiting) -> bool {
+        let (source, sequence) = (candidate.source, candidate.policy.revision.sequence);
+        match self.take(&candidate) {
+            Ok(()) => true,
+            Err(rejection) if rejection.waits() => {
+                let settled = self.reject(source, sequence, &rejection);
+                let newer = |one: &Waiting| one.policy.revision.sequence <= sequence;
+                if self.waiting.as_ref().is_none_or(newer) {
+                    self.waiting = Some(candidate);
+                }
+                settled
+            }
+            Err(rejection) => self.reject(source, sequence, &rejection),
+        }
+    }
+
+    fn take(&mut self, candidate: &Waiting) -> Result<(), Rejection> {
+        let Waiting { policy, archive, verified, source, .. } = candidate;
+        let now = wall();
+        match self.machine.examine(&policy.revision, now) {
+            Ok(()) => {}
+            Err(Refusal::Running) => return Ok(()),
+            Err(refusal) => return Err(refusal.into()),
+        }
+        let is_later = self.running_from.is_some_and(|running| running < *source);
+        if policy.revision.sequence.is_none() && is_later {
+            return Err(Rejection::Later);
+        }
+        self.admit(candidate)?;
+        if let Some(running) = &self.running {
+            candidate::guard(running, policy, verified)?;
+        }
+        let began = clock::now();
+        let staged = self.spec.state.stage(archive);
+        self.meters.took(Applying::Stage, began.elapsed());
+        staged.map_err(Rejection::Stage)?;
+        let began = clock::now();
+        self.put(policy)?;
+        self.meters.took(Applying::Swap, began.elapsed());
+        self.is_live(policy, *source);
+        Ok(())
+    }
+
+    /// Puts a policy behind the gateway's one pointer.
+    pub(super) fn put(&self, policy: &Policy) -> Result<(), Rejection> {
+        let before = if self.running.is_none() { Before::Minimal } else { Before::Policy };
+        let effective = (self.finish)(policy.effective.clone());
+        reload::put(&self.gateway, effective, before).map_err(Rejection::from)
+    }
+
+    /// Whether this is the time, by the rings and the calendar of what runs: a policy does not
+    /// write its own permission. A store that has nothing takes what there is.
+    fn admit(&self, candidate: &Waiting) -> Result<(), Rejection> {
+        let Waiting { policy, verified, seen, .. } = candidate;
+        let Some(running) = &self.running else { return Ok(()) };
+        let now = clock::now();
+        let state = self.clock.state(now);
+        let gate = RingGate {
+            sequence: policy.revision.sequence.unwrap_or(0),
+            created_at: policy.revision.created_at,
+            released_through: policy.delivery.released_through.as_deref(),
+            immediate: policy.delivery.immediate,
+            immediate_signed: verified.emergency,
+            promotions: &verified.promotions,
+            hash: place(&policy.manifest.sequence.to_string(), &self.spec.store),
+            seen: now.saturating_duration_since(*seen),
+        };
+        if policy.delivery.immediate && verified.emergency > 0 {
+            return Ok(running.delivery.rings.admit(&gate, state, wall())?);
+        }
+        // What has no order has no rings: nobody could promote it.
+        if policy.revision.sequence.is_some() {
+            running.delivery.rings.admit(&gate, state, wall())?;
+        }
+        self.calendar(running, state)
+    }
+
+    /// Whether a window or a freeze that names `config` holds policy now.
+    fn calendar(&self, running: &Policy, state: ClockState) -> Result<(), Rejection> {
+        let seconds = |wall: Wall| Timestamp(i64::try_from(wall.0).unwrap_or(i64::MAX));
+        let clock = match state {
+            ClockState::Synced => Clock::Synced,
+            ClockState::Holdover => {
+                Clock::Holdover(Duration::from_secs(self.clock.margin(clock::now())))
+            }
+            ClockState::Untrusted => Clock::Untrusted(seconds(self.clock.floor())),
+        };
+        // Rings are looked at with what was signed for this bundle.
+        let calendar = Gate { policy: None, ..running.effective.gate.clone() };
+        let held_by = calendar.of_policy(clock, seconds(wall())).held_by;
+        if held_by.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = held_by.iter().map(ToString::to_string).collect();
+        Err(Rejection::Frozen(names.join(", ")))
+    }
+
+    /// It serves: everybody is told, and the disk.
+    fn is_live(&mut self, policy: &Arc<Policy>, source: usize) {
+        let name = self.sources.get(&source).map(|state| Arc::clone(&state.name));
+        tracing::info!(
+            source = name.as_deref(),
+            revision = policy.manifest.revision,
+            sequence = policy.revision.sequence,
+            digest = &*policy.effective.digest,
+            "policy in effect, on probation"
+        );
+        let facts = self.tally.facts(&self.gateway);
+        self.machine.handle_swapped(policy.revision.clone(), &facts, clock::now());
+        self.clock.raise_floor(policy.revision.created_at);
+        self.running = Some(Arc::clone(policy));
+        self.running_from = Some(source);
+        self.probation_since = Some(clock::now());
+        let applied = policy.revision.sequence;
+        self.waiting.take_if(|waiting| waiting.policy.revision.sequence <= applied);
+        for kind in ["Minimal", "Rejected", "Held", "RolledBack", "NoWayBack", "Unproven"] {
+            self.conditions.clear(kind);
+        }
+        self.refused = None;
+        self.conditions.raise("Ready", "Applied", &policy.manifest.revision);
+        self.history.note(policy, "Applied", "");
+        self.meters.applied("applied", "New");
+        self.meters.last_success.set(1);
+        self.meters.last_at.set(wall().0 as f64);
+        self.says_runs(policy);
+        self.do_effects();
+    }
+
+    /// Says why a bundle is not taken. Whether the source need not give it again.
+    fn reject(&mut self, source: usize, sequence: Option<u64>, why: &Rejection) -> bool {
+        let name = self.sources.get(&source).map(|state| Arc::clone(&state.name));
+        let name = name.as_deref().unwrap_or_default();
+        let (reason, text) = (why.reason(), explain(why));
+        let of = sequence.map_or_else(String::new, |sequence| format!(", sequence {sequence}"));
+        let message = format!("from {name}{of}: {text}");
+        if why.waits() {
+            let is_first = !self.conditions.is("Held");
+            self.conditions.raise("Held", reason, &message);
+            if is_first {
+                tracing::info!(source = name, sequence, "policy waits: {text}");
+                self.meters.applied("held", reason);
+            }
+            return true;
+        }
+        if source > 0 && matches!(why, Rejection::Refused(Refusal::Older { .. })) {
+            // A stick in a drawer is older than what is in effect; that is what it is for.
+            self.conditions.raise(&format!("Older/{name}"), reason, &message);
+            return true;
+        }
+        if self.waiting.is_none() {
+            self.conditions.clear("Held");
+        }
+        self.refused = Some(json!({ "sequence": sequence, "reason": reason, "why": text }));
+        if self.conditions.raise("Rejected", reason, &message) {
+            tracing::error!(
+                source = name,
+                sequence,
+                reason,
+                "policy refused, what runs stays: {text}"
+            );
+            self.meters.applied("rejected", reason);
+            self.meters.last_success.set(0);
+            self.gateway.metrics.reloaded(Err(()));
+        }
+        !why.passes()
+    }
+}

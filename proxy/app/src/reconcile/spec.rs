@@ -1,0 +1,247 @@
+//! What the file of `--bootstrap` says, checked and ready to use.
+//!
+//! Everything that is wrong is told at once. What is not built yet is named, not ignored.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tillgate_config::effective::Effective;
+use tillgate_config::kinds::BootstrapDoc;
+use tillgate_config::kinds::bootstrap::{
+    KeyDoc, KeyRole as RoleText, RoleDoc, SourceDoc, SourceType,
+};
+use tillgate_config::{defaults, load_bootstrap};
+use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
+
+use crate::bundle::Archive;
+use crate::bundle::keys::PublicKey;
+use crate::bundle::verify::{KeyRole, Trust, TrustedKey, Verified, VerifyError};
+use crate::cli::read_policy;
+use crate::sources::{Place, Proof, SourceSpec};
+use crate::state::StateDir;
+
+/// What a store knows by itself.
+pub(crate) struct Spec {
+    /// Its id.
+    pub(crate) store: Arc<str>,
+    pub(crate) state: StateDir,
+    pub(crate) sources: Vec<SourceSpec>,
+    pub(crate) trust: Trust,
+    pub(crate) probation: ProbationSpec,
+    /// What it serves without a policy.
+    pub(crate) minimal: Effective,
+    /// What of the file is not built yet.
+    pub(crate) not_in_effect: Vec<&'static str>,
+}
+
+impl Spec {
+    /// Reads the file of `--bootstrap`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn read(file: &Path) -> Result<Self, String> {
+        let text = read_policy(file)?;
+        let name = file.display().to_string();
+        let told = |report: tillgate_config::Report| {
+            format!("{name}: {}\n{}", report.summary(), report.to_text().trim_end())
+        };
+        let document = load_bootstrap(&name, &text).map_err(told)?;
+        let minimal = Effective::minimal(&document).map_err(told)?;
+        Self::of(&document, minimal).map_err(|wrong| format!("{name}: {}", wrong.join("\n")))
+    }
+
+    fn of(document: &BootstrapDoc, minimal: Effective) -> Result<Self, Vec<String>> {
+        let spec = &document.spec;
+        let mut wrong = Vec::new();
+        if spec.role == RoleDoc::Sidecar {
+            wrong.push("the role `Sidecar` is not built yet: use `Gateway`".to_owned());
+        }
+        let mut take =
+            |found: Result<SourceSpec, String>| found.map_err(|why| wrong.push(why)).ok();
+        let sources = spec.sources.iter().filter_map(|one| take(source(one))).collect();
+        let mut keys = Vec::new();
+        for one in &spec.trust.keys {
+            match key(one) {
+                Ok(key) if keys.iter().all(|known: &TrustedKey| known.id != key.id) => {
+                    keys.push(key);
+                }
+                Ok(key) => wrong.push(format!("the key `{}` is there twice: rename one", key.id)),
+                Err(why) => wrong.push(why),
+            }
+        }
+        let trust = Trust { threshold: usize::from(spec.trust.threshold.fit::<u16>()), keys };
+        let may = trust.keys.iter().filter(|key| key.roles.contains(&KeyRole::Bundle)).count();
+        if may < trust.threshold {
+            wrong.push(format!(
+                "a policy needs {} signatures, and {may} keys may sign one: add keys with the \
+                 role `bundle`, or lower `threshold`",
+                trust.threshold
+            ));
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self {
+            store: spec.store_id.0.as_str().into(),
+            state: StateDir::new(PathBuf::from(&spec.state_dir.0)),
+            sources,
+            trust,
+            probation: probation(document),
+            minimal,
+            not_in_effect: not_in_effect(document),
+        })
+    }
+
+    /// Whether an archive counts that was brought with this `proof`.
+    pub(crate) fn verify(&self, archive: &Archive, proof: Proof) -> Result<Verified, VerifyError> {
+        match proof {
+            Proof::Signatures => self.trust.verify(archive, Some(&self.store)),
+            Proof::Commit | Proof::Nobody => Trust::unsigned(archive, &self.store),
+        }
+    }
+
+    /// Whether an archive on this store's own disk counts: it was believed once, but keys change.
+    pub(crate) fn verify_kept(&self, archive: &Archive) -> Result<Verified, VerifyError> {
+        let plain = |source: &SourceSpec| source.allow_unsigned || source.is_git();
+        if archive.signatures.is_empty() && self.sources.iter().any(plain) {
+            return Trust::unsigned(archive, &self.store);
+        }
+        self.trust.verify(archive, Some(&self.store))
+    }
+}
+
+fn key(document: &KeyDoc) -> Result<TrustedKey, String> {
+    let id: Arc<str> = document.id.0.as_str().into();
+    let key = PublicKey::read(&document.public_key.0)
+        .map_err(|error| format!("the key `{id}`: {error}"))?;
+    let role = |role: &RoleText| match role {
+        RoleText::Bundle => KeyRole::Bundle,
+        RoleText::RingPromotion => KeyRole::RingPromotion,
+        RoleText::Override => KeyRole::Override,
+    };
+    let approves = document.approves.iter().flatten().map(|name| name.0.as_str().into()).collect();
+    Ok(TrustedKey { id, key, roles: document.roles.iter().map(role).collect(), approves })
+}
+
+fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
+    let name = &document.name.0;
+    let url = || {
+        let missing = || format!("the source `{name}` has no `url`: write where it is");
+        document.url.as_ref().map(|url| url.0.clone()).ok_or_else(missing)
+    };
+    let place = match document.source_type {
+        SourceType::Directory => {
+            let path = document
+                .path
+                .as_ref()
+                .ok_or_else(|| format!("the source `{name}` has no `path`: write the folder's"))?;
+            Place::Directory(PathBuf::from(&path.0))
+        }
+        SourceType::HttpBundle => {
+            let url = url()?;
+            if !url.starts_with("https://") && !url.starts_with("http://") {
+                return Err(format!("the source `{name}`: {url} is no web server's address"));
+            }
+            Place::Http(url)
+        }
+        SourceType::Git => Place::Git {
+            url: url()?,
+            folder: document.path.as_ref().map(|path| path.0.clone()),
+            reference: document.reference.as_ref().map_or("HEAD", |one| &one.0).to_owned(),
+            allowed_signers: document.allowed_signers.as_ref().map(|file| Arc::clone(&file.0)),
+            identity: document.identity.as_ref().map(|file| Arc::clone(&file.0)),
+        },
+        SourceType::OciArtifact => {
+            return Err(format!(
+                "the source `{name}`: `OCIArtifact` is not built yet; use `HTTPBundle`, `Git` or \
+                 `Directory`"
+            ));
+        }
+    };
+    let time = |given: Option<tillgate_config::scalar::DurationText>, default: Duration| {
+        given.map_or(default, |text| text.0)
+    };
+    Ok(SourceSpec {
+        name: name.as_str().into(),
+        place,
+        interval: document.interval.0,
+        timeout: time(document.timeout, defaults::FETCH_TIMEOUT),
+        long_poll: time(document.long_poll, Duration::ZERO),
+        spread: time(document.spread, defaults::FETCH_SPREAD),
+        allow_unsigned: document.allow_unsigned.is_some_and(|flag| flag.0),
+    })
+}
+
+fn probation(document: &BootstrapDoc) -> ProbationSpec {
+    let given = document.spec.probation;
+    let time = |text: Option<tillgate_config::scalar::DurationText>, default: Duration| {
+        text.map_or(default, |text| text.0)
+    };
+    let least = time(given.and_then(|one| one.least), defaults::PROBATION_LEAST);
+    let most = time(given.and_then(|one| one.most), defaults::PROBATION_MOST);
+    let requests = given.and_then(|one| one.requests).map(|count| u64::from(count.fit::<u32>()));
+    let requests = requests.unwrap_or(defaults::PROBATION_REQUESTS);
+    ProbationSpec {
+        least,
+        requests,
+        most: most.max(least),
+        health: HealthSpec {
+            samples: defaults::PROBATION_SAMPLES.min(requests),
+            points: defaults::PROBATION_POINTS,
+        },
+    }
+}
+
+fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
+    let spec = &document.spec;
+    let resolvers = spec.fixed.as_ref().is_some_and(|fixed| fixed.resolvers.is_some());
+    let parts = [
+        ("spec.configEndpoint", spec.config_endpoint.is_some()),
+        ("spec.reporting", spec.reporting.is_some()),
+        ("spec.secrets", spec.secrets.is_some()),
+        ("spec.static.resolvers", resolvers),
+    ];
+    parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(change: impl Fn(&str) -> String) -> Result<Spec, String> {
+        let text = include_str!("../../../../config/examples/fleet/bootstrap/store-0412.yaml");
+        let name =
+            format!("tillgate-bootstrap-{}-{:?}", std::process::id(), std::thread::current());
+        let file = std::env::temp_dir().join(name.replace(['(', ')'], "-"));
+        std::fs::write(&file, change(text)).unwrap();
+        let spec = Spec::read(&file);
+        let _ = std::fs::remove_file(file);
+        spec
+    }
+
+    #[test]
+    fn the_example_of_the_fleet_can_be_used() {
+        let spec = example(str::to_owned).unwrap();
+        assert_eq!((&*spec.store, spec.sources.len(), spec.trust.threshold), ("0412", 2, 1));
+        assert_eq!(spec.sources[0].long_poll, Duration::from_secs(55));
+        assert_eq!(*spec.trust.keys[1].approves, ["release-manager".into()]);
+        assert_eq!(spec.probation.requests, defaults::PROBATION_REQUESTS);
+        assert!(spec.minimal.egress.is_some() && spec.not_in_effect.is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let wrong = example(|text| {
+            text.replace("threshold: 1", "threshold: 3")
+                .replace("type: HTTPBundle", "type: OCIArtifact")
+        });
+        let wrong = wrong.err().unwrap();
+        assert!(wrong.contains("needs 3 signatures, and 1 keys"), "{wrong}");
+        assert!(wrong.contains("`OCIArtifact` is not built yet"), "{wrong}");
+        let alone = example(|text| text.replace("role: Gateway", "role: Sidecar")).err().unwrap();
+        assert!(alone.contains("`Sidecar` is not built yet"), "{alone}");
+        let policy = example(|_| "apiVersion: tillgate.dev/v1alpha1\nkind: Freeze\n".to_owned());
+        assert!(policy.is_err(), "another document is no Bootstrap");
+    }
+}

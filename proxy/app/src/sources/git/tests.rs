@@ -1,0 +1,290 @@
+//! Real repositories, over `file://` and over smart HTTP, made with the real `git`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+
+use super::*;
+
+/// A repository with a policy in it, and where askers keep theirs.
+struct Repository(PathBuf);
+
+impl Repository {
+    /// `None` where there is no git, which is said aloud.
+    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+    fn new(name: &str) -> Option<Self> {
+        if !["git", "ssh-keygen"].iter().all(|program| is_there(program)) {
+            eprintln!("SKIPPED: no git or ssh-keygen on this machine");
+            return None;
+        }
+        let path = std::env::temp_dir().join(format!("tillgate-git-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(path.join("repo")).unwrap();
+        let repository = Self(path);
+        repository.git(&["init", "--quiet", "--initial-branch=main", "."]);
+        repository.git(&["config", "uploadpack.allowFilter", "true"]);
+        repository.git(&["config", "uploadpack.allowAnySHA1InWant", "true"]);
+        Some(repository)
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let done = Command::new("git")
+            .args(["-c", "user.name=Ann", "-c", "user.email=ann@fjordmart.example"])
+            .args(["-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false"])
+            .args(arguments)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .current_dir(self.0.join("repo"))
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Commits `text` as the policy; the commit.
+    fn commit(&self, text: &str, signing: &[&str]) -> String {
+        fs::create_dir_all(self.0.join("repo/policy")).unwrap();
+        fs::write(self.0.join("repo/policy/store.yaml"), text).unwrap();
+        fs::write(self.0.join("repo/large.bin"), text.repeat(1000)).unwrap();
+        self.git(&["add", "."]);
+        let mut arguments = signing.to_vec();
+        arguments.extend(["commit", "--quiet", "--allow-empty", "-m", "a change"]);
+        if !signing.is_empty() {
+            arguments.push("-S");
+        }
+        self.git(&arguments);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn file_url(&self) -> String {
+        format!("file://{}", self.0.join("repo").display())
+    }
+
+    fn asker(&self, url: &str, reference: &str, signers: Option<&Path>) -> Asker {
+        Asker {
+            url: url.to_owned(),
+            folder: Some("policy".to_owned()),
+            reference: reference.to_owned(),
+            allowed_signers: signers.map(Arc::from),
+            identity: None,
+            repository: self.0.join("kept"),
+            timeout: Duration::from_secs(30),
+            given: None,
+            settled: None,
+        }
+    }
+
+    /// A key pair, its public half as a line of allowed signers; the paths of both.
+    fn key(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = self.0.join(name);
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key)
+            .output()
+            .unwrap();
+        assert!(made.status.success());
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+        let signers = self.0.join(format!("{name}.signers"));
+        fs::write(&signers, format!("ann@fjordmart.example {public}")).unwrap();
+        (key, signers)
+    }
+}
+
+impl Drop for Repository {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--help").stdin(Stdio::null()).output().is_ok()
+}
+
+/// The policy's text and revision, or nothing new.
+fn news(asker: &mut Asker) -> Result<Option<(String, String, Proof)>, String> {
+    match asker.ask(Way::Direct)? {
+        Fetched::Same { .. } => Ok(None),
+        Fetched::Bundle { archive, proof, .. } => {
+            asker.settled = asker.given.clone();
+            let names: Vec<_> = archive.files.keys().map(String::as_str).collect();
+            assert_eq!(names, ["store.yaml"], "of one folder, without it in the name");
+            let text = String::from_utf8(archive.files["store.yaml"].clone()).unwrap();
+            let manifest = tillgate_config::bundle::Manifest::read(&archive.manifest).unwrap();
+            Ok(Some((text, manifest.revision, proof)))
+        }
+    }
+}
+
+#[test]
+fn branches_tags_and_commits_are_followed() {
+    let Some(repository) = Repository::new("refs") else { return };
+    let first = repository.commit("one", &[]);
+    repository.git(&["tag", "-a", "v1", "-m", "the first"]);
+    let url = repository.file_url();
+    let mut branch = repository.asker(&url, "main", None);
+    let found = news(&mut branch).unwrap().unwrap();
+    assert_eq!(found, ("one".to_owned(), format!("main@sha1:{first}"), Proof::Nobody));
+    assert_eq!(news(&mut branch).unwrap(), None, "only what is new is fetched");
+    let second = repository.commit("two", &[]);
+    let (text, revision, _) = news(&mut branch).unwrap().unwrap();
+    assert_eq!((text.as_str(), revision), ("two", format!("main@sha1:{second}")));
+    // Shallow and sparse: no history, and nothing of what was not asked for.
+    let kept = repository.0.join("kept");
+    assert!(!kept.join("large.bin").exists() && kept.join(".git/shallow").exists());
+
+    for reference in ["v1", first.as_str()] {
+        let _ = fs::remove_dir_all(&kept);
+        let (text, revision, _) =
+            news(&mut repository.asker(&url, reference, None)).unwrap().unwrap();
+        assert_eq!((text.as_str(), revision), ("one", format!("{reference}@sha1:{first}")));
+    }
+    let (text, _, _) = news(&mut repository.asker(&url, "HEAD", None)).unwrap().unwrap();
+    assert_eq!(text, "two");
+    let why = news(&mut repository.asker(&url, "nowhere", None)).unwrap_err();
+    assert!(why.contains("no branch or tag `nowhere`"), "{why}");
+}
+
+#[test]
+fn only_who_may_sign_changes_the_policy() {
+    let Some(repository) = Repository::new("signed") else { return };
+    let (ann, signers) = repository.key("ann");
+    let (eve, _) = repository.key("eve");
+    let by = |key: &Path| format!("user.signingKey={}", key.display());
+    let (ann, eve) = (by(&ann), by(&eve));
+    let url = repository.file_url();
+    let mut asker = repository.asker(&url, "main", Some(&signers));
+    repository.commit("one", &["-c", "gpg.format=ssh", "-c", &ann]);
+    assert_eq!(news(&mut asker).unwrap().unwrap().2, Proof::Commit);
+    for signing in [&["-c", "gpg.format=ssh", "-c", eve.as_str()][..], &[]] {
+        repository.commit("two", signing);
+        let why = news(&mut asker).unwrap_err();
+        assert!(why.contains("is not signed by a key of"), "{why}");
+    }
+    // The tag answers for a commit that nobody signed.
+    repository.git(&["-c", "gpg.format=ssh", "-c", &ann, "tag", "-s", "v2", "-m", "released"]);
+    let found = news(&mut repository.asker(&url, "v2", Some(&signers))).unwrap().unwrap();
+    assert_eq!((found.0.as_str(), found.2), ("two", Proof::Commit));
+    repository.git(&["tag", "-a", "v3", "-m", "by nobody"]);
+    assert!(news(&mut repository.asker(&url, "v3", Some(&signers))).is_err());
+}
+
+#[test]
+fn what_goes_wrong_is_said_and_not_inherited() {
+    let Some(repository) = Repository::new("wrong") else { return };
+    let gone = format!("file://{}", repository.0.join("gone").display());
+    let why = news(&mut repository.asker(&gone, "main", None)).unwrap_err();
+    assert!(why.starts_with("git ls-remote: "), "{why}");
+    repository.commit("one", &[]);
+    let url = repository.file_url();
+    let mut asker = repository.asker(&url, "main", None);
+    asker.folder = Some("nowhere".to_owned());
+    assert!(news(&mut asker).unwrap_err().contains("nowhere"));
+    // A power cut in the middle of a fetch.
+    let mut asker = repository.asker(&url, "main", None);
+    news(&mut asker).unwrap().unwrap();
+    fs::write(repository.0.join("kept/.git/HEAD"), "").unwrap();
+    fs::write(repository.0.join("kept/.git/shallow"), "nonsense").unwrap();
+    repository.commit("two", &[]);
+    let again = news(&mut asker).or_else(|_| news(&mut asker)).unwrap().unwrap();
+    assert_eq!(again.0, "two");
+    // Nothing but policy leaves a repository: a link is a text there.
+    std::os::unix::fs::symlink("/etc/passwd", repository.0.join("repo/policy/link.yaml")).unwrap();
+    repository.commit("three", &[]);
+    let Fetched::Bundle { archive, .. } = asker.ask(Way::Direct).unwrap() else { panic!("news") };
+    assert_eq!(archive.files["link.yaml"], b"/etc/passwd");
+}
+
+#[test]
+fn a_server_that_hangs_costs_its_timeout_and_no_process() {
+    let Some(repository) = Repository::new("hangs") else { return };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/repo", silent.local_addr().unwrap());
+    let mut asker = repository.asker(&url, "main", None);
+    asker.timeout = Duration::from_millis(500);
+    let began = clock::now();
+    let why = news(&mut asker).unwrap_err();
+    assert!(why.contains("timeout"), "{why}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn smart_http_is_spoken_with_a_real_server() {
+    let Some(repository) = Repository::new("http") else { return };
+    repository.commit("one", &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/repo", listener.local_addr().unwrap());
+    let root = repository.0.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let root = root.clone();
+            std::thread::spawn(move || backend(stream, &root));
+        }
+    });
+    let mut asker = repository.asker(&url, "main", None);
+    assert_eq!(news(&mut asker).unwrap().unwrap().0, "one");
+    assert_eq!(news(&mut asker).unwrap(), None);
+    repository.commit("two", &[]);
+    assert_eq!(news(&mut asker).unwrap().unwrap().0, "two");
+}
+
+/// `git http-backend` behind one connection, as CGI has it (RFC 3875).
+fn backend(stream: TcpStream, root: &Path) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    if reader.read_line(&mut line).unwrap_or(0) == 0 {
+        return;
+    }
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+    let mut fields = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        fields.insert(name.to_ascii_lowercase(), value.to_owned());
+    }
+    let length = fields.get("content-length").map_or(0, |text| text.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let mut child = Command::new("git")
+        .arg("http-backend")
+        .env("GIT_PROJECT_ROOT", root)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_PROTOCOL", field("git-protocol"))
+        .env("HTTP_CONTENT_ENCODING", field("content-encoding"))
+        .env("CONTENT_TYPE", field("content-type"))
+        .env("CONTENT_LENGTH", length.to_string())
+        .env("REQUEST_METHOD", method)
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&body).unwrap();
+    let said = child.wait_with_output().unwrap().stdout;
+    let mut stream = stream;
+    // CGI's head has its status as a field; git says 200 by saying nothing.
+    let text = String::from_utf8_lossy(&said);
+    let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
+    let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n");
+    let _ = stream.write_all(&said);
+}
+
+#[test]
+fn addresses_say_how_the_line_is_crossed() {
+    let kind = |url: &str| server(url).map(|found| found.map(|one| (one.host, one.port, one.kind)));
+    let (connect, raw) = (relay::Kind::Connect, relay::Kind::Raw);
+    let at = |host: &str, port, kind| Ok(Some((host.to_owned(), port, kind)));
+    assert_eq!(kind("https://git.example/fleet"), at("git.example", 443, connect));
+    assert_eq!(kind("https://git.example:8443/fleet"), at("git.example", 8443, connect));
+    assert_eq!(kind("ssh://git@git.example/fleet"), at("git.example", 22, raw));
+    assert_eq!(kind("file:///srv/fleet"), Ok(None));
+    assert_eq!(kind("http://127.0.0.1:80/fleet"), Ok(None));
+    assert!(kind("http://git.example/fleet").is_err() && kind("oci://x/y").is_err());
+}
