@@ -31,6 +31,28 @@ pub fn check_text(file: &str, text: &str) -> Checked {
     compile::check(&input, report)
 }
 
+/// Reads the one Bootstrap of a file.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_bootstrap(file: &str, text: &str) -> Result<kinds::BootstrapDoc, Report> {
+    let mut report = Report::default();
+    let input = document::read(file, text, &mut report);
+    let mut bootstraps = input.documents.into_iter().filter_map(|document| match document.body {
+        document::Body::Bootstrap(body) => Some(body),
+        _ => None,
+    });
+    match (bootstraps.next(), bootstraps.next()) {
+        (Some(one), None) if report.errors.is_empty() => Ok(one),
+        (Some(_), None) => Err(report),
+        _ => {
+            let message = format!("{file} must have one Bootstrap document");
+            report.errors.push(report::Finding::new(None, message));
+            Err(report)
+        }
+    }
+}
+
 /// Reads and compiles one policy in one file; lints are dropped.
 ///
 /// # Errors

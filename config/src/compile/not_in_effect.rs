@@ -3,9 +3,10 @@
 //! A field leaves this list in the change that builds it.
 
 use super::select::Selected;
-use crate::document::Document;
+use crate::document::{Body, Document};
 use crate::effective::NotInEffect;
 use crate::kinds::Kind;
+use crate::kinds::rollout::PromotedKind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
@@ -31,10 +32,17 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
 ];
 
 /// Kinds of which nothing is in effect.
-const WHOLE: [Kind; 3] = [Kind::Bundle, Kind::Override, Kind::RingPromotion];
+const WHOLE: [Kind; 1] = [Kind::Bundle];
 
 /// Kinds that are the gate in front of the mirror, and nothing without one.
-const GATE: [Kind; 4] = [Kind::ChangeWindow, Kind::Freeze, Kind::Prohibition, Kind::Rollout];
+const GATE: [Kind; 6] = [
+    Kind::ChangeWindow,
+    Kind::Freeze,
+    Kind::Override,
+    Kind::Prohibition,
+    Kind::RingPromotion,
+    Kind::Rollout,
+];
 
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
 const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
@@ -44,7 +52,7 @@ pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
     let mut found = Vec::new();
     for document in selected.all() {
         let is_idle = selected.mirror.is_none() && GATE.contains(&document.kind);
-        if is_idle || WHOLE.contains(&document.kind) {
+        if is_idle || WHOLE.contains(&document.kind) || promotes_policy(document) {
             let spot = document.name_spot();
             found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
             continue;
@@ -59,6 +67,12 @@ pub(super) fn collect(selected: &Selected<'_>) -> Vec<NotInEffect> {
     }
     untold_traces(selected, &mut found);
     found
+}
+
+/// Bundles take their promotions from beside the archive.
+fn promotes_policy(document: &Document) -> bool {
+    let Body::RingPromotion(body) = &document.body else { return false };
+    body.spec.rollout_ref.kind == Some(PromotedKind::Bundle)
 }
 
 /// Spans that are sampled and have nowhere to go.

@@ -134,6 +134,11 @@ pub struct KeyDoc {
     /// What it may sign.
     #[schemars(length(min = 1))]
     pub roles: Vec<KeyRole>,
+    /// The roles of people in which its approvals of overrides and promotions count; any without
+    /// it.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 16))]
+    pub approves_as: Option<Vec<Name>>,
 }
 
 /// Kinds of keys.

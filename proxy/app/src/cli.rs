@@ -2,6 +2,7 @@
 //!
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
+mod approve;
 mod bundle;
 mod explain;
 mod files;
@@ -36,6 +37,8 @@ enum Command {
     Bundle(bundle::Command),
     /// Sign that a bundle may go on to further rings.
     Promote(promote::Options),
+    /// Sign an override or a promotion of rings: prints the approval to add to the document.
+    Approve(approve::Options),
     /// Check policy files; each is a policy of its own, a folder is a fleet.
     Validate {
         /// The files or folders.
@@ -197,6 +200,7 @@ fn answer(command: Command) -> policy::Answer {
         Command::Gateway(_) => policy::Answer::default(),
         Command::Bundle(command) => bundle::run(&command),
         Command::Promote(options) => promote::run(&options),
+        Command::Approve(options) => approve::run(&options),
         Command::Validate { paths, output } => policy::validate(&paths, output),
         Command::Config { path, store, output } => {
             let overrides = policy::Overrides::default();

@@ -33,6 +33,8 @@ mod takeover;
 mod telemetry;
 mod tries;
 mod tunnel;
+mod wall;
 mod watch;
 
+pub use bundle::approvals::Approvers;
 pub use bound::{Bound, BuildError, Control, build, build_resolving};

@@ -6,7 +6,7 @@
 mod told;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 use self::told::{Reader, Signals, Told};
 use super::policy::{self, Overrides};
 use crate::bound::build_with;
+use crate::bundle::approvals::Approvers;
 use crate::inherited::Inherited;
 use crate::notify::Notify;
 use crate::send::explain;
@@ -33,6 +34,10 @@ pub(crate) struct Options {
     /// The policy file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// A Bootstrap whose keys count: for approvals of overrides and promotions in the policy.
+    /// Without one no approval counts, and what needs one stays closed.
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Where the HTTP entry listens.
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
@@ -82,7 +87,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 
 fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     // Before it is read, so that no change after that is missed.
-    let watch = Watch::new(vec![options.config.clone()]);
+    let files = [Some(&options.config), options.trust.as_ref()];
+    let watch = Watch::new(files.into_iter().flatten().cloned().collect());
     let effective = load(options)?;
     for field in &effective.not_in_effect {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
@@ -156,6 +162,20 @@ fn raise_open_files(effective: &Effective) {
     }
 }
 
+/// The same config in which the approvals count that keys of the file `trust` have signed.
+fn believe(effective: Effective, trust: Option<&Path>) -> Result<Effective, String> {
+    let Some(file) = trust else {
+        if effective.gate.wants_approvals() {
+            tracing::warn!("the policy has approvals, and no --trust says whose count: none does");
+        }
+        return Ok(effective);
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let approvers = Approvers::read(&file.display().to_string(), &text)?;
+    Ok(approvers.believe(effective))
+}
+
 fn load(options: &Options) -> Result<Effective, String> {
     let file = &options.config;
     let effective = policy::load(file).map_err(|report| {
@@ -168,6 +188,6 @@ fn load(options: &Options) -> Result<Effective, String> {
         admin: options.admin,
         workers: options.workers,
     };
-    let effective = flags.apply(effective);
+    let effective = believe(flags.apply(effective), options.trust.as_deref())?;
     Ok(if options.access_log { effective.with_whole_access_log() } else { effective })
 }

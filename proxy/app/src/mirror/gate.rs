@@ -7,14 +7,13 @@
 //! box that is replaced in a freeze gets what the store ran.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::{self, Clock, Gate, Holding, Opening, StoreState};
 use tillgate_core::mirror::{Digest, Unknown, Verdict};
-use tillgate_net::clock;
-use tillgate_net::mirror::{Manifest, Store};
+use tillgate_net::mirror::{Manifest, Note, Store};
 
 use super::manifests::{Contents, contents};
 use super::{Mirror, Place};
@@ -24,7 +23,7 @@ use crate::running::Running;
 const MEMBERS_MAX: usize = 8_192;
 
 /// A held client asks again by then, whatever the policy says: windows are added at any time.
-const RETRY_MAX: Duration = Duration::from_secs(3600);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// A rollout says when to ask again; this, where none is in charge.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(300);
@@ -83,34 +82,108 @@ impl Mirror {
         let upstream = mirror
             .and_then(|mirror| mirror.upstreams.iter().find(|one| one.registry == place.registry));
         let unknown = upstream.map_or(Unknown::Hold, |upstream| upstream.unknown);
-        let now = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let judge = |digest: &Digest, holding| {
-            let ask = Question { gate, place, digest, holding, unknown };
-            ask.answer(now, fastrand::u32(..))
+        let (clock, now) = self.clock.now();
+        let judge = |digest: &Digest, cached: Option<Holding>| {
+            let text = digest.to_string();
+            let rollout = gate.in_charge(&place.registry, &place.repository, &text);
+            let (holding, store) = {
+                let ran = self.releases.ran();
+                let store = rollout
+                    .map_or(StoreState::Running, |rollout| ran.state(&rollout.name, now));
+                (ran.holding(&place.repository, &text), store)
+            };
+            let holding = cached.unwrap_or(holding);
+            let ask = Question { gate, place, digest, holding, store, unknown };
+            ask.answer((clock, now), fastrand::u32(..))
         };
-        let verdict = judge(digest, Holding::New);
+        let verdict = judge(digest, None);
         if !matches!(verdict, Verdict::Held { .. }) {
             return verdict;
         }
         if let Some(index) = self.members.index_of(digest)
-            && judge(&index, Holding::New) == Verdict::Allowed
+            && judge(&index, None) == Verdict::Allowed
         {
             return Verdict::Allowed;
         }
-        if is_whole(&self.store, *digest).await { judge(digest, Holding::Cached) } else { verdict }
+        if !is_whole(&self.store, *digest).await {
+            self.count_held(&verdict);
+            return verdict;
+        }
+        judge(digest, Some(Holding::Cached))
     }
 
-    /// Pins what the releases of the policy name, as far as it is there.
+    /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
+    /// pauses when its window closes, and it is not what the store runs.
+    pub(super) fn closed(&self, running: &Running, place: &Place) -> Option<Verdict> {
+        let gate = &running.effective.gate;
+        let rollout = gate.in_charge(&place.registry, &place.repository, "")?;
+        if !rollout.pulls.pause_on_window_close || rollout.pulls.throttle.is_some() {
+            return None;
+        }
+        let (clock, now) = self.clock.now();
+        let store = {
+            let ran = self.releases.ran();
+            let current = ran.of(&rollout.name).next();
+            let runs = current.is_some_and(|ran| {
+                ran.images.iter().any(|(name, _)| *name == place.repository)
+                    && ran.release == rollout.stages.release
+            });
+            if runs && self.store.manifests() == 0 {
+                return None;
+            }
+            ran.state(&rollout.name, now)
+        };
+        let opening = gate.of_rollout(rollout, store, clock, now);
+        (!opening.held_by.is_empty()).then(|| held(&opening, now, fastrand::u32(..)))
+    }
+
+    fn count_held(&self, verdict: &Verdict) {
+        let Verdict::Held { by, rollout: Some(rollout), .. } = verdict else { return };
+        for document in by {
+            self.rollout_meters.held(rollout, document);
+        }
+    }
+
+    /// A manifest is handed out: if a release names it, or its index, that release runs here.
+    pub(super) async fn given(&self, running: &Running, place: &Place, digest: &Digest) {
+        let gate = &running.effective.gate;
+        if gate.rollouts.is_empty() {
+            return;
+        }
+        let of = |digest: &Digest| {
+            let text = digest.to_string();
+            let rollout = gate.in_charge(&place.registry, &place.repository, &text)?;
+            rollout.releases(&place.repository, &text).then_some(rollout)
+        };
+        let index = || self.members.index_of(digest);
+        let rollout = of(digest).or_else(|| of(&index()?));
+        let Some(rollout) = rollout else { return };
+        if let Some(text) = self.releases.given(rollout, self.clock.now().1) {
+            let (name, release) = (&*rollout.name, &*rollout.stages.release);
+            tracing::info!(rollout = name, release, "a release is handed out for the first time");
+            self.store.remember(Note::Releases, text).await;
+        }
+    }
+
+    /// Pins what the releases of the policy name, and those that ran, as far as it is there.
     pub(super) async fn pin(&self, gate: &Gate) {
         let mut pinned = BTreeSet::new();
-        let images = gate.rollouts.iter().flat_map(|rollout| &rollout.images);
-        let mut open: Vec<Digest> = images.filter_map(|(_, digest)| digest.parse().ok()).collect();
+        let mut open: Vec<Digest> = {
+            let ran = self.releases.ran();
+            let images = gate.rollouts.iter().flat_map(|rollout| {
+                let kept = 1 + usize::from(rollout.previous_releases);
+                let before = ran.of(&rollout.name).take(kept).flat_map(|ran| &ran.images);
+                rollout.images.iter().chain(before)
+            });
+            images.filter_map(|(_, digest)| digest.parse().ok()).collect()
+        };
         while let Some(digest) = open.pop() {
             if !pinned.insert(digest) {
                 continue;
             }
             let Some(manifest) = self.store.manifest(digest).await else { continue };
+            // What an index names is released with it, also after a restart.
+            self.members.learn(&manifest);
             let Contents { manifests, blobs } = contents(&manifest.body);
             pinned.extend(blobs);
             open.extend(manifests);
@@ -141,21 +214,28 @@ struct Question<'a> {
     place: &'a Place,
     digest: &'a Digest,
     holding: Holding,
+    store: StoreState,
     unknown: Unknown,
 }
 
 impl Question<'_> {
-    fn answer(&self, now: Timestamp, draw: u32) -> Verdict {
+    fn answer(&self, (clock, now): (Clock, Timestamp), draw: u32) -> Verdict {
         let digest = self.digest.to_string();
         let ask = gate::Ask {
             registry: &self.place.registry,
             repository: &self.place.repository,
             digest: &digest,
             holding: self.holding,
-            store: StoreState::Running,
+            store: self.store,
         };
-        match self.gate.verdict(&ask, Clock::Synced, now) {
+        match self.gate.verdict(&ask, clock, now) {
             gate::Verdict::Kept(_) | gate::Verdict::Open(_) => Verdict::Allowed,
+            // It trickles: its fetches are slowed down.
+            gate::Verdict::Held(Opening { rollout: Some(rollout), .. })
+                if rollout.pulls.throttle.is_some() =>
+            {
+                Verdict::Allowed
+            }
             gate::Verdict::Prohibited(one) => Verdict::Prohibited {
                 by: format!("Prohibition/{}", one.name),
                 reason: one.reason.to_string(),
@@ -171,6 +251,7 @@ impl Question<'_> {
                 }
                 let wait = rollout.map_or(RETRY_UNKNOWN, |rollout| rollout.pulls.retry_after);
                 Verdict::Held {
+                    rollout: rollout.map(|rollout| Arc::clone(&rollout.name)),
                     by: vec!["UnknownArtifact".to_owned()],
                     reason: format!(
                         "no Rollout has released {}@{digest}; name it in a release, or set the \
@@ -185,7 +266,8 @@ impl Question<'_> {
     }
 }
 
-fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
+/// What a client of a pull that waits is told.
+pub(super) fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
     let usual = opening.rollout.map_or(RETRY_UNKNOWN, |rollout| rollout.pulls.retry_after);
     let mut wait = spread(usual, draw).min(RETRY_MAX);
@@ -195,6 +277,7 @@ fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     }
     let rollout = opening.rollout.map_or("the policy", |rollout| &rollout.name);
     Verdict::Held {
+        rollout: opening.rollout.map(|rollout| Arc::clone(&rollout.name)),
         reason: format!("{rollout} is held by {}", by.join(", ")),
         by,
         retry_after: wait,

@@ -1,7 +1,8 @@
 //! Signatures on overrides and promotions.
 //!
-//! Whether a signature is right is found out by who has the keys; here is decided whether those
-//! that are right are enough. Until somebody has looked, none is.
+//! What is signed is told here, whether a signature is right is found out by who has the keys, and
+//! here is decided whether those that are right are enough. Until somebody has looked, none is.
+//! The role in which somebody signs is a part of what he signs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +16,26 @@ pub struct Approval {
     pub key_id: Arc<str>,
     /// The signature, in base64.
     pub signature: Arc<str>,
+}
+
+/// What a signature is for: one of a kind is never one of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An Override.
+    Override,
+    /// A RingPromotion.
+    RingPromotion,
+}
+
+impl Purpose {
+    /// What is signed in `role` over the canonical document without its approvals.
+    pub fn message(self, role: &str, content: &str) -> Vec<u8> {
+        let prefix = match self {
+            Self::Override => "tillgate-override-v1",
+            Self::RingPromotion => "tillgate-ring-promotion-v1",
+        };
+        format!("{prefix}\n{role}\n{content}").into_bytes()
+    }
 }
 
 /// What was signed, by whom.
@@ -44,9 +65,21 @@ impl Signed {
     }
 
     /// Looks at all of them.
-    pub(super) fn check(&mut self, verify: &impl Fn(&Approval, &str) -> bool) {
-        let content = &self.content;
-        self.right = self.approvals.iter().map(|approval| verify(approval, content)).collect();
+    pub(super) fn check(
+        &mut self,
+        purpose: Purpose,
+        verify: &impl Fn(Purpose, &Approval, &[u8]) -> bool,
+    ) {
+        let right = |approval: &Approval| {
+            verify(purpose, approval, &purpose.message(&approval.role, &self.content))
+        };
+        self.right = self.approvals.iter().map(right).collect();
+    }
+
+    /// Those that are not right.
+    pub(super) fn wrong(&self) -> impl Iterator<Item = &Approval> {
+        let is_right = |place: usize| self.right.get(place).copied().unwrap_or_default();
+        self.approvals.iter().enumerate().filter(move |(at, _)| !is_right(*at)).map(|(_, one)| one)
     }
 
     /// Whether enough of the right ones are there; without a requirement, one.
