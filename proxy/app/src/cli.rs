@@ -11,6 +11,7 @@ mod gateway;
 mod images;
 pub mod policy;
 mod promote;
+mod rollouts;
 mod windows;
 
 use std::ffi::OsString;
@@ -99,6 +100,9 @@ enum Command {
     },
     /// Show when a store may change: windows, freezes, and how each rollout stands.
     Windows(Windows),
+    /// Show how the rollouts of a running gateway stand, and how far their images are: in a
+    /// terminal a table that follows.
+    Rollouts(rollouts::Options),
     /// Print what container runtimes need to pull through the registry mirror.
     MirrorConfig {
         /// The policy file.
@@ -185,6 +189,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Command::Gateway(options) = &arguments.command {
         return gateway::run(options);
     }
+    if let Command::Rollouts(options) = &arguments.command
+        && options.follows()
+    {
+        return rollouts::follow(options);
+    }
     say(&answer(arguments.command))
 }
 
@@ -230,6 +239,7 @@ fn answer(command: Command) -> policy::Answer {
             };
             windows::windows(&question, output)
         }
+        Command::Rollouts(options) => rollouts::look(&options),
         Command::MirrorConfig { file, address, client } => {
             images::mirror_config(&file, address.as_deref(), client)
         }

@@ -23,9 +23,7 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
-use tillgate_net::metrics::{
-    LineCollector, Metrics, MirrorMeters, RolloutMeters, TelemetryMeters,
-};
+use tillgate_net::metrics::{LineCollector, Metrics, MirrorMeters, RolloutMeters, TelemetryMeters};
 use tillgate_net::otlp::Span;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};

@@ -36,5 +36,5 @@ mod tunnel;
 mod wall;
 mod watch;
 
-pub use bundle::approvals::Approvers;
 pub use bound::{Bound, BuildError, Control, build, build_resolving};
+pub use bundle::approvals::Approvers;

@@ -426,9 +426,10 @@ impl Gate {
             let is_active = !one.window.intervals(instant).is_empty();
             (format!("ChangeWindow/{}", one.name), is_active)
         });
-        let freezes = self.freezes.iter().map(|one| {
-            (format!("Freeze/{}", one.name), one.range.interval().contains(now))
-        });
+        let freezes = self
+            .freezes
+            .iter()
+            .map(|one| (format!("Freeze/{}", one.name), one.range.interval().contains(now)));
         let overrides = self.overrides.iter().map(|one| {
             let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
             (format!("Override/{}", one.name), valid && one.signed.suffices(None))
@@ -498,22 +499,6 @@ impl Gate {
     pub fn in_charge(&self, registry: &str, repository: &str, digest: &str) -> Option<&Rollout> {
         let rollouts = || self.rollouts.iter().filter(|one| one.is_in_charge(registry, repository));
         rollouts().find(|one| one.releases(repository, digest)).or_else(|| rollouts().next())
-    }
-
-    /// Whether an Override that names `rollout`, or an image of it, counts at `now`; their names.
-    pub fn overrides_of<'a>(
-        &'a self,
-        rollout: &'a Rollout,
-        clock: Clock,
-        now: Timestamp,
-    ) -> impl Iterator<Item = &'a Override> {
-        let subject =
-            Subject { rollout: Some(rollout), repository: None, store: StoreState::Running };
-        self.overrides.iter().filter(move |one| {
-            one.applies_to.covers(&subject)
-                && one.signed.suffices(None)
-                && one.in_force(clock).is_some_and(|valid| valid.contains(now))
-        })
     }
 }
 

@@ -39,7 +39,8 @@ impl Approvers {
             let public = PublicKey::read(&key.public_key.0)
                 .map_err(|error| format!("{file}: the key `{}`: {error}", key.id.0))?;
             let names = |list: &Vec<_>| {
-                list.iter().map(|one: &tillgate_config::scalar::Name| one.0.as_str().into())
+                list.iter()
+                    .map(|one: &tillgate_config::scalar::Name| one.0.as_str().into())
                     .collect()
             };
             Ok(Approver {
@@ -60,8 +61,8 @@ impl Approvers {
     }
 
     fn check(&self, gate: Gate) -> Gate {
-        let gate = gate
-            .verified(|purpose, approval, message| self.approves(purpose, approval, message));
+        let gate =
+            gate.verified(|purpose, approval, message| self.approves(purpose, approval, message));
         for (document, approval) in gate.unapproved() {
             let (role, key) = (&*approval.role, &*approval.key_id);
             tracing::warn!(document, role, key, "an approval does not count");
@@ -109,10 +110,8 @@ mod tests {
     fn a_key_counts_for_what_it_may_sign_and_as_who_it_is() {
         let text = bootstrap("roles: [override, ring-promotion], approvesAs: [store-ops]");
         let approvers = Approvers::read("bootstrap.yaml", &text).unwrap();
-        let (boss, ops) = (
-            PrivateKey::read(ED25519_PRIVATE).unwrap(),
-            PrivateKey::read(P256_PRIVATE).unwrap(),
-        );
+        let (boss, ops) =
+            (PrivateKey::read(ED25519_PRIVATE).unwrap(), PrivateKey::read(P256_PRIVATE).unwrap());
         let check = |key: &PrivateKey, id: &str, role: &str, signed_for, asked_for| {
             let message = |purpose: Purpose| purpose.message(role, "{\"spec\":{}}");
             let approval = Approval {

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tillgate_config::document::{self, Body, Document};
 use tillgate_config::Report;
+use tillgate_config::document::{self, Body, Document};
 use tillgate_core::gate::Purpose;
 
 use super::bundle::{answer, sign_with};

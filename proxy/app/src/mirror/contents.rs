@@ -94,7 +94,11 @@ mod tests {
         assert_eq!(found, Contents { manifests: vec![], blobs: blobs.to_vec() });
         let index = format!(r#"{{"manifests":[{{"digest":"{}"}}]}}"#, digest("c"));
         assert_eq!(contents(index.as_bytes()).manifests, [digest("c").parse().unwrap()]);
-        let sized = manifest.replacen(&format!("{}\"", digest("b")), &format!("{}\",\"size\":7", digest("b")), 1);
+        let sized = manifest.replacen(
+            &format!("{}\"", digest("b")),
+            &format!("{}\",\"size\":7", digest("b")),
+            1,
+        );
         assert_eq!(pieces(sized.as_bytes()), [(found.blobs[0], 0), (found.blobs[1], 7)]);
         for odd in ["", "[]", "7", r#"{"layers":7}"#, r#"{"config":[]}"#] {
             assert_eq!(contents(odd.as_bytes()), Contents::default(), "{odd}");

@@ -39,6 +39,8 @@ pub(super) struct Members(Mutex<Known>);
 struct Known {
     index_of: BTreeMap<Digest, Digest>,
     order: VecDeque<Digest>,
+    /// Parts of releases that ran and are not the policy's.
+    before: BTreeSet<Digest>,
 }
 
 impl Members {
@@ -55,6 +57,10 @@ impl Members {
             let Some(oldest) = known.order.pop_front() else { return };
             known.index_of.remove(&oldest);
         }
+    }
+
+    fn is_of_before(&self, blob: &Digest) -> bool {
+        self.known().before.contains(blob)
     }
 
     fn index_of(&self, digest: &Digest) -> Option<Digest> {
@@ -88,8 +94,7 @@ impl Mirror {
             let rollout = gate.in_charge(&place.registry, &place.repository, &text);
             let (holding, store) = {
                 let ran = self.releases.ran();
-                let store = rollout
-                    .map_or(StoreState::Running, |rollout| ran.state(&rollout.name, now));
+                let store = rollout.map_or(StoreState::Running, |rollout| ran.state(rollout, now));
                 (ran.holding(&place.repository, &text), store)
             };
             let holding = cached.unwrap_or(holding);
@@ -113,26 +118,23 @@ impl Mirror {
     }
 
     /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
-    /// pauses when its window closes, and it is not what the store runs.
-    pub(super) fn closed(&self, running: &Running, place: &Place) -> Option<Verdict> {
+    /// pauses when its window closes, and what it is part of did not run before.
+    pub(super) fn closed(
+        &self,
+        running: &Running,
+        place: &Place,
+        blob: &Digest,
+    ) -> Option<Verdict> {
+        if self.members.is_of_before(blob) {
+            return None;
+        }
         let gate = &running.effective.gate;
         let rollout = gate.in_charge(&place.registry, &place.repository, "")?;
         if !rollout.pulls.pause_on_window_close || rollout.pulls.throttle.is_some() {
             return None;
         }
         let (clock, now) = self.clock.now();
-        let store = {
-            let ran = self.releases.ran();
-            let current = ran.of(&rollout.name).next();
-            let runs = current.is_some_and(|ran| {
-                ran.images.iter().any(|(name, _)| *name == place.repository)
-                    && ran.release == rollout.stages.release
-            });
-            if runs && self.store.manifests() == 0 {
-                return None;
-            }
-            ran.state(&rollout.name, now)
-        };
+        let store = self.releases.ran().state(rollout, now);
         let opening = gate.of_rollout(rollout, store, clock, now);
         (!opening.held_by.is_empty()).then(|| held(&opening, now, fastrand::u32(..)))
     }
@@ -150,45 +152,60 @@ impl Mirror {
         if gate.rollouts.is_empty() {
             return;
         }
-        let of = |digest: &Digest| {
+        let of = |digest: Digest| {
             let text = digest.to_string();
             let rollout = gate.in_charge(&place.registry, &place.repository, &text)?;
-            rollout.releases(&place.repository, &text).then_some(rollout)
+            rollout.releases(&place.repository, &text).then_some((rollout, text))
         };
-        let index = || self.members.index_of(digest);
-        let rollout = of(digest).or_else(|| of(&index()?));
-        let Some(rollout) = rollout else { return };
-        if let Some(text) = self.releases.given(rollout, self.clock.now().1) {
+        let Some((rollout, image)) = of(*digest).or_else(|| of(self.members.index_of(digest)?))
+        else {
+            return;
+        };
+        let image = (&*place.repository, &*image);
+        if let Some(text) = self.releases.given(rollout, image, self.clock.now().1) {
             let (name, release) = (&*rollout.name, &*rollout.stages.release);
-            tracing::info!(rollout = name, release, "a release is handed out for the first time");
+            let repository = image.0;
+            tracing::info!(rollout = name, release, repository, "handed out for the first time");
             self.store.remember(Note::Releases, text).await;
         }
     }
 
     /// Pins what the releases of the policy name, and those that ran, as far as it is there.
     pub(super) async fn pin(&self, gate: &Gate) {
-        let mut pinned = BTreeSet::new();
-        let mut open: Vec<Digest> = {
-            let ran = self.releases.ran();
-            let images = gate.rollouts.iter().flat_map(|rollout| {
-                let kept = 1 + usize::from(rollout.previous_releases);
-                let before = ran.of(&rollout.name).take(kept).flat_map(|ran| &ran.images);
-                rollout.images.iter().chain(before)
-            });
-            images.filter_map(|(_, digest)| digest.parse().ok()).collect()
+        let digests = |images: &[(Arc<str>, Arc<str>)]| -> Vec<Digest> {
+            images.iter().filter_map(|(_, digest)| digest.parse().ok()).collect()
         };
+        let (mut current, mut before) = (Vec::new(), Vec::new());
+        for rollout in &gate.rollouts {
+            current.extend(digests(&rollout.images));
+            let kept = 1 + usize::from(rollout.previous_releases);
+            let ran = self.releases.ran();
+            let ran = ran.of(&rollout.name).take(kept);
+            let others = ran.filter(|ran| ran.release != rollout.stages.release);
+            before.extend(others.flat_map(|ran| digests(&ran.images)));
+        }
+        let before = self.parts_of(before).await;
+        let mut pinned = self.parts_of(current).await;
+        pinned.extend(&before);
+        self.members.known().before = before;
+        self.store.pin(pinned);
+    }
+
+    /// These images with all that they name, as far as their manifests are here.
+    async fn parts_of(&self, mut open: Vec<Digest>) -> BTreeSet<Digest> {
+        let mut parts = BTreeSet::new();
         while let Some(digest) = open.pop() {
-            if !pinned.insert(digest) {
+            if !parts.insert(digest) {
                 continue;
             }
             let Some(manifest) = self.store.manifest(digest).await else { continue };
             // What an index names is released with it, also after a restart.
             self.members.learn(&manifest);
             let Contents { manifests, blobs } = contents(&manifest.body);
-            pinned.extend(blobs);
+            parts.extend(blobs);
             open.extend(manifests);
         }
-        self.store.pin(pinned);
+        parts
     }
 }
 

@@ -213,6 +213,7 @@ impl Mirror {
         let running = self.gateway.upgrade()?.running();
         let gate = &running.effective.gate;
         let rollout = gate.in_charge(&place.registry, &place.repository, "")?;
+        self.lanes.follow(&running, &self.rollout_meters);
         self.lanes.lane(&rollout.name)
     }
 
@@ -224,7 +225,7 @@ impl Mirror {
         for rollout in &gate.rollouts {
             let known = self.lanes.stands(&rollout.name).filter(|stands| now < stands.until);
             let stands = known.unwrap_or_else(|| {
-                let store = self.releases.ran().state(&rollout.name, now);
+                let store = self.releases.ran().state(rollout, now);
                 let stands = Stands::of(&gate.of_rollout(rollout, store, clock, now), now);
                 let name = Arc::clone(&rollout.name);
                 self.lanes.inner().stands.insert(name, stands.clone());
@@ -298,9 +299,8 @@ fn capacity(running: &Running, rollout: &Rollout) -> BitRate {
     let effective = &running.effective;
     let registry = rollout.artifacts.first().map(|artifact| &artifact.registry);
     let mirror = effective.mirror.as_ref();
-    let upstream = mirror.and_then(|mirror| {
-        mirror.upstreams.iter().find(|one| Some(&one.registry) == registry)
-    });
+    let upstream = mirror
+        .and_then(|mirror| mirror.upstreams.iter().find(|one| Some(&one.registry) == registry));
     let link = upstream.and_then(|upstream| {
         let location = effective.backend(upstream.backend).location;
         let class = effective.classes.get(rollout.pulls.class);

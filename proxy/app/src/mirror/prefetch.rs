@@ -71,7 +71,8 @@ impl Mirror {
             stays
         });
         for rollout in rollouts.iter().filter(|rollout| rollout.pulls.prefetch) {
-            let is_due = |one: &Ahead| one.task.is_none() && one.again_at.is_some_and(|at| at <= now);
+            let is_due =
+                |one: &Ahead| one.task.is_none() && one.again_at.is_some_and(|at| at <= now);
             let is_due = ahead.get(&rollout.name).is_none_or(is_due);
             if !is_due || !self.is_open(rollout) || !self.store.keeps() {
                 continue;

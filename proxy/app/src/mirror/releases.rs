@@ -28,9 +28,14 @@ impl Releases {
 
     /// An image of the release of `rollout` is handed out; what is to be written down, if that is
     /// news.
-    pub(super) fn given(&self, rollout: &Rollout, now: Timestamp) -> Option<String> {
+    pub(super) fn given(
+        &self,
+        rollout: &Rollout,
+        image: (&str, &str),
+        now: Timestamp,
+    ) -> Option<String> {
         let mut ran = self.ran();
-        ran.handle_given(rollout, now).then(|| ran.to_text())
+        ran.handle_given(rollout, image, now).then(|| ran.to_text())
     }
 
     /// Another policy.

@@ -267,7 +267,7 @@ impl Story<'_> {
                 }
                 Claim::Join(live) => (live, Served::Joined),
                 Claim::Begin(ticket) => {
-                    if let Some(held) = self.held_back(place) {
+                    if let Some(held) = self.held_back(place, &digest) {
                         ticket.broke(Broken::new(held.code, held.failure, &*held.message));
                         return Err(held);
                     }
@@ -292,9 +292,9 @@ impl Story<'_> {
 
     /// Why no fetch may begin now, if so: the day's bytes are used up, or the window of a rollout
     /// that pauses has closed.
-    fn held_back(&self, place: &Place) -> Option<Refused> {
+    fn held_back(&self, place: &Place, blob: &Digest) -> Option<Refused> {
         let over = self.mirror.over_budget(self.running, place);
-        over.or_else(|| self.mirror.closed(self.running, place).map(held))
+        over.or_else(|| self.mirror.closed(self.running, place, blob).map(held))
     }
 
     /// A blob at the speed, and in the turn, that the policy gives.

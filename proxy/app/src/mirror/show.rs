@@ -30,9 +30,7 @@ impl Mirror {
         let (running, waiting) = lane.map_or((0, 0), |lane| lane.turns.counts());
         let before: Vec<Value> = {
             let ran = self.releases.ran();
-            let one = |ran: &tillgate_core::gate::Ran| {
-                json!({"release": &*ran.release, "since": ran.since.to_string()})
-            };
+            let one = |ran: &tillgate_core::gate::Ran| json!({"release": &*ran.release, "since": ran.since.to_string()});
             ran.of(&rollout.name).map(one).collect()
         };
         let images = rollout.images.iter();
@@ -75,4 +73,3 @@ impl Mirror {
         })
     }
 }
-

@@ -81,8 +81,7 @@ impl Mirror {
     pub(super) fn over_budget(&self, running: &Running, place: &Place) -> Option<Refused> {
         let day = self.metered_day(running, place)?;
         let spec = running.effective.mirror.as_ref()?;
-        let rollout =
-            running.effective.gate.in_charge(&place.registry, &place.repository, "");
+        let rollout = running.effective.gate.in_charge(&place.registry, &place.repository, "");
         let by = {
             let inner = self.spent.inner();
             let is_used = |name: &str, limit: Option<u64>| {

@@ -266,9 +266,7 @@ impl Mirror {
         let own = backend.endpoints.iter().position(|endpoint| *endpoint == url.endpoint);
         let target = match own.filter(|_| url.tls == backend.tls.is_some()) {
             // The registry itself, as the policy knows it.
-            Some(own) => {
-                way.running.target(upstream.backend, own, way.class(upstream), &timeouts)
-            }
+            Some(own) => way.running.target(upstream.backend, own, way.class(upstream), &timeouts),
             None => {
                 let addresses = addresses(way, url, &mirror.fetches).await?;
                 let roots = backend.tls.as_ref().map_or(&TrustAnchors::System, |tls| &tls.roots);

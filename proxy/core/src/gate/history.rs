@@ -19,6 +19,9 @@ const RELEASES_MAX: usize = 17;
 /// Rollouts that are remembered; those that the policy has no more go first.
 const ROLLOUTS_MAX: usize = 256;
 
+/// Images of a release that are remembered.
+const IMAGES_MAX: usize = 1024;
+
 /// How long a store that began with nothing is being rebuilt.
 const RESTORE_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -29,7 +32,7 @@ pub struct Ran {
     pub release: Arc<str>,
     /// When its first image was handed out.
     pub since: Timestamp,
-    /// Repository and digest of its images.
+    /// Repository and digest of its images that were handed out.
     pub images: Vec<(Arc<str>, Arc<str>)>,
 }
 
@@ -47,27 +50,35 @@ impl History {
         Self { rollouts: BTreeMap::new(), began: Some(now) }
     }
 
-    /// An image of the release of `rollout` was handed out. Returns whether that is news.
-    pub fn handle_given(&mut self, rollout: &Rollout, now: Timestamp) -> bool {
+    /// An image (repository and digest) of the release of `rollout` was handed out. Returns whether
+    /// that is news.
+    pub fn handle_given(
+        &mut self,
+        rollout: &Rollout,
+        (repository, digest): (&str, &str),
+        now: Timestamp,
+    ) -> bool {
         let releases = self.rollouts.entry(Arc::clone(&rollout.name)).or_default();
-        let same = |ran: &Ran| {
-            ran.release == rollout.stages.release && ran.images == rollout.images
-        };
-        match releases.iter().position(same) {
-            Some(0) => return false,
-            // Back to one that ran before.
-            Some(place) => {
-                if let Some(ran) = releases.remove(place) {
-                    releases.push_front(Ran { since: now, ..ran });
-                }
-            }
-            None => {
-                let (release, images) = (Arc::clone(&rollout.stages.release), &rollout.images);
-                releases.push_front(Ran { release, since: now, images: images.clone() });
-                releases.truncate(RELEASES_MAX);
-            }
+        let release = &rollout.stages.release;
+        let place = releases.iter().position(|ran| ran.release == *release);
+        let is_front = place == Some(0);
+        // Back to one that ran before, or one that is new here.
+        let ran = place.and_then(|place| releases.remove(place));
+        let ran = ran.map(|ran| if is_front { ran } else { Ran { since: now, ..ran } });
+        let mut ran = ran.unwrap_or_else(|| Ran {
+            release: Arc::clone(release),
+            since: now,
+            images: Vec::new(),
+        });
+        let is_image =
+            |(name, one): &(Arc<str>, Arc<str>)| **name == *repository && **one == *digest;
+        let is_known = ran.images.iter().any(is_image);
+        if !is_known && ran.images.len() < IMAGES_MAX {
+            ran.images.push((repository.into(), digest.into()));
         }
-        true
+        releases.push_front(ran);
+        releases.truncate(RELEASES_MAX);
+        !(is_front && is_known)
     }
 
     /// Forgets rollouts that the policy does not have, if there are too many.
@@ -90,10 +101,12 @@ impl History {
         }
     }
 
-    /// Whether the store is being rebuilt as far as `rollout` is concerned.
-    pub fn state(&self, rollout: &str, now: Timestamp) -> StoreState {
+    /// Whether the store is being rebuilt as far as `rollout` is concerned: it has run nothing else
+    /// of it than this release.
+    pub fn state(&self, rollout: &Rollout, now: Timestamp) -> StoreState {
         let rebuilds = self.began.is_some_and(|began| now < began.plus(RESTORE_FOR));
-        if rebuilds && !self.rollouts.contains_key(rollout) {
+        let mut others = self.of(&rollout.name).filter(|ran| ran.release != rollout.stages.release);
+        if rebuilds && others.next().is_none() {
             StoreState::Restoring
         } else {
             StoreState::Running
@@ -166,25 +179,30 @@ mod tests {
         rollout
     }
 
+    fn given(history: &mut History, release: &str, digest: &str, at: i64) -> bool {
+        history.handle_given(&rollout(release, digest), ("pos/checkout", digest), Timestamp(at))
+    }
+
     #[test]
     fn what_runs_and_what_ran_is_known_also_after_a_restart() {
         let mut history = History::default();
-        assert!(history.handle_given(&rollout("47", "sha256:a"), Timestamp(1)));
-        assert!(!history.handle_given(&rollout("47", "sha256:a"), Timestamp(2)));
-        assert!(history.handle_given(&rollout("48", "sha256:b"), Timestamp(3)));
+        assert!(given(&mut history, "47", "sha256:a", 1));
+        assert!(!given(&mut history, "47", "sha256:a", 2));
+        assert!(given(&mut history, "48", "sha256:b", 3));
         for history in [history.clone(), History::read(&history.to_text())] {
             assert_eq!(history.holding("pos/checkout", "sha256:b"), Holding::Running);
             assert_eq!(history.holding("pos/checkout", "sha256:a"), Holding::Previous(1));
             assert_eq!(history.holding("pos/checkout", "sha256:c"), Holding::New);
             assert_eq!(history.holding("pos/other", "sha256:a"), Holding::New);
         }
-        assert!(history.handle_given(&rollout("47", "sha256:a"), Timestamp(4)), "back again");
+        assert!(given(&mut history, "47", "sha256:a", 4), "back again");
         assert_eq!(history.holding("pos/checkout", "sha256:b"), Holding::Previous(1));
         let name = rollout("47", "sha256:a").name;
         assert_eq!(history.of(&name).next().map(|ran| ran.since), Some(Timestamp(4)));
+        assert!(given(&mut history, "47", "sha256:c", 5), "another image of it");
+        assert_eq!(history.of(&name).next().map(|ran| ran.since), Some(Timestamp(4)));
         for number in 0..40 {
-            let one = rollout(&number.to_string(), &format!("sha256:{number}"));
-            history.handle_given(&one, Timestamp(number));
+            given(&mut history, &number.to_string(), &format!("sha256:{number}"), number);
         }
         assert_eq!(history.of(&name).count(), RELEASES_MAX);
         assert_eq!(History::read("nonsense\nimage a b\nrelease x\n"), History::default());
@@ -193,14 +211,14 @@ mod tests {
     #[test]
     fn a_store_with_nothing_is_rebuilt_for_a_day_and_rollout_by_rollout() {
         let mut history = History::empty(Timestamp(0));
-        let one = rollout("47", "sha256:a");
+        let (one, next) = (rollout("47", "sha256:a"), rollout("48", "sha256:b"));
         let day = Timestamp(86_400);
-        assert_eq!(history.state(&one.name, Timestamp(5)), StoreState::Restoring);
-        assert_eq!(history.state(&one.name, day), StoreState::Running);
-        history.handle_given(&one, Timestamp(5));
-        assert_eq!(history.state(&one.name, Timestamp(6)), StoreState::Running);
+        assert_eq!(history.state(&one, Timestamp(5)), StoreState::Restoring);
+        assert_eq!(history.state(&one, day), StoreState::Running);
+        given(&mut history, "47", "sha256:a", 5);
         let history = History::read(&history.to_text());
-        assert_eq!(history.state("other", Timestamp(6)), StoreState::Restoring);
-        assert_eq!(History::default().state("other", Timestamp(6)), StoreState::Running);
+        assert_eq!(history.state(&one, Timestamp(6)), StoreState::Restoring, "its other images");
+        assert_eq!(history.state(&next, Timestamp(6)), StoreState::Running, "a change");
+        assert_eq!(History::default().state(&one, Timestamp(6)), StoreState::Running);
     }
 }

@@ -117,7 +117,11 @@ impl Stages {
 
     /// Since when the ring at `index` is open at `now` (for ever, where that is not dated), and
     /// when it will be, if a promotion says so.
-    fn since(&self, index: usize, now: Timestamp) -> (Option<Option<Timestamp>>, Option<Timestamp>) {
+    fn since(
+        &self,
+        index: usize,
+        now: Timestamp,
+    ) -> (Option<Option<Timestamp>>, Option<Timestamp>) {
         let mut since = (index <= self.released_through).then_some(self.released_at);
         let mut dated = None;
         let mut promotions: Vec<&Promotion> =
