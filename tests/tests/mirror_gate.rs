@@ -158,8 +158,10 @@ fn an_override_with_the_right_signatures_opens_what_it_names_alone() {
         pem.lines().filter(|line| !line.starts_with("-----")).collect()
     };
     let bootstrap = format!(
-        "{BOOTSTRAP}      - {{id: boss, algorithm: Ed25519, publicKey: {}, roles: [override]}}\n      \
-         - {{id: ops, algorithm: ECDSA-P256, publicKey: {}, roles: [override], approvesAs: [ops]}}\n",
+        "{BOOTSTRAP}      \
+         - {{id: boss, algorithm: Ed25519, publicKey: {}, roles: [override]}}\n      \
+         - {{id: ops, algorithm: ECDSA-P256, publicKey: {}, roles: [override], \
+         approvesAs: [ops]}}\n",
         public("ed25519.pub.pem"),
         public("p256.pub.pem")
     );
@@ -235,7 +237,8 @@ fn elsewhen() -> String {
     let hour = (seconds_now() / 3600 + 3) % 24;
     format!(
         "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\nmetadata: {{name: later}}\n\
-         spec:\n  effect: Allow\n  appliesTo: {{rollouts: ['*']}}\n  timeZone: Etc/UTC\n  schedule:\n    \
+         spec:\n  effect: Allow\n  appliesTo: {{rollouts: ['*']}}\n  timeZone: Etc/UTC\n  \
+         schedule:\n    \
          weekly: [{{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], start: '{hour:02}:00', \
          end: '{hour:02}:30'}}]\n"
     )
@@ -273,8 +276,10 @@ fn a_clock_that_cannot_be_right_opens_nothing_that_needs_one() {
     let (registry, folder) = (Registry::start(), folder());
     let digest = image(&registry, "pos/checkout", "47", &[bytes(1, 3000)]);
     let now = civil(0);
-    let day = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\nmetadata: {name: always}\n\
-         spec:\n  effect: Allow\n  appliesTo: {rollouts: ['*']}\n  timeZone: Etc/UTC\n  schedule:\n    \
+    let day = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\n\
+         metadata: {name: always}\n\
+         spec:\n  effect: Allow\n  appliesTo: {rollouts: ['*']}\n  timeZone: Etc/UTC\n  \
+         schedule:\n    \
          weekly: [{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], start: '00:00', end: '00:00'}]\n";
     let effective = || {
         let mut effective = store(&registry, &folder, |_| ()).build();

@@ -1,5 +1,5 @@
-//! The mirror and its registries: tags while one is away, tokens, redirects, lists, which one a name
-//! means, and that there is no way to them past the mirror.
+//! The mirror and its registries: tags while one is away, tokens, redirects, lists, which one a
+//! name means, and that there is no way to them past the mirror.
 
 use std::time::Duration;
 

@@ -15,19 +15,7 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
     (Kind::RegistryMirror, &["registries.*.credentialsSecret"]),
-    (
-        Kind::Rollout,
-        &[
-            "trafficClass",
-            "limits",
-            "alwaysAllow",
-            "onWindowClose",
-            "whenHeld.action",
-            "whenHeld.rate",
-            "pauseWhile",
-            "prefetch",
-        ],
-    ),
+    (Kind::Rollout, &["limits.rate.up"]),
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 

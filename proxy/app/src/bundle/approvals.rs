@@ -95,7 +95,7 @@ mod tests {
             pem.lines().filter(|line| !line.starts_with("-----")).collect()
         };
         format!(
-            "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: store}}\nspec:\n  \
+            "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: a}}\nspec:\n  \
              storeId: \"0412\"\n  role: Gateway\n  stateDir: /var/lib/tillgate\n  \
              sources: [{{name: a, type: Directory, path: policy, interval: 30s}}]\n  trust:\n    \
              threshold: 1\n    keys:\n      \

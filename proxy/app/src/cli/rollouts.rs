@@ -205,7 +205,8 @@ mod tests {
         let image = |state: &str, here: u64, total: Option<u64>, rate: u64| {
             json!({
                 "repository": "pos/checkout", "state": state, "bytes": here, "totalBytes": total,
-                "bytesPerSecond": rate, "secondsLeft": total.map(|total| (total - here) / rate.max(1)),
+                "bytesPerSecond": rate,
+                "secondsLeft": total.map(|total| (total - here) / rate.max(1)),
             })
         };
         let told = json!({
@@ -230,7 +231,8 @@ mod tests {
              pos pos-47, ring pilot: Held by Freeze/peak, opens 2026-12-01T05:00:00Z\n  \
              pos/checkout  [{empty}]  not looked at yet\n\n\
              hot hot-1, ring none: Open, slowed to 64 kbit/s (busy), 1 fetched, 2 waiting\n  \
-             pos/checkout  [######..................]  25 %  50.0 of 200.0 MB  16.0 Mbit/s  1:15 left\n"
+             pos/checkout  [######..................]  25 %  50.0 of 200.0 MB  \
+             16.0 Mbit/s  1:15 left\n"
         );
         assert_eq!(table(&told), expected);
         assert!(table(&json!({})).contains("no rollouts"));

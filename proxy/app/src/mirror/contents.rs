@@ -109,9 +109,8 @@ mod tests {
     fn an_index_is_fetched_for_a_platform_or_as_a_whole() {
         let entry = |letter: &str, architecture: &str| {
             let digest = format!("sha256:{}", letter.repeat(64));
-            format!(
-                r#"{{"digest":"{digest}","platform":{{"os":"linux","architecture":"{architecture}"}}}}"#
-            )
+            let platform = format!(r#"{{"os":"linux","architecture":"{architecture}"}}"#);
+            format!(r#"{{"digest":"{digest}","platform":{platform}}}"#)
         };
         let of = |letter: &str| format!("sha256:{}", letter.repeat(64)).parse().unwrap();
         let index = format!(r#"{{"manifests":[{},{}]}}"#, entry("a", "amd64"), entry("b", "arm64"));

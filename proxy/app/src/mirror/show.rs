@@ -1,7 +1,7 @@
 //! `/v1/rollouts`: how every rollout stands, what slows it, and how far its images are.
 
 use serde_json::{Value, json};
-use tillgate_core::gate::Rollout;
+use tillgate_core::gate::{Ran, Rollout};
 use tillgate_core::units::BitRate;
 
 use super::Mirror;
@@ -30,7 +30,10 @@ impl Mirror {
         let (running, waiting) = lane.map_or((0, 0), |lane| lane.turns.counts());
         let before: Vec<Value> = {
             let ran = self.releases.ran();
-            let one = |ran: &tillgate_core::gate::Ran| json!({"release": &*ran.release, "since": ran.since.to_string()});
+            let one = |ran: &Ran| {
+                let since = ran.since.to_string();
+                json!({"release": &*ran.release, "since": since})
+            };
             ran.of(&rollout.name).map(one).collect()
         };
         let images = rollout.images.iter();

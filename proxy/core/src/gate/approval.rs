@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::Gate;
+
 /// A signature in a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
@@ -95,5 +97,43 @@ impl RequiredApprovals {
     /// Whether the role of `approval` counts.
     pub fn accepts(&self, approval: &Approval) -> bool {
         self.roles.contains(&approval.role)
+    }
+}
+
+impl Gate {
+    /// The same gate in which only those signatures count that `verify` accepts, given what it is
+    /// for, the approval and what was signed.
+    #[must_use]
+    pub fn verified(mut self, verify: impl Fn(Purpose, &Approval, &[u8]) -> bool) -> Self {
+        for one in &mut self.overrides {
+            one.signed.check(Purpose::Override, &verify);
+        }
+        let stages = self.rollouts.iter_mut().map(|one| &mut one.stages).chain(&mut self.policy);
+        for promotion in stages.flat_map(|stages| &mut stages.promotions) {
+            promotion.signed.check(Purpose::RingPromotion, &verify);
+        }
+        self
+    }
+
+    /// Approvals that are not right, with the documents that they stand in.
+    pub fn unapproved(&self) -> Vec<(String, &Approval)> {
+        let stages = self.rollouts.iter().map(|one| &one.stages);
+        let promotions = stages.flat_map(|stages| &stages.promotions);
+        let promotions = promotions.map(|one| (format!("RingPromotion/{}", one.name), &one.signed));
+        let overrides = self.overrides.iter();
+        let overrides = overrides.map(|one| (format!("Override/{}", one.name), &one.signed));
+        let mut wrong = Vec::new();
+        for (document, signed) in overrides.chain(promotions) {
+            wrong.extend(signed.wrong().map(|one| (document.clone(), one)));
+        }
+        wrong
+    }
+
+    /// Whether somebody has signed something in it.
+    pub fn wants_approvals(&self) -> bool {
+        let stages = self.rollouts.iter().map(|one| &one.stages);
+        let promotions = stages.flat_map(|stages| &stages.promotions).map(|one| &one.signed);
+        let overrides = self.overrides.iter().map(|one| &one.signed);
+        overrides.chain(promotions).any(|signed| !signed.approvals.is_empty())
     }
 }

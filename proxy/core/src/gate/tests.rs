@@ -408,7 +408,8 @@ proptest! {
             gate = gate.verified(|_, _, _| true);
         }
         let clock = Clock::Holdover(Duration::from_secs(margin));
-        let stands = |at: Timestamp| gate.of_rollout(&gate.rollouts[0], StoreState::Running, clock, at);
+        let running = StoreState::Running;
+        let stands = |at: Timestamp| gate.of_rollout(&gate.rollouts[0], running, clock, at);
         let now = Timestamp(now);
         let Some(next) = stands(now).next_open else { panic!("it opens some time") };
         prop_assert!(stands(next).held_by.is_empty());
