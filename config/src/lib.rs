@@ -38,9 +38,8 @@ pub fn check_text(file: &str, text: &str) -> Checked {
 pub fn load_bootstrap(file: &str, text: &str) -> Result<kinds::BootstrapDoc, Report> {
     let mut report = Report::default();
     let input = document::read(file, text, &mut report);
-    let mut bootstraps = input.documents.into_iter().filter_map(|document| match document.body {
-        document::Body::Bootstrap(body) => Some(body),
-        _ => None,
+    let mut bootstraps = input.documents.into_iter().filter_map(|document| {
+        if let document::Body::Bootstrap(body) = document.body { Some(body) } else { None }
     });
     match (bootstraps.next(), bootstraps.next()) {
         (Some(one), None) if report.errors.is_empty() => Ok(one),

@@ -38,3 +38,4 @@ mod watch;
 
 pub use bound::{Bound, BuildError, Control, build, build_resolving};
 pub use bundle::approvals::Approvers;
+pub use mirror::contents as manifest;

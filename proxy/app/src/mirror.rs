@@ -39,7 +39,7 @@ use crate::running::Running;
 use crate::wall::StoreClock;
 
 mod answer;
-mod contents;
+pub mod contents;
 mod fetch;
 mod gate;
 mod lanes;

@@ -79,11 +79,12 @@ fn message(file: &Path, text: &str, options: &Options) -> Result<Vec<u8>, (Strin
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "two kinds are signed")]
 fn purpose(document: &Document) -> Option<Purpose> {
-    match &document.body {
-        Body::Override(_) => Some(Purpose::Override),
-        Body::RingPromotion(_) => Some(Purpose::RingPromotion),
-        _ => None,
+    if matches!(document.body, Body::Override(_)) {
+        Some(Purpose::Override)
+    } else if matches!(document.body, Body::RingPromotion(_)) {
+        Some(Purpose::RingPromotion)
+    } else {
+        None
     }
 }

@@ -155,7 +155,7 @@ fn far(image: &Value) -> String {
     let Some(total) = number(image, "totalBytes") else {
         return format!("[{}]  not looked at yet", " ".repeat(usize::try_from(BAR).unwrap_or(0)));
     };
-    let part = |of: u64| if total == 0 { of } else { here.min(total).saturating_mul(of) / total };
+    let part = |of: u64| here.min(total).saturating_mul(of).checked_div(total).unwrap_or(of);
     let full = usize::try_from(part(BAR)).unwrap_or(0);
     let empty = usize::try_from(BAR).unwrap_or(0).saturating_sub(full);
     let bar = format!("[{}{}]", "#".repeat(full), ".".repeat(empty));

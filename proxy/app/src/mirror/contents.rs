@@ -7,15 +7,15 @@ use tillgate_core::mirror::Digest;
 
 /// What a manifest names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Contents {
+pub struct Contents {
     /// Of an index.
-    pub(super) manifests: Vec<Digest>,
+    pub manifests: Vec<Digest>,
     /// Config and layers.
-    pub(super) blobs: Vec<Digest>,
+    pub blobs: Vec<Digest>,
 }
 
 /// Reads what a manifest or index names; what cannot be read names nothing.
-pub(super) fn contents(body: &[u8]) -> Contents {
+pub fn contents(body: &[u8]) -> Contents {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let digest = |one: &Value| one.get("digest")?.as_str()?.parse().ok();
     let list = |name: &str| {
@@ -30,7 +30,7 @@ pub(super) fn contents(body: &[u8]) -> Contents {
 }
 
 /// Parts of a manifest, with their sizes as it says them.
-pub(super) fn pieces(body: &[u8]) -> Vec<(Digest, u64)> {
+pub fn pieces(body: &[u8]) -> Vec<(Digest, u64)> {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let piece = |one: &Value| {
         let digest = one.get("digest")?.as_str()?.parse().ok()?;
@@ -43,15 +43,16 @@ pub(super) fn pieces(body: &[u8]) -> Vec<(Digest, u64)> {
 
 /// What an image is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Platform {
-    pub(super) os: &'static str,
+pub struct Platform {
     /// As Go says it.
-    pub(super) architecture: &'static str,
+    pub os: &'static str,
+    /// As Go says it.
+    pub architecture: &'static str,
 }
 
 impl Platform {
     /// This machine's: what a store's machines have most likely too.
-    pub(super) const OURS: Self = Self { os: "linux", architecture: go(consts::ARCH) };
+    pub const OURS: Self = Self { os: "linux", architecture: go(consts::ARCH) };
 }
 
 const fn go(architecture: &'static str) -> &'static str {
@@ -64,7 +65,7 @@ const fn go(architecture: &'static str) -> &'static str {
 }
 
 /// Manifests of an index that are for `platform`; all of them, if none is.
-pub(super) fn platforms(body: &[u8], platform: Platform) -> Vec<Digest> {
+pub fn platforms(body: &[u8], platform: Platform) -> Vec<Digest> {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let list = value.get("manifests").and_then(Value::as_array);
     let digest = |one: &Value| one.get("digest")?.as_str()?.parse().ok();
