@@ -87,7 +87,7 @@ impl Chain {
             self.state().display(),
             sources.iter().map(|one| format!("    - {one}\n")).collect::<String>(),
             key("ci", "roles: [bundle]"),
-            key("release", "roles: [ring-promotion, override], approves: [release-manager]"),
+            key("release", "roles: [ring-promotion, override], approvesAs: [release-manager]"),
         );
         let path = self.folder.join("bootstrap.yaml");
         fs::write(&path, text).expect("room");

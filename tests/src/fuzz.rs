@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 
+mod manifest;
 pub mod request;
 pub mod targets;
 

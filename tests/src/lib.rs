@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod gateway;
 pub mod h2;
 pub mod hammer;
+pub mod mirror;
 pub mod moody;
 pub mod origin;
 pub mod program;

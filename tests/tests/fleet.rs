@@ -139,7 +139,7 @@ fn rings_ramps_and_overrides_reach_the_stores_they_name() {
         store: StoreState::Running,
     };
     let stands = |store: &str, moment: &str| {
-        let gate = effective(&fleet, store).gate.verified(|_, _| true);
+        let gate = effective(&fleet, store).gate.verified(|_, _, _| true);
         match gate.verdict(&ask, Clock::Synced, at(moment)) {
             Verdict::Open(_) => "open".to_owned(),
             Verdict::Held(held) => {

@@ -34,3 +34,8 @@ fn policies() {
 fn requests_that_are_rewritten() {
     replay("request", 1_500);
 }
+
+#[test]
+fn manifests_of_images() {
+    replay("manifest", 20_000);
+}

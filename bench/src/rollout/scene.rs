@@ -36,19 +36,21 @@ pub(super) enum Scene {
     Together,
     Cut,
     Killed,
+    Indexed,
     Nginx,
     Plain,
 }
 
 impl Scene {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Together, Self::Cut, Self::Killed, Self::Nginx, Self::Plain];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Together, Self::Cut, Self::Killed, Self::Indexed, Self::Nginx, Self::Plain];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Together => "together",
             Self::Cut => "line cut",
             Self::Killed => "gateway killed",
+            Self::Indexed => "10,000 blobs indexed",
             Self::Nginx => "nginx proxy_cache",
             Self::Plain => "nothing between",
         }
@@ -63,9 +65,10 @@ impl FromStr for Scene {
             "together" => Self::Together,
             "cut" => Self::Cut,
             "killed" => Self::Killed,
+            "indexed" => Self::Indexed,
             "nginx" => Self::Nginx,
             "plain" => Self::Plain,
-            _ => bail!("{text:?} is none of together, cut, killed, nginx, plain"),
+            _ => bail!("{text:?} is none of together, cut, killed, indexed, nginx, plain"),
         })
     }
 }
@@ -168,7 +171,7 @@ fn trouble(
 ) -> Result<()> {
     let whole = real(order.bytes) * 8.0 / (order.line.down_mbit * 1e6);
     match order.scene {
-        Scene::Together | Scene::Nginx | Scene::Plain => {}
+        Scene::Together | Scene::Indexed | Scene::Nginx | Scene::Plain => {}
         Scene::Cut => {
             rest(whole / 2.0);
             let line = order.line.line();
@@ -205,7 +208,8 @@ fn start(order: &Order, bed: &Testbed, scratch: &Scratch) -> Result<Option<Proce
     Ok(Some(process))
 }
 
-fn tillgate(line: LineSpec, scratch: &Scratch) -> Result<Command> {
+/// The gateway with a mirror of the registry.
+pub(super) fn tillgate(line: LineSpec, scratch: &Scratch) -> Result<Command> {
     let mut text = policy::for_line(line, None);
     let cache = scratch.path().join("cache");
     text.push_str(&format!(

@@ -37,6 +37,12 @@ pub(super) fn one(document: &Document, given: &OverrideDoc, out: &mut Output) ->
             "the override would live for {hours} hours: 72 are the most, end it earlier"
         )));
     }
+    if spec.approvals.is_empty() {
+        out.error(spot.key("approvals").finding(
+            "nobody has approved the override: sign it with `tillgate approve` and add what that \
+             prints",
+        ));
+    }
     let mut keys = BTreeSet::new();
     for (index, approval) in spec.approvals.iter().enumerate() {
         if !keys.insert(&approval.key_id) {

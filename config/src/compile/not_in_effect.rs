@@ -3,9 +3,10 @@
 //! A field leaves this list in the change that builds it.
 
 use super::select::Selected;
-use crate::document::Document;
+use crate::document::{Body, Document};
 use crate::effective::NotInEffect;
 use crate::kinds::Kind;
+use crate::kinds::rollout::PromotedKind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
@@ -14,28 +15,19 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
     (Kind::RegistryMirror, &["registries.*.credentialsSecret"]),
-    (
-        Kind::Rollout,
-        &[
-            "trafficClass",
-            "limits",
-            "alwaysAllow",
-            "onWindowClose",
-            "whenHeld.action",
-            "whenHeld.rate",
-            "pauseWhile",
-            "prefetch",
-        ],
-    ),
+    (Kind::Rollout, &["limits.rate.up"]),
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
-/// Kinds that are nothing in a file by itself: there is nobody whose signature could count, and no
-/// policy before it that is watched.
-const FLEET: [Kind; 3] = [Kind::Bundle, Kind::Override, Kind::RingPromotion];
-
 /// Kinds that are the gate in front of the mirror, and nothing without one.
-const GATE: [Kind; 4] = [Kind::ChangeWindow, Kind::Freeze, Kind::Prohibition, Kind::Rollout];
+const GATE: [Kind; 6] = [
+    Kind::ChangeWindow,
+    Kind::Freeze,
+    Kind::Override,
+    Kind::Prohibition,
+    Kind::RingPromotion,
+    Kind::Rollout,
+];
 
 /// The same for EgressPolicy, where a rule may also have `tls`, which is in effect.
 const EGRESS: [&str; 2] = ["rules.*.links", "rules.*.destinations.*.protocol"];
@@ -55,7 +47,8 @@ pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect>
     let mut found = Vec::new();
     for document in selected.all() {
         let is_idle = selected.mirror.is_none() && GATE.contains(&document.kind);
-        if is_idle || (entry == Entry::File && FLEET.contains(&document.kind)) {
+        let is_fleets = entry == Entry::File && document.kind == Kind::Bundle;
+        if is_idle || is_fleets || promotes_policy(document) {
             let spot = document.name_spot();
             found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
             continue;
@@ -70,6 +63,12 @@ pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect>
     }
     untold_traces(selected, &mut found);
     found
+}
+
+/// Bundles take their promotions from beside the archive.
+fn promotes_policy(document: &Document) -> bool {
+    let Body::RingPromotion(body) = &document.body else { return false };
+    body.spec.rollout_ref.kind == Some(PromotedKind::Bundle)
 }
 
 /// Spans that are sampled and have nowhere to go.

@@ -159,10 +159,11 @@ pub struct KeyDoc {
     /// What it may sign.
     #[schemars(length(min = 1))]
     pub roles: Vec<KeyRole>,
-    /// Roles of people that it speaks for where a ring asks for one of them.
+    /// The roles of people in which its approvals of overrides and promotions count; any without
+    /// it.
     #[serde(default)]
     #[schemars(length(min = 1, max = 16))]
-    pub approves: Option<Vec<Name>>,
+    pub approves_as: Option<Vec<Name>>,
 }
 
 /// Kinds of keys.

@@ -207,8 +207,9 @@ pub struct OverrideSpec {
     pub valid_from: Instant,
     /// The first moment after it, at most 72 hours later.
     pub expires_at: Instant,
-    /// Signatures over the document without this field.
-    #[schemars(length(min = 1, max = 16))]
+    /// Signatures over the document without this field; `tillgate approve` makes them.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
     pub approvals: Vec<ApprovalDoc>,
 }
 

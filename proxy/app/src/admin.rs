@@ -35,6 +35,7 @@ impl AdminEntry {
             .route("/metrics", get(metrics))
             .route("/v1/status", get(show_status))
             .route("/v1/config", get(config))
+            .route("/v1/rollouts", get(rollouts))
             .with_state(gateway);
         Arc::new(Self { router })
     }
@@ -89,6 +90,12 @@ async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
 
 async fn show_status(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
     Json(status::of(&gateway))
+}
+
+async fn rollouts(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {
+    let mirror = gateway.mirror();
+    let shown = mirror.map(|mirror| mirror.show(&gateway.running()));
+    Json(shown.unwrap_or_else(|| serde_json::json!({"rollouts": []})))
 }
 
 async fn config(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {

@@ -4,6 +4,7 @@
 //! signs and checks signatures, `verify` decides whether an archive may be believed. What the
 //! archive's own files say is read by `tillgate_config::bundle`; nothing here looks into a policy.
 
+pub(crate) mod approvals;
 pub(crate) mod archive;
 pub(crate) mod keys;
 pub(crate) mod verify;

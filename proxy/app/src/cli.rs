@@ -2,6 +2,7 @@
 //!
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
+mod approve;
 mod bundle;
 mod explain;
 mod files;
@@ -10,6 +11,7 @@ mod gateway;
 mod images;
 pub mod policy;
 mod promote;
+mod rollouts;
 mod windows;
 
 use std::ffi::OsString;
@@ -41,6 +43,8 @@ enum Command {
     Bundle(bundle::Command),
     /// Sign that a bundle may go on to further rings.
     Promote(promote::Options),
+    /// Sign an override or a promotion of rings: prints the approval to add to the document.
+    Approve(approve::Options),
     /// Check policy files; each is a policy of its own, a folder is a fleet.
     Validate {
         /// The files or folders.
@@ -101,6 +105,9 @@ enum Command {
     },
     /// Show when a store may change: windows, freezes, and how each rollout stands.
     Windows(Windows),
+    /// Show how the rollouts of a running gateway stand, and how far their images are: in a
+    /// terminal a table that follows.
+    Rollouts(rollouts::Options),
     /// Print what container runtimes need to pull through the registry mirror.
     MirrorConfig {
         /// The policy file.
@@ -187,6 +194,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Command::Gateway(options) = &arguments.command {
         return gateway::run(options);
     }
+    if let Command::Rollouts(options) = &arguments.command
+        && options.follows()
+    {
+        return rollouts::follow(options);
+    }
     say(&answer(arguments.command))
 }
 
@@ -202,6 +214,7 @@ fn answer(command: Command) -> policy::Answer {
         Command::Gateway(_) => policy::Answer::default(),
         Command::Bundle(command) => bundle::run(&command),
         Command::Promote(options) => promote::run(&options),
+        Command::Approve(options) => approve::run(&options),
         Command::Validate { paths, output } => policy::validate(&paths, output),
         Command::Config { path, store, output } => {
             let overrides = policy::Overrides::default();
@@ -231,6 +244,7 @@ fn answer(command: Command) -> policy::Answer {
             };
             windows::windows(&question, output)
         }
+        Command::Rollouts(options) => rollouts::look(&options),
         Command::MirrorConfig { file, address, client } => {
             images::mirror_config(&file, address.as_deref(), client)
         }

@@ -23,7 +23,9 @@ use tillgate_net::http::server::{Caller, Handler, Limits};
 use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
-use tillgate_net::metrics::{LineCollector, Metrics, MirrorMeters, PolicyMeters, TelemetryMeters};
+use tillgate_net::metrics::{
+    LineCollector, Metrics, MirrorMeters, PolicyMeters, RolloutMeters, TelemetryMeters,
+};
 use tillgate_net::otlp::Span;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
@@ -66,7 +68,7 @@ pub(crate) struct Gateway {
     wan: Pool,
     resolver: Arc<Resolver>,
     mirror: ArcSwapOption<Mirror>,
-    mirror_meters: OnceLock<MirrorMeters>,
+    mirror_meters: OnceLock<(MirrorMeters, RolloutMeters)>,
     me: Weak<Self>,
     /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
@@ -231,7 +233,9 @@ impl Gateway {
             mirror.follow(spec);
             return Ok(());
         }
-        let meters = self.mirror_meters.get_or_init(|| MirrorMeters::register(&self.metrics));
+        let meters = self.mirror_meters.get_or_init(|| {
+            (MirrorMeters::register(&self.metrics), RolloutMeters::register(&self.metrics))
+        });
         let gateway = Weak::clone(&self.me);
         let mirror = Mirror::open(gateway, spec, &self.resolver, meters.clone())?;
         self.change_mirror(Some(mirror));

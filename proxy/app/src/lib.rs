@@ -36,6 +36,9 @@ mod takeover;
 mod telemetry;
 mod tries;
 mod tunnel;
+mod wall;
 mod watch;
 
 pub use bound::{Bound, BuildError, Control, build, build_resolving};
+pub use bundle::approvals::Approvers;
+pub use mirror::contents as manifest;

@@ -7,37 +7,51 @@
 //! on disk is `tillgate_net::mirror`'s.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use tillgate_core::mirror::budget::Budget;
 use tillgate_core::mirror::{Code, MirrorSpec};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::client::Pool;
-use tillgate_net::metrics::MirrorMeters;
-use tillgate_net::mirror::{Broken, CacheError, Store};
+use tillgate_net::metrics::{MirrorMeters, RolloutMeters};
+use tillgate_net::mirror::{Broken, CacheError, Note, Store};
 use tillgate_net::upstream::Resolver;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use self::gate::Members;
+use self::lanes::{LOOK_EVERY, Lanes};
 use self::manifests::Flights;
+use self::prefetch::Prefetches;
+use self::progress::Progress;
 use self::pulls::Pulls;
+use self::releases::Releases;
+use self::spent::Spent;
 use self::token::Tokens;
 use self::turns::Turns;
 use self::upstream::Connectors;
 use crate::bound::runtime;
 use crate::gateway::Gateway;
+use crate::running::Running;
+use crate::wall::StoreClock;
 
 mod answer;
+pub mod contents;
 mod fetch;
 mod gate;
+mod lanes;
 mod lists;
 mod manifests;
+mod prefetch;
+mod progress;
 mod pulls;
+mod releases;
 mod serve;
+mod show;
+mod spent;
 mod token;
 mod turns;
 mod upstream;
@@ -60,7 +74,15 @@ pub(crate) struct Mirror {
     flights: Flights,
     members: Members,
     connectors: Connectors,
-    budget: Mutex<Budget>,
+    clock: StoreClock,
+    /// What the process before wrote down has been read.
+    recalled: AtomicBool,
+    releases: Releases,
+    spent: Spent,
+    lanes: Lanes,
+    progress: Progress,
+    prefetches: Prefetches,
+    rollout_meters: RolloutMeters,
     /// Connections to registries inside the store.
     local: Pool,
     /// Ends the thread when it is dropped, and with it every fetch.
@@ -97,7 +119,7 @@ impl Mirror {
         gateway: Weak<Gateway>,
         spec: &MirrorSpec,
         resolver: &Arc<Resolver>,
-        meters: MirrorMeters,
+        (meters, rollout_meters): (MirrorMeters, RolloutMeters),
     ) -> Result<Arc<Self>, MirrorError> {
         let store = Store::open(spec.cache.clone(), meters.clone())?;
         let runtime = runtime()?;
@@ -114,12 +136,20 @@ impl Mirror {
             flights: Flights::default(),
             members: Members::default(),
             connectors: Connectors::default(),
-            budget: Mutex::default(),
+            clock: StoreClock::new(),
+            recalled: AtomicBool::new(false),
+            releases: Releases::default(),
+            spent: Spent::default(),
+            lanes: Lanes::default(),
+            progress: Progress::default(),
+            prefetches: Prefetches::default(),
+            rollout_meters,
             local: Pool::new(Arc::clone(resolver)),
             over: Mutex::new(Some(over)),
             thread: Mutex::new(None),
         });
         mirror.follow(spec);
+        mirror.recall();
         let weak = Arc::downgrade(&mirror);
         let thread = thread::Builder::new().name("mirror".into()).spawn(move || {
             runtime.block_on(async move {
@@ -157,8 +187,17 @@ impl Mirror {
         self.pulls.follow(&spec.serves);
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget> {
-        lock(&self.budget)
+    /// Reads what the process before wrote down, as soon as the disk is ours. Blocks, shortly.
+    fn recall(&self) {
+        if self.recalled.load(Ordering::Acquire) || !self.store.keeps() {
+            return;
+        }
+        if let Some(text) = self.store.recall(Note::Time) {
+            self.clock.recall(&text);
+        }
+        self.releases.recall(&self.store, self.clock.now().1);
+        self.spent.recall(&self.store);
+        self.recalled.store(true, Ordering::Release);
     }
 
     /// Does `work` on the mirror's own thread.
@@ -175,22 +214,60 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks after what idles, until the mirror is gone.
+/// Looks after what idles, and at how rollouts stand, until the mirror is gone.
 async fn sweep(mirror: Weak<Mirror>) {
     let mut pinned_for = None;
+    let mut swept_at = clock::now();
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
         let Some(mirror) = mirror.upgrade() else { return };
-        let now = clock::now();
-        mirror.local.sweep(now);
-        mirror.store.recover(now).await;
         let Some(running) = mirror.gateway.upgrade().map(|gateway| gateway.running()) else {
             return;
         };
+        mirror.look(&running);
+        let now = clock::now();
+        if now.saturating_duration_since(swept_at) < SWEEP_EVERY {
+            continue;
+        }
+        swept_at = now;
+        mirror.local.sweep(now);
+        mirror.store.recover(now).await;
+        mirror.recall();
+        mirror.write_down().await;
+        mirror.show_calendar(&running);
+        mirror.fetch_ahead(&running);
+        mirror.measure(&running).await;
         let state = (Arc::clone(&running.effective.digest), mirror.store.manifests());
         if pinned_for.as_ref() != Some(&state) {
+            mirror.releases.follow(&running.effective.gate);
+            mirror.spent.follow(&running);
             mirror.pin(&running.effective.gate).await;
             pinned_for = Some(state);
+        }
+    }
+}
+
+impl Mirror {
+    /// What must be known after a restart.
+    async fn write_down(&self) {
+        if !self.recalled.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(text) = self.clock.look() {
+            self.store.remember(Note::Time, text).await;
+        }
+        if let Some(text) = self.spent.news() {
+            self.store.remember(Note::Spent, text).await;
+        }
+    }
+
+    /// Windows, freezes and overrides, and the clock by which they are.
+    fn show_calendar(&self, running: &Running) {
+        let (clock, now) = self.clock.now();
+        let meters = &self.rollout_meters;
+        meters.clock(self.clock.state().name());
+        for (document, is_active) in running.effective.gate.active(clock, now) {
+            meters.document(&document, is_active);
         }
     }
 }

@@ -8,6 +8,7 @@
 mod record;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -257,6 +258,7 @@ impl Outcome {
         .count(self.status);
         let meter = &self.running.class(self.class).meter;
         meter.duration.observe(took.as_secs_f64());
+        meter.ended.fetch_add(1, Ordering::Relaxed);
         if up > 0 {
             meter.bytes.up.inc_by(up);
         }

@@ -17,11 +17,13 @@ use crate::units::{BitRate, PerDirection};
 
 mod approval;
 mod blockers;
+mod history;
 mod pattern;
 mod stages;
 
-pub use approval::{Approval, RequiredApprovals, Signed};
+pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
 pub use blockers::Blocker;
+pub use history::{History, Ran};
 pub use pattern::RepositoryGlob;
 pub use stages::{Promotion, Ring, Stages, StoreRing};
 
@@ -290,6 +292,14 @@ pub struct CalendarEntry {
     pub intervals: Vec<Interval>,
 }
 
+impl Override {
+    /// When it counts by a clock of this state; never by one that nobody trusts.
+    fn in_force(&self, clock: Clock) -> Option<Interval> {
+        let valid = Interval::new(self.valid.from, self.valid.until.minus(clock.margin()));
+        (!matches!(clock, Clock::Untrusted(_)) && !valid.is_empty()).then_some(valid)
+    }
+}
+
 impl AppliesTo {
     fn covers(&self, subject: &Subject<'_>) -> bool {
         let named = self.rollouts.iter().any(|name| match (name, subject.rollout) {
@@ -314,8 +324,20 @@ impl Artifact {
 }
 
 impl Rollout {
-    fn is_in_charge(&self, registry: &str, repository: &str) -> bool {
+    /// Whether it is in charge of a repository.
+    pub fn is_in_charge(&self, registry: &str, repository: &str) -> bool {
         self.artifacts.iter().any(|artifact| artifact.covers(registry, repository))
+    }
+
+    /// Whether its release has this image.
+    pub fn releases(&self, repository: &str, digest: &str) -> bool {
+        self.images.iter().any(|(name, one)| **name == *repository && **one == *digest)
+    }
+
+    /// The registry that a repository of its release is at.
+    pub fn registry_of(&self, repository: &str) -> Option<&Arc<str>> {
+        let names = |one: &&Artifact| one.repositories.iter().any(|glob| glob.matches(repository));
+        self.artifacts.iter().find(names).map(|artifact| &artifact.registry)
     }
 }
 
@@ -353,11 +375,7 @@ impl Gate {
         if kept {
             return Verdict::Kept(ask.holding);
         }
-        let releases = |one: &&Rollout| {
-            one.images.iter().any(|(repository, digest)| {
-                **repository == *ask.repository && **digest == *ask.digest
-            })
-        };
+        let releases = |one: &&Rollout| one.releases(ask.repository, ask.digest);
         let Some(rollout) = rollouts().find(releases) else {
             return Verdict::Unknown(rollouts().next());
         };
@@ -367,14 +385,14 @@ impl Gate {
         if opening.held_by.is_empty() { Verdict::Open(opening) } else { Verdict::Held(opening) }
     }
 
-    /// How `rollout` stands now, for any of its images.
+    /// How `rollout` stands now in a store of this state, for any of its images.
     pub fn of_rollout<'a>(
         &'a self,
         rollout: &'a Rollout,
+        store: StoreState,
         clock: Clock,
         now: Timestamp,
     ) -> Opening<'a> {
-        let store = StoreState::Running;
         let subject = Subject { rollout: Some(rollout), repository: None, store };
         self.opening(&subject, Some(&rollout.stages), clock, now)
     }
@@ -401,6 +419,24 @@ impl Gate {
         windows.chain(freezes).collect()
     }
 
+    /// Which windows, freezes and overrides are active now, as `Freeze/peak`.
+    pub fn active(&self, clock: Clock, now: Timestamp) -> Vec<(String, bool)> {
+        let instant = Interval::new(now, now.plus(Duration::from_secs(1)));
+        let windows = self.windows.iter().map(|one| {
+            let is_active = !one.window.intervals(instant).is_empty();
+            (format!("ChangeWindow/{}", one.name), is_active)
+        });
+        let freezes = self
+            .freezes
+            .iter()
+            .map(|one| (format!("Freeze/{}", one.name), one.range.interval().contains(now)));
+        let overrides = self.overrides.iter().map(|one| {
+            let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
+            (format!("Override/{}", one.name), valid && one.signed.suffices(None))
+        });
+        windows.chain(freezes).chain(overrides).collect()
+    }
+
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:
     /// rings, ramps and overrides are not looked at.
     pub fn open_times(&self, rollout: &Rollout, within: Interval) -> Vec<Interval> {
@@ -423,18 +459,10 @@ impl Gate {
         allowed.iter().flat_map(both).collect()
     }
 
-    /// The same gate in which only those signatures count that `verify` accepts, given the
-    /// approval and the canonical document without its approvals.
-    #[must_use]
-    pub fn verified(mut self, verify: impl Fn(&Approval, &str) -> bool) -> Self {
-        for one in &mut self.overrides {
-            one.signed.check(&verify);
-        }
-        let stages = self.rollouts.iter_mut().map(|one| &mut one.stages).chain(&mut self.policy);
-        for promotion in stages.flat_map(|stages| &mut stages.promotions) {
-            promotion.signed.check(&verify);
-        }
-        self
+    /// The rollout that releases this image, else the first one in charge of its repository.
+    pub fn in_charge(&self, registry: &str, repository: &str, digest: &str) -> Option<&Rollout> {
+        let rollouts = || self.rollouts.iter().filter(|one| one.is_in_charge(registry, repository));
+        rollouts().find(|one| one.releases(repository, digest)).or_else(|| rollouts().next())
     }
 }
 

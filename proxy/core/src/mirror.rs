@@ -15,7 +15,9 @@ use crate::matching::canonical_host;
 use crate::units::BitRate;
 
 pub mod ask;
+pub mod brake;
 pub mod budget;
+pub mod busy;
 pub mod challenge;
 pub mod digest;
 pub mod fetch;

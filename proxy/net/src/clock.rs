@@ -33,6 +33,11 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// Whether somebody who knows the time keeps the wall clock (NTP, PTP).
+pub fn is_kept() -> bool {
+    sockopt::clock_is_kept()
+}
+
 /// Microseconds of the monotonic clock since its own zero, for who compares it with his own
 /// (the service manager).
 pub fn monotonic_micros() -> u64 {

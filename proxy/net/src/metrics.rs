@@ -5,6 +5,7 @@
 //! the policy, our own reasons, and a fixed list of status codes ([`CODES`]); never a host, a
 //! path or a client. Gauges move through [`Held`] guards, so that no path forgets to go down.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -25,6 +26,7 @@ mod lines;
 mod meters;
 mod mirror;
 mod policy;
+mod rollouts;
 mod telemetry;
 mod tls;
 
@@ -34,6 +36,7 @@ pub use self::lines::LineCollector;
 pub use self::meters::{ClassMeter, Held, ListenerMeter, RequestMeter, UpstreamMeter};
 pub use self::mirror::{MirrorMeters, Served};
 pub use self::policy::{Applying, PolicyMeters, SourceMeter};
+pub use self::rollouts::RolloutMeters;
 pub use self::telemetry::TelemetryMeters;
 pub use self::tls::TlsMeters;
 pub(crate) use self::tls::{TlsFileMeter, TlsListenerMeter};
@@ -224,6 +227,7 @@ impl Metrics {
         };
         ClassMeter {
             duration: self.duration.get_or_create_owned(&labels),
+            ended: AtomicU64::new(0),
             in_flight: self.in_flight.get_or_create_owned(&labels),
             tunnels: self.tunnels.get_or_create_owned(&labels),
             bytes: PerDirection { up: bytes(Direction::Up), down: bytes(Direction::Down) },

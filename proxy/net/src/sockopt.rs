@@ -34,6 +34,16 @@ pub(crate) struct TcpInfo {
     pub(crate) bare_acks_received: u32,
 }
 
+/// Whether the kernel's clock is kept by somebody who knows the time (NTP, PTP). `false` where it
+/// does not say.
+pub(crate) fn clock_is_kept() -> bool {
+    // SAFETY: all zeroes is a valid `timex`, whose `modes` of zero asks and changes nothing.
+    let mut state: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: `state` outlives the call; the kernel writes one `timex` into it.
+    let result = unsafe { libc::adjtimex(&mut state) };
+    result >= 0 && result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0
+}
+
 /// Reads `TCP_INFO`.
 pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut buffer = [0u8; TCP_INFO_BYTES];

@@ -7,11 +7,12 @@ use tillgate_core::backend::ProxyProtocol;
 use tillgate_net::proxy_protocol::header::{self, Header};
 use tillgate_net::tls::hello::{HELLO_BYTES_MAX, HelloReader, Step};
 
+use super::manifest::Manifest;
 use super::request::Request;
 use super::{Target, folder, size, way};
 
 /// The names of all.
-pub const ALL: [&str; 4] = ["sni", "proxy-header", "policy", "request"];
+pub const ALL: [&str; 5] = ["sni", "proxy-header", "policy", "request", "manifest"];
 
 /// The target of this name.
 pub fn by_name(name: &str) -> Option<Box<dyn Target>> {
@@ -20,6 +21,7 @@ pub fn by_name(name: &str) -> Option<Box<dyn Target>> {
         "proxy-header" => Some(Box::new(ProxyHeader)),
         "policy" => Some(Box::new(Policy)),
         "request" => Some(Box::new(Request::start())),
+        "manifest" => Some(Box::new(Manifest)),
         _ => None,
     }
 }

@@ -116,10 +116,10 @@ pub(crate) mod tests {
     use super::*;
 
     /// Made by OpenSSL 3.0 for these tests alone (`openssl genpkey`, `openssl pkeyutl -rawin`).
-    const ED25519_PUBLIC: &str = include_str!("../../corpus/keys/ed25519.pub.pem");
+    pub(crate) const ED25519_PUBLIC: &str = include_str!("../../corpus/keys/ed25519.pub.pem");
     pub(crate) const ED25519_PRIVATE: &str = include_str!("../../corpus/keys/ed25519.pem");
-    const P256_PUBLIC: &str = include_str!("../../corpus/keys/p256.pub.pem");
-    const P256_PRIVATE: &str = include_str!("../../corpus/keys/p256.pem");
+    pub(crate) const P256_PUBLIC: &str = include_str!("../../corpus/keys/p256.pub.pem");
+    pub(crate) const P256_PRIVATE: &str = include_str!("../../corpus/keys/p256.pem");
     const MESSAGE: &[u8] = b"tillgate-bundle-v1\n{}\n";
     const BY_OPENSSL: [(&str, &str); 2] = [
         (ED25519_PUBLIC, include_str!("../../corpus/keys/ed25519.sig.b64")),

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tillgate_config::bundle::{self as format, FormatError, Manifest, SignatureEntry};
-use tillgate_core::gate::Approval as SignedBy;
+use tillgate_config::kinds::bootstrap::{KeyDoc, KeyRole as RoleText, TrustDoc};
+use tillgate_config::scalar::Name;
 use tillgate_core::reconcile::{Approval, Digest, Promotion};
 
 use super::keys::PublicKey;
@@ -28,8 +29,8 @@ pub(crate) struct TrustedKey {
     pub(crate) id: Arc<str>,
     pub(crate) key: PublicKey,
     pub(crate) roles: Vec<KeyRole>,
-    /// Roles of people that it speaks for.
-    pub(crate) approves: Vec<Arc<str>>,
+    /// Roles of people that it speaks for; `None` = any.
+    pub(crate) approves_as: Option<Vec<Arc<str>>>,
 }
 
 /// Whose signatures count, and how many a bundle needs.
@@ -70,6 +71,23 @@ pub(crate) struct Verified {
 }
 
 impl Trust {
+    /// That of a Bootstrap.
+    ///
+    /// # Errors
+    /// Everything that is wrong with its keys, for people.
+    pub(crate) fn of(document: &TrustDoc) -> Result<Self, Vec<String>> {
+        let (mut keys, mut wrong) = (Vec::<TrustedKey>::new(), Vec::new());
+        for one in &document.keys {
+            match TrustedKey::of(one) {
+                Ok(key) if keys.iter().all(|known| known.id != key.id) => keys.push(key),
+                Ok(key) => wrong.push(format!("the key `{}` is there twice: rename one", key.id)),
+                Err(why) => wrong.push(why),
+            }
+        }
+        let threshold = usize::from(document.threshold.fit::<u16>());
+        if wrong.is_empty() { Ok(Self { threshold, keys }) } else { Err(wrong) }
+    }
+
     /// Believes `archive` for `store`, or says why not; `None` = whichever store it is for.
     pub(crate) fn verify(
         &self,
@@ -98,17 +116,6 @@ impl Trust {
         let manifest = check(archive, Some(store))?;
         let (digest, signers) = (archive.digest(), Vec::new());
         Ok(Verified { manifest, digest, signers, emergency: 0, promotions: Vec::new() })
-    }
-
-    /// Whether `approval`, inside a document of the policy, is of a key that may speak in its
-    /// role, over the document's canonical `content`.
-    pub(crate) fn approves(&self, approval: &SignedBy, content: &str) -> bool {
-        let key = self.keys.iter().find(|key| *key.id == *approval.key_id);
-        key.is_some_and(|key| {
-            key.roles.iter().any(|role| *role != KeyRole::Bundle)
-                && key.approves.contains(&approval.role)
-                && key.key.verifies(content.as_bytes(), &approval.signature)
-        })
     }
 
     /// Different keys that have signed the manifest.
@@ -150,7 +157,7 @@ impl Trust {
             let may = |key: &&TrustedKey| key.roles.contains(&KeyRole::RingPromotion);
             let approval = |key: &TrustedKey| Approval {
                 key: Arc::clone(&key.id),
-                roles: key.approves.clone(),
+                roles: key.approves_as.clone(),
             };
             promotions.push(Promotion {
                 sequence: statement.sequence,
@@ -160,6 +167,22 @@ impl Trust {
             });
         }
         Ok(promotions)
+    }
+}
+
+impl TrustedKey {
+    fn of(document: &KeyDoc) -> Result<Self, String> {
+        let id: Arc<str> = document.id.0.as_str().into();
+        let key = PublicKey::read(&document.public_key.0)
+            .map_err(|error| format!("the key `{id}`: {error}"))?;
+        let role = |role: &RoleText| match role {
+            RoleText::Bundle => KeyRole::Bundle,
+            RoleText::RingPromotion => KeyRole::RingPromotion,
+            RoleText::Override => KeyRole::Override,
+        };
+        let names = |list: &Vec<Name>| list.iter().map(|name| name.0.as_str().into()).collect();
+        let approves_as = document.approves_as.as_ref().map(names);
+        Ok(Self { id, key, roles: document.roles.iter().map(role).collect(), approves_as })
     }
 }
 
@@ -215,7 +238,7 @@ pub(crate) mod tests {
 
         pub(crate) fn trusted(&self, roles: &[KeyRole]) -> TrustedKey {
             let (id, key) = (Arc::clone(&self.id), self.public.clone());
-            TrustedKey { id, key, roles: roles.to_vec(), approves: Vec::new() }
+            TrustedKey { id, key, roles: roles.to_vec(), approves_as: None }
         }
 
         pub(crate) fn sign(&self, message: &[u8]) -> SignatureEntry {
@@ -298,25 +321,6 @@ pub(crate) mod tests {
         newer.manifest = text.replace("\"0.1.0\"", "\"99.0.0\"").into_bytes();
         let newer = signed(&newer, &[&ann]);
         assert!(matches!(one.verify(&newer, None), Err(VerifyError::NeedsUpgrade(_))));
-    }
-
-    #[test]
-    fn documents_are_approved_by_keys_that_speak_in_a_role() {
-        let (ann, ci) = (Signer::new("ann"), Signer::new("ci"));
-        let mut boss = ann.trusted(&[KeyRole::Override]);
-        boss.approves = vec!["release-manager".into()];
-        let mut builder = ci.trusted(&[KeyRole::Bundle]);
-        builder.approves.clone_from(&boss.approves);
-        let one = trust(1, vec![boss, builder]);
-        let says = |signer: &Signer, role: &str, content: &str| {
-            let SignatureEntry { key_id, signature } = signer.sign(b"{}");
-            let (key_id, signature) = (key_id.as_str().into(), signature.as_str().into());
-            one.approves(&SignedBy { role: role.into(), key_id, signature }, content)
-        };
-        assert!(says(&ann, "release-manager", "{}"));
-        assert!(!says(&ann, "store-operations", "{}"), "not in this role");
-        assert!(!says(&ann, "release-manager", "{ }"), "of another document");
-        assert!(!says(&ci, "release-manager", "{}"), "who builds does not approve");
     }
 
     #[test]

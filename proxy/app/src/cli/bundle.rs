@@ -240,12 +240,9 @@ fn verify(options: &Verify) -> Result<String, Refused> {
         let (id, key) = public_key(text)?;
         match keys.iter_mut().find(|known| *known.id == *id) {
             Some(known) => known.roles.push(role),
-            None => keys.push(TrustedKey {
-                id: id.into(),
-                key,
-                roles: vec![role],
-                approves: Vec::new(),
-            }),
+            None => {
+                keys.push(TrustedKey { id: id.into(), key, roles: vec![role], approves_as: None })
+            }
         }
     }
     let trust = Trust { threshold: options.threshold, keys };

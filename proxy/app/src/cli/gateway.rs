@@ -21,6 +21,7 @@ use tracing::level_filters::LevelFilter;
 use self::told::{Begun, Policy, Reader, Signals, Told};
 use super::policy::{self, Overrides};
 use crate::bound::build_with;
+use crate::bundle::approvals::Approvers;
 use crate::inherited::Inherited;
 use crate::notify::Notify;
 use crate::reconcile::{Booted, Spec};
@@ -38,6 +39,10 @@ pub(crate) struct Options {
     /// The file that says where the store's policy comes from, and whose signatures count.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     bootstrap: Option<PathBuf>,
+    /// Beside `--config`, a Bootstrap whose keys count: for approvals of overrides and promotions
+    /// in the policy. Without one no approval counts, and what needs one stays closed.
+    #[arg(long, value_name = "FILE", conflicts_with = "bootstrap")]
+    trust: Option<PathBuf>,
     /// Where the HTTP entry listens.
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
@@ -90,7 +95,8 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         (Some(file), _) => from_sources(file, options)?,
         (None, Some(file)) => {
             // Before it is read, so that no change after that is missed.
-            let watch = Watch::new(vec![file.clone()]);
+            let files = [Some(file), options.trust.as_ref()];
+            let watch = Watch::new(files.into_iter().flatten().cloned().collect());
             (load(file, options)?, Policy::File(file.clone(), Mutex::new(watch)))
         }
         (None, None) => return Err("name a --config or a --bootstrap".to_owned()),
@@ -180,12 +186,26 @@ fn from_sources(file: &Path, options: &Options) -> Result<(Effective, Policy), S
     Ok((booted.effective(), Policy::Sources(Mutex::new(Begun::Not(Box::new(booted))))))
 }
 
+/// The same config in which the approvals count that keys of the file `trust` have signed.
+fn believe(effective: Effective, trust: Option<&Path>) -> Result<Effective, String> {
+    let Some(file) = trust else {
+        if effective.gate.wants_approvals() {
+            tracing::warn!("the policy has approvals, and no --trust says whose count: none does");
+        }
+        return Ok(effective);
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let approvers = Approvers::read(&file.display().to_string(), &text)?;
+    Ok(approvers.believe(effective))
+}
+
 fn load(file: &Path, options: &Options) -> Result<Effective, String> {
     let effective = policy::load(file).map_err(|report| {
         let text = report.to_text();
         format!("{}: {}\n{}", file.display(), report.summary(), text.trim_end())
     })?;
-    Ok(finish(effective, options))
+    Ok(finish(believe(effective, options.trust.as_deref())?, options))
 }
 
 /// What flags say against every policy.

@@ -13,7 +13,7 @@ use tillgate_config::scalar::{Instant, Text as _};
 use tillgate_config::zones::Zones;
 use tillgate_core::calendar::{Effect, Zone};
 use tillgate_core::civil::{Interval, Timestamp};
-use tillgate_core::gate::{Clock, Gate, Opening};
+use tillgate_core::gate::{Clock, Gate, Opening, StoreState};
 use tillgate_net::clock;
 
 use super::fleet;
@@ -53,7 +53,7 @@ pub(super) fn windows(question: &Question<'_>, output: Output) -> Answer {
         Ok(zone) => zone,
         Err(hint) => return usage(hint),
     };
-    let gate = effective.gate.clone().verified(|_, _| true);
+    let gate = effective.gate.clone().verified(|_, _, _| true);
     if let Some(name) = question.rollout
         && !gate.rollouts.iter().any(|rollout| *rollout.name == *name)
     {
@@ -123,7 +123,8 @@ impl Shown<'_> {
         let wanted = |name: &str| self.question.rollout.is_none_or(|wanted| wanted == name);
         let rollouts = self.gate.rollouts.iter().filter(|rollout| wanted(&rollout.name));
         let all = rollouts.map(|rollout| {
-            let opening = self.gate.of_rollout(rollout, Clock::Synced, self.within.from);
+            let (store, clock) = (StoreState::Running, Clock::Synced);
+            let opening = self.gate.of_rollout(rollout, store, clock, self.within.from);
             let open = self.gate.open_times(rollout, self.within);
             (format!("Rollout/{}", rollout.name), opening, open)
         });

@@ -23,6 +23,7 @@ use tillgate_net::error::Failure;
 use tillgate_net::http::flow::Flow;
 use tillgate_net::mirror::{Broken, Discard, Part, Ticket};
 
+use super::lanes::Lane;
 use super::upstream::Asking;
 use super::{Mirror, Place};
 
@@ -31,13 +32,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Fetches the blob of `ticket`, on the mirror's thread.
 pub(super) fn begin(mirror: &Arc<Mirror>, place: Place, ticket: Ticket) {
-    let job = Job { mirror: Arc::clone(mirror), place, last: None };
+    let lane = mirror.lane(&place);
+    let job = Job { mirror: Arc::clone(mirror), place, lane, last: None };
     mirror.handle.spawn(Box::pin(job.run(ticket)));
 }
 
 struct Job {
     mirror: Arc<Mirror>,
     place: Place,
+    /// That of the rollout in charge.
+    lane: Option<Arc<Lane>>,
     /// What the last try ended with, for people.
     last: Option<Broken>,
 }
@@ -47,8 +51,14 @@ type Disk = std::io::Error;
 
 impl Job {
     async fn run(mut self, ticket: Ticket) {
+        let lane = self.lane.as_ref().map(|lane| Arc::clone(&lane.turns));
+        // Its rollout's turn first: one that waits for that takes no place from others.
+        let lane_turn = match lane {
+            Some(turns) => turns.wait().await.map(Some),
+            None => Ok(None),
+        };
         let turns = Arc::clone(&self.mirror.turns);
-        let Ok(_turn) = turns.wait().await else {
+        let (Ok(_lane_turn), Ok(_turn)) = (lane_turn, turns.wait().await) else {
             let detail = "as many blobs wait to be fetched as fetches.maxWaiting says";
             let failure = Some(Failure::PullHeld);
             let broken = Broken::new(Code::TooManyRequests, failure, detail);
@@ -173,6 +183,11 @@ impl Job {
                 }
                 Err(why) => break Err(why),
             }
+            if let Some(lane) = self.lane.as_ref().filter(|lane| lane.came(came)) {
+                // Readers get what is there while the rest waits.
+                fetch.wrote(part.flush().await?, clock::now());
+                lane.wait().await;
+            }
         };
         fetch.wrote(part.flush().await?, clock::now());
         Ok(ended)
@@ -180,8 +195,11 @@ impl Job {
 
     fn count(&self, bytes: u64) {
         self.mirror.meters.fetched.inc_by(bytes);
-        if let Some(day) = self.mirror.metered_day(&self.place) {
-            self.mirror.budget().spend(bytes, day);
+        let running = self.mirror.gateway.upgrade().map(|gateway| gateway.running());
+        let day = running.and_then(|running| self.mirror.metered_day(&running, &self.place));
+        if let Some(day) = day {
+            let rollout = self.lane.as_ref().map(|lane| &lane.rollout);
+            self.mirror.spent.spend(rollout, bytes, day);
         }
     }
 

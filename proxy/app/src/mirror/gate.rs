@@ -7,14 +7,13 @@
 //! box that is replaced in a freeze gets what the store ran.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::{self, Clock, Gate, Holding, Opening, StoreState};
 use tillgate_core::mirror::{Digest, Unknown, Verdict};
-use tillgate_net::clock;
-use tillgate_net::mirror::{Manifest, Store};
+use tillgate_net::mirror::{Manifest, Note, Store};
 
 use super::manifests::{Contents, contents};
 use super::{Mirror, Place};
@@ -24,7 +23,7 @@ use crate::running::Running;
 const MEMBERS_MAX: usize = 8_192;
 
 /// A held client asks again by then, whatever the policy says: windows are added at any time.
-const RETRY_MAX: Duration = Duration::from_secs(3600);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// A rollout says when to ask again; this, where none is in charge.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(300);
@@ -40,6 +39,8 @@ pub(super) struct Members(Mutex<Known>);
 struct Known {
     index_of: BTreeMap<Digest, Digest>,
     order: VecDeque<Digest>,
+    /// Parts of releases that ran and are not the policy's.
+    before: BTreeSet<Digest>,
 }
 
 impl Members {
@@ -56,6 +57,10 @@ impl Members {
             let Some(oldest) = known.order.pop_front() else { return };
             known.index_of.remove(&oldest);
         }
+    }
+
+    fn is_of_before(&self, blob: &Digest) -> bool {
+        self.known().before.contains(blob)
     }
 
     fn index_of(&self, digest: &Digest) -> Option<Digest> {
@@ -83,39 +88,124 @@ impl Mirror {
         let upstream = mirror
             .and_then(|mirror| mirror.upstreams.iter().find(|one| one.registry == place.registry));
         let unknown = upstream.map_or(Unknown::Hold, |upstream| upstream.unknown);
-        let now = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        let judge = |digest: &Digest, holding| {
-            let ask = Question { gate, place, digest, holding, unknown };
-            ask.answer(now, fastrand::u32(..))
+        let (clock, now) = self.clock.now();
+        let judge = |digest: &Digest, cached: Option<Holding>| {
+            let text = digest.to_string();
+            let rollout = gate.in_charge(&place.registry, &place.repository, &text);
+            let (holding, store) = {
+                let ran = self.releases.ran();
+                let store = rollout.map_or(StoreState::Running, |rollout| ran.state(rollout, now));
+                (ran.holding(&place.repository, &text), store)
+            };
+            let holding = cached.unwrap_or(holding);
+            let ask = Question { gate, place, digest, holding, store, unknown };
+            ask.answer((clock, now), fastrand::u32(..))
         };
-        let verdict = judge(digest, Holding::New);
+        let verdict = judge(digest, None);
         if !matches!(verdict, Verdict::Held { .. }) {
             return verdict;
         }
         if let Some(index) = self.members.index_of(digest)
-            && judge(&index, Holding::New) == Verdict::Allowed
+            && judge(&index, None) == Verdict::Allowed
         {
             return Verdict::Allowed;
         }
-        if is_whole(&self.store, *digest).await { judge(digest, Holding::Cached) } else { verdict }
+        if !is_whole(&self.store, *digest).await {
+            self.count_held(&verdict);
+            return verdict;
+        }
+        judge(digest, Some(Holding::Cached))
     }
 
-    /// Pins what the releases of the policy name, as far as it is there.
+    /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
+    /// pauses when its window closes, and what it is part of did not run before.
+    pub(super) fn closed(
+        &self,
+        running: &Running,
+        place: &Place,
+        blob: &Digest,
+    ) -> Option<Verdict> {
+        if self.members.is_of_before(blob) {
+            return None;
+        }
+        let gate = &running.effective.gate;
+        let rollout = gate.in_charge(&place.registry, &place.repository, "")?;
+        if !rollout.pulls.pause_on_window_close || rollout.pulls.throttle.is_some() {
+            return None;
+        }
+        let (clock, now) = self.clock.now();
+        let store = self.releases.ran().state(rollout, now);
+        let opening = gate.of_rollout(rollout, store, clock, now);
+        (!opening.held_by.is_empty()).then(|| held(&opening, now, fastrand::u32(..)))
+    }
+
+    fn count_held(&self, verdict: &Verdict) {
+        let Verdict::Held { by, rollout: Some(rollout), .. } = verdict else { return };
+        for document in by {
+            self.rollout_meters.held(rollout, document);
+        }
+    }
+
+    /// A manifest is handed out: if a release names it, or its index, that release runs here.
+    pub(super) async fn given(&self, running: &Running, place: &Place, digest: &Digest) {
+        let gate = &running.effective.gate;
+        if gate.rollouts.is_empty() {
+            return;
+        }
+        let of = |digest: Digest| {
+            let text = digest.to_string();
+            let rollout = gate.in_charge(&place.registry, &place.repository, &text)?;
+            rollout.releases(&place.repository, &text).then_some((rollout, text))
+        };
+        let Some((rollout, image)) = of(*digest).or_else(|| of(self.members.index_of(digest)?))
+        else {
+            return;
+        };
+        let image = (&*place.repository, &*image);
+        if let Some(text) = self.releases.given(rollout, image, self.clock.now().1) {
+            let (name, release) = (&*rollout.name, &*rollout.stages.release);
+            let repository = image.0;
+            tracing::info!(rollout = name, release, repository, "handed out for the first time");
+            self.store.remember(Note::Releases, text).await;
+        }
+    }
+
+    /// Pins what the releases of the policy name, and those that ran, as far as it is there.
     pub(super) async fn pin(&self, gate: &Gate) {
-        let mut pinned = BTreeSet::new();
-        let images = gate.rollouts.iter().flat_map(|rollout| &rollout.images);
-        let mut open: Vec<Digest> = images.filter_map(|(_, digest)| digest.parse().ok()).collect();
+        let digests = |images: &[(Arc<str>, Arc<str>)]| -> Vec<Digest> {
+            images.iter().filter_map(|(_, digest)| digest.parse().ok()).collect()
+        };
+        let (mut current, mut before) = (Vec::new(), Vec::new());
+        for rollout in &gate.rollouts {
+            current.extend(digests(&rollout.images));
+            let kept = 1 + usize::from(rollout.previous_releases);
+            let ran = self.releases.ran();
+            let ran = ran.of(&rollout.name).take(kept);
+            let others = ran.filter(|ran| ran.release != rollout.stages.release);
+            before.extend(others.flat_map(|ran| digests(&ran.images)));
+        }
+        let before = self.parts_of(before).await;
+        let mut pinned = self.parts_of(current).await;
+        pinned.extend(&before);
+        self.members.known().before = before;
+        self.store.pin(pinned);
+    }
+
+    /// These images with all that they name, as far as their manifests are here.
+    async fn parts_of(&self, mut open: Vec<Digest>) -> BTreeSet<Digest> {
+        let mut parts = BTreeSet::new();
         while let Some(digest) = open.pop() {
-            if !pinned.insert(digest) {
+            if !parts.insert(digest) {
                 continue;
             }
             let Some(manifest) = self.store.manifest(digest).await else { continue };
+            // What an index names is released with it, also after a restart.
+            self.members.learn(&manifest);
             let Contents { manifests, blobs } = contents(&manifest.body);
-            pinned.extend(blobs);
+            parts.extend(blobs);
             open.extend(manifests);
         }
-        self.store.pin(pinned);
+        parts
     }
 }
 
@@ -141,21 +231,28 @@ struct Question<'a> {
     place: &'a Place,
     digest: &'a Digest,
     holding: Holding,
+    store: StoreState,
     unknown: Unknown,
 }
 
 impl Question<'_> {
-    fn answer(&self, now: Timestamp, draw: u32) -> Verdict {
+    fn answer(&self, (clock, now): (Clock, Timestamp), draw: u32) -> Verdict {
         let digest = self.digest.to_string();
         let ask = gate::Ask {
             registry: &self.place.registry,
             repository: &self.place.repository,
             digest: &digest,
             holding: self.holding,
-            store: StoreState::Running,
+            store: self.store,
         };
-        match self.gate.verdict(&ask, Clock::Synced, now) {
+        match self.gate.verdict(&ask, clock, now) {
             gate::Verdict::Kept(_) | gate::Verdict::Open(_) => Verdict::Allowed,
+            // It trickles: its fetches are slowed down.
+            gate::Verdict::Held(Opening { rollout: Some(rollout), .. })
+                if rollout.pulls.throttle.is_some() =>
+            {
+                Verdict::Allowed
+            }
             gate::Verdict::Prohibited(one) => Verdict::Prohibited {
                 by: format!("Prohibition/{}", one.name),
                 reason: one.reason.to_string(),
@@ -171,6 +268,7 @@ impl Question<'_> {
                 }
                 let wait = rollout.map_or(RETRY_UNKNOWN, |rollout| rollout.pulls.retry_after);
                 Verdict::Held {
+                    rollout: rollout.map(|rollout| Arc::clone(&rollout.name)),
                     by: vec!["UnknownArtifact".to_owned()],
                     reason: format!(
                         "no Rollout has released {}@{digest}; name it in a release, or set the \
@@ -185,7 +283,8 @@ impl Question<'_> {
     }
 }
 
-fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
+/// What a client of a pull that waits is told.
+pub(super) fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
     let usual = opening.rollout.map_or(RETRY_UNKNOWN, |rollout| rollout.pulls.retry_after);
     let mut wait = spread(usual, draw).min(RETRY_MAX);
@@ -195,6 +294,7 @@ fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     }
     let rollout = opening.rollout.map_or("the policy", |rollout| &rollout.name);
     Verdict::Held {
+        rollout: opening.rollout.map(|rollout| Arc::clone(&rollout.name)),
         reason: format!("{rollout} is held by {}", by.join(", ")),
         by,
         retry_after: wait,

@@ -20,6 +20,8 @@ use super::fetch::head as read_head;
 use super::upstream::{self, Asking, Got};
 use super::{Mirror, Place};
 
+pub(super) use super::contents::{Contents, Platform, contents, pieces, platforms};
+
 /// What registries take (distribution specification, "Pushing Manifests").
 pub(super) const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -254,30 +256,6 @@ fn type_in(body: &[u8]) -> Option<Arc<str>> {
     Some(value.get("mediaType")?.as_str()?.into())
 }
 
-/// What a manifest names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Contents {
-    /// Of an index.
-    pub(super) manifests: Vec<Digest>,
-    /// Config and layers.
-    pub(super) blobs: Vec<Digest>,
-}
-
-/// Reads what a manifest or index names; what cannot be read names nothing.
-pub(super) fn contents(body: &[u8]) -> Contents {
-    let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let digest = |one: &serde_json::Value| one.get("digest")?.as_str()?.parse().ok();
-    let list = |name: &str| {
-        let items = value.get(name).and_then(serde_json::Value::as_array);
-        items.into_iter().flatten().filter_map(digest)
-    };
-    let config = value.get("config").and_then(digest);
-    Contents {
-        manifests: list("manifests").collect(),
-        blobs: config.into_iter().chain(list("layers")).collect(),
-    }
-}
-
 /// What a client is told of an answer that is not the one that was wanted.
 pub(super) fn refused(place: &Place, head: &response::Parts) -> Broken {
     let registry = &place.registry;
@@ -298,29 +276,6 @@ pub(super) fn refused(place: &Place, head: &response::Parts) -> Broken {
         status => {
             let failure = Some(Failure::BackendProtocol);
             Broken::new(Code::Unavailable, failure, format!("{registry} answers {status}"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_manifest_names_its_blobs_and_an_index_its_manifests() {
-        let digest = |letter: &str| format!("sha256:{}", letter.repeat(64));
-        let manifest = format!(
-            r#"{{"config":{{"digest":"{}"}},"layers":[{{"digest":"{}"}},{{"digest":"wrong"}}]}}"#,
-            digest("a"),
-            digest("b")
-        );
-        let found = contents(manifest.as_bytes());
-        let blobs = [digest("a"), digest("b")].map(|text| text.parse().unwrap());
-        assert_eq!(found, Contents { manifests: vec![], blobs: blobs.to_vec() });
-        let index = format!(r#"{{"manifests":[{{"digest":"{}"}}]}}"#, digest("c"));
-        assert_eq!(contents(index.as_bytes()).manifests, [digest("c").parse().unwrap()]);
-        for odd in ["", "[]", "7", r#"{"layers":7}"#, r#"{"config":[]}"#] {
-            assert_eq!(contents(odd.as_bytes()), Contents::default(), "{odd}");
         }
     }
 }

@@ -16,12 +16,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
-use tillgate_config::day;
 use tillgate_core::class::ClassId;
 use tillgate_core::mirror::ask::{Ask, Reference};
 use tillgate_core::mirror::range::{self, Part};
-use tillgate_core::mirror::{Code, Digest, MirrorSpec, Verdict};
-use tillgate_net::clock;
+use tillgate_core::mirror::{Code, Digest, MirrorSpec, UpstreamSpec, Verdict};
 use tillgate_net::error::Failure;
 use tillgate_net::http::head::{HeadLimits, until_head};
 use tillgate_net::http::server::Caller;
@@ -32,7 +30,7 @@ use super::answer::{self, Refused};
 use super::fetch;
 use super::lists;
 use super::manifests::{self, Wanted};
-use super::upstream::{Asking, is_metered};
+use super::upstream::Asking;
 use super::{Mirror, Place};
 use crate::admission;
 use crate::gateway::Worker;
@@ -43,9 +41,6 @@ use crate::serve::begin;
 
 /// A blob that went away while it was opened is asked for again this often.
 const TRIES_MAX: usize = 3;
-
-/// A held fetch of a metered line is asked for again after this at the latest.
-const RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// Answers one request of the mirror.
 pub(crate) async fn serve_request(
@@ -65,7 +60,7 @@ pub(crate) async fn serve_request(
         // Taken away a moment ago.
         return problem::answer(&Failure::UnknownHost.into(), outcome);
     };
-    let class = class(spec, &head);
+    let class = class(&running, spec, &head);
     outcome.classify(class, By::Mirror);
     outcome.sample(&head.headers);
     let idle = spec.fetches.patience.max(spec.fetches.first_byte);
@@ -83,12 +78,19 @@ pub(crate) async fn serve_request(
     }
 }
 
-/// The class of the registry that is meant; the first one's, where none is.
-fn class(spec: &MirrorSpec, head: &Parts) -> ClassId {
+/// The class of the rollout or the registry that is meant; the first one's, where none is.
+fn class(running: &Running, spec: &MirrorSpec, head: &Parts) -> ClassId {
     let ns = lists::parameter(head.uri.query(), "ns");
-    let repository = head.uri.path().strip_prefix("/v2/").unwrap_or_default();
-    let upstream = spec.find(ns.as_deref(), repository).map_or(0, |(upstream, _)| upstream);
-    spec.upstreams[upstream].class
+    let repository = Ask::read(head.uri.path()).ok().and_then(|ask| ask.repository());
+    let found = spec.find(ns.as_deref(), repository.unwrap_or_default());
+    let (upstream, repository) = found.unwrap_or((0, ""));
+    class_of(running, &spec.upstreams[upstream], repository)
+}
+
+/// The class of an image's bytes: its rollout says, or its registry.
+pub(super) fn class_of(running: &Running, upstream: &UpstreamSpec, repository: &str) -> ClassId {
+    let rollout = running.effective.gate.in_charge(&upstream.registry, repository, "");
+    rollout.map_or(upstream.class, |rollout| rollout.pulls.class)
 }
 
 /// Of a part of a blob: where it begins, and how long the whole is.
@@ -194,6 +196,7 @@ impl Story<'_> {
             self.pass(place, &digest).await?;
         }
         self.mirror.members.learn(&found.manifest);
+        self.mirror.given(self.running, place, &digest).await;
         self.mirror.meters.serve(match (&found.stale, found.kept) {
             (Some(_), _) => Served::Stale,
             (None, true) => Served::Hit,
@@ -220,16 +223,7 @@ impl Story<'_> {
     async fn pass(&self, place: &Place, digest: &Digest) -> Result<(), Refused> {
         match self.mirror.verdict(self.running, place, digest).await {
             Verdict::Allowed => Ok(()),
-            Verdict::Held { by, reason, retry_after, opens } => {
-                let failure = Some(Failure::PullHeld);
-                let held = Refused::new(Code::TooManyRequests, failure, reason);
-                let detail = json!({"code": "HELD", "heldBy": by, "nextOpen": opens});
-                Err(Refused { detail, retry_after: Some(retry_after), ..held })
-            }
-            Verdict::Prohibited { by, reason } => {
-                let denied = Refused::new(Code::Denied, Some(Failure::PullProhibited), reason);
-                Err(Refused { detail: json!({"prohibitedBy": by}), ..denied })
-            }
+            verdict @ (Verdict::Held { .. } | Verdict::Prohibited { .. }) => Err(held(verdict)),
         }
     }
 
@@ -273,7 +267,7 @@ impl Story<'_> {
                 }
                 Claim::Join(live) => (live, Served::Joined),
                 Claim::Begin(ticket) => {
-                    if let Some(held) = self.over_budget(place) {
+                    if let Some(held) = self.held_back(place, &digest) {
                         ticket.broke(Broken::new(held.code, held.failure, &*held.message));
                         return Err(held);
                     }
@@ -294,6 +288,13 @@ impl Story<'_> {
             }
         }
         Err(Refused::new(Code::Unavailable, Some(Failure::Internal), "the disk loses blobs"))
+    }
+
+    /// Why no fetch may begin now, if so: the day's bytes are used up, or the window of a rollout
+    /// that pauses has closed.
+    fn held_back(&self, place: &Place, blob: &Digest) -> Option<Refused> {
+        let over = self.mirror.over_budget(self.running, place);
+        over.or_else(|| self.mirror.closed(self.running, place, blob).map(held))
     }
 
     /// A blob at the speed, and in the turn, that the policy gives.
@@ -380,21 +381,6 @@ impl Story<'_> {
         Ok(Given::Blob(digest, Box::new(through), None))
     }
 
-    /// Why no fetch may begin on this line today, if so.
-    fn over_budget(&self, place: &Place) -> Option<Refused> {
-        let limit = self.spec.fetches.day_bytes_max?;
-        let day = self.mirror.metered_day(place)?;
-        if self.mirror.budget().left(limit, day) > 0 {
-            return None;
-        }
-        let zone = &self.running.effective.time_zone;
-        let (_, left) = day::civil_day(zone, clock::wall());
-        let message = "the day's bytes for images on the metered line are used up";
-        let held = Refused::new(Code::TooManyRequests, Some(Failure::PullHeld), message);
-        let detail = json!({"code": "HELD", "heldBy": ["fetches.meteredPerDay"]});
-        Some(Refused { detail, retry_after: Some(left.min(RETRY_MAX)), ..held })
-    }
-
     /// Asks a registry, from the mirror's thread.
     pub(super) async fn ask(
         &self,
@@ -417,17 +403,20 @@ impl Story<'_> {
     }
 }
 
-impl Mirror {
-    /// The number of the store's day, where fetches of this place cost a budget.
-    pub(super) fn metered_day(&self, place: &Place) -> Option<i64> {
-        let running = self.gateway.upgrade()?.running();
-        let spec = running.effective.mirror.as_ref()?;
-        spec.fetches.day_bytes_max?;
-        let upstream = spec.upstreams.iter().find(|one| one.registry == place.registry)?;
-        if !is_metered(&running, upstream) {
-            return None;
+/// What a client is told of a pull that may not be.
+fn held(verdict: Verdict) -> Refused {
+    match verdict {
+        Verdict::Held { by, reason, retry_after, opens, .. } => {
+            let failure = Some(Failure::PullHeld);
+            let held = Refused::new(Code::TooManyRequests, failure, reason);
+            let detail = json!({"code": "HELD", "heldBy": by, "nextOpen": opens});
+            Refused { detail, retry_after: Some(retry_after), ..held }
         }
-        Some(day::civil_day(&running.effective.time_zone, clock::wall()).0)
+        Verdict::Prohibited { by, reason } => {
+            let denied = Refused::new(Code::Denied, Some(Failure::PullProhibited), reason);
+            Refused { detail: json!({"prohibitedBy": by}), ..denied }
+        }
+        Verdict::Allowed => Refused::new(Code::Unavailable, Some(Failure::Internal), "allowed"),
     }
 }
 

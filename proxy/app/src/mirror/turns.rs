@@ -79,6 +79,11 @@ impl Turns {
         Ok(turn)
     }
 
+    /// How many run, and how many wait.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        self.inner().queue.counts()
+    }
+
     /// Calls everybody whose turn it is.
     fn call(&self, inner: &mut Inner) {
         while let Some(id) = inner.queue.poll_turn() {

@@ -17,6 +17,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Timeouts};
+use tillgate_core::class::ClassId;
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::canonical_host;
 use tillgate_core::mirror::challenge::Challenge;
@@ -32,6 +33,7 @@ use tillgate_net::mirror::Broken;
 use tillgate_net::tls::{Application, Connector};
 use tillgate_net::upstream::resolver::ChosenBy;
 
+use super::serve::class_of;
 use super::{Mirror, Place, token};
 use crate::forward::leads_back;
 use crate::gateway::Gateway;
@@ -86,6 +88,10 @@ impl Way<'_> {
     fn upstream(&self) -> Option<&UpstreamSpec> {
         let upstreams = &self.running.effective.mirror.as_ref()?.upstreams;
         upstreams.iter().find(|one| one.registry == self.place.registry)
+    }
+
+    fn class(&self, upstream: &UpstreamSpec) -> ClassId {
+        class_of(&self.running, upstream, &self.place.repository)
     }
 }
 
@@ -153,7 +159,8 @@ impl Mirror {
         let backend = way.running.effective.backend(upstream.backend);
         let timeouts = timeouts(&mirror.fetches);
         let endpoint = fastrand::usize(..backend.endpoints.len().max(1));
-        let target = way.running.target(upstream.backend, endpoint, upstream.class, &timeouts);
+        let class = way.class(upstream);
+        let target = way.running.target(upstream.backend, endpoint, class, &timeouts);
         let mut fields = fields(asking);
         if let Some(value) = authorization {
             fields.insert(AUTHORIZATION, value);
@@ -259,14 +266,15 @@ impl Mirror {
         let own = backend.endpoints.iter().position(|endpoint| *endpoint == url.endpoint);
         let target = match own.filter(|_| url.tls == backend.tls.is_some()) {
             // The registry itself, as the policy knows it.
-            Some(own) => way.running.target(upstream.backend, own, upstream.class, &timeouts),
+            Some(own) => way.running.target(upstream.backend, own, way.class(upstream), &timeouts),
             None => {
                 let addresses = addresses(way, url, &mirror.fetches).await?;
                 let roots = backend.tls.as_ref().map_or(&TrustAnchors::System, |tls| &tls.roots);
                 let tls = if url.tls { Some(self.connector(way, roots)?) } else { None };
                 let endpoint = url.endpoint.clone();
                 let there = (endpoint, &addresses[..], backend.location);
-                way.running.elsewhere(&backend.name, there, upstream.class, tls, timeouts.connect)
+                let (name, class) = (&backend.name, way.class(upstream));
+                way.running.elsewhere(name, there, class, tls, timeouts.connect)
             }
         };
         self.send(way, &target, (method, &url.authority, &url.target), fields).await

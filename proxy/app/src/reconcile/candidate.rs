@@ -120,8 +120,7 @@ pub(super) fn compile(
         return Err(Rejection::Mismatch { wanted, found });
     }
     // Who signed an override or a promotion counts from here on.
-    let gate = std::mem::take(&mut effective.gate);
-    effective.gate = gate.verified(|approval, content| spec.trust.approves(approval, content));
+    effective.gate = spec.trust.check(std::mem::take(&mut effective.gate));
     let guards = fleet.bundle().and_then(|bundle| bundle.spec.guards.as_ref());
     let drop_max = guards.and_then(|guards| guards.max_capacity_drop);
     Ok(Policy {

@@ -8,15 +8,12 @@ use std::time::Duration;
 
 use tillgate_config::effective::Effective;
 use tillgate_config::kinds::BootstrapDoc;
-use tillgate_config::kinds::bootstrap::{
-    KeyDoc, KeyRole as RoleText, RoleDoc, SourceDoc, SourceType,
-};
+use tillgate_config::kinds::bootstrap::{RoleDoc, SourceDoc, SourceType};
 use tillgate_config::{defaults, load_bootstrap};
 use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
 
 use crate::bundle::Archive;
-use crate::bundle::keys::PublicKey;
-use crate::bundle::verify::{KeyRole, Trust, TrustedKey, Verified, VerifyError};
+use crate::bundle::verify::{KeyRole, Trust, Verified, VerifyError};
 use crate::cli::read_policy;
 use crate::sources::{Place, Proof, SourceSpec};
 use crate::state::StateDir;
@@ -60,17 +57,10 @@ impl Spec {
         let mut take =
             |found: Result<SourceSpec, String>| found.map_err(|why| wrong.push(why)).ok();
         let sources = spec.sources.iter().filter_map(|one| take(source(one))).collect();
-        let mut keys = Vec::new();
-        for one in &spec.trust.keys {
-            match key(one) {
-                Ok(key) if keys.iter().all(|known: &TrustedKey| known.id != key.id) => {
-                    keys.push(key);
-                }
-                Ok(key) => wrong.push(format!("the key `{}` is there twice: rename one", key.id)),
-                Err(why) => wrong.push(why),
-            }
-        }
-        let trust = Trust { threshold: usize::from(spec.trust.threshold.fit::<u16>()), keys };
+        let trust = Trust::of(&spec.trust).unwrap_or_else(|why| {
+            wrong.extend(why);
+            Trust::default()
+        });
         let may = trust.keys.iter().filter(|key| key.roles.contains(&KeyRole::Bundle)).count();
         if may < trust.threshold {
             wrong.push(format!(
@@ -109,19 +99,6 @@ impl Spec {
         }
         self.trust.verify(archive, Some(&self.store))
     }
-}
-
-fn key(document: &KeyDoc) -> Result<TrustedKey, String> {
-    let id: Arc<str> = document.id.0.as_str().into();
-    let key = PublicKey::read(&document.public_key.0)
-        .map_err(|error| format!("the key `{id}`: {error}"))?;
-    let role = |role: &RoleText| match role {
-        RoleText::Bundle => KeyRole::Bundle,
-        RoleText::RingPromotion => KeyRole::RingPromotion,
-        RoleText::Override => KeyRole::Override,
-    };
-    let approves = document.approves.iter().flatten().map(|name| name.0.as_str().into()).collect();
-    Ok(TrustedKey { id, key, roles: document.roles.iter().map(role).collect(), approves })
 }
 
 fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
@@ -225,7 +202,7 @@ mod tests {
         let spec = example(str::to_owned).unwrap();
         assert_eq!((&*spec.store, spec.sources.len(), spec.trust.threshold), ("0412", 2, 1));
         assert_eq!(spec.sources[0].long_poll, Duration::from_secs(55));
-        assert_eq!(*spec.trust.keys[1].approves, ["release-manager".into()]);
+        assert_eq!(spec.trust.keys[1].approves_as, Some(vec!["release-manager".into()]));
         assert_eq!(spec.probation.requests, defaults::PROBATION_REQUESTS);
         assert!(spec.minimal.egress.is_some() && spec.not_in_effect.is_empty());
     }

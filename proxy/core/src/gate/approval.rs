@@ -1,10 +1,13 @@
 //! Signatures on overrides and promotions.
 //!
-//! Whether a signature is right is found out by who has the keys; here is decided whether those
-//! that are right are enough. Until somebody has looked, none is.
+//! What is signed is told here, whether a signature is right is found out by who has the keys, and
+//! here is decided whether those that are right are enough. Until somebody has looked, none is.
+//! The role in which somebody signs is a part of what he signs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use super::Gate;
 
 /// A signature in a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,26 @@ pub struct Approval {
     pub key_id: Arc<str>,
     /// The signature, in base64.
     pub signature: Arc<str>,
+}
+
+/// What a signature is for: one of a kind is never one of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An Override.
+    Override,
+    /// A RingPromotion.
+    RingPromotion,
+}
+
+impl Purpose {
+    /// What is signed in `role` over the canonical document without its approvals.
+    pub fn message(self, role: &str, content: &str) -> Vec<u8> {
+        let prefix = match self {
+            Self::Override => "tillgate-override-v1",
+            Self::RingPromotion => "tillgate-ring-promotion-v1",
+        };
+        format!("{prefix}\n{role}\n{content}").into_bytes()
+    }
 }
 
 /// What was signed, by whom.
@@ -44,9 +67,21 @@ impl Signed {
     }
 
     /// Looks at all of them.
-    pub(super) fn check(&mut self, verify: &impl Fn(&Approval, &str) -> bool) {
-        let content = &self.content;
-        self.right = self.approvals.iter().map(|approval| verify(approval, content)).collect();
+    pub(super) fn check(
+        &mut self,
+        purpose: Purpose,
+        verify: &impl Fn(Purpose, &Approval, &[u8]) -> bool,
+    ) {
+        let right = |approval: &Approval| {
+            verify(purpose, approval, &purpose.message(&approval.role, &self.content))
+        };
+        self.right = self.approvals.iter().map(right).collect();
+    }
+
+    /// Those that are not right.
+    pub(super) fn wrong(&self) -> impl Iterator<Item = &Approval> {
+        let is_right = |place: usize| self.right.get(place).copied().unwrap_or_default();
+        self.approvals.iter().enumerate().filter(move |(at, _)| !is_right(*at)).map(|(_, one)| one)
     }
 
     /// Whether enough of the right ones are there; without a requirement, one.
@@ -62,5 +97,43 @@ impl RequiredApprovals {
     /// Whether the role of `approval` counts.
     pub fn accepts(&self, approval: &Approval) -> bool {
         self.roles.contains(&approval.role)
+    }
+}
+
+impl Gate {
+    /// The same gate in which only those signatures count that `verify` accepts, given what it is
+    /// for, the approval and what was signed.
+    #[must_use]
+    pub fn verified(mut self, verify: impl Fn(Purpose, &Approval, &[u8]) -> bool) -> Self {
+        for one in &mut self.overrides {
+            one.signed.check(Purpose::Override, &verify);
+        }
+        let stages = self.rollouts.iter_mut().map(|one| &mut one.stages).chain(&mut self.policy);
+        for promotion in stages.flat_map(|stages| &mut stages.promotions) {
+            promotion.signed.check(Purpose::RingPromotion, &verify);
+        }
+        self
+    }
+
+    /// Approvals that are not right, with the documents that they stand in.
+    pub fn unapproved(&self) -> Vec<(String, &Approval)> {
+        let stages = self.rollouts.iter().map(|one| &one.stages);
+        let promotions = stages.flat_map(|stages| &stages.promotions);
+        let promotions = promotions.map(|one| (format!("RingPromotion/{}", one.name), &one.signed));
+        let overrides = self.overrides.iter();
+        let overrides = overrides.map(|one| (format!("Override/{}", one.name), &one.signed));
+        let mut wrong = Vec::new();
+        for (document, signed) in overrides.chain(promotions) {
+            wrong.extend(signed.wrong().map(|one| (document.clone(), one)));
+        }
+        wrong
+    }
+
+    /// Whether somebody has signed something in it.
+    pub fn wants_approvals(&self) -> bool {
+        let stages = self.rollouts.iter().map(|one| &one.stages);
+        let promotions = stages.flat_map(|stages| &stages.promotions).map(|one| &one.signed);
+        let overrides = self.overrides.iter().map(|one| &one.signed);
+        overrides.chain(promotions).any(|signed| !signed.approvals.is_empty())
     }
 }

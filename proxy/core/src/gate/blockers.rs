@@ -130,7 +130,15 @@ impl Gate {
             RingState::Ramping(until) => holds.push(hold(Blocker::Ramp(ring()), Some(until))),
             RingState::Open => {}
         }
+        let is_restored = |freeze: &Freeze| {
+            // What the store ran before the freeze comes back: it is no change.
+            subject.store == StoreState::Restoring
+                && stages.is_some_and(|stages| stages.was_open(freeze.range.interval().from))
+        };
         for freeze in self.freezes.iter().filter(|freeze| freeze.applies_to.covers(subject)) {
+            if is_restored(freeze) {
+                continue;
+            }
             if let Some(until) = frozen(freeze, clock, now) {
                 let by = |one: &Override| freeze.overridable && one.freezes.contains(&freeze.name);
                 let by = |one: &Override| by(one) && one.signed.suffices(freeze.approvals.as_ref());
@@ -165,14 +173,11 @@ impl Gate {
         by: impl Fn(&Override) -> bool,
     ) -> Hold<'a> {
         let mut hold = Hold { blocker, until, suspended: None };
-        if matches!(clock, Clock::Untrusted(_)) {
-            return hold;
-        }
         for one in self.overrides.iter().filter(|one| one.applies_to.covers(subject) && by(one)) {
-            let valid = Interval::new(one.valid.from, one.valid.until.minus(clock.margin()));
+            let Some(valid) = one.in_force(clock) else { continue };
             if valid.contains(now) {
                 hold.suspended = Some(&one.name);
-            } else if now < valid.from && !valid.is_empty() {
+            } else if now < valid.from {
                 let later = hold.until.map_or(valid.from, |until| until.min(valid.from));
                 hold.until = Some(later);
             }

@@ -90,13 +90,45 @@ impl Stages {
 
     pub(super) fn state(&self, now: Timestamp) -> RingState {
         let Some(mine) = self.mine else { return RingState::None };
-        let mut since = (mine.index <= self.released_through).then_some(self.released_at);
+        let (since, dated) = self.since(mine.index, now);
+        match since {
+            None => RingState::Closed(dated.map(|at| at.plus(mine.delay))),
+            Some(None) => RingState::Open,
+            Some(Some(opened)) => {
+                let turn = opened.plus(mine.delay);
+                if turn <= now { RingState::Open } else { RingState::Ramping(turn) }
+            }
+        }
+    }
+
+    /// Whether the store's ring was open at `at` and its turn had come, as far as that is dated: a
+    /// release that says nothing of its age is as young as it can be.
+    pub(super) fn was_open(&self, at: Timestamp) -> bool {
+        let Some(mine) = self.mine else { return false };
+        match self.since(mine.index, at).0 {
+            Some(Some(opened)) => opened.plus(mine.delay) <= at,
+            // It is older than what was said of it then.
+            Some(None) => {
+                self.promotions.iter().any(|one| one.at <= at && self.counts(one, mine.index))
+            }
+            None => false,
+        }
+    }
+
+    /// Since when the ring at `index` is open at `now` (for ever, where that is not dated), and
+    /// when it will be, if a promotion says so.
+    fn since(
+        &self,
+        index: usize,
+        now: Timestamp,
+    ) -> (Option<Option<Timestamp>>, Option<Timestamp>) {
+        let mut since = (index <= self.released_through).then_some(self.released_at);
         let mut dated = None;
         let mut promotions: Vec<&Promotion> =
-            self.promotions.iter().filter(|one| self.counts(one, mine.index)).collect();
+            self.promotions.iter().filter(|one| self.counts(one, index)).collect();
         promotions.sort_by_key(|one| one.at);
         for promotion in promotions {
-            let reaches = promotion.through >= mine.index;
+            let reaches = promotion.through >= index;
             if promotion.at > now {
                 if reaches && dated.is_none() {
                     dated = Some(promotion.at);
@@ -107,14 +139,7 @@ impl Stages {
                 since = Some(Some(promotion.at));
             }
         }
-        match since {
-            None => RingState::Closed(dated.map(|at| at.plus(mine.delay))),
-            Some(None) => RingState::Open,
-            Some(Some(opened)) => {
-                let turn = opened.plus(mine.delay);
-                if turn <= now { RingState::Open } else { RingState::Ramping(turn) }
-            }
-        }
+        (since, dated)
     }
 
     /// Whether enough of the right people have signed `promotion`, as far as ring `index` is

@@ -87,6 +87,19 @@ impl<'a> Ask<'a> {
     }
 }
 
+impl<'a> Ask<'a> {
+    /// The repository that it is about, if any.
+    pub const fn repository(&self) -> Option<&'a str> {
+        match self {
+            Self::Base => None,
+            Self::Manifest { repository, .. }
+            | Self::Blob { repository, .. }
+            | Self::Tags { repository }
+            | Self::Referrers { repository, .. } => Some(repository),
+        }
+    }
+}
+
 /// A digest; some clients escape its colon.
 fn digest(text: &str) -> Option<Digest> {
     match text.split_once("%3A").or_else(|| text.split_once("%3a")) {

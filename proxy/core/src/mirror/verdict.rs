@@ -3,6 +3,7 @@
 //! The gate looks at windows, freezes, rings and overrides; here is only its answer. A pull is
 //! held before its first byte, never in the middle, and never by silence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// May this manifest be pulled now?
@@ -12,6 +13,8 @@ pub enum Verdict {
     Allowed,
     /// Not now: 429 with `Retry-After`.
     Held {
+        /// The rollout in charge, if there is one.
+        rollout: Option<Arc<str>>,
         /// What holds it, as `Freeze/black-friday-2026`; never empty.
         by: Vec<String>,
         /// For people.

@@ -43,8 +43,8 @@ pub struct RingSpec {
 pub struct Approval {
     /// Whose.
     pub key: Arc<str>,
-    /// What the key may stand for.
-    pub roles: Vec<Role>,
+    /// What the key may stand for; `None` = anything.
+    pub roles: Option<Vec<Role>>,
 }
 
 /// A signed word that a bundle may go on.
@@ -181,7 +181,8 @@ impl Ring {
     /// Different keys among `approvals` that count for it.
     fn count(&self, approvals: &[Approval]) -> usize {
         let counts = |approval: &&Approval| {
-            self.roles.is_empty() || approval.roles.iter().any(|role| self.roles.contains(role))
+            let fits = |roles: &Vec<Role>| roles.iter().any(|role| self.roles.contains(role));
+            self.roles.is_empty() || approval.roles.as_ref().is_none_or(fits)
         };
         let mut keys: Vec<_> = approvals.iter().filter(counts).map(|one| &one.key).collect();
         keys.sort_unstable();

@@ -3,6 +3,7 @@
 //! Each is of one class, route, listener or backend; what has one more label (a status code, a
 //! reason) finds its instrument when it is first counted.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use prometheus_client::metrics::counter::Counter;
@@ -69,6 +70,8 @@ pub(super) const CODE_LABELS: [&str; CODES.len() + 2] = [
 pub struct ClassMeter {
     /// From a request's head to the last byte of its response.
     pub duration: Histogram,
+    /// Requests that have ended; in no scrape, `duration` has it there.
+    pub ended: AtomicU64,
     /// Requests that have begun and not ended.
     pub in_flight: Gauge,
     /// Open tunnels.

@@ -198,6 +198,11 @@ impl Layout {
         self.root.join("tags").join(name)
     }
 
+    /// A small text.
+    pub(super) fn note(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     pub(super) fn tags(&self) -> PathBuf {
         self.root.join("tags")
     }

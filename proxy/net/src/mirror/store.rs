@@ -334,6 +334,23 @@ impl Store {
         self.meters.show(&inner.blobs);
     }
 
+    /// How much of a blob is here: all, what has come, or what was left of it before.
+    pub fn arrived(&self, digest: &Digest) -> u64 {
+        let inner = self.inner();
+        if let Some(blob) = inner.blobs.get(digest) {
+            return blob.bytes;
+        }
+        match inner.live.get(digest) {
+            Some(live) => live.progress().0,
+            None => inner.parts.get(digest).map_or(0, |part| part.bytes),
+        }
+    }
+
+    /// Whether something can be kept now.
+    pub fn keeps(&self) -> bool {
+        self.disk().is_some()
+    }
+
     /// These stay, whatever room is needed.
     pub fn pin(&self, pinned: std::collections::BTreeSet<Digest>) {
         self.inner().blobs.pin(pinned);

@@ -70,7 +70,7 @@ fn rings(mine: usize) -> RingSpec {
 }
 
 fn approval(key: &str, role: &str) -> Approval {
-    Approval { key: key.into(), roles: vec![role.into()] }
+    Approval { key: key.into(), roles: Some(vec![role.into()]) }
 }
 
 fn promotion(through: &str, approvals: Vec<Approval>) -> Promotion {
