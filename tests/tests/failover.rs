@@ -765,3 +765,72 @@ fn after_a_line_was_down_no_call_meets_a_connection_from_before() {
     assert_eq!(ask(), (200, Some("1".to_owned())));
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_server_across_a_line_that_is_frozen_is_not_the_lines_fault() {
+    let server = Moody::start("cloud");
+    let text = single(server.address).replace("protocol: GRPC", "protocol: HTTP");
+    let mut effective = compiled(&text);
+    effective.backends[0].location = Location::Cloud;
+    let gateway = Gateway::start(effective);
+    let state = || gateway.admin("/v1/status").text();
+    eventually("it was probed on a connection that is kept", || {
+        gateway.admin("/metrics").text().contains("result=\"good\"} 2").then_some(())
+    });
+    server.turn(Mood::Frozen);
+    eventually("it is out", || state().contains("\"state\":\"out\"").then_some(()));
+    assert!(state().contains("probe_timeout"), "its kernel takes connections: {}", state());
+    assert!(gateway.metric("tillgate_link_down{link=\"primary\"}") < 0.5);
+}
+
+/// A server of gRPC that answers calls with this status, as soon as it may.
+fn status_server(status: &'static str, may: mpsc::Receiver<()>) -> std::net::SocketAddr {
+    let may = Mutex::new(may);
+    frames(move |mut frames, _| {
+        while let Some(stream) = next_call(&mut frames) {
+            let _ = may.lock().expect("no panic").recv_timeout(tillgate_tests::PATIENCE);
+            let all = flag::END_HEADERS | flag::END_STREAM;
+            frames.send(kind::HEADERS, all, stream, grpc_answer("grpc-status", status));
+        }
+    })
+}
+
+/// What the status says of what failed last at the second server.
+fn status_of_cloud(gateway: &Gateway) -> String {
+    let text = gateway.admin("/v1/status").text();
+    text[text.find("pricing-cloud").unwrap_or(0)..].to_owned()
+}
+
+#[test]
+fn a_hedge_that_fails_in_grpcs_words_does_not_win() {
+    let (answer_slow, slow) = mpsc::channel();
+    let (answer_fast, fast) = mpsc::channel();
+    let [local, cloud] =
+        [("0", slow), ("14", fast)].map(|(status, may)| status_server(status, may));
+    let (a, b) = (Moody::start("a"), Moody::start("b"));
+    let rule = format!("{SHARED_KEY}      retry: {{hedge: {{after: 100ms}}}}\n");
+    let text = policy(&a, &b, &rule)
+        .replace(&format!("port: {}", a.address.port()), &format!("port: {}", local.port()))
+        .replace(&format!("port: {}", b.address.port()), &format!("port: {}", cloud.port()))
+        .replace("protocol: HTTP", "protocol: GRPC");
+    let gateway = Gateway::start(compiled(&text));
+    let (http, hedges) =
+        (gateway.http, "tillgate_retries_total{route=\"pricing\",reason=\"hedge\"}");
+    let asked = std::thread::spawn(move || {
+        let request = http::Request::post("http://pay.example/s/Pay")
+            .header("content-type", "application/grpc")
+            .header("idempotency-key", "7")
+            .body(http_body_util::Full::from(&b"\0\0\0\0\0"[..]))
+            .expect("a valid request");
+        h2::Client::connect(http).ask(request)
+    });
+    gateway.expect_metric(hedges, 1.0);
+    answer_fast.send(()).expect("the second server waits");
+    eventually("the second answer has come", || {
+        status_of_cloud(&gateway).contains("gateway_errors").then_some(())
+    });
+    answer_slow.send(()).expect("the first server waits");
+    let answer = asked.join().expect("no panic");
+    let status = answer.head.headers.get("grpc-status").map(http::HeaderValue::as_bytes);
+    assert_eq!(status, Some(&b"0"[..]), "{answer:?}");
+}
