@@ -1,11 +1,12 @@
 //! Failover end to end: two servers with moods, a till that calls all the time, and both servers'
 //! ledgers, which say what was executed where.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tillgate_config::{Effective, load_text};
+use tillgate_core::backend::Location;
 use tillgate_tests::eventually;
 use tillgate_tests::frames::{End, Frames, code, field, fields, flag, kind};
 use tillgate_tests::gateway::Gateway;
@@ -133,7 +134,7 @@ impl Calls {
     }
 }
 
-static NEXT_CALL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+static NEXT_CALL: AtomicUsize = AtomicUsize::new(0);
 
 impl Till {
     fn start(address: std::net::SocketAddr, keyed: bool) -> Self {
@@ -678,4 +679,158 @@ fn a_stream_on_a_server_that_is_out_ends_though_its_client_talks() {
         (gateway.metric(series) > 0.5).then_some(())
     });
     assert_eq!(client.ping().err().filter(|end| *end == End::Closed), None, "the client's own");
+}
+
+/// A server across a line that can be cut: packets of what was open then arrive nowhere any more,
+/// as behind a router that was switched.
+struct Far {
+    address: std::net::SocketAddr,
+    cut: Arc<AtomicBool>,
+    /// Connections that were open before the last cut are dead.
+    era: Arc<AtomicUsize>,
+}
+
+impl Far {
+    fn start() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.bind(&any().into()).expect("a free port");
+        // The fewer wait to be accepted, the sooner nobody else gets an answer.
+        socket.listen(1).expect("a bound socket listens");
+        let listener = std::net::TcpListener::from(socket);
+        let address = listener.local_addr().expect("a bound socket");
+        let (cut, era) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (is_cut, now) = (Arc::clone(&cut), Arc::clone(&era));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (born, now) = (now.load(Ordering::SeqCst), Arc::clone(&now));
+                std::thread::spawn(move || serve_far(&mut Wire::new(stream), born, &now));
+                while is_cut.load(Ordering::SeqCst) {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+            }
+        });
+        Self { address, cut, era }
+    }
+
+    /// Nothing comes back from here on, not even to who wants to connect.
+    fn cut(&self) -> Vec<std::net::TcpStream> {
+        self.cut.store(true, Ordering::SeqCst);
+        self.era.fetch_add(1, Ordering::SeqCst);
+        let brief = Duration::from_millis(100);
+        let connect = || std::net::TcpStream::connect_timeout(&self.address, brief).ok();
+        std::iter::from_fn(connect).take(64).collect()
+    }
+
+    fn mend(&self, waiting: Vec<std::net::TcpStream>) {
+        drop(waiting);
+        self.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+fn serve_far(wire: &mut Wire, born: usize, era: &AtomicUsize) {
+    while wire.waits_for_more() {
+        wire.reply();
+        if era.load(Ordering::SeqCst) != born {
+            // It keeps the connection, and nothing ever comes across it again.
+            std::thread::park_timeout(tillgate_tests::PATIENCE);
+            return;
+        }
+        if !wire.try_send(format!("HTTP/1.1 200 OK\r\nX-Era: {born}\r\nContent-Length: 0\r\n\r\n"))
+        {
+            return;
+        }
+    }
+}
+
+/// Connections are replaced, not asked by PING whether they live: an answer to a PING takes as
+/// long as a new connection, and one that gets none has to be replaced after that.
+#[test]
+fn after_a_line_was_down_no_call_meets_a_connection_from_before() {
+    let far = Far::start();
+    let mut effective = compiled(&single(far.address).replace("protocol: GRPC", "protocol: HTTP"));
+    // A policy may not say so of an address of this machine.
+    effective.backends[0].location = Location::Cloud;
+    let gateway = Gateway::start(effective);
+    let ask = || {
+        let reply = gateway.ask("GET / HTTP/1.1\r\nHost: rpc.example\r\n\r\n");
+        (reply.status, reply.header("x-era").map(str::to_owned))
+    };
+    assert_eq!(ask(), (200, Some("0".to_owned())));
+    let waiting = far.cut();
+    gateway.expect_metric("tillgate_link_down{link=\"primary\"}", 1.0);
+    far.mend(waiting);
+    gateway.expect_metric("tillgate_link_down{link=\"primary\"}", 0.0);
+    let began = tillgate_tests::now();
+    assert_eq!(ask(), (200, Some("1".to_owned())));
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_server_across_a_line_that_is_frozen_is_not_the_lines_fault() {
+    let server = Moody::start("cloud");
+    let text = single(server.address).replace("protocol: GRPC", "protocol: HTTP");
+    let mut effective = compiled(&text);
+    effective.backends[0].location = Location::Cloud;
+    let gateway = Gateway::start(effective);
+    let state = || gateway.admin("/v1/status").text();
+    eventually("it was probed on a connection that is kept", || {
+        gateway.admin("/metrics").text().contains("result=\"good\"} 2").then_some(())
+    });
+    server.turn(Mood::Frozen);
+    eventually("it is out", || state().contains("\"state\":\"out\"").then_some(()));
+    assert!(state().contains("probe_timeout"), "its kernel takes connections: {}", state());
+    assert!(gateway.metric("tillgate_link_down{link=\"primary\"}") < 0.5);
+}
+
+/// A server of gRPC that answers calls with this status, as soon as it may.
+fn status_server(status: &'static str, may: mpsc::Receiver<()>) -> std::net::SocketAddr {
+    let may = Mutex::new(may);
+    frames(move |mut frames, _| {
+        while let Some(stream) = next_call(&mut frames) {
+            let _ = may.lock().expect("no panic").recv_timeout(tillgate_tests::PATIENCE);
+            let all = flag::END_HEADERS | flag::END_STREAM;
+            frames.send(kind::HEADERS, all, stream, grpc_answer("grpc-status", status));
+        }
+    })
+}
+
+/// What the status says of what failed last at the second server.
+fn status_of_cloud(gateway: &Gateway) -> String {
+    let text = gateway.admin("/v1/status").text();
+    text[text.find("pricing-cloud").unwrap_or(0)..].to_owned()
+}
+
+#[test]
+fn a_hedge_that_fails_in_grpcs_words_does_not_win() {
+    let (answer_slow, slow) = mpsc::channel();
+    let (answer_fast, fast) = mpsc::channel();
+    let [local, cloud] =
+        [("0", slow), ("14", fast)].map(|(status, may)| status_server(status, may));
+    let (a, b) = (Moody::start("a"), Moody::start("b"));
+    let rule = format!("{SHARED_KEY}      retry: {{hedge: {{after: 100ms}}}}\n");
+    let text = policy(&a, &b, &rule)
+        .replace(&format!("port: {}", a.address.port()), &format!("port: {}", local.port()))
+        .replace(&format!("port: {}", b.address.port()), &format!("port: {}", cloud.port()))
+        .replace("protocol: HTTP", "protocol: GRPC");
+    let gateway = Gateway::start(compiled(&text));
+    let (http, hedges) =
+        (gateway.http, "tillgate_retries_total{route=\"pricing\",reason=\"hedge\"}");
+    let asked = std::thread::spawn(move || {
+        let request = http::Request::post("http://pay.example/s/Pay")
+            .header("content-type", "application/grpc")
+            .header("idempotency-key", "7")
+            .body(http_body_util::Full::from(&b"\0\0\0\0\0"[..]))
+            .expect("a valid request");
+        h2::Client::connect(http).ask(request)
+    });
+    gateway.expect_metric(hedges, 1.0);
+    answer_fast.send(()).expect("the second server waits");
+    eventually("the second answer has come", || {
+        status_of_cloud(&gateway).contains("gateway_errors").then_some(())
+    });
+    answer_slow.send(()).expect("the first server waits");
+    let answer = asked.join().expect("no panic");
+    let status = answer.head.headers.get("grpc-status").map(http::HeaderValue::as_bytes);
+    assert_eq!(status, Some(&b"0"[..]), "{answer:?}");
 }

@@ -75,7 +75,8 @@ impl Budget {
             self.rate += (rate - self.rate) * weight;
         }
         let saved = self.saved.saturating_add(by_time).saturating_add(by_calls);
-        self.saved = saved.min(self.ceiling().saturating_add(by_calls));
+        // However rare the calls are, a whole try comes together at last.
+        self.saved = saved.min(self.ceiling().max(TRY).saturating_add(by_calls));
     }
 
     fn ceiling(&self) -> u64 {

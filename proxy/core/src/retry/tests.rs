@@ -150,6 +150,25 @@ fn a_burst_may_be_repeated_and_a_permanent_failure_is_not_doubled() {
 }
 
 #[test]
+fn nothing_of_the_budget_is_lost_by_asking_often() {
+    let (spec, zero) = (spec().budget, epoch());
+    let mut budget = Budget::new(spec, 0, zero);
+    spend(&mut budget, 0, zero);
+    // Asked every 300 microseconds for two seconds: a thousandth of a try each time.
+    let asks = (1..=6667).map(|step| zero + Duration::from_micros(300 * step));
+    let spent = asks.filter(|now| budget.try_withdraw(0, *now)).count();
+    assert!((19..=20).contains(&spent), "ten a second: {spent}");
+    let mut rare =
+        Budget::new(BudgetSpec { percent: Percent::new(1).unwrap(), min_per_second: 0 }, 0, zero);
+    let mut calls = 0;
+    let spent = (0..1000).filter(|_| {
+        calls += 1;
+        rare.try_withdraw(calls, zero)
+    });
+    assert_eq!(spent.count(), 10, "one of a hundred, one call at a time");
+}
+
+#[test]
 fn a_quiet_minute_saves_no_more_than_ten_seconds_do() {
     let (spec, zero) = (spec().budget, epoch());
     let mut budget = Budget::new(spec, 0, zero);
