@@ -2,9 +2,10 @@
 //!
 //! A window is a promise: what a flow does not use of it, nobody else may. So a flow gets its share
 //! only while it shows that it needs it: bytes of it wait for grants or for a turn, or it moves
-//! most of its window in every round trip. Any other flow (a health probe, a trickle of events, a reader
-//! that is slow itself) gets what it uses, with room to grow; that it grew beyond is seen within
-//! a round trip. A flow that has just begun has shown nothing yet and claims the least window.
+//! most of its window in every round trip. Any other flow (a health probe, a trickle of events, a
+//! reader that is slow itself) gets what it uses, with room to grow; that it grew beyond is seen
+//! within a round trip. A flow that has just begun has shown nothing yet and claims the least
+//! window.
 //!
 //! It only looks: what follows for windows and turns is the allocator's business.
 
@@ -86,8 +87,13 @@ impl Demand {
         if self.time < round {
             return;
         }
-        let moved = u128::from(self.bytes) * round.as_nanos() * 100;
-        if window > 0 && moved >= u128::from(window) * self.time.as_nanos() * FULL_PERCENT {
+        let full = u128::from(window) * FULL_PERCENT;
+        let moved = u128::from(self.bytes) * 100;
+        let kept_full = moved * round.as_nanos() >= full * self.time.as_nanos();
+        // Behind the least window a sender may stall between two that are full, and never show
+        // what it would do with more.
+        let filled_least = window <= WINDOW_MIN && moved >= full;
+        if window > 0 && (kept_full || filled_least) {
             self.hungry_until = now + HUNGRY_FOR;
         }
         self.bytes = 0;

@@ -64,6 +64,17 @@ fn who_fills_its_window_wants_everything_and_who_does_not_wants_what_it_uses() {
 }
 
 #[test]
+fn who_fills_the_least_window_once_may_have_more() {
+    let start = epoch();
+    let mut demand = Demand::new(start);
+    demand.moved(WINDOW_MIN, TICK * 10, WINDOW_MIN, line(20), start + TICK * 10);
+    assert_eq!(demand.want(start + TICK * 10), Want::All);
+    let (mut demand, now) = looked_at(0, WINDOW_MIN, 10);
+    demand.moved(WINDOW_MIN / 2, TICK, WINDOW_MIN, line(20), now + TICK);
+    assert!(matches!(demand.want(now + TICK), Want::Rate(_)), "half of it says nothing");
+}
+
+#[test]
 fn one_answer_a_second_over_a_satellite_is_no_full_window() {
     let far = WindowLine { rtt: Duration::from_millis(600), ..line(10) };
     let start = epoch();
