@@ -190,7 +190,7 @@ fn refuse_answers(codes: &Option<Vec<StatusCode>>, spot: &Spot<'_>, out: &mut Ou
     let is_no = |code: &&StatusCode| code.is_client_error() && !NOT_NOW.contains(code);
     for (place, code) in codes.iter().flatten().enumerate().filter(|(_, code)| is_no(code)) {
         out.error(spot.index(place).finding(format!(
-            "{} is an answer, not a failure: another server would say the same, or do what this \
+            "`{}` is an answer, not a failure: another server would say the same, or do what this \
              one has refused; remove it (of the codes below 500, 408, 425 and 429 may be here)",
             code.as_u16()
         )));
