@@ -254,11 +254,6 @@ impl Plan {
         })
     }
 
-    /// Whether there is more than one place to go.
-    pub fn has_choice(&self) -> bool {
-        self.loads().nth(1).is_some()
-    }
-
     /// No endpoint is known to be well: those on trial first, then those that answer probes,
     /// then the rest.
     fn last_resort(&self, ask: Ask<'_>, now: Instant) -> Option<Choice> {
