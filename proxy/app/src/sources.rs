@@ -134,6 +134,14 @@ impl Source {
         }
     }
 
+    /// Whether it vouched for this machine's clock with its last answer.
+    pub(crate) fn agrees(&self) -> bool {
+        match self {
+            Self::Http(source) => source.agrees(),
+            Self::Directory(_) | Self::Git(_) => false,
+        }
+    }
+
     /// What it gave last is in effect, or never will be: the same need not be sent again.
     pub(crate) fn settle(&mut self) {
         match self {

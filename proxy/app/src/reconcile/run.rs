@@ -259,7 +259,10 @@ impl Loop {
     }
 
     fn hear(&mut self, answer: Answer) {
-        let Answer { source, result, took, settles } = answer;
+        let Answer { source, result, took, vouched, settles } = answer;
+        if vouched {
+            self.clock.handle_reading(Reading { wall: wall(), vouched }, clock::now());
+        }
         let Some(state) = self.sources.get_mut(&source) else { return };
         let (name, kind) = (Arc::clone(&state.name), format!("FetchFailed/{}", state.name));
         let settled = match result {

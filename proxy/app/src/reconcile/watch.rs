@@ -25,6 +25,8 @@ pub(super) struct Answer {
     pub(super) source: usize,
     pub(super) result: Result<Fetched, FetchError>,
     pub(super) took: Duration,
+    /// Whether it vouched for this machine's clock.
+    pub(super) vouched: bool,
     pub(super) settles: oneshot::Sender<bool>,
 }
 
@@ -77,7 +79,13 @@ impl Watched {
             self.note(&result);
             let (settles, settled) = oneshot::channel();
             let took = clock::now().saturating_duration_since(began);
-            let answer = Answer { source: self.number, result, took, settles };
+            let answer = Answer {
+                source: self.number,
+                result,
+                took,
+                vouched: self.source.agrees(),
+                settles,
+            };
             if answers.send(answer).await.is_err() {
                 return;
             }

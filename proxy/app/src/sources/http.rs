@@ -5,13 +5,14 @@
 //! page, JSON, ten gigabytes) is refused for what it is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use tillgate_config::defaults;
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
+use tillgate_net::clock;
 use tillgate_net::http::post::Post;
 use tillgate_net::tls::{Application, Connector};
 
@@ -19,6 +20,9 @@ use super::{FetchError, Fetched, Proof, apart, relay};
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::gateway::Gateway;
 use crate::send::explain;
+
+/// Clocks that are no further apart are right, both of them.
+const CLOCKS_AGREE: Duration = Duration::from_secs(30);
 
 /// What is added to a held question for its answer to arrive.
 const HOLD_MARGIN: Duration = Duration::from_secs(10);
@@ -36,6 +40,8 @@ pub(crate) struct HttpBundle {
     /// The tag of what was given last, and of what is in effect.
     given: Option<String>,
     settled: Option<String>,
+    /// Whether the last answer, if its server has proven who it is, is of our time.
+    agrees: bool,
 }
 
 impl HttpBundle {
@@ -55,7 +61,13 @@ impl HttpBundle {
             connector: None,
             given: None,
             settled: None,
+            agrees: false,
         })
+    }
+
+    /// Whether its server vouched for this machine's clock with its last answer.
+    pub(crate) const fn agrees(&self) -> bool {
+        self.agrees
     }
 
     pub(crate) fn settle(&mut self) {
@@ -63,6 +75,7 @@ impl HttpBundle {
     }
 
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
+        self.agrees = false;
         let mut post = match self.post.take().filter(Post::is_open) {
             Some(post) => post,
             None => self.connect(gateway).await?,
@@ -75,6 +88,7 @@ impl HttpBundle {
         let most = usize::try_from(PACKED_BYTES_MAX).unwrap_or(usize::MAX);
         let answer = post.ask(self.request()?, timeout, most).await;
         let answer = answer.map_err(|error| explain(&error))?;
+        self.agrees = self.connector.is_some() && is_now(answer.headers(), clock::wall());
         self.post = Some(post);
         self.read(answer)
     }
@@ -141,6 +155,16 @@ async fn secure(gateway: &Arc<Gateway>) -> Result<Arc<Connector>, String> {
     made.await?.map_err(|error| explain(&error))
 }
 
+/// Whether `Date` is `now`, as far as a whole second and a slow line can tell.
+fn is_now(headers: &HeaderMap, now: SystemTime) -> bool {
+    let date = headers.get(header::DATE).and_then(|text| text.to_str().ok());
+    let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
+    date.is_some_and(|date| {
+        let apart = now.duration_since(date).or_else(|_| date.duration_since(now));
+        apart.is_ok_and(|apart| apart <= CLOCKS_AGREE)
+    })
+}
+
 /// What `Retry-After` says, in seconds or as a date that the server itself dates.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok();
@@ -170,6 +194,19 @@ mod tests {
         let date = set(header::DATE, "Fri, 20 Nov 2026 21:05:00 GMT");
         assert_eq!(date, Some(Duration::from_secs(300)));
         assert_eq!(set(header::RETRY_AFTER, "soon"), None);
+    }
+
+    #[test]
+    fn a_server_says_what_time_it_is() {
+        let mut headers = HeaderMap::new();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_208_700);
+        assert!(!is_now(&headers, now), "it says nothing");
+        let date = httpdate::fmt_http_date(now);
+        headers.insert(header::DATE, http::HeaderValue::from_str(&date).unwrap());
+        assert!(is_now(&headers, now));
+        for apart in [Duration::from_secs(31), Duration::from_secs(86_400 * 365 * 50)] {
+            assert!(!is_now(&headers, now + apart) && !is_now(&headers, now - apart));
+        }
     }
 
     #[test]
