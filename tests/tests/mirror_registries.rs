@@ -183,7 +183,8 @@ fn tls_that_is_passed_on_does_not_lead_past_the_mirror_either() {
     let config = tls::client(&Authority::default(), &Wants::default());
     let mut wire = Wire::connect(gateway.listeners["tls"]);
     wire.send(tls::hello("index.docker.io", &config));
-    wire.expect_end();
+    let alert = wire.read_to_end().unwrap_or_else(|rest| rest);
+    assert!(alert.len() == 7 && alert[0] == 21, "{alert:?}");
     eventually("it is counted", || {
         gateway.admin("/metrics").text().contains(r#"reason="registry_reserved"} 1"#).then_some(())
     });
