@@ -183,10 +183,10 @@ fn judge(scene: Scene, figures: &Figures) -> Vec<(bool, String)> {
             must(is_soon, text);
         }
         Scene::Cut | Scene::Killed => {
-            let twice = figures.sent.saturating_sub(figures.bytes);
+            let twice = figures.came.saturating_sub(figures.bytes);
             must(twice <= TWICE_MAX, format!("{twice} bytes came twice, at most {TWICE_MAX}"));
-            let whole = figures.sent >= figures.bytes;
-            must(whole, format!("{} of {} bytes came", figures.sent, figures.bytes));
+            let whole = figures.came >= figures.bytes;
+            must(whole, format!("{} of {} bytes came", figures.came, figures.bytes));
         }
         Scene::Indexed | Scene::Nginx | Scene::Plain => return judged,
     }

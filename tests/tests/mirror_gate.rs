@@ -299,4 +299,6 @@ fn a_clock_that_cannot_be_right_opens_nothing_that_needs_one() {
     assert_eq!((held.status, &*code(&held)), (429, "HELD"));
     assert!(held.text().contains("Clock, ChangeWindow/always"), "{}", held.text());
     gateway.expect_metric(r#"tillgate_clock_state{state="Untrusted"}"#, 1.0);
+    let told = gateway.admin("/v1/windows").text();
+    assert!(told.contains("ChangeWindow/always") && told.contains("Rollout/pos"), "{told}");
 }

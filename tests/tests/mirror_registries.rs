@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use tillgate_config::effective::ListenerProtocol;
 use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::mirror::{Direct, Login, MirrorSpec};
+use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::mirror::{ask_with, blob_path, bytes, code, folder, get, served, start, store};
 use tillgate_tests::registry::{Registry, Twist};
 use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::Wire;
 
 #[test]
@@ -168,6 +171,23 @@ fn a_served_registry_is_reached_through_the_mirror_alone() {
     let open = store(&registry, &folder, direct).digest("sha256:open").build();
     gateway.control.reload(open).unwrap();
     assert_eq!(connect(&gateway, &at).status, 200);
+}
+
+#[test]
+fn tls_that_is_passed_on_does_not_lead_past_the_mirror_either() {
+    let (registry, folder) = (Registry::start(), folder());
+    let config = store(&registry, &folder, |_| ())
+        .listener("tls", ListenerProtocol::TlsPassthrough, None, |_| ())
+        .build();
+    let gateway = Gateway::start(config);
+    let config = tls::client(&Authority::default(), &Wants::default());
+    let mut wire = Wire::connect(gateway.listeners["tls"]);
+    wire.send(tls::hello("index.docker.io", &config));
+    let alert = wire.read_to_end().unwrap_or_else(|rest| rest);
+    assert!(alert.len() == 7 && alert[0] == 21, "{alert:?}");
+    eventually("it is counted", || {
+        gateway.admin("/metrics").text().contains(r#"reason="registry_reserved"} 1"#).then_some(())
+    });
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::emulator::Direction;
 use crate::line::Shape;
 use crate::policy;
 use crate::preset::LineSpec;
-use crate::process::{Process, Ready, Scratch};
+use crate::process::{self, Process, Ready, Scratch};
 use crate::rivals::Rival;
 use crate::stats::{Quantiles, real};
 use crate::sys;
@@ -96,6 +96,9 @@ pub(super) struct Figures {
     pub(super) sent: u64,
     /// Of the image.
     pub(super) bytes: u64,
+    /// Body bytes that the gateway got, also the one that was killed; 0 = there was none. What a
+    /// registry has handed to its kernel before a cut is sent, and may never come.
+    pub(super) came: u64,
     pub(super) seconds: f64,
     pub(super) idle: Quantiles,
     pub(super) busy: Quantiles,
@@ -123,7 +126,7 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
             programs.pull(at, &scratch.path().join(format!("machine-{machine}")), bed.store_ns())
         })
         .collect();
-    trouble(order, &bed, &scratch, &registry, before, &mut proxy)?;
+    let lost = trouble(order, &bed, &scratch, &registry, before, &mut proxy)?;
     let mut ends: Vec<Result<(), String>> = pulls?.into_iter().map(Pull::end).collect();
     if order.scene == Scene::Killed {
         // Their connections broke; a runtime pulls again.
@@ -147,7 +150,9 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
     };
     // The registry logs a request when it has ended.
     rest(1.0);
+    let came = if order.mirror == Mirror::Tillgate { lost + fetched() } else { 0 };
     Ok(Figures {
+        came,
         sent: registry.sent() - before,
         bytes,
         seconds,
@@ -160,7 +165,15 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
     })
 }
 
-/// What happens in the middle.
+/// Body bytes that the running gateway has got from registries.
+fn fetched() -> u64 {
+    let text = process::ask(ADMIN, "/metrics").unwrap_or_default();
+    let named =
+        text.lines().find_map(|line| line.strip_prefix("tillgate_mirror_fetched_bytes_total "));
+    named.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+/// What happens in the middle; bytes that a gateway had got that is not there any more.
 fn trouble(
     order: &Order,
     bed: &Testbed,
@@ -168,7 +181,7 @@ fn trouble(
     registry: &Registry,
     before: u64,
     proxy: &mut Option<Process>,
-) -> Result<()> {
+) -> Result<u64> {
     let whole = real(order.bytes) * 8.0 / (order.line.down_mbit * 1e6);
     match order.scene {
         Scene::Together | Scene::Indexed | Scene::Nginx | Scene::Plain => {}
@@ -187,13 +200,15 @@ fn trouble(
             if registry.sent() > before + order.bytes {
                 bail!("all was fetched before the gateway was killed");
             }
+            let lost = fetched();
             if let Some(gateway) = proxy {
                 gateway.kill();
             }
             *proxy = start(order, bed, scratch)?;
+            return Ok(lost);
         }
     }
-    Ok(())
+    Ok(0)
 }
 
 /// Starts what stands between.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tillgate_net::http::server::{Caller, Handler};
 use tower::ServiceExt as _;
 
+use crate::cli::windows;
 use crate::gateway::Gateway;
 
 /// What the text of a scrape is (OpenMetrics).
@@ -36,6 +37,7 @@ impl AdminEntry {
             .route("/v1/status", get(show_status))
             .route("/v1/config", get(config))
             .route("/v1/rollouts", get(rollouts))
+            .route("/v1/windows", get(calendar))
             .with_state(gateway);
         Arc::new(Self { router })
     }
@@ -96,6 +98,13 @@ async fn rollouts(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value
     let mirror = gateway.mirror();
     let shown = mirror.map(|mirror| mirror.show(&gateway.running()));
     Json(shown.unwrap_or_else(|| serde_json::json!({"rollouts": []})))
+}
+
+async fn calendar(State(gateway): State<Arc<Gateway>>) -> Response {
+    match windows::of_gateway(&gateway.running().effective) {
+        Some(shown) => Json(shown).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn config(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {

@@ -12,7 +12,7 @@ mod images;
 pub mod policy;
 mod promote;
 mod rollouts;
-mod windows;
+pub(crate) mod windows;
 
 use std::ffi::OsString;
 use std::io::Write as _;

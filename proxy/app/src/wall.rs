@@ -1,7 +1,7 @@
 //! The store's wall clock, and whether it can be believed: the shell around the core's
 //! `ClockTrust`.
 //!
-//! The kernel says whether somebody keeps its clock (NTP, PTP); a time that has passed once is
+//! The kernel says whether somebody keeps its clock (NTP, PTP); a time that was shown then is
 //! written down beside the images and never comes again. A box that has no clock of its own (no
 //! battery) and has never been told the time is not believed until it is.
 
@@ -25,6 +25,8 @@ pub(crate) struct StoreClock(Mutex<Inner>);
 
 struct Inner {
     trust: ClockTrust,
+    /// Shown while somebody kept the clock.
+    proven: Wall,
     written: Wall,
 }
 
@@ -33,29 +35,41 @@ impl StoreClock {
     pub(crate) fn new() -> Self {
         let mut trust = ClockTrust::new(RELEASED, has_battery());
         trust.handle_reading(reading(), clock::now());
-        Self(Mutex::new(Inner { trust, written: Wall(0) }))
+        Self(Mutex::new(Inner { trust, proven: RELEASED, written: RELEASED }))
     }
 
     /// What was written down by the process before.
     pub(crate) fn recall(&self, text: &str) {
         let Some(floor) = text.trim().parse().ok().map(Wall) else { return };
         let mut inner = self.inner();
-        // It was believed then, so the box is one that knows the time.
-        let mut trust = ClockTrust::new(inner.trust.floor().max(floor), true);
+        let proven = inner.proven.max(floor);
+        // It was kept then, so the box is one that gets to know the time.
+        let mut trust = ClockTrust::new(proven, true);
         trust.handle_reading(reading(), clock::now());
-        *inner = Inner { trust, written: floor };
+        *inner = Inner { trust, proven, written: proven };
     }
 
     /// Looks at it again; to be called every second or so. What is to be written down, if it is
     /// time.
     pub(crate) fn look(&self) -> Option<String> {
-        let mut inner = self.inner();
-        inner.trust.handle_reading(reading(), clock::now());
-        let floor = inner.trust.floor();
-        let is_due = floor.0 >= inner.written.0.saturating_add(WRITE_EVERY);
+        self.handle(reading())
+    }
+
+    fn handle(&self, reading: Reading) -> Option<String> {
+        let (mut inner, now) = (self.inner(), clock::now());
+        let is_ahead = reading.wall < inner.trust.floor();
+        if reading.vouched && is_ahead && reading.wall >= inner.proven {
+            // It was ahead while nobody kept it, and is right now.
+            inner.trust = ClockTrust::new(inner.proven, true);
+        }
+        inner.trust.handle_reading(reading, now);
+        if inner.trust.state(now) == ClockState::Synced {
+            inner.proven = inner.proven.max(reading.wall);
+        }
+        let is_due = inner.proven.0 >= inner.written.0.saturating_add(WRITE_EVERY);
         is_due.then(|| {
-            inner.written = floor;
-            floor.to_string()
+            inner.written = inner.proven;
+            inner.proven.to_string()
         })
     }
 
@@ -117,10 +131,30 @@ mod tests {
         clock.recall(&format!("{}\n", now - 60));
         assert!(!matches!(clock.now().0, gate::Clock::Untrusted(_)), "{:?}", clock.now());
         clock.recall("nonsense");
-        assert!(clock.look().is_none(), "a minute is nothing new");
         clock.recall(&(now + 86_400).to_string());
         assert_eq!(clock.state(), ClockState::Untrusted);
         let floor = timestamp(Wall(now + 86_400));
         assert_eq!(clock.now().0, gate::Clock::Untrusted(floor));
+        let kept = |seconds| Reading { wall: Wall(now + seconds), vouched: true };
+        clock.handle(kept(0));
+        assert_eq!(clock.state(), ClockState::Untrusted, "even if somebody says so");
+        let written = clock.handle(kept(90_000));
+        assert_eq!(written, Some((now + 90_000).to_string()));
+        assert_eq!(clock.state(), ClockState::Synced);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_while_nobody_kept_it_is_put_right() {
+        let clock = StoreClock::new();
+        let now = reading_wall().0;
+        let shown = |wall, vouched| Reading { wall: Wall(wall), vouched };
+        clock.recall(&(now - 10).to_string());
+        // Steady, so it is believed; and a year ahead of the truth.
+        assert_eq!(clock.handle(shown(now, false)), None, "what nobody kept is no proof");
+        let mut ahead = ClockTrust::new(Wall(now - 10), true);
+        ahead.handle_reading(shown(now + 31_536_000, false), clock::now());
+        clock.inner().trust = ahead;
+        clock.handle(shown(now, true));
+        assert_eq!(clock.state(), ClockState::Synced);
     }
 }

@@ -70,6 +70,16 @@ pub(super) fn windows(question: &Question<'_>, output: Output) -> Answer {
     Answer { stdout, stderr: String::new(), code: OK }
 }
 
+/// The same as JSON for a running gateway: a week from now on, by the approvals that count there.
+pub(crate) fn of_gateway(effective: &Effective) -> Option<Value> {
+    let zone = Zones::default().find(&effective.time_zone).ok()?;
+    let path = Path::new("");
+    let question = Question { path, store: None, from: None, until: None, rollout: None };
+    let within = within(&question).ok()?;
+    let (gate, question) = (&effective.gate, &question);
+    Some(Shown { effective, gate, zone: &zone, within, question }.json())
+}
+
 fn within(question: &Question<'_>) -> Result<Interval, String> {
     let read = |text: Option<&str>| text.map(Instant::read).transpose();
     let from = match read(question.from)? {

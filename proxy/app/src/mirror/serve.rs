@@ -196,7 +196,9 @@ impl Story<'_> {
             self.pass(place, &digest).await?;
         }
         self.mirror.members.learn(&found.manifest);
-        self.mirror.given(self.running, place, &digest).await;
+        if self.head.method == Method::GET {
+            self.mirror.given(self.running, place, &digest).await;
+        }
         self.mirror.meters.serve(match (&found.stale, found.kept) {
             (Some(_), _) => Served::Stale,
             (None, true) => Served::Hit,
