@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tillgate_core::class::ClassTable;
+use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::gate::Gate;
 use tillgate_core::link::LinkSpec;
 use tillgate_core::listener::ListenerSpec;
@@ -29,6 +30,7 @@ mod calendar;
 mod classes;
 mod clients;
 mod egress;
+mod endpoint;
 mod exceptions;
 mod filters;
 mod gate;
@@ -130,6 +132,18 @@ pub(crate) fn for_store<'a>(
     let effective = effective.filter(|_| out.report.errors.is_empty());
     out.report.sort();
     Checked { effective, report: out.report }
+}
+
+/// The config endpoint that a Bootstrap asks for, if it does. What is wrong joins `report`.
+pub(crate) fn machine_endpoint(document: &Document, report: &mut Report) -> Option<EndpointSpec> {
+    let crate::document::Body::Bootstrap(body) = &document.body else { return None };
+    let given = body.spec.config_endpoint.as_ref()?;
+    let mut out = Output { without_origins: true, ..Output::default() };
+    let spot = document.spec().key("configEndpoint");
+    let state = std::path::Path::new(&body.spec.state_dir.0);
+    let endpoint = endpoint::compile(given, &spot, Some(state), &mut out);
+    report.append(out.report);
+    endpoint
 }
 
 /// What the parts of the compiler write to.
@@ -269,6 +283,7 @@ impl<'a> Group<'a> {
         effective.store = own.facts.name;
         effective.time_zone = own.facts.time_zone;
         effective.process = own.facts.process;
+        effective.endpoint = own.facts.endpoint;
         effective.links = own.links;
         effective.gate = own.gate;
         Some(written.digest(effective))
@@ -347,6 +362,8 @@ fn assemble(
         store: own.facts.name,
         time_zone: own.facts.time_zone,
         process: own.facts.process,
+        endpoint: own.facts.endpoint,
+        machine_endpoint: None,
         listeners: shared.listeners,
         links: own.links,
         classes: shared.classes?,
@@ -367,6 +384,7 @@ struct Facts {
     name: Arc<str>,
     time_zone: Arc<str>,
     process: ProcessSpec,
+    endpoint: Option<EndpointSpec>,
 }
 
 fn facts(document: &Document, store: &StoreDoc, zones: &Zones, out: &mut Output) -> Facts {
@@ -375,7 +393,14 @@ fn facts(document: &Document, store: &StoreDoc, zones: &Zones, out: &mut Output)
         name: out.given("store", &document.name_spot(), document.name.clone()),
         time_zone: store::time_zone(document, store, zones, out),
         process: process(document, store, out),
+        endpoint: endpoint(document, store, out),
     }
+}
+
+fn endpoint(document: &Document, store: &StoreDoc, out: &mut Output) -> Option<EndpointSpec> {
+    let given = store.spec.gateway.as_ref()?.config_endpoint.as_ref()?;
+    let spot = document.spec().key("gateway").key("configEndpoint");
+    endpoint::compile(given, &spot, None, out)
 }
 
 fn process(document: &Document, store: &StoreDoc, out: &mut Output) -> ProcessSpec {

@@ -129,6 +129,7 @@ pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
         ListenerProtocol::Http
         | ListenerProtocol::ForwardProxy
         | ListenerProtocol::Admin
+        | ListenerProtocol::ConfigEndpoint
         | ListenerProtocol::Registry => IDLE_TIMEOUT,
         ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp => Duration::from_secs(3600),
         ListenerProtocol::Udp => Duration::from_secs(60),
@@ -139,6 +140,22 @@ pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
 /// TLS 1.2 with clients and servers: card terminals live for ten years; rustls speaks no weak
 /// suite of it.
 pub const TLS_MIN_VERSION: TlsVersion = TlsVersion::V1_2;
+
+/// The config endpoint has no old clients.
+pub const ENDPOINT_TLS: TlsVersion = TlsVersion::V1_3;
+
+/// Bounds of the config endpoint: a thousand sidecars that wait, two hundred dashboards, and as
+/// many tools. A head holds a token and an entity tag. Nobody sends it a body slowly for a reason.
+pub const ENDPOINT_LIMITS: ListenerLimits = ListenerLimits {
+    connections_max: 2048,
+    headers_max: 64,
+    uri_bytes_max: 4 * 1024,
+    streams_max: 32,
+    requests_max: 4096,
+    body_bytes_max: Some(1024 * 1024),
+    body_timeout: Some(Duration::from_secs(10)),
+    ..LIMITS
+};
 
 /// How often certificate files are looked at: reading them costs microseconds, and a renewed
 /// certificate has days of time, but an operator who swaps one wants to see it served.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tillgate_core::backend::{BackendId, BackendSpec};
 use tillgate_core::class::ClassTable;
+use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::gate::Gate;
 use tillgate_core::link::LinkSpec;
 pub use tillgate_core::listener::{
@@ -22,11 +23,13 @@ use tillgate_core::mirror::MirrorSpec;
 
 mod diff;
 mod render;
+mod slice;
 mod telemetry;
 mod tree;
 
 pub use diff::{Change, changes};
 pub(crate) use render::Written;
+pub use slice::Slice;
 pub use telemetry::{
     AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,
 };
@@ -40,6 +43,11 @@ pub struct Effective {
     pub time_zone: Arc<str>,
     /// The process: workers, drain.
     pub process: ProcessSpec,
+    /// Where sidecars and tools ask what runs here.
+    pub endpoint: Option<EndpointSpec>,
+    /// The same, as the machine's own Bootstrap says it: it wins, and is no part of the digest,
+    /// because it is no part of the policy.
+    pub machine_endpoint: Option<EndpointSpec>,
     /// What is listened on, in the order HTTP, forward proxy, admin, then others by name.
     pub listeners: Vec<ListenerSpec>,
     /// WAN lines in the order of the store's document; never empty.
@@ -89,6 +97,7 @@ impl Effective {
             ListenerProtocol::TlsPassthrough
             | ListenerProtocol::Tcp
             | ListenerProtocol::Udp
+            | ListenerProtocol::ConfigEndpoint
             | ListenerProtocol::Registry => return self,
         };
         let found = self.listeners.iter_mut().find(|one| &*one.name == name);
@@ -113,6 +122,33 @@ impl Effective {
         self.process.workers = Some(workers);
         self.origins.insert("process.workers".to_owned(), Origin::Flag("--workers".into()));
         self.with_digest()
+    }
+
+    /// The same config with what flags on the command line say in `running`: what another policy
+    /// would be in the same process.
+    #[must_use]
+    pub fn with_flags_of(mut self, running: &Self) -> Self {
+        let is_flag = |path: &str| matches!(running.origins.get(path), Some(Origin::Flag(_)));
+        for one in &running.listeners {
+            if is_flag(&format!("listeners.{}.address", one.name)) {
+                self = self.with_listener(one.protocol, one.address);
+            }
+        }
+        if let Some(workers) = running.process.workers.filter(|_| is_flag("process.workers")) {
+            self = self.with_workers(workers);
+        }
+        if is_flag("telemetry.accessLog") { self.with_whole_access_log() } else { self }
+    }
+
+    /// The same config on a machine whose Bootstrap asks for an endpoint.
+    #[must_use]
+    pub fn with_machine_endpoint(self, endpoint: Option<EndpointSpec>) -> Self {
+        Self { machine_endpoint: endpoint, ..self }
+    }
+
+    /// Where sidecars and tools ask, whoever says so.
+    pub fn config_endpoint(&self) -> Option<&EndpointSpec> {
+        self.machine_endpoint.as_ref().or(self.endpoint.as_ref())
     }
 
     /// The forward-proxy listener that everyone on the network could use, if there is one: not

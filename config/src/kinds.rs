@@ -16,6 +16,7 @@ pub mod backend;
 pub mod bootstrap;
 pub mod bundle;
 pub mod calendar;
+pub mod config_endpoint;
 mod document;
 pub mod egress_policy;
 pub mod filters;

@@ -32,6 +32,23 @@ pub fn check_text(file: &str, text: &str) -> Checked {
     compile::check(&input, report)
 }
 
+/// The config endpoint that the Bootstrap in `text` asks for, if it does. `file` is its name in
+/// messages.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn bootstrap_endpoint(
+    file: &str,
+    text: &str,
+) -> Result<Option<tillgate_core::endpoint::EndpointSpec>, Report> {
+    let mut report = Report::default();
+    let input = document::read(file, text, &mut report);
+    let mut documents = input.documents.iter();
+    let endpoint = documents.find_map(|one| compile::machine_endpoint(one, &mut report));
+    report.sort();
+    if report.errors.is_empty() { Ok(endpoint) } else { Err(report) }
+}
+
 /// Reads and compiles one policy in one file; lints are dropped.
 ///
 /// # Errors

@@ -40,7 +40,9 @@ impl Gateway {
     /// # Panics
     /// If it cannot start.
     pub fn start_resolving(effective: Effective, resolver: Arc<Resolver>) -> Self {
-        let names: Vec<_> = effective.listeners.iter().map(|spec| spec.name.clone()).collect();
+        let endpoint = effective.config_endpoint().into_iter().map(|endpoint| &endpoint.listener);
+        let all = effective.listeners.iter().chain(endpoint);
+        let names: Vec<_> = all.map(|spec| spec.name.clone()).collect();
         let bound = build_resolving(effective, resolver).expect("the config can be served");
         let address = |name: &str| bound.address(name).expect("every listener is bound");
         let listeners = names.iter().map(|name| (name.to_string(), address(name))).collect();

@@ -7,6 +7,7 @@
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
 pub mod chain;
+pub mod endpoint;
 pub mod frames;
 pub mod fuzz;
 pub mod gateway;

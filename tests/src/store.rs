@@ -12,6 +12,7 @@ use tillgate_core::backend::{
     BackendId, BackendProtocol, BackendSpec, Endpoint, Host, Location, PoolLimit, Timeouts,
 };
 use tillgate_core::class::{ClassSpec, ClassTable, Metered, QueueLimit, Share};
+use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::gate::Gate;
 use tillgate_core::health::HealthSpec;
 use tillgate_core::link::{LinkRole, LinkSpec};
@@ -41,6 +42,7 @@ pub struct Store {
     tls: Option<ServerTls>,
     forward_tls: Option<ServerTls>,
     mirror: Option<MirrorSpec>,
+    endpoint: Option<EndpointSpec>,
 }
 
 /// Limits that no test meets unless it wants to.
@@ -94,6 +96,7 @@ impl Default for Store {
             tls: None,
             forward_tls: None,
             mirror: None,
+            endpoint: None,
         }
     }
 }
@@ -350,6 +353,13 @@ impl Store {
         self.listener("registry", ListenerProtocol::Registry, None, |_| ())
     }
 
+    /// A config endpoint.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: EndpointSpec) -> Self {
+        self.endpoint = Some(endpoint);
+        self
+    }
+
     /// Changes the last backend.
     #[must_use]
     pub fn change_backend(mut self, change: impl FnOnce(&mut BackendSpec)) -> Self {
@@ -376,6 +386,8 @@ impl Store {
             store: "store-0412".into(),
             time_zone: "Europe/Oslo".into(),
             process: self.process,
+            endpoint: self.endpoint,
+            machine_endpoint: None,
             listeners: [
                 ListenerSpec { tls: self.tls, ..listener("http", ListenerProtocol::Http, http) },
                 ListenerSpec {

@@ -252,7 +252,8 @@ impl Wire {
             match self.read_some(&mut buffer) {
                 Ok(0) => return Ok(std::mem::take(&mut self.read)),
                 Ok(bytes) => self.read.extend_from_slice(&buffer[..bytes]),
-                Err(error) if is_an_end(&error) => {
+                // An alert of TLS is an end, too.
+                Err(error) if is_an_end(&error) || error.kind() == ErrorKind::InvalidData => {
                     return Err(std::mem::take(&mut self.read));
                 }
                 Err(error) => panic!("neither bytes nor an end: {error}"),

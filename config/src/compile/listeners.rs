@@ -147,6 +147,7 @@ pub(crate) fn protocol_text(protocol: ListenerProtocol) -> &'static str {
         ListenerProtocol::Tcp => "TCP",
         ListenerProtocol::Udp => "UDP",
         ListenerProtocol::Registry => "Registry",
+        ListenerProtocol::ConfigEndpoint => "ConfigEndpoint",
     }
 }
 
@@ -154,7 +155,10 @@ pub(crate) fn protocol_text(protocol: ListenerProtocol) -> &'static str {
 pub(crate) fn dials(protocol: ListenerProtocol) -> bool {
     !matches!(
         protocol,
-        ListenerProtocol::Http | ListenerProtocol::Admin | ListenerProtocol::Registry
+        ListenerProtocol::Http
+            | ListenerProtocol::Admin
+            | ListenerProtocol::Registry
+            | ListenerProtocol::ConfigEndpoint
     )
 }
 
@@ -403,6 +407,7 @@ fn open(spec: &ListenerSpec, spot: Option<&Spot<'_>>, has_egress: bool, out: &mu
         | ListenerProtocol::Http
         | ListenerProtocol::Tcp
         | ListenerProtocol::Udp
+        | ListenerProtocol::ConfigEndpoint
         | ListenerProtocol::Registry => {}
     }
 }

@@ -98,7 +98,7 @@ fn digest(value: &Value) -> Arc<str> {
     shown(&Sha256::digest(canonical(value).as_bytes()))
 }
 
-fn shown(hash: &[u8]) -> Arc<str> {
+pub(super) fn shown(hash: &[u8]) -> Arc<str> {
     let mut text = String::from("sha256:");
     for byte in hash {
         let _ = write!(text, "{byte:02x}");
@@ -117,7 +117,7 @@ pub(crate) struct Written {
 }
 
 /// The first key of [`tree::own`] in order.
-const FIRST_OWN: &str = "gate";
+const FIRST_OWN: &str = "configEndpoint";
 
 impl Written {
     pub(crate) fn new(config: &Effective) -> Self {
@@ -161,7 +161,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { step(key) } else { format!("{path}.{}", step(key)) }
 }
 
-fn canonical(value: &Value) -> String {
+pub(super) fn canonical(value: &Value) -> String {
     match value {
         Value::Map(entries) => {
             let mut entries: Vec<&(String, Value)> = entries.iter().collect();

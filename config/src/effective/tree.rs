@@ -14,6 +14,7 @@ use super::Effective;
 use crate::compile::{host_text, share_text};
 use crate::scalar::{dscp_text, duration_text, size_text};
 
+mod endpoint;
 mod entry;
 mod gate;
 mod health;
@@ -67,6 +68,7 @@ pub(super) fn of(config: &Effective) -> Value {
         "store",
         "timeZone",
         "process",
+        "configEndpoint",
         "listeners",
         "links",
         "classes",
@@ -93,6 +95,9 @@ pub(super) fn own(config: &Effective) -> Vec<(String, Value)> {
         ("process".to_owned(), process),
         ("links".to_owned(), named(&config.links, |one| (one.name.to_string(), of_link(one)))),
     ];
+    if let Some(endpoint) = &config.endpoint {
+        sections.push(("configEndpoint".to_owned(), endpoint::of_endpoint(endpoint)));
+    }
     if !config.gate.is_empty() {
         sections.push(("gate".to_owned(), gate::of(config)));
     }

@@ -6,10 +6,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::config_endpoint::ConfigEndpointDoc;
 use super::document::document;
 use crate::scalar::{
-    Address, DirectoryPath, DurationText, FilePath, Flag, GitReference, HostText, ListenAddress,
-    Name, PublicKeyText, RelativePath, SourceUrl, StoreId, Whole,
+    Address, DirectoryPath, DurationText, FilePath, Flag, GitReference, HostText, Name,
+    PublicKeyText, RelativePath, SourceUrl, StoreId, Whole,
 };
 
 document! {
@@ -186,25 +187,6 @@ pub enum KeyRole {
     RingPromotion,
     /// Overrides.
     Override,
-}
-
-/// Where sidecars and tools ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct ConfigEndpointDoc {
-    /// Address and port.
-    pub listen: ListenAddress,
-    /// How they prove who they are.
-    pub client_auth: EndpointAuth,
-}
-
-/// How callers prove who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum EndpointAuth {
-    /// By a certificate.
-    Mutual,
-    /// By a token.
-    Token,
 }
 
 /// Where a store reports to.

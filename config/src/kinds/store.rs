@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::config_endpoint::ConfigEndpointDoc;
 use super::{ApiVersion, Metadata, RatePair};
 use crate::scalar::{
     Address, CivilDate, DeviceName, DurationText, Flag, LocalTime, Name, Size, StorePath, Whole,
@@ -145,4 +146,7 @@ pub struct Gateway {
     /// is refused first and critical traffic last.
     #[serde(default)]
     pub buffer_memory: Option<Size>,
+    /// Where sidecars and tools ask what runs here.
+    #[serde(default)]
+    pub config_endpoint: Option<ConfigEndpointDoc>,
 }

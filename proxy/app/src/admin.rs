@@ -1,6 +1,6 @@
 //! The admin listener: probes, metrics, status. Own thread, own runtime; it only reads.
 
-mod status;
+pub(crate) mod status;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -64,10 +64,15 @@ struct Verbose {
 }
 
 async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose>) -> Response {
+    ready(&gateway, query.verbose.is_some())
+}
+
+/// Whether it should get traffic, and what was looked at.
+pub(crate) fn ready(gateway: &Gateway, is_verbose: bool) -> Response {
     let why = gateway.not_ready();
     let code = if why.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let verdict = why.unwrap_or("ok");
-    if query.verbose.is_none() {
+    if !is_verbose {
         return (code, format!("{verdict}\n")).into_response();
     }
     let digest = Arc::clone(&gateway.running().effective.digest);
@@ -84,6 +89,11 @@ async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    scrape(&gateway)
+}
+
+/// All instruments.
+pub(crate) fn scrape(gateway: &Gateway) -> Response {
     match gateway.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
+use crate::endpoint::{ConfigEntry, SecretError};
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
@@ -33,8 +34,9 @@ use crate::reload::ReloadError;
 use crate::spool::Spool;
 use crate::{datagram, stream};
 
-/// One for the policy, one for certificates: whichever hangs, the other is read.
-const READER_THREADS: usize = 2;
+/// One for the policy, one for certificates, one for what is asked of the config endpoint:
+/// whichever hangs, the others go on.
+const READER_THREADS: usize = 3;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
@@ -72,6 +74,9 @@ pub enum BuildError {
     /// A certificate, a key or an authority cannot be had.
     #[error(transparent)]
     Tls(#[from] FileError),
+    /// A secret of the config endpoint cannot be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The images' directory cannot be had.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
@@ -164,6 +169,7 @@ fn flag(listener: &str) -> String {
         "http" => "--http ADDR".into(),
         "forward-proxy" => "--forward-proxy ADDR".into(),
         "admin" => "--admin ADDR".into(),
+        "config-endpoint" => "configEndpoint.listen".into(),
         other => format!("the address of Listener/{other}"),
     }
 }
@@ -362,21 +368,27 @@ async fn serve(worker: Arc<Worker>, opening: Opening) {
         (ListenerProtocol::Udp, Socket::Datagram(socket)) => {
             datagram::serve(worker, &spec.name, socket, entry).await
         }
-        // The admin listener has its own thread; a socket always is of its protocol's transport.
-        (ListenerProtocol::Admin, _) | (_, Socket::Stream(_) | Socket::Datagram(_)) => Ok(()),
+        // The admin listener and the config endpoint have a thread of their own; a socket always
+        // is of its protocol's transport.
+        (ListenerProtocol::Admin | ListenerProtocol::ConfigEndpoint, _)
+        | (_, Socket::Stream(_) | Socket::Datagram(_)) => Ok(()),
     };
     if let Err(error) = served {
         tracing::error!(name = &*spec.name, %error, "a listener ended");
     }
 }
 
-/// Serves the admin listener, wherever it is, until aborted.
+/// Serves the admin listener and the config endpoint, wherever they are, until aborted.
 async fn serve_admin(gateway: Arc<Gateway>, mut orders: Orders) {
-    let handler = AdminEntry::new(gateway);
+    let admin = AdminEntry::new(Arc::clone(&gateway));
+    let config = ConfigEntry::new(gateway);
     while let Some(openings) = orders.recv().await {
-        for Opening { socket, entry, .. } in openings {
-            if let Socket::Stream(socket) = socket {
-                tokio::spawn(server::serve(socket, entry, Arc::clone(&handler)));
+        for Opening { spec, socket, entry } in openings {
+            let Socket::Stream(socket) = socket else { continue };
+            if spec.protocol == ListenerProtocol::ConfigEndpoint {
+                tokio::spawn(server::serve(socket, entry, Arc::clone(&config)));
+            } else {
+                tokio::spawn(server::serve(socket, entry, Arc::clone(&admin)));
             }
         }
     }
@@ -443,6 +455,22 @@ impl Control {
     /// Lines that `spool` drops are counted with the gateway's own.
     pub(crate) fn count_log_drops(&self, spool: &Spool) {
         spool.count_drops(self.gateway.telemetry.log_dropped.clone());
+    }
+
+    /// Returns when somebody asks to look for another policy.
+    pub(crate) async fn asked(&self) {
+        self.gateway.endpoint.asked().await;
+    }
+
+    /// It is looked for now.
+    pub(crate) fn looks(&self) {
+        self.gateway.endpoint.looks();
+    }
+
+    /// What came of it.
+    pub(crate) fn looked(&self, outcome: Result<(), &str>) {
+        let digest = self.digest();
+        self.gateway.endpoint.looked(outcome.map(|()| &*digest));
     }
 
     /// Opens log files anew.

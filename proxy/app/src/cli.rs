@@ -3,6 +3,8 @@
 //! [`run`] is the whole program; the lab starts the same one inside its own process.
 
 mod approve;
+mod ask;
+mod audit;
 mod bundle;
 mod explain;
 mod files;
@@ -69,40 +71,27 @@ enum Command {
     /// Show what would happen to a request: its rule, class, timeouts, whether it may be sent again
     /// and why, and where it goes. Exit code 1 says that it meets no rule.
     Explain(explain::Options),
+    /// Show what a running gateway does right now.
+    Status(Asked),
+    /// Show the configs that a running gateway has run.
+    History(Asked),
+    /// Check that an audit log is what was written. Exit code 1 says that it is not.
+    Audit {
+        /// Its folder.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+        /// How it looks.
+        #[arg(long, value_enum, default_value_t)]
+        output: policy::Output,
+    },
     /// Compile a fleet: the digest of every store's effective config.
     Compile(Compile),
-    /// Show what is different between two policies, store by store. Exit code 1 says that
-    /// something is.
-    Diff {
-        /// The policy as it is: a file or a folder.
-        #[arg(value_name = "OLD")]
-        old: PathBuf,
-        /// The policy as it is to be.
-        #[arg(value_name = "NEW")]
-        new: PathBuf,
-        /// One store, by name or id.
-        #[arg(long, value_name = "STORE")]
-        store: Option<String>,
-        /// How it looks.
-        #[arg(long, value_enum, default_value_t)]
-        output: policy::Output,
-    },
+    /// Show what is different between two policies, store by store, or between two configs that
+    /// a running gateway has run. Exit code 1 says that something is.
+    Diff(Diff),
     /// Show how many stores each change selects, what it does there, and whether a guard
-    /// refuses it.
-    Plan {
-        /// The policy as it is: a file or a folder.
-        #[arg(value_name = "OLD")]
-        old: PathBuf,
-        /// The policy as it is to be.
-        #[arg(value_name = "NEW")]
-        new: PathBuf,
-        /// Refuse a document that changes more stores than this at once.
-        #[arg(long, value_name = "N")]
-        max_stores: Option<usize>,
-        /// How it looks.
-        #[arg(long, value_enum, default_value_t)]
-        output: policy::Output,
-    },
+    /// refuses it; or what a policy would change in a running gateway.
+    Plan(Plan),
     /// Show when a store may change: windows, freezes, and how each rollout stands.
     Windows(Windows),
     /// Show how the rollouts of a running gateway stand, and how far their images are: in a
@@ -158,11 +147,60 @@ struct Compile {
     output: policy::Output,
 }
 
+/// A running gateway, asked.
+#[derive(Debug, clap::Args)]
+struct Asked {
+    #[command(flatten)]
+    remote: ask::Remote,
+    /// How it looks.
+    #[arg(long, value_enum, default_value_t)]
+    output: policy::Output,
+}
+
+#[derive(Debug, clap::Args)]
+struct Diff {
+    /// The policy as it is: a file or a folder. With --endpoint: a digest, `current` or
+    /// `previous`, which is the default.
+    #[arg(value_name = "OLD", required_unless_present = "endpoint")]
+    old: Option<PathBuf>,
+    /// The policy as it is to be. With --endpoint: a digest, `previous` or `current`, which is
+    /// the default.
+    #[arg(value_name = "NEW", required_unless_present = "endpoint")]
+    new: Option<PathBuf>,
+    /// One store, by name or id.
+    #[arg(long, value_name = "STORE", conflicts_with = "endpoint")]
+    store: Option<String>,
+    /// How it looks.
+    #[arg(long, value_enum, default_value_t)]
+    output: policy::Output,
+    #[command(flatten)]
+    remote: ask::Remote,
+}
+
+#[derive(Debug, clap::Args)]
+struct Plan {
+    /// The policy as it is: a file or a folder. With --endpoint the only one: the policy as it is
+    /// to be, a file or a bundle.
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// The policy as it is to be.
+    #[arg(value_name = "NEW", required_unless_present = "endpoint", conflicts_with = "endpoint")]
+    new: Option<PathBuf>,
+    /// Refuse a document that changes more stores than this at once.
+    #[arg(long, value_name = "N", conflicts_with = "endpoint")]
+    max_stores: Option<usize>,
+    /// How it looks.
+    #[arg(long, value_enum, default_value_t)]
+    output: policy::Output,
+    #[command(flatten)]
+    remote: ask::Remote,
+}
+
 #[derive(Debug, clap::Args)]
 struct Windows {
-    /// The policy: a file, or the folder of a fleet.
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    /// The policy: a file, or the folder of a fleet; none with --endpoint.
+    #[arg(value_name = "PATH", required_unless_present = "endpoint", conflicts_with = "endpoint")]
+    path: Option<PathBuf>,
     /// The store, by name or id; needed where there are several.
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
@@ -178,6 +216,8 @@ struct Windows {
     /// How it looks.
     #[arg(long, value_enum, default_value_t)]
     output: policy::Output,
+    #[command(flatten)]
+    remote: ask::Remote,
 }
 
 /// Runs the program with `args`, the first of which is its name.
@@ -228,23 +268,17 @@ fn answer(command: Command) -> policy::Answer {
         Command::Compile(Compile { path, store, output, .. }) => {
             fleet::compile(&path, store.as_deref(), output)
         }
-        Command::Diff { old, new, store, output } => {
-            fleet::diff(&old, &new, store.as_deref(), output)
+        Command::Status(Asked { remote, output }) => {
+            remote.ask(&ask::Question::new("/v1/status", ask::shown::status), output)
         }
-        Command::Plan { old, new, max_stores, output } => {
-            fleet::plan(&old, &new, max_stores, output)
-        }
-        Command::Windows(Windows { path, store, from, until, rollout, output }) => {
-            let question = windows::Question {
-                path: &path,
-                store: store.as_deref(),
-                from: from.as_deref(),
-                until: until.as_deref(),
-                rollout: rollout.as_deref(),
-            };
-            windows::windows(&question, output)
+        Command::History(Asked { remote, output }) => {
+            remote.ask(&ask::Question::new("/v1/revisions", ask::shown::history), output)
         }
         Command::Rollouts(options) => rollouts::look(&options),
+        Command::Audit { folder, output } => audit::check(&folder, output),
+        Command::Diff(options) => diff(&options),
+        Command::Plan(options) => plan(&options),
+        Command::Windows(options) => shown_windows(&options),
         Command::MirrorConfig { file, address, client } => {
             images::mirror_config(&file, address.as_deref(), client)
         }
@@ -252,6 +286,41 @@ fn answer(command: Command) -> policy::Answer {
         Command::Schema { kind } => policy::schema(kind.as_deref()),
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
+    }
+}
+
+fn diff(options: &Diff) -> policy::Answer {
+    let Diff { old, new, store, output, remote } = options;
+    if remote.endpoint.is_some() {
+        let name = |given: &Option<PathBuf>, default: &str| {
+            given.as_ref().map_or_else(|| default.to_owned(), |name| name.display().to_string())
+        };
+        let (old, new) = (name(old, "previous"), name(new, "current"));
+        return remote.ask(&ask::Question::difference(&old, &new), *output);
+    }
+    // The arguments are not taken without them.
+    let (Some(old), Some(new)) = (old, new) else { return policy::Answer::default() };
+    fleet::diff(old, new, store.as_deref(), *output)
+}
+
+fn plan(options: &Plan) -> policy::Answer {
+    let Plan { old, new, max_stores, output, remote } = options;
+    match new {
+        Some(new) => fleet::plan(old, new, *max_stores, *output),
+        None => remote.ask(&ask::Question::plan(old), *output),
+    }
+}
+
+fn shown_windows(options: &Windows) -> policy::Answer {
+    let Windows { path, store, from, until, rollout, output, remote } = options;
+    let times = windows::Times {
+        from: from.as_deref(),
+        until: until.as_deref(),
+        rollout: rollout.as_deref(),
+    };
+    match path {
+        Some(path) => windows::windows(path, store.as_deref(), &times, *output),
+        None => remote.ask(&ask::Question::windows(&times), *output),
     }
 }
 

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::access::AccessLog;
 use crate::bound::BuildError;
+use crate::endpoint::{Endpoint, SecretError};
 use crate::export::{self, Spans};
 use crate::failover::Failover;
 use crate::lines::{Lines, Names};
@@ -73,6 +74,7 @@ pub(crate) struct Gateway {
     /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
     pub(crate) listeners: Listeners,
+    pub(crate) endpoint: Endpoint,
     serving: AtomicUsize,
     served: Notify,
     pub(crate) workers: usize,
@@ -114,6 +116,7 @@ impl Gateway {
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
+        let endpoint = Endpoint::new(&metrics, &effective)?;
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
@@ -133,6 +136,7 @@ impl Gateway {
             me: Weak::clone(me),
             driver: OnceLock::new(),
             listeners,
+            endpoint,
             serving: AtomicUsize::new(0),
             served: Notify::new(),
             workers,
@@ -164,6 +168,7 @@ impl Gateway {
     /// names cannot be used.
     pub(crate) fn follow(&self, effective: Arc<Effective>) -> Result<(), NotFollowed> {
         let connectors = Connectors::new(&effective, &self.tls)?;
+        let ready = self.endpoint.prepare(&effective)?;
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: Vec<_> = effective.classes.iter().map(|(_, class)| &class.name).collect();
         if !names.fits(&wanted) {
@@ -171,12 +176,15 @@ impl Gateway {
         }
         drop(wanted);
         self.follow_mirror(&effective)?;
+        let before = Arc::clone(&self.running().effective.digest);
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
-        let next = Running::new(effective, lines, &mut names, self.sinks.clone(), connectors);
+        let next =
+            Running::new(Arc::clone(&effective), lines, &mut names, self.sinks.clone(), connectors);
         next.failover.ask(&next);
         self.resolver.keep(next.names());
         self.running.store(Arc::new(next));
+        self.endpoint.took(Some(&before), &effective, ready);
         self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
         for link in fresh {
@@ -299,6 +307,11 @@ impl Gateway {
         &self.sinks.memory
     }
 
+    /// Whether every worker serves, or did.
+    pub(crate) fn has_started(&self) -> bool {
+        self.serving.load(Ordering::Acquire) >= self.workers
+    }
+
     /// Why it should get no traffic now, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
         if self.drain.phase() != Phase::Open {
@@ -317,8 +330,14 @@ impl Gateway {
     pub(crate) async fn follow_files(self: Arc<Self>) {
         loop {
             tokio::time::sleep(defaults::CERTIFICATE_CHECK).await;
-            let tls = Arc::clone(&self.tls);
-            if tokio::task::spawn_blocking(move || tls.check_files()).await.is_err() {
+            let gateway = Arc::clone(&self);
+            let look = move || {
+                gateway.tls.check_files();
+                let running = gateway.running();
+                gateway.endpoint.check_files(running.effective.config_endpoint());
+                gateway.endpoint.show(&running.effective);
+            };
+            if tokio::task::spawn_blocking(look).await.is_err() {
                 self.metrics.panics.inc();
             }
         }
@@ -360,6 +379,8 @@ pub(crate) enum NotFollowed {
     Names(#[from] TooManyNames),
     #[error(transparent)]
     Tls(#[from] FileError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error(transparent)]
     Mirror(#[from] MirrorError),
 }

@@ -11,6 +11,7 @@ mod bound;
 mod bundle;
 pub mod cli;
 mod datagram;
+mod endpoint;
 mod explain;
 mod export;
 mod failover;
@@ -38,6 +39,8 @@ mod tries;
 mod tunnel;
 mod wall;
 mod watch;
+
+pub use endpoint::SecretError;
 
 pub use bound::{Bound, BuildError, Control, build, build_resolving};
 pub use bundle::approvals::Approvers;

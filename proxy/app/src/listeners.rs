@@ -124,19 +124,22 @@ impl Listeners {
         inherited: &mut Inherited,
     ) -> Result<Plan, BuildError> {
         let now = self.live().clone();
-        let stays = |live: &Live| effective.listeners.iter().any(|spec| is_same(live, spec));
+        let own = effective.config_endpoint().map(|endpoint| &endpoint.listener);
+        let wanted = || effective.listeners.iter().chain(own);
+        let stays = |live: &Live| wanted().any(|spec| is_same(live, spec));
         let going: Vec<&Live> = now.iter().filter(|live| !stays(live)).collect();
         let workers = self.desks.len() - 1;
         let mut next = Vec::new();
         let mut openings: Vec<Vec<Opening>> = self.desks.iter().map(|_| Vec::new()).collect();
-        for spec in &effective.listeners {
+        for spec in wanted() {
             refuse_open_proxy(effective, spec.protocol, spec.address)?;
             if let Some(live) = now.iter().find(|live| is_same(live, spec)) {
                 refuse_open_proxy(effective, spec.protocol, live.shared.address)?;
                 next.push(Live { spec: Arc::new(spec.clone()), ..live.clone() });
                 continue;
             }
-            let is_admin = spec.protocol == ListenerProtocol::Admin;
+            let is_admin =
+                matches!(spec.protocol, ListenerProtocol::Admin | ListenerProtocol::ConfigEndpoint);
             let count = if is_admin { 1 } else { workers };
             let shared = sockets(spec, count, &going, inherited)
                 .map_err(|source| BuildError::listen(&spec.name, source))?;
@@ -268,6 +271,7 @@ const fn transport(protocol: ListenerProtocol) -> Transport {
         ListenerProtocol::Http
         | ListenerProtocol::ForwardProxy
         | ListenerProtocol::Admin
+        | ListenerProtocol::ConfigEndpoint
         | ListenerProtocol::TlsPassthrough
         | ListenerProtocol::Registry
         | ListenerProtocol::Tcp => Transport::Stream,

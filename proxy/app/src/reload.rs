@@ -51,6 +51,7 @@ impl From<NotFollowed> for ReloadError {
         match why {
             NotFollowed::Names(why) => Self::Names(why),
             NotFollowed::Tls(why) => Self::Tls(why),
+            NotFollowed::Secret(why) => Self::Build(why.into()),
             NotFollowed::Mirror(why) => Self::Build(why.into()),
         }
     }
@@ -124,6 +125,7 @@ fn swap(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
 pub(crate) fn failed(gateway: &Gateway, why: &str) {
     gateway.metrics.reloaded(Err(()));
     let digest = &gateway.running().effective.digest;
+    gateway.endpoint.refused(digest, why);
     tracing::error!(running = &**digest, "config refused, the running one stays: {why}");
 }
 

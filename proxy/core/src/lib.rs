@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod calendar;
 pub mod civil;
 pub mod class;
+pub mod endpoint;
 pub mod failover;
 pub mod filter;
 pub mod freshness;

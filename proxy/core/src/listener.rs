@@ -33,12 +33,17 @@ pub enum ListenerProtocol {
     Udp,
     /// The pull side of the OCI distribution API, answered by the `RegistryMirror`.
     Registry,
+    /// What runs here, for sidecars and tools.
+    ConfigEndpoint,
 }
 
 impl ListenerProtocol {
     /// Whether requests of HTTP arrive there.
     pub const fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::ForwardProxy | Self::Admin | Self::Registry)
+        matches!(
+            self,
+            Self::Http | Self::ForwardProxy | Self::Admin | Self::Registry | Self::ConfigEndpoint
+        )
     }
 }
 
@@ -51,7 +56,8 @@ pub struct ListenerSpec {
     pub address: SocketAddr,
     /// What it speaks.
     pub protocol: ListenerProtocol,
-    /// TLS that ends here; only with `Http`, `ForwardProxy` and `Registry`.
+    /// TLS that ends here; only with `Http`, `ForwardProxy`, `Registry` and, always, with
+    /// `ConfigEndpoint`.
     pub tls: Option<ServerTls>,
     /// Who sends a PROXY header in front; `None` = nobody, and none is looked for.
     pub proxy_protocol: Option<ProxyTrust>,

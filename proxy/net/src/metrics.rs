@@ -20,6 +20,7 @@ use tillgate_core::units::{Direction, PerDirection};
 use crate::error::TABLE;
 use crate::http::server::NotTaken;
 
+mod endpoint;
 mod failover;
 mod floods;
 mod lines;
@@ -30,6 +31,7 @@ mod rollouts;
 mod telemetry;
 mod tls;
 
+pub use self::endpoint::{Answered, EndpointMeters, InstanceState};
 pub use self::failover::FailoverMeters;
 pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;

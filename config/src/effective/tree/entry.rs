@@ -79,7 +79,7 @@ fn of_pair(pair: &KeyPair) -> Value {
     map([("certFile", text(pair.cert_file.display())), ("keyFile", text(pair.key_file.display()))])
 }
 
-fn of_server_tls(tls: &ServerTls) -> Value {
+pub(super) fn of_server_tls(tls: &ServerTls) -> Value {
     let mut shown = entries([("certificates", list(&tls.certificates, of_pair))]);
     if let Some(ClientCertificates { mode, ca_file }) = &tls.client_certificates {
         let mode = match mode {

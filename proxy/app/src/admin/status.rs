@@ -7,7 +7,7 @@ use tillgate_net::link::snapshot::{ClassSnapshot, LinkSnapshot};
 
 use crate::gateway::Gateway;
 
-mod failover;
+pub(crate) mod failover;
 
 /// The status document.
 pub(crate) fn of(gateway: &Gateway) -> Value {
@@ -55,6 +55,7 @@ pub(crate) fn of(gateway: &Gateway) -> Value {
         "policy": gateway.policy.value(),
         "wanConnections": connections,
         "notInEffect": not_in_effect,
+        "audit": gateway.endpoint.audited(),
     })
 }
 

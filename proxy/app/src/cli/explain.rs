@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde_json::json;
 
+use super::ask::{Question, Remote};
 use super::fleet;
 use super::policy::{Answer, FINDINGS, Output};
 use crate::explain::Explanation;
@@ -17,8 +18,8 @@ use crate::explain::Explanation;
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The policy: a file, or the folder of a fleet.
-    #[arg(long, value_name = "PATH")]
-    config: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "endpoint")]
+    config: Option<PathBuf>,
     /// The store, by name or id; needed where there are several.
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
@@ -32,6 +33,8 @@ pub(super) struct Options {
     /// NAME` says the host.
     #[arg(value_name = "[METHOD] URL", num_args = 1..=2, required = true)]
     request: Vec<String>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 pub(super) fn run(options: &Options) -> Answer {
@@ -39,7 +42,10 @@ pub(super) fn run(options: &Options) -> Answer {
         Ok(head) => head,
         Err(message) => return Answer::refusal(&message),
     };
-    let effective = match fleet::one(&options.config, options.store.as_deref()) {
+    let Some(config) = &options.config else {
+        return options.remote.ask(&Question::explain(&head), options.output);
+    };
+    let effective = match fleet::one(config, options.store.as_deref()) {
         Ok((_, checked)) => checked.effective,
         Err(answer) => return answer,
     };

@@ -5,6 +5,7 @@
 //! are taken for right here: whoever reads a policy has no keys.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,44 +26,37 @@ const SHOWN: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The longest that can be asked for.
 const SHOWN_MAX: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// What is asked.
-pub(super) struct Question<'a> {
-    pub(super) path: &'a Path,
-    pub(super) store: Option<&'a str>,
-    pub(super) from: Option<&'a str>,
-    pub(super) until: Option<&'a str>,
-    pub(super) rollout: Option<&'a str>,
+/// What is asked of it.
+pub(crate) struct Times<'a> {
+    pub(crate) from: Option<&'a str>,
+    pub(crate) until: Option<&'a str>,
+    pub(crate) rollout: Option<&'a str>,
 }
 
-pub(super) fn windows(question: &Question<'_>, output: Output) -> Answer {
+pub(super) fn windows(
+    path: &Path,
+    store: Option<&str>,
+    times: &Times<'_>,
+    output: Output,
+) -> Answer {
     let usage = |message: String| Answer {
         stdout: String::new(),
         stderr: format!("error: {message}\n"),
         code: USAGE,
     };
-    let within = match within(question) {
-        Ok(within) => within,
-        Err(message) => return usage(message),
-    };
-    let effective = match fleet::one(question.path, question.store) {
+    if let Err(message) = within(times) {
+        return usage(message);
+    }
+    let effective = match fleet::one(path, store) {
         Ok((_, checked)) => checked.effective,
         Err(answer) => return answer,
     };
     let Some(effective) = effective else { return usage("there is no config".to_owned()) };
-    let zone = match Zones::default().find(&effective.time_zone) {
-        Ok(zone) => zone,
-        Err(hint) => return usage(hint),
-    };
     let gate = effective.gate.clone().verified(|_, _, _| true);
-    if let Some(name) = question.rollout
-        && !gate.rollouts.iter().any(|rollout| *rollout.name == *name)
-    {
-        let names = gate.rollouts.iter().map(|rollout| &*rollout.name);
-        let names: Vec<&str> = names.collect();
-        let hint = tillgate_config::suggest::hint(name, names);
-        return usage(format!("no rollout is called `{name}`: {hint}"));
-    }
-    let shown = Shown { effective: &effective, gate: &gate, zone: &zone, within, question };
+    let shown = match Shown::new(&effective, gate, times) {
+        Ok(shown) => shown,
+        Err(message) => return usage(message),
+    };
     let stdout = match output {
         Output::Text => shown.text(),
         Output::Json => format!("{:#}\n", shown.json()),
@@ -70,26 +64,26 @@ pub(super) fn windows(question: &Question<'_>, output: Output) -> Answer {
     Answer { stdout, stderr: String::new(), code: OK }
 }
 
-/// The same as JSON for a running gateway: a week from now on, by the approvals that count there.
-pub(crate) fn of_gateway(effective: &Effective) -> Option<Value> {
-    let zone = Zones::default().find(&effective.time_zone).ok()?;
-    let path = Path::new("");
-    let question = Question { path, store: None, from: None, until: None, rollout: None };
-    let within = within(&question).ok()?;
-    let (gate, question) = (&effective.gate, &question);
-    Some(Shown { effective, gate, zone: &zone, within, question }.json())
+/// The same as JSON for a running gateway, by the approvals that count there.
+pub(crate) fn json(effective: &Effective, times: &Times<'_>) -> Result<Value, String> {
+    Ok(Shown::new(effective, effective.gate.clone(), times)?.json())
 }
 
-fn within(question: &Question<'_>) -> Result<Interval, String> {
+/// The same, a week from now on.
+pub(crate) fn of_gateway(effective: &Effective) -> Option<Value> {
+    json(effective, &Times { from: None, until: None, rollout: None }).ok()
+}
+
+fn within(times: &Times<'_>) -> Result<Interval, String> {
     let read = |text: Option<&str>| text.map(Instant::read).transpose();
-    let from = match read(question.from)? {
+    let from = match read(times.from)? {
         Some(from) => from.0,
         None => now(),
     };
-    let until = read(question.until)?.map_or_else(|| from.plus(SHOWN), |until| until.0);
+    let until = read(times.until)?.map_or_else(|| from.plus(SHOWN), |until| until.0);
     let within = Interval::new(from, until);
     if within.is_empty() {
-        return Err("--until is not later than --from: swap them".to_owned());
+        return Err("`until` is not later than `from`: swap them".to_owned());
     }
     if within.length() > SHOWN_MAX {
         return Err("more than 400 days are asked for: ask for less".to_owned());
@@ -97,20 +91,39 @@ fn within(question: &Question<'_>) -> Result<Interval, String> {
     Ok(within)
 }
 
-fn now() -> Timestamp {
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
     let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp(0).plus(since)
 }
 
 struct Shown<'a> {
     effective: &'a Effective,
-    gate: &'a Gate,
-    zone: &'a Zone,
+    gate: Gate,
+    zone: Arc<Zone>,
     within: Interval,
-    question: &'a Question<'a>,
+    rollout: Option<&'a str>,
 }
 
-impl Shown<'_> {
+impl<'a> Shown<'a> {
+    fn new(
+        effective: &'a Effective,
+        gate: Gate,
+        times: &Times<'a>,
+    ) -> Result<Self, String> {
+        let within = within(times)?;
+        let zone = Zones::default().find(&effective.time_zone)?;
+        if let Some(name) = times.rollout
+            && !gate.rollouts.iter().any(|rollout| *rollout.name == *name)
+        {
+            let names = gate.rollouts.iter().map(|rollout| &*rollout.name);
+            let names: Vec<&str> = names.collect();
+            let hint = tillgate_config::suggest::hint(name, names);
+            return Err(format!("no rollout is called `{name}`: {hint}"));
+        }
+        Ok(Self { effective, gate, zone, within, rollout: times.rollout })
+    }
+
     /// `Fri 2026-11-27 16:00`, by the store's clocks.
     fn local(&self, moment: Timestamp) -> String {
         let civil = self.zone.civil(moment);
@@ -130,7 +143,7 @@ impl Shown<'_> {
     }
 
     fn rollouts(&self) -> Vec<(String, Opening<'_>, Vec<Interval>)> {
-        let wanted = |name: &str| self.question.rollout.is_none_or(|wanted| wanted == name);
+        let wanted = |name: &str| self.rollout.is_none_or(|wanted| wanted == name);
         let rollouts = self.gate.rollouts.iter().filter(|rollout| wanted(&rollout.name));
         let all = rollouts.map(|rollout| {
             let (store, clock) = (StoreState::Running, Clock::Synced);

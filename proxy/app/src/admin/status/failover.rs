@@ -10,7 +10,7 @@ use tillgate_net::clock;
 use crate::gateway::Gateway;
 
 /// The part of the status document about failover.
-pub(super) fn of(gateway: &Gateway) -> Value {
+pub(crate) fn of(gateway: &Gateway) -> Value {
     let now = clock::now();
     let running = gateway.running();
     let board = gateway.failover().board();

@@ -18,6 +18,7 @@ use super::{Options, load};
 use crate::Control;
 use crate::notify::Notify;
 use crate::reconcile::{self, Booted};
+use crate::send::explain;
 use crate::takeover::{Door, Next, Predecessor, Replaced, hand_over};
 use crate::watch::{LOOK_EVERY, Watch};
 
@@ -129,11 +130,16 @@ impl Reader {
         }
         drop(watch);
         self.notify.reloading();
-        match load(file, &self.options) {
-            // A refused config is logged and counted where it is refused.
-            Ok(effective) => drop(self.control.reload(effective)),
-            Err(why) => self.control.reload_failed(&why),
-        }
+        self.control.looks();
+        // A refused config is logged and counted where it is refused.
+        let outcome = match load(file, &self.options) {
+            Ok(effective) => self.control.reload(effective).map_err(|error| explain(&error)),
+            Err(why) => {
+                self.control.reload_failed(&why);
+                Err(why)
+            }
+        };
+        self.control.looked(outcome.as_ref().map(|_| ()).map_err(String::as_str));
         self.notify.ready();
         // This thread may have nothing to do for a long time.
         release_freed();
@@ -159,6 +165,7 @@ impl Told {
             tokio::select! {
                 // While it reads, one more reading is remembered: its file may have changed since.
                 _ = signals.hangup.recv() => is_told = true,
+                () = self.control.asked() => is_told = true,
                 _ = looks.tick(), if reading.is_none() => reading = Some(self.read(false)),
                 () = has_read(&mut reading) => reading = None,
                 _ = signals.reopen.recv() => self.control.reopen_logs(),

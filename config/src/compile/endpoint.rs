@@ -1,0 +1,217 @@
+//! The config endpoint: who may ask, and how they prove it.
+//!
+//! In: what a `Store` or a `Bootstrap` says. Out: a listener with TLS, tokens and receivers by
+//! their files. What would open it by mistake is refused: tokens beside `Mutual`, which nobody
+//! could use, and `Token` without any.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tillgate_core::endpoint::{EndpointSpec, HookKind, HookSpec, Role, Roles, TokenSpec};
+use tillgate_core::listener::{ListenerProtocol, ListenerSpec};
+use tillgate_core::tls::{ClientAuth, ClientCertificates, KeyPair, ServerTls};
+
+use super::Output;
+use crate::defaults;
+use crate::document::Spot;
+use crate::kinds::config_endpoint::{
+    ConfigEndpointDoc, EndpointAuth, EndpointRole, EndpointTokenDoc, HookDoc, HookType,
+};
+use crate::report::Finding;
+use crate::scalar::FilePath;
+
+/// Its name in metrics and logs.
+pub(crate) const LISTENER: &str = "config-endpoint";
+
+/// The endpoint at `spot`; `state` is where the store keeps things, if it says so.
+pub(super) fn compile(
+    given: &ConfigEndpointDoc,
+    spot: &Spot<'_>,
+    state: Option<&Path>,
+    out: &mut Output,
+) -> Option<EndpointSpec> {
+    out.given("configEndpoint", spot, ());
+    let clients = clients(given, spot, out);
+    let audit = given.audit_directory.as_ref().map(|directory| Arc::clone(&directory.0));
+    let audit = audit.or_else(|| state.map(|state| state.join("audit").into()));
+    if audit.is_none() {
+        out.error(spot.key("listen").finding(
+            "nothing says where the audit log is kept: add `auditDirectory` with a folder of this \
+             machine",
+        ));
+    }
+    let tokens = given.tokens.as_deref().unwrap_or_default();
+    let hooks = given.hooks.as_deref().unwrap_or_default();
+    once(tokens.iter().map(|token| &*token.name.0), &spot.key("tokens"), out);
+    once(hooks.iter().map(|hook| &*hook.name.0), &spot.key("hooks"), out);
+    files(given, spot, out);
+    let pair = &given.certificate;
+    let tls = ServerTls {
+        certificates: vec![KeyPair {
+            cert_file: Arc::clone(&pair.cert_file.0),
+            key_file: Arc::clone(&pair.key_file.0),
+        }],
+        client_certificates: clients,
+        min_version: defaults::ENDPOINT_TLS,
+    };
+    let protocol = ListenerProtocol::ConfigEndpoint;
+    let timeouts = defaults::stream_timeouts(protocol);
+    let limits = defaults::ENDPOINT_LIMITS;
+    let mut listener = ListenerSpec::plain(LISTENER, protocol, given.listen.0, timeouts, limits);
+    listener.tls = Some(tls);
+    Some(EndpointSpec {
+        listener,
+        tokens: tokens.iter().map(token).collect(),
+        audit_directory: audit?,
+        hooks: hooks.iter().map(hook).collect(),
+    })
+}
+
+/// Whose certificates are asked for.
+fn clients(
+    given: &ConfigEndpointDoc,
+    spot: &Spot<'_>,
+    out: &mut Output,
+) -> Option<ClientCertificates> {
+    let mode = match given.client_auth {
+        EndpointAuth::Mutual => ClientAuth::Required,
+        EndpointAuth::Token => ClientAuth::Optional,
+    };
+    let spot = spot.key("clientAuth");
+    match (given.client_auth, &given.ca_file, &given.tokens) {
+        (EndpointAuth::Mutual, None, _) => out.error(spot.finding(
+            "nothing says who may have signed the callers' certificates: add `caFile` with the \
+             authorities in PEM",
+        )),
+        (EndpointAuth::Mutual, Some(_), Some(_)) => out.error(spot.finding(
+            "with `Mutual` nobody without a certificate gets as far as showing a token: write \
+             `clientAuth: Token`, or remove `tokens`",
+        )),
+        (EndpointAuth::Token, _, None) => out.error(spot.finding(
+            "no token is named: add `tokens`, or write `clientAuth: Mutual` with `caFile`",
+        )),
+        (EndpointAuth::Mutual, Some(_), None) | (EndpointAuth::Token, _, Some(_)) => {}
+    }
+    let ca_file = Arc::clone(&given.ca_file.as_ref()?.0);
+    Some(ClientCertificates { mode, ca_file })
+}
+
+/// Names are what the audit log and paths tell apart.
+fn once<'a>(names: impl Iterator<Item = &'a str>, list: &Spot<'_>, out: &mut Output) {
+    let mut known = BTreeMap::new();
+    for (index, name) in names.enumerate() {
+        if let Some(first) = known.insert(name, index) {
+            let message = format!("the name `{name}` is there twice: rename one");
+            let finding = list.index(index).key("name").finding(message);
+            out.error(finding.related(list.index(first).key("name").place(), "is the first one"));
+        }
+    }
+}
+
+/// One secret in two places cannot be told apart: each file has one use.
+fn files(given: &ConfigEndpointDoc, spot: &Spot<'_>, out: &mut Output) {
+    let mut known: Vec<&FilePath> = Vec::new();
+    let mut wrong: Vec<Finding> = Vec::new();
+    let mut use_once = |file, spot: &dyn Fn() -> Finding| {
+        if known.contains(&file) {
+            wrong.push(spot());
+        }
+        known.push(file);
+    };
+    let message = |file: &FilePath| {
+        format!(
+            "the file `{}` has another use here already: give each token and secret its own",
+            file.0.display()
+        )
+    };
+    for (index, token) in given.tokens.iter().flatten().enumerate() {
+        let spot = spot.key("tokens").index(index).key("file");
+        use_once(&token.file, &|| spot.finding(message(&token.file)));
+    }
+    for (index, hook) in given.hooks.iter().flatten().enumerate() {
+        for (place, file) in hook.secret_files.iter().enumerate() {
+            let spot = spot.key("hooks").index(index).key("secretFiles").index(place);
+            use_once(file, &|| spot.finding(message(file)));
+        }
+    }
+    for finding in wrong {
+        out.error(finding);
+    }
+}
+
+fn token(given: &EndpointTokenDoc) -> TokenSpec {
+    let role = |role: &EndpointRole| match role {
+        EndpointRole::Viewer => Role::Viewer,
+        EndpointRole::Sidecar => Role::Sidecar,
+        EndpointRole::Operator => Role::Operator,
+        EndpointRole::Auditor => Role::Auditor,
+    };
+    let roles: Vec<Role> = given.roles.iter().map(role).collect();
+    TokenSpec {
+        name: given.name.0.as_str().into(),
+        roles: Roles::of(&roles),
+        file: Arc::clone(&given.file.0),
+    }
+}
+
+fn hook(given: &HookDoc) -> HookSpec {
+    HookSpec {
+        name: given.name.0.as_str().into(),
+        kind: match given.hook_type {
+            HookType::GitHub => HookKind::GitHub,
+            HookType::Generic => HookKind::Generic,
+            HookType::GitLab => HookKind::GitLab,
+        },
+        secret_files: given.secret_files.iter().map(|file| Arc::clone(&file.0)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    const BOOTSTRAP: &str = "apiVersion: tillgate.dev/v1alpha1
+kind: Bootstrap
+metadata: {name: store-0412}
+spec:
+  storeId: \"0412\"
+  role: Gateway
+  stateDir: /var/lib/tillgate
+  sources: [{name: usb, type: Directory, path: policy, interval: 1m}]
+  trust: {threshold: 1, keys: [{id: ci, algorithm: Ed25519, publicKey: KEY, roles: [bundle]}]}
+  configEndpoint:
+    listen: 0.0.0.0:17443
+    clientAuth: Mutual
+    certificate: {certFile: /tls/a.crt, keyFile: /tls/a.key}
+    caFile: /tls/ca.crt
+";
+
+    const KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+
+    #[test]
+    fn a_bootstrap_says_where_a_machine_is_asked() {
+        let text = BOOTSTRAP.replace("KEY", KEY);
+        let endpoint = crate::bootstrap_endpoint("boot.yaml", &text).unwrap().unwrap();
+        assert_eq!(endpoint.listener.address.port(), 17443);
+        assert_eq!(&*endpoint.audit_directory, Path::new("/var/lib/tillgate/audit"));
+        let without = text.split("  configEndpoint").next().unwrap();
+        assert_eq!(crate::bootstrap_endpoint("boot.yaml", without).unwrap(), None);
+        let open = text.replace("    caFile: /tls/ca.crt\n", "");
+        let wrong = crate::bootstrap_endpoint("boot.yaml", &open).unwrap_err();
+        assert!(wrong.to_text().contains("boot.yaml:12:17"), "{wrong}");
+    }
+
+    #[test]
+    fn what_a_machine_says_wins_and_is_no_part_of_the_policy() {
+        let policy = "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {name: s}\n\
+                      spec:\n  timeZone: UTC\n  \
+                      links: [{name: a, capacity: {up: 1Mbit/s, down: 1Mbit/s}}]\n";
+        let config = crate::load_text("p", policy).unwrap();
+        let text = BOOTSTRAP.replace("KEY", KEY);
+        let own = crate::bootstrap_endpoint("boot.yaml", &text).unwrap();
+        let local = config.clone().with_machine_endpoint(own.clone());
+        assert_eq!(local.config_endpoint(), own.as_ref());
+        assert_eq!((&local.digest, local.whole()), (&config.digest, config.whole()));
+    }
+}

@@ -1,0 +1,42 @@
+//! The config endpoint as plain data. Shown only where there is one; secrets are files.
+
+use tillgate_core::endpoint::{EndpointSpec, HookKind, HookSpec, TokenSpec};
+use tillgate_core::tls::ClientAuth;
+
+use super::{Value, entry, list, map, named, text};
+
+pub(super) fn of_endpoint(one: &EndpointSpec) -> Value {
+    let tls = one.listener.tls.as_ref();
+    let clients = tls.and_then(|tls| tls.client_certificates.as_ref());
+    let auth = match clients.map(|clients| clients.mode) {
+        Some(ClientAuth::Required) => "Mutual",
+        Some(ClientAuth::Optional) | None => "Token",
+    };
+    let mut shown = vec![
+        ("listen".to_owned(), text(one.listener.address)),
+        ("clientAuth".to_owned(), text(auth)),
+    ];
+    if let Some(tls) = tls {
+        shown.push(("tls".to_owned(), entry::of_server_tls(tls)));
+    }
+    shown.push(("auditDirectory".to_owned(), text(one.audit_directory.display())));
+    shown.push(("tokens".to_owned(), named(&one.tokens, of_token)));
+    shown.push(("hooks".to_owned(), named(&one.hooks, of_hook)));
+    Value::Map(shown)
+}
+
+fn of_token(one: &TokenSpec) -> (String, Value) {
+    let roles: Vec<&str> = one.roles.iter().map(|role| role.name()).collect();
+    let shown = map([("roles", list(&roles, text)), ("file", text(one.file.display()))]);
+    (one.name.to_string(), shown)
+}
+
+fn of_hook(one: &HookSpec) -> (String, Value) {
+    let kind = match one.kind {
+        HookKind::GitHub => "GitHub",
+        HookKind::Generic => "Generic",
+        HookKind::GitLab => "GitLab",
+    };
+    let files = list(&one.secret_files, |file| text(file.display()));
+    (one.name.to_string(), map([("type", text(kind)), ("secretFiles", files)]))
+}

@@ -1,0 +1,282 @@
+//! The commands that ask a running gateway: `status`, `history`, and `diff`, `plan` and `windows`
+//! with `--endpoint`.
+//!
+//! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
+//! token or a key is comes from files, never from arguments, which everybody on the machine sees.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use serde_json::{Map, Value, json};
+use tillgate_config::defaults;
+use tillgate_core::backend::Host;
+use tillgate_core::tls::{ClientTls, KeyPair, TrustAnchors};
+use tillgate_net::http::post::Post;
+use tillgate_net::metrics::Metrics;
+use tillgate_net::tls::{Application, Tls};
+use tillgate_net::upstream::Upstream;
+use tokio::net::TcpStream;
+
+use self::shown::text;
+use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
+use super::windows::Times;
+use crate::send::explain;
+
+pub(super) mod shown;
+
+/// An effective config of a large store is some hundred kibibytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What a policy is not longer than; the gateway says so too.
+const POLICY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A person waits no longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The gateway to ask, and how to prove who asks.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Remote {
+    /// The config endpoint of a running gateway, as `https://gateway.example:17443`.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The file of a token.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    token_file: Option<PathBuf>,
+    /// The file of a certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "key"])]
+    cert: Option<PathBuf>,
+    /// The file of its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "cert"])]
+    key: Option<PathBuf>,
+    /// The file of the authority that signed the gateway's certificate [default: the system's].
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    ca: Option<PathBuf>,
+    /// The name in the gateway's certificate [default: the host of the URL].
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    server_name: Option<String>,
+}
+
+/// A question, and how its answer is shown.
+pub(super) struct Question<'a> {
+    path: String,
+    /// A policy to send along.
+    policy: Option<&'a Path>,
+    /// A question to send along.
+    body: Option<Value>,
+    show: fn(&Value) -> String,
+    /// Whether an answer is a finding, as `diff` says it with its exit code.
+    finds: fn(&Value) -> bool,
+}
+
+impl<'a> Question<'a> {
+    /// What is at `path`.
+    pub(super) fn new(path: &str, show: fn(&Value) -> String) -> Self {
+        Self { path: path.to_owned(), policy: None, body: None, show, finds: |_| false }
+    }
+
+    /// What is different between two configs of the gateway's past.
+    pub(super) fn difference(old: &str, new: &str) -> Self {
+        let path = format!("/v1/revisions/{}/diff/{}", escaped(old), escaped(new));
+        Self { finds: shown::has_changes, ..Self::new(&path, shown::changes) }
+    }
+
+    /// What `policy` would change.
+    pub(super) fn plan(policy: &'a Path) -> Self {
+        Self {
+            policy: Some(policy),
+            finds: shown::has_refusals,
+            ..Self::new("/v1/plan", shown::plan)
+        }
+    }
+
+    /// What would happen to a request with this head.
+    pub(super) fn explain(head: &Parts) -> Self {
+        let text =
+            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers: Map<String, Value> = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), Value::from(text(value))))
+            .collect();
+        let named = head.uri.authority().map(ToString::to_string);
+        let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let body = json!({"http": {
+            "method": head.method.as_str(), "authority": authority, "path": target,
+            "headers": headers,
+        }});
+        Self {
+            body: Some(body),
+            finds: shown::is_refused,
+            ..Self::new("/v1/explain", shown::explain)
+        }
+    }
+
+    /// When the store may change.
+    pub(super) fn windows(times: &Times<'_>) -> Self {
+        let all = [("from", times.from), ("until", times.until), ("rollout", times.rollout)];
+        let given = all.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let pairs: Vec<String> =
+            given.map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+        Self::new(&format!("/v1/windows?{}", pairs.join("&")), shown::windows)
+    }
+}
+
+/// As a part of a path or of a query.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' => {
+                out.push(char::from(byte));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+impl Remote {
+    /// Asks, and says what came of it.
+    pub(super) fn ask(&self, question: &Question<'_>, output: Output) -> Answer {
+        let answer = match self.exchange(question) {
+            Ok(answer) => answer,
+            Err(message) => return Answer::refusal(&message),
+        };
+        let value: Value = match serde_json::from_slice(answer.body()) {
+            Ok(value) => value,
+            Err(_) => {
+                let status = answer.status();
+                return Answer::refusal(&format!(
+                    "{} answers {status} with something else than JSON; is it a config endpoint?",
+                    self.endpoint.as_deref().unwrap_or_default()
+                ));
+            }
+        };
+        if !answer.status().is_success() {
+            return refused(answer.status(), &value, output);
+        }
+        let stdout = match output {
+            Output::Json => format!("{value:#}\n"),
+            Output::Text => (question.show)(&value),
+        };
+        let code = if (question.finds)(&value) { FINDINGS } else { OK };
+        Answer { stdout, stderr: String::new(), code }
+    }
+
+    fn exchange(&self, question: &Question<'_>) -> Result<Response<Bytes>, String> {
+        let Some(endpoint) = self.endpoint.as_deref() else {
+            return Err("which gateway? add `--endpoint https://gateway.example:17443`".to_owned());
+        };
+        let uri: Uri = endpoint.parse().map_err(|error| format!("`{endpoint}`: {error}"))?;
+        let (Some("https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(format!("`{endpoint}` is no address of a config endpoint: write https://"));
+        };
+        let request = self.request(authority.as_str(), question)?;
+        let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = authority.port_u16().unwrap_or(443);
+        let whole = async {
+            let mut post = self.connect(&host, port).await?;
+            post.ask(request, PATIENCE, ANSWER_BYTES_MAX).await.map_err(|error| explain(&error))
+        };
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, whole)
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+        })
+    }
+
+    fn request(
+        &self,
+        authority: &str,
+        question: &Question<'_>,
+    ) -> Result<Request<Full<Bytes>>, String> {
+        let mut request = Request::builder()
+            .uri(&question.path)
+            .header(header::HOST, authority)
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &self.token_file {
+            let token = read(file, 4096)?;
+            let token = String::from_utf8_lossy(&token);
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+        }
+        let mut body = Bytes::new();
+        if let Some(policy) = question.policy {
+            body = read(policy, POLICY_BYTES_MAX)?.into();
+            let is_packed = body.starts_with(&[0x1f, 0x8b]);
+            let media = if is_packed { "application/gzip" } else { "application/yaml" };
+            request = request.method(Method::POST).header(header::CONTENT_TYPE, media);
+        }
+        if let Some(question) = &question.body {
+            body = question.to_string().into();
+            request = request.method(Method::POST).header(header::CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(body)).map_err(|_| "the token is no plain text".to_owned())
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> Result<Post, String> {
+        let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
+        let name = self.server_name.as_deref().unwrap_or(host);
+        let file = |path: &PathBuf| Arc::from(path.as_path());
+        let pair = self.cert.as_ref().zip(self.key.as_ref());
+        let spec = ClientTls {
+            sni: Some(name.into()),
+            roots: self.ca.as_ref().map_or(TrustAnchors::System, |ca| TrustAnchors::File(file(ca))),
+            certificate: pair
+                .map(|(cert, key)| KeyPair { cert_file: file(cert), key_file: file(key) }),
+            min_version: defaults::ENDPOINT_TLS,
+        };
+        let owner: Arc<str> = "config endpoint".into();
+        let connector = tls.connector(&owner, &spec, Application::Http1);
+        let connector = connector.map_err(|error| explain(&error))?;
+        let stream = TcpStream::connect((host, port)).await;
+        let stream = stream.map_err(|error| format!("{host}:{port} cannot be reached: {error}"))?;
+        let target = match host.parse() {
+            Ok(address) => Host::Ip(address),
+            Err(_) => Host::Name(host.into()),
+        };
+        let shaken = connector.connect(Upstream::Local(stream), &target, PATIENCE).await;
+        let stream = shaken.map_err(|error| match error {
+            Some(error) => format!("no TLS with {host}:{port}: {}", explain(&error)),
+            None => format!("{host}:{port} does not shake hands in time"),
+        })?;
+        Post::begin(Upstream::Tls(stream)).await.map_err(|error| explain(&error))
+    }
+}
+
+fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let cannot = |error| format!("`{}` cannot be read: {error}", file.display());
+    let opened = std::fs::File::open(file).map_err(cannot)?;
+    let mut bytes = Vec::new();
+    opened.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("`{}` is longer than {most} bytes", file.display()));
+    }
+    Ok(bytes)
+}
+
+/// A refusal of the gateway, with everything that it says is wrong.
+fn refused(status: StatusCode, problem: &Value, output: Output) -> Answer {
+    let code = if status == StatusCode::UNPROCESSABLE_ENTITY { FINDINGS } else { USAGE };
+    if output == Output::Json {
+        return Answer { stdout: format!("{problem:#}\n"), stderr: String::new(), code };
+    }
+    let mut stderr = format!("error: {status}: {}\n", text(&problem["detail"]));
+    for one in problem["errors"].as_array().into_iter().flatten() {
+        if let Some(line) = one["line"].as_u64() {
+            let (file, column) = (text(&one["file"]), &one["column"]);
+            stderr.push_str(&format!("{file}:{line}:{column}: "));
+        }
+        stderr.push_str(&format!("{}\n", text(&one["message"])));
+    }
+    Answer { stdout: String::new(), stderr, code }
+}

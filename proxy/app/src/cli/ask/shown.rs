@@ -1,0 +1,170 @@
+//! What a gateway answers, for people: a few lines of text instead of a document.
+//!
+//! What is not there is shown as `-`; a newer gateway may say more than is shown here.
+
+use serde_json::Value;
+
+/// A text as it is, anything else as JSON.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// `/v1/status`, on one screen.
+pub(crate) fn status(value: &Value) -> String {
+    let ready = match &value["notReady"] {
+        Value::Null => "ready".to_owned(),
+        why => format!("not ready: {}", text(why)),
+    };
+    let mut out = format!(
+        "{}, Tillgate {}, {ready}\nconfig {}\n",
+        text(&value["store"]),
+        text(&value["version"]),
+        text(&value["digest"])
+    );
+    for link in list(&value["links"]) {
+        out.push_str(&format!(
+            "line {}: up {}, down {}, {} connections\n",
+            text(&link["name"]),
+            text(&link["up"]["capacity"]),
+            text(&link["down"]["capacity"]),
+            link["connections"]
+        ));
+        for (up, down) in list(&link["up"]["classes"]).zip(list(&link["down"]["classes"])) {
+            let share = |one: &Value| one["sharePercent"].as_f64().unwrap_or_default();
+            out.push_str(&format!(
+                "  {:<18} up {:>5.1} %   down {:>5.1} %\n",
+                text(&up["name"]),
+                share(up),
+                share(down)
+            ));
+        }
+    }
+    for one in list(&value["listeners"]) {
+        out.push_str(&format!("listener {} {}\n", text(&one["name"]), text(&one["address"])));
+    }
+    for one in list(&value["notInEffect"]) {
+        out.push_str(&format!("not in effect: {}\n", text(one)));
+    }
+    out
+}
+
+/// `/v1/revisions`, one a line.
+pub(crate) fn history(value: &Value) -> String {
+    let line = |one: &Value| {
+        let mark = if one["current"] == true { "*" } else { " " };
+        format!(
+            "{mark} {:>4}  {}  {}\n",
+            text(&one["sequence"]),
+            text(&one["since"]),
+            text(&one["digest"])
+        )
+    };
+    list(&value["revisions"]).map(line).collect()
+}
+
+/// Changes by path, as the offline `diff` writes them.
+pub(super) fn changes(value: &Value) -> String {
+    if !has_changes(value) {
+        return "no difference\n".to_owned();
+    }
+    let line = |one: &Value| {
+        format!("{}: {} -> {}\n", text(&one["path"]), text(&one["before"]), text(&one["after"]))
+    };
+    list(&value["changes"]).map(line).collect()
+}
+
+pub(super) fn has_changes(value: &Value) -> bool {
+    list(&value["changes"]).next().is_some()
+}
+
+/// `/v1/explain`: the answer's own words, and how its servers are.
+pub(super) fn explain(value: &Value) -> String {
+    if is_refused(value) {
+        return format!("no rule: {}: {}\n", text(&value["refused"]), text(&value["detail"]));
+    }
+    let mut out = format!(
+        "rule {}/{} ({}), class {}: {}\n",
+        text(&value["route"]),
+        text(&value["rule"]),
+        text(&value["origin"]),
+        text(&value["trafficClass"]["name"]),
+        text(&value["trafficClass"]["why"])
+    );
+    let permission = &value["retry"]["permission"];
+    if permission.is_object() {
+        let (place, why) = (text(&permission["where"]), text(&permission["why"]));
+        out.push_str(&format!("sent again, once it was sent: {place}; {why}\n"));
+    }
+    for tier in list(&value["now"]["rule"]["tiers"]) {
+        let backends = list(&tier["backends"]).map(text).collect::<Vec<_>>().join(", ");
+        out.push_str(&format!("tier {backends}: {}\n", text(&tier["state"])));
+    }
+    for one in list(&value["now"]["endpoints"]) {
+        let (backend, address) = (text(&one["backend"]), text(&one["endpoint"]));
+        out.push_str(&format!("  {backend} {address}: {}\n", text(&one["state"])));
+    }
+    out
+}
+
+pub(super) fn is_refused(value: &Value) -> bool {
+    value["refused"].is_string()
+}
+
+/// `/v1/plan`: changes, what they do to what is under way, and what the guards refuse.
+pub(super) fn plan(value: &Value) -> String {
+    let mut out = changes(value);
+    let names = |of: &Value| list(of).map(text).collect::<Vec<_>>().join(", ");
+    let impact = &value["impact"];
+    for (what, of) in [
+        ("listeners that end", &impact["listenersDrained"]),
+        ("listeners that begin", &impact["listenersOpened"]),
+        ("classes with other numbers", &impact["classesResized"]),
+    ] {
+        if list(of).next().is_some() {
+            out.push_str(&format!("{what}: {}\n", names(of)));
+        }
+    }
+    for one in list(&value["refusals"]) {
+        out.push_str(&format!("refused: {}\n", text(&one["message"])));
+    }
+    out
+}
+
+pub(super) fn has_refusals(value: &Value) -> bool {
+    list(&value["refusals"]).next().is_some()
+}
+
+/// `/v1/windows`: in UTC; the store's own clocks are in its policy.
+pub(super) fn windows(value: &Value) -> String {
+    let mut out = format!(
+        "{} ({}), {} to {}\n",
+        text(&value["store"]),
+        text(&value["timeZone"]),
+        text(&value["from"]),
+        text(&value["until"])
+    );
+    let interval = |one: &Value| format!("  {} .. {}\n", text(&one["from"]), text(&one["until"]));
+    for one in list(&value["windows"]) {
+        out.push_str(&format!("\n{} {}\n", text(&one["document"]), text(&one["effect"])));
+        out.extend(list(&one["intervals"]).map(interval));
+    }
+    for one in list(&value["rollouts"]) {
+        let held = list(&one["heldBy"]).map(text).collect::<Vec<_>>().join(", ");
+        let held = if held.is_empty() { "open".to_owned() } else { format!("held by {held}") };
+        let ring = text(&one["ring"]);
+        out.push_str(&format!("\n{}, ring {ring}: {held}\n", text(&one["document"])));
+        out.extend(list(&one["intervals"]).map(interval));
+    }
+    if list(&value["windows"]).chain(list(&value["rollouts"])).next().is_none() {
+        out.push_str("no windows, freezes or rollouts: nothing holds a change\n");
+    }
+    out
+}

@@ -1,0 +1,376 @@
+//! The config endpoint: what runs here, since when and why, for whoever has the right to ask.
+//!
+//! One entrance for every route of [`routes::ROUTES`]: who asks, may they, is the body bounded and
+//! of a type that is understood; only then is anything done. It has the admin thread's runtime and
+//! never one of a worker. No route writes policy.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tillgate_config::effective::Effective;
+use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_net::clock;
+use tillgate_net::http::server::{Caller, Handler};
+use tillgate_net::metrics::{EndpointMeters, Metrics};
+use tokio::sync::{Notify, Semaphore, watch};
+use tower::ServiceExt as _;
+
+use self::audit::{Action, Audit, Record};
+use self::callers::Callers;
+pub use self::callers::SecretError;
+use self::hooks::Heard;
+use self::instances::Instances;
+use self::operations::Operations;
+use self::past::{Past, moment};
+use self::problem::Problem;
+use self::slices::Slices;
+use crate::gateway::Gateway;
+
+mod answers;
+mod asked;
+pub(crate) mod audit;
+mod callers;
+mod checks;
+mod drift;
+mod entrance;
+mod events;
+mod explain;
+mod hooks;
+mod instances;
+mod openapi;
+mod operations;
+mod past;
+mod problem;
+pub(crate) mod routes;
+mod slices;
+
+/// Policies that are looked at at the same time; each may take a processor for a second.
+const CHECKS: usize = 1;
+
+/// Bodies of webhooks that are read at the same time, of 64 KiB at most, before it is known who
+/// sends them.
+const HOOKS: usize = 8;
+
+/// Characters of a reason in the audit log.
+const REASON_CHARS_MAX: usize = 1000;
+
+/// Tells that there is another config, by its number.
+type News = watch::Receiver<u64>;
+
+/// What the endpoint knows, whether it listens or not.
+pub(crate) struct Endpoint {
+    pub(crate) meters: EndpointMeters,
+    callers: ArcSwap<Callers>,
+    /// What is wrong with files that have changed, so that it is said once.
+    said: Mutex<Option<String>>,
+    /// The number of the running config, counted since the process began.
+    news: watch::Sender<u64>,
+    past: Mutex<Past>,
+    slices: Mutex<Option<Arc<Slices>>>,
+    instances: Mutex<Instances>,
+    checks: Arc<Semaphore>,
+    hooks: Semaphore,
+    heard: Mutex<BTreeMap<Arc<str>, Heard>>,
+    forged: Mutex<Forged>,
+    operations: Mutex<Operations>,
+    /// Somebody asks to look for another policy.
+    asked: Notify,
+    audit: Mutex<Option<Audit>>,
+}
+
+/// Messages with a wrong signature that were not told yet.
+#[derive(Default)]
+struct Forged {
+    told: Option<Instant>,
+    count: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Endpoint {
+    pub(crate) fn new(metrics: &Metrics, effective: &Arc<Effective>) -> Result<Self, SecretError> {
+        let endpoint = Self {
+            meters: EndpointMeters::register(metrics),
+            callers: ArcSwap::default(),
+            said: Mutex::default(),
+            news: watch::Sender::new(0),
+            past: Mutex::default(),
+            slices: Mutex::default(),
+            instances: Mutex::default(),
+            checks: Arc::new(Semaphore::new(CHECKS)),
+            hooks: Semaphore::new(HOOKS),
+            heard: Mutex::default(),
+            forged: Mutex::default(),
+            operations: Mutex::new(Operations::new(fastrand::u32(..))),
+            asked: Notify::new(),
+            audit: Mutex::default(),
+        };
+        let ready = endpoint.prepare(effective)?;
+        endpoint.took(None, effective, ready);
+        Ok(endpoint)
+    }
+
+    /// Reads what `effective` needs and changes nothing yet.
+    ///
+    /// # Errors
+    /// Names the secret that cannot be used.
+    pub(crate) fn prepare(&self, effective: &Effective) -> Result<Ready, SecretError> {
+        let spec = effective.config_endpoint();
+        let callers = spec.map(Callers::read).transpose()?.unwrap_or_default();
+        Ok(Ready { callers })
+    }
+
+    /// `effective` is in effect now, after the config with the digest `before`.
+    pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>, ready: Ready) {
+        self.callers.store(Arc::new(ready.callers));
+        self.follow_audit(effective.config_endpoint());
+        let is_known = |name: &Arc<str>| self.callers.load().receiver(name).is_some();
+        lock(&self.heard).retain(|name, _| is_known(name));
+        let sequence = lock(&self.past).push(effective, clock::wall());
+        if before != Some(&effective.digest) {
+            self.record(Record {
+                action: Action::Apply,
+                actor: "policy".to_owned(),
+                fields: vec![
+                    ("from", json!(before)),
+                    ("to", json!(&*effective.digest)),
+                    ("result", json!("Applied")),
+                ],
+            });
+        }
+        self.news.send_replace(sequence);
+    }
+
+    fn follow_audit(&self, spec: Option<&EndpointSpec>) {
+        let mut audit = lock(&self.audit);
+        let wanted = spec.map(|spec| &*spec.audit_directory);
+        if audit.as_ref().map(Audit::directory) != wanted {
+            *audit = wanted.map(Audit::new);
+        }
+    }
+
+    /// Writes it down, where there is an audit log. Waits for the disk if it changes state.
+    fn record(&self, record: Record) {
+        let mut audit = lock(&self.audit);
+        let Some(audit) = audit.as_mut() else { return };
+        let has_failed = audit.failure.is_some();
+        match audit.write(&record, &moment(clock::wall())) {
+            Ok(()) => drop(self.meters.audited.inc()),
+            Err(error) => {
+                self.meters.unwritten.inc();
+                if !has_failed {
+                    let directory = audit.directory().display();
+                    tracing::error!(%directory, %error, "the audit log cannot be written");
+                }
+            }
+        }
+    }
+
+    /// A config was refused.
+    pub(crate) fn refused(&self, running: &str, why: &str) {
+        let reason: String = why.chars().take(REASON_CHARS_MAX).collect();
+        self.record(Record {
+            action: Action::Reject,
+            actor: "policy".to_owned(),
+            fields: vec![
+                ("from", json!(running)),
+                ("reason", json!(reason)),
+                ("result", json!("Rejected")),
+            ],
+        });
+    }
+
+    /// How the audit log stands.
+    pub(crate) fn audited(&self) -> Value {
+        let audit = lock(&self.audit);
+        let Some(audit) = audit.as_ref() else { return Value::Null };
+        let (sequence, head) = audit.standing().unzip();
+        json!({ "sequence": sequence, "head": head, "failure": audit.failure })
+    }
+
+    /// Asks to look for another policy; the id of the operation.
+    fn look(&self, actor: &Arc<str>) -> Arc<str> {
+        let (id, is_new) = lock(&self.operations).begin(actor, clock::wall());
+        if is_new {
+            self.record(Record {
+                action: Action::Fetch,
+                actor: actor.to_string(),
+                fields: vec![("operation", json!(&*id))],
+            });
+            self.asked.notify_one();
+        }
+        id
+    }
+
+    /// Returns when somebody asks to look for another policy.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Who was asked looks now.
+    pub(crate) fn looks(&self) {
+        lock(&self.operations).run();
+    }
+
+    /// What came of it: the digest that is in effect, or why there is no other.
+    pub(crate) fn looked(&self, outcome: Result<&str, &str>) {
+        lock(&self.operations).end(outcome, clock::wall());
+    }
+
+    /// Takes secrets that have changed; what cannot be used leaves the old ones. Reads files.
+    pub(crate) fn check_files(&self, spec: Option<&EndpointSpec>) {
+        let Some(spec) = spec else { return };
+        let wrong = match Callers::read(spec) {
+            Ok(callers) => {
+                if callers != **self.callers.load() {
+                    self.callers.store(Arc::new(callers));
+                    tracing::info!("secrets of the config endpoint were exchanged");
+                    self.record(Record {
+                        action: Action::KeyRotated,
+                        actor: "policy".to_owned(),
+                        fields: Vec::new(),
+                    });
+                }
+                None
+            }
+            Err(error) => Some(crate::send::explain(&error)),
+        };
+        let mut said = lock(&self.said);
+        if let Some(wrong) = &wrong
+            && said.as_ref() != Some(wrong)
+        {
+            tracing::error!("the old secrets of the config endpoint still count: {wrong}");
+        }
+        *said = wrong;
+    }
+
+    /// Brings what a scrape shows up to date.
+    pub(crate) fn show(&self, effective: &Effective) {
+        let wanted = self.slices(effective).for_sidecars();
+        lock(&self.instances).show(&wanted, &self.meters, clock::now());
+    }
+
+    fn news(&self) -> News {
+        self.news.subscribe()
+    }
+
+    /// The slices of the running config, made once.
+    fn slices(&self, running: &Effective) -> Arc<Slices> {
+        let mut slices = lock(&self.slices);
+        if let Some(known) = slices.as_ref().filter(|known| known.digest == running.digest) {
+            return Arc::clone(known);
+        }
+        let fresh = Arc::new(Slices::new(running));
+        *slices = Some(Arc::clone(&fresh));
+        fresh
+    }
+}
+
+/// What a config needs of files, read and not in effect yet.
+pub(crate) struct Ready {
+    callers: Callers,
+}
+
+/// What answers: the gateway, and the router that finds the route.
+pub(crate) struct Desk {
+    gateway: Arc<Gateway>,
+}
+
+impl Desk {
+    fn endpoint(&self) -> &Endpoint {
+        &self.gateway.endpoint
+    }
+
+    fn running(&self) -> Arc<Effective> {
+        Arc::clone(&self.gateway.running().effective)
+    }
+}
+
+/// A question that may be asked.
+pub(crate) struct Ask {
+    head: Parts,
+    who: Who,
+    /// Values of the path.
+    path: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Ask {
+    /// The value of the path called `name`.
+    fn part(&self, name: &str) -> &str {
+        let found = self.path.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// The query's names and values.
+    fn query(&self) -> Result<Vec<(String, String)>, Problem> {
+        axum::extract::Query::try_from_uri(&self.head.uri)
+            .map(|query| query.0)
+            .map_err(|_| Problem::malformed("the query cannot be read: write `?name=value`"))
+    }
+
+    /// What the body says, if it is a JSON document of this shape.
+    fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Problem> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Problem::malformed(format!("the body is not what is expected: {error}"))
+        })
+    }
+}
+
+/// The listener of the config endpoint.
+pub(crate) struct ConfigEntry {
+    router: Router,
+    desk: Arc<Desk>,
+}
+
+impl ConfigEntry {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
+        let desk = Arc::new(Desk { gateway });
+        Arc::new(Self { router: entrance::router(&desk), desk })
+    }
+}
+
+impl Handler for ConfigEntry {
+    type Body = Body;
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Response {
+        let meters = &self.desk.endpoint().meters;
+        let mut answer = if let Some(why) = caller.refused {
+            let status = why.failure().status().unwrap_or(StatusCode::BAD_REQUEST);
+            axum::response::IntoResponse::into_response(Problem::new(status, why.detail()))
+        } else {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(entrance::Arrived {
+                certificate: caller.identity.clone(),
+                flow: caller.flow.clone(),
+            });
+            let answer = self.router.clone().oneshot(request).await;
+            answer.unwrap_or_else(|never| match never {})
+        };
+        let headers = answer.headers_mut();
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if !headers.contains_key(http::header::CACHE_CONTROL) {
+            let never = HeaderValue::from_static("no-store");
+            headers.insert(http::header::CACHE_CONTROL, never);
+        }
+        meters.answer(entrance::how(answer.status()));
+        answer
+    }
+}
+
+/// 503 while the gateway stops.
+fn stopping() -> Problem {
+    Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, "the gateway is stopping: ask again")
+}

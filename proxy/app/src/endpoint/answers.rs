@@ -1,0 +1,193 @@
+//! What each route does, once it is known that it may be done.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use tillgate_config::schema;
+use tillgate_core::endpoint::is_name;
+use tillgate_net::clock;
+use tillgate_net::http::server::InFlight;
+
+use super::instances::{Acknowledgement, Refused, Registration};
+use super::problem::Problem;
+use super::routes::{JSON, Op};
+use super::{Ask, Desk, asked, checks, drift, events, explain, lock, openapi, slices};
+use crate::admin;
+use crate::cli::windows::{self, Times};
+
+/// The answer to `ask`. `flow` is the request's life, for an answer that goes on.
+pub(super) async fn answer(
+    desk: &Arc<Desk>,
+    op: Op,
+    ask: Ask,
+    flow: Option<InFlight>,
+) -> Result<Response, Problem> {
+    match op {
+        Op::Config => slices::show(desk, &ask).await,
+        Op::Events => events::open(desk, &ask, flow),
+        Op::Register => register(desk, &ask),
+        Op::Acknowledge => acknowledge(desk, &ask),
+        Op::Instances => {
+            let wanted = desk.endpoint().slices(&desk.running()).for_sidecars();
+            Ok(document(&lock(&desk.endpoint().instances).list(&wanted, clock::now())))
+        }
+        Op::Status => Ok(document(&admin::status::of(&desk.gateway))),
+        Op::Drift => Ok(document(&drift::show(desk))),
+        Op::Revisions => Ok(document(&lock(&desk.endpoint().past).list())),
+        Op::Revision => {
+            lock(&desk.endpoint().past).show(ask.part("digest")).map(|it| document(&it))
+        }
+        Op::Difference => {
+            let past = lock(&desk.endpoint().past);
+            past.difference(ask.part("digest"), ask.part("other")).map(|it| document(&it))
+        }
+        Op::Validate => checks::validate(desk, ask).await.map(|it| document(&it)),
+        Op::Plan => checks::plan(desk, ask).await.map(|it| document(&it)),
+        Op::Explain => explain::explain(desk, ask).await.map(|it| document(&it)),
+        Op::Reconcile => Ok(asked::reconcile(desk, &ask)),
+        Op::Operation => asked::operation(desk, &ask).map(|it| document(&it)),
+        Op::Hook => asked::hook(desk, &ask),
+        Op::Audit => asked::records(desk, &ask).await,
+        Op::Windows => shown_windows(desk, &ask),
+        Op::Overrides => Ok(document(&overrides(desk))),
+        Op::Schema => schema_of(&ask),
+        Op::OpenApi => Ok(lasting(&ask, openapi::document().to_string())),
+        Op::Live => Ok("ok\n".into_response()),
+        Op::Ready => {
+            let is_verbose = ask.query()?.iter().any(|(name, _)| name == "verbose");
+            Ok(admin::ready(&desk.gateway, is_verbose))
+        }
+        Op::Started => Ok(started(desk)),
+        Op::Metrics => Ok(admin::scrape(&desk.gateway)),
+    }
+}
+
+/// A JSON document.
+fn document(value: &Value) -> Response {
+    let mut answer = Response::new(Body::from(value.to_string()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    answer
+}
+
+/// A document that changes with the program alone.
+fn lasting(ask: &Ask, text: String) -> Response {
+    let tag = format!("\"{}\"", tillgate_config::bundle::digest(text.as_bytes()));
+    let known = ask.head.headers.get_all(IF_NONE_MATCH).iter();
+    let mut known = known.filter_map(|value| value.to_str().ok()).flat_map(|one| one.split(','));
+    let mut answer = if known.any(|one| one.trim().trim_start_matches("W/") == tag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut answer = Response::new(Body::from(text));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        answer
+    };
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        answer.headers_mut().insert(ETAG, tag);
+    }
+    answer
+}
+
+fn schema_of(ask: &Ask) -> Result<Response, Problem> {
+    let name = ask.part("name");
+    let name = name.strip_suffix(".json").unwrap_or(name);
+    let kind = Some(name).filter(|name| *name != "all");
+    let schema = schema::by_name(kind).map_err(Problem::absent)?;
+    Ok(lasting(ask, schema.to_string()))
+}
+
+/// The id of the path, if it is the caller's own.
+fn own_id(ask: &Ask) -> Result<&str, Problem> {
+    let id = ask.part("id");
+    if !is_name(id) || *id != *ask.who.name {
+        return Err(Problem::forbidden(format!(
+            "you are `{}`, and an instance speaks for itself alone",
+            ask.who.name
+        )));
+    }
+    Ok(id)
+}
+
+fn taken(result: Result<(), Refused>) -> Result<Response, Problem> {
+    match result {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(Refused::Malformed(why)) => Err(Problem::malformed(why)),
+        Err(Refused::Conflict(why)) => Err(Problem::conflict(why)),
+        Err(Refused::Full) => {
+            let detail = "this gateway has as many instances as it may have";
+            Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, 60, detail))
+        }
+    }
+}
+
+fn register(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let id = own_id(ask)?;
+    let given: Registration = ask.json()?;
+    let result = lock(&desk.endpoint().instances).register(id, given, clock::now());
+    desk.endpoint().show(&desk.running());
+    taken(result)
+}
+
+fn acknowledge(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let id = own_id(ask)?;
+    let given: Acknowledgement = ask.json()?;
+    let sent = |digest: &str| lock(&desk.endpoint().past).has_sent(digest);
+    let result = lock(&desk.endpoint().instances).acknowledge(id, given, sent, clock::now());
+    desk.endpoint().show(&desk.running());
+    taken(result)
+}
+
+fn shown_windows(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let query = ask.query()?;
+    let one =
+        |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let times = Times { from: one("from"), until: one("until"), rollout: one("rollout") };
+    let running = desk.running();
+    windows::json(&running, &times).map(|it| document(&it)).map_err(Problem::malformed)
+}
+
+/// Signed exceptions, with where they stand now.
+fn overrides(desk: &Desk) -> Value {
+    let running = desk.running();
+    let now = windows::now();
+    let list: Vec<Value> = running
+        .gate
+        .overrides
+        .iter()
+        .map(|one| {
+            let state = if one.valid.contains(now) {
+                "Active"
+            } else if now < one.valid.from {
+                "Future"
+            } else {
+                "Expired"
+            };
+            let names = |kind: &str, names: &[Arc<str>]| -> Vec<String> {
+                names.iter().map(|name| format!("{kind}/{name}")).collect()
+            };
+            let mut suspends = names("Freeze", &one.freezes);
+            suspends.extend(names("ChangeWindow", &one.windows));
+            json!({
+                "name": &*one.name,
+                "state": state,
+                "suspends": suspends,
+                "validFrom": one.valid.from.to_string(),
+                "expiresAt": one.valid.until.to_string(),
+                "reason": &*one.reason,
+                "ticket": &*one.ticket,
+            })
+        })
+        .collect();
+    json!({ "overrides": list })
+}
+
+/// Whether it has begun to serve; once it has, it stays so.
+fn started(desk: &Desk) -> Response {
+    if desk.gateway.has_started() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
+}

@@ -1,0 +1,137 @@
+//! What people and hooks ask for: to look for another policy now.
+//!
+//! The one who reads policy is told and says what came of it; here it is only remembered who asked.
+//! In the log of the gateway and in its audit log is what was asked by whom.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, StatusCode};
+use serde_json::json;
+use tillgate_net::clock;
+
+use super::audit::{Action, Record};
+use super::hooks::Then;
+use super::problem::Problem;
+use super::routes::{JSON, NDJSON};
+use super::{Ask, Desk, audit, lock};
+
+/// Forged messages are told once in this time, with their number.
+const FORGED_TOLD: Duration = Duration::from_secs(10);
+
+/// Records of one answer, and their bytes.
+const RECORDS_MAX: usize = 1000;
+const RECORDS_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many are sent to who does not say.
+const RECORDS: usize = 100;
+
+/// `POST /v1/reconcile`.
+pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Response {
+    let id = desk.endpoint().look(&ask.who.actor);
+    accepted(Some(&id))
+}
+
+fn accepted(id: Option<&str>) -> Response {
+    let mut answer = Response::new(Body::from(json!({ "operation": id }).to_string()));
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    let place = id.and_then(|id| HeaderValue::try_from(format!("/v1/operations/{id}")).ok());
+    if let Some(place) = place {
+        answer.headers_mut().insert(LOCATION, place);
+    }
+    answer
+}
+
+/// `POST /v1/hooks/{receiver}`.
+pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
+    let name = ask.part("receiver");
+    let callers = desk.endpoint().callers.load();
+    let receiver = callers.receiver(name);
+    let receiver = receiver.ok_or_else(|| Problem::absent("no receiver has this name"))?;
+    if !receiver.believes(&ask.head.headers, &ask.body) {
+        forged(desk, name);
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "the signature is not of this body with a secret of this receiver",
+        ));
+    }
+    let delivery = receiver.delivery(&ask.head.headers);
+    let then = {
+        let mut heard = lock(&desk.endpoint().heard);
+        heard.entry(Arc::clone(&receiver.name)).or_default().hear(delivery, clock::now())
+    };
+    let actor: Arc<str> = format!("hook:{name}").into();
+    match then {
+        Then::Look => drop(desk.endpoint().look(&actor)),
+        Then::LookIn(time) => {
+            let desk = Arc::clone(desk);
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                desk.endpoint().look(&actor);
+            });
+        }
+        Then::Nothing => {}
+    }
+    Ok(accepted(None))
+}
+
+/// Somebody sends what he cannot sign: counted, and told now and then.
+fn forged(desk: &Desk, receiver: &str) {
+    let now = clock::now();
+    let count = {
+        let mut forged = lock(&desk.endpoint().forged);
+        forged.count += 1;
+        let is_due =
+            forged.told.is_none_or(|told| now.saturating_duration_since(told) >= FORGED_TOLD);
+        if !is_due {
+            return;
+        }
+        forged.told = Some(now);
+        std::mem::take(&mut forged.count)
+    };
+    tracing::warn!(receiver, count, "a webhook came with a wrong signature");
+    desk.endpoint().record(Record {
+        action: Action::VerifyFailed,
+        actor: format!("hook:{receiver}"),
+        fields: vec![("count", json!(count)), ("reason", json!("wrong signature"))],
+    });
+}
+
+/// `GET /v1/operations/{id}`.
+pub(super) fn operation(desk: &Desk, ask: &Ask) -> Result<serde_json::Value, Problem> {
+    let found = lock(&desk.endpoint().operations).show(ask.part("id"));
+    found.ok_or_else(|| Problem::absent("no operation of this process has this id, or it is old"))
+}
+
+/// `GET /v1/audit`.
+pub(super) async fn records(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let (mut after, mut limit) = (0, RECORDS);
+    for (name, value) in ask.query()? {
+        let wrong = |_| Problem::malformed(format!("`{name}` is a number"));
+        match &*name {
+            "after" => after = value.parse().map_err(wrong)?,
+            "limit" => limit = value.parse::<usize>().map_err(wrong)?.min(RECORDS_MAX),
+            _ => {}
+        }
+    }
+    let directory = lock(&desk.endpoint().audit).as_ref().map(|log| log.directory().to_owned());
+    let Some(directory) = directory else {
+        return Err(Problem::absent("there is no audit log"));
+    };
+    let read = move || audit::read(&directory, after, limit, RECORDS_BYTES_MAX);
+    let records = match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(records)) => records,
+        Ok(Err(error)) => {
+            let detail = format!("the audit log cannot be read: {error}");
+            return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 60, detail));
+        }
+        Err(_) => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+    };
+    let mut answer = Response::new(Body::from(records));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    Ok(answer)
+}

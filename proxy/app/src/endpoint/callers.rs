@@ -1,0 +1,198 @@
+//! Who asks: a certificate that was verified, or a token.
+//!
+//! Tokens lie in files that their owner alone may read, are known here by their hashes, and are
+//! compared in constant time, all of them, whichever is shown. A file that changes is taken when
+//! it is whole; the old token counts until then.
+
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
+use tillgate_core::tls::ClientIdentity;
+
+use super::hooks::Receiver;
+
+/// Fewer characters can be guessed: 32 of base64 are 192 bits.
+const TOKEN_CHARS_MIN: usize = 32;
+
+/// What no token is longer than.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// Why a token's file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// It cannot be read.
+    #[error("the secret {0} cannot be read; put it there")]
+    Unreadable(PathBuf, #[source] std::io::Error),
+    /// Others may read it.
+    #[error("the secret {0} can be read by others than its owner; run `chmod 600` on it")]
+    Open(PathBuf),
+    /// It is too short, too long, or not one line of plain characters.
+    #[error(
+        "the secret {0} is not one line of {TOKEN_CHARS_MIN} to {FILE_BYTES_MAX} plain characters; \
+         make one with `openssl rand -base64 32`"
+    )]
+    Weak(PathBuf),
+}
+
+type Hash = [u8; SHA256_OUTPUT_LEN];
+
+/// Who asks, as far as that can be told.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// It showed nothing, or something that nobody knows.
+    Nobody,
+    /// It has a certificate of an authority that counts, and no role in it.
+    Stranger,
+    Known(Who),
+}
+
+/// The tokens that count.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Callers {
+    tokens: Vec<(Hash, Who)>,
+    receivers: Vec<Receiver>,
+}
+
+impl Callers {
+    /// Reads the files of `spec`.
+    pub(super) fn read(spec: &EndpointSpec) -> Result<Self, SecretError> {
+        let read = |token: &TokenSpec| {
+            let text = secret(&token.file)?;
+            Ok((hash(text.as_bytes()), Who::of_token(token)))
+        };
+        let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
+        let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
+        Ok(Self { tokens, receivers })
+    }
+
+    /// The receiver of webhooks called `name`.
+    pub(super) fn receiver(&self, name: &str) -> Option<&Receiver> {
+        self.receivers.iter().find(|one| *one.name == *name)
+    }
+
+    /// Who asks with these headers and this certificate. A token that is shown is what counts: a
+    /// wrong one is not made good by a certificate.
+    pub(super) fn find(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&Arc<ClientIdentity>>,
+    ) -> Asker {
+        let mut shown = headers.get_all(AUTHORIZATION).iter();
+        if let Some(shown_first) = shown.next() {
+            let token = shown_first.as_bytes().split_at_checked(7);
+            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+            return match (token, shown.next()) {
+                (Some((_, token)), None) => self.token(token),
+                _ => Asker::Nobody,
+            };
+        }
+        let Some(certificate) = certificate else { return Asker::Nobody };
+        Who::of_certificate(certificate).map_or(Asker::Stranger, Asker::Known)
+    }
+
+    fn token(&self, shown: &[u8]) -> Asker {
+        let shown = hash(shown.trim_ascii());
+        let mut found = None;
+        for (known, who) in &self.tokens {
+            if verify_slices_are_equal(known, &shown).is_ok() {
+                found = Some(who);
+            }
+        }
+        found.map_or(Asker::Nobody, |who| Asker::Known(who.clone()))
+    }
+}
+
+fn hash(bytes: &[u8]) -> Hash {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+/// The secret in a file that its owner alone may read.
+pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
+    let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(SecretError::Open(path.to_owned()));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    let secret = text.trim_ascii();
+    let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = secret.len() >= TOKEN_CHARS_MIN && text.len() as u64 <= FILE_BYTES_MAX;
+    if !is_plain || !fits {
+        return Err(SecretError::Weak(path.to_owned()));
+    }
+    Ok(secret.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tillgate_core::endpoint::{Role, Roles};
+
+    use super::*;
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_secret_is_its_owners_alone_and_long() {
+        let good = "0123456789abcdef0123456789abcdef";
+        assert_eq!(secret(file(&format!("{good}\n"), 0o600).path()).unwrap(), good);
+        let open = secret(file(good, 0o640).path());
+        assert!(matches!(open, Err(SecretError::Open(_))));
+        for weak in ["short", &"x".repeat(5000), "0123456789abcdef 0123456789abcdef", ""] {
+            assert!(matches!(secret(file(weak, 0o600).path()), Err(SecretError::Weak(_))));
+        }
+        let gone = secret(Path::new("/nonexistent/token"));
+        assert!(matches!(gone, Err(SecretError::Unreadable(..))));
+    }
+
+    #[test]
+    fn a_wrong_token_is_not_made_good_by_a_certificate() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let who =
+            Who { actor: "token:t".into(), name: "t".into(), roles: Roles::of(&[Role::Viewer]) };
+        let tokens = vec![(hash(token.as_bytes()), who)];
+        let callers = Callers { tokens, receivers: Vec::new() };
+        let certificate = Arc::new(ClientIdentity {
+            sans: vec!["URI:tillgate://operator/otto".into()],
+            fingerprint: "".into(),
+        });
+        let ask = |values: &[&str], certificate| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            match callers.find(&headers, certificate) {
+                Asker::Known(who) => who.actor.to_string(),
+                Asker::Stranger => "stranger".to_owned(),
+                Asker::Nobody => "nobody".to_owned(),
+            }
+        };
+        let bearer = format!("Bearer {token}");
+        assert_eq!(ask(&[&bearer], None), "token:t");
+        assert_eq!(ask(&[&format!("bearer  {token} ")], None), "token:t");
+        assert_eq!(ask(&[], Some(&certificate)), "certificate:otto");
+        assert_eq!(ask(&[&bearer], Some(&certificate)), "token:t");
+        for wrong in ["Bearer", "Bearer x", "Basic dXNlcjp4", "", token] {
+            assert_eq!(ask(&[wrong], Some(&certificate)), "nobody", "{wrong}");
+        }
+        assert_eq!(ask(&[&bearer, &bearer], Some(&certificate)), "nobody");
+        assert_eq!(ask(&[], Some(&Arc::default())), "stranger");
+    }
+}

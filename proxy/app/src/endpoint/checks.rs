@@ -1,0 +1,158 @@
+//! `/v1/validate` and `/v1/plan`: what a policy would be here, without changing anything.
+//!
+//! The same compiler as at a reload, for this store. A policy may take a processor for a second,
+//! so one is looked at at a time, on a thread that serves nobody.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use tillgate_config::compile::against;
+use tillgate_config::effective::Effective;
+use tillgate_config::fleet::{Fleet, Source};
+use tillgate_config::report::Report;
+use tillgate_config::{Checked, check_text};
+
+use super::past::differences;
+use super::problem::Problem;
+use super::{Ask, Desk};
+use crate::bundle::archive;
+
+/// What the policy is called in messages: it came without a name.
+const NAME: &str = "policy.yaml";
+
+/// Looks at the policy in the body.
+pub(super) async fn validate(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
+    let running = desk.running();
+    let checked = look(desk, ask, &running.store).await?;
+    let (config, report) = valid(checked)?;
+    let not_in_effect: Vec<&str> = config.not_in_effect.iter().map(|one| &*one.field).collect();
+    Ok(json!({
+        "valid": true,
+        "digest": &*config.digest,
+        "warnings": report.to_json()["warnings"],
+        "notInEffect": not_in_effect,
+    }))
+}
+
+/// Looks at the policy in the body, and at what it would change here.
+pub(super) async fn plan(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
+    let running = desk.running();
+    let checked = look(desk, ask, &running.store).await?;
+    let (config, report) = valid(checked)?;
+    let config = config.with_flags_of(&running);
+    if config.store != running.store {
+        let detail =
+            format!("the policy is of store {}, this one is {}", config.store, running.store);
+        return Err(Problem::invalid(detail, Vec::new()));
+    }
+    let mut refused = Report::default();
+    refused.errors = against(&running, &config, None);
+    Ok(json!({
+        "from": &*running.digest,
+        "to": &*config.digest,
+        "changes": differences(&running, &config),
+        "refusals": refused.to_json()["errors"],
+        "impact": impact(&running, &config),
+        "warnings": report.to_json()["warnings"],
+    }))
+}
+
+/// What it means for what is under way.
+fn impact(running: &Effective, config: &Effective) -> Value {
+    let begins = |one: &tillgate_config::effective::ListenerSpec| {
+        (one.name.clone(), one.address, one.protocol, one.tls.clone(), one.proxy_protocol.clone())
+    };
+    let listeners = |from: &Effective, to: &Effective| -> Vec<String> {
+        let all: Vec<_> = to.listeners.iter().map(begins).collect();
+        let missing = from.listeners.iter().filter(|one| !all.contains(&begins(one)));
+        missing.map(|one| one.name.to_string()).collect()
+    };
+    let resized: Vec<&str> = config
+        .classes
+        .iter()
+        .filter(|(_, class)| {
+            running.classes.iter().any(|(_, old)| old.name == class.name && old != *class)
+        })
+        .map(|(_, class)| &*class.name)
+        .collect();
+    json!({
+        "listenersDrained": listeners(running, config),
+        "listenersOpened": listeners(config, running),
+        "classesResized": resized,
+        "needsRestart": running.process.workers != config.process.workers,
+    })
+}
+
+fn valid(checked: Checked) -> Result<(Effective, Report), Problem> {
+    let Checked { effective, report } = checked;
+    effective.map(|config| (config, report.clone())).ok_or_else(|| {
+        let detail = format!("the policy is refused: {}", report.summary());
+        let mut errors = report.to_json()["errors"].take();
+        let errors = errors.as_array_mut().map(std::mem::take).unwrap_or_default();
+        Problem::invalid(detail, errors)
+    })
+}
+
+/// Compiles a policy that a question brings along.
+pub(super) async fn compiled(desk: &Desk, text: String) -> Result<Effective, Problem> {
+    valid(apart(desk, move || Ok(check_text(NAME, &text))).await?).map(|(config, _)| config)
+}
+
+/// Compiles the policy in the body for `store`.
+async fn look(desk: &Desk, ask: Ask, store: &Arc<str>) -> Result<Checked, Problem> {
+    let store = Arc::clone(store);
+    apart(desk, move || compile(&ask, &store)).await
+}
+
+/// One at a time, on a thread that serves nobody.
+async fn apart(
+    desk: &Desk,
+    compile: impl FnOnce() -> Result<Checked, Problem> + Send + 'static,
+) -> Result<Checked, Problem> {
+    let Ok(turn) = Arc::clone(&desk.endpoint().checks).try_acquire_owned() else {
+        let detail = "another policy is looked at: ask again";
+        return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, 1, detail));
+    };
+    let compiled = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        compile()
+    });
+    compiled.await.unwrap_or_else(|_| {
+        let detail = "the policy could not be looked at; the log says why";
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+    })
+}
+
+fn compile(ask: &Ask, store: &str) -> Result<Checked, Problem> {
+    let media = ask.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !media.is_some_and(|media| media.to_ascii_lowercase().starts_with("application/gzip")) {
+        let text = std::str::from_utf8(&ask.body)
+            .map_err(|_| Problem::malformed("the policy is not UTF-8 text"))?;
+        return Ok(check_text(NAME, text));
+    }
+    let archive = archive::read(&ask.body)
+        .map_err(|error| Problem::malformed(crate::send::explain(&error)))?;
+    let mut sources = Vec::new();
+    for (file, bytes) in archive.files {
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Problem::malformed(format!("{file} is not UTF-8 text")))?;
+        let is_policy = [".yaml", ".yml"].iter().any(|end| file.ends_with(end));
+        if is_policy {
+            sources.push(Source { file, text });
+        }
+    }
+    let (fleet, mut report) = Fleet::read(&sources, 1);
+    match fleet.compile(store) {
+        Ok(Checked { effective, report: found }) => {
+            report.append(found);
+            let effective = effective.filter(|_| report.errors.is_empty());
+            Ok(Checked { effective, report })
+        }
+        Err(message) => {
+            report.append(Report::of_error(message));
+            Ok(Checked { effective: None, report })
+        }
+    }
+}

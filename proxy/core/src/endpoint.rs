@@ -1,0 +1,235 @@
+//! The config endpoint: who may ask what of a store.
+//!
+//! Roles come from the names in a verified certificate (`tillgate://viewer/anna`) or from a token
+//! of the policy. A route names the roles that it answers; whoever has none of them is refused.
+//! Nothing here knows HTTP, and nothing compares secrets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::listener::ListenerSpec;
+use crate::tls::ClientIdentity;
+
+/// The config endpoint of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Its listener; always with TLS.
+    pub listener: ListenerSpec,
+    /// Tokens that are a credential beside certificates.
+    pub tokens: Vec<TokenSpec>,
+    /// Where the audit log is kept.
+    pub audit_directory: Arc<Path>,
+    /// Who may say that there is something new.
+    pub hooks: Vec<HookSpec>,
+}
+
+/// A token, by its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSpec {
+    /// Who has it, for the audit log.
+    pub name: Arc<str>,
+    /// What it opens.
+    pub roles: Roles,
+    /// The file that holds it.
+    pub file: Arc<Path>,
+}
+
+/// A receiver of webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookSpec {
+    /// Its name in the path.
+    pub name: Arc<str>,
+    /// How its messages prove where they come from.
+    pub kind: HookKind,
+    /// Files of its secrets; two while one replaces the other.
+    pub secret_files: Vec<Arc<Path>>,
+}
+
+/// How a webhook proves where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// `X-Hub-Signature-256: sha256=<hex>`.
+    GitHub,
+    /// `X-Signature: sha256=<hex>`.
+    Generic,
+    /// `X-Gitlab-Token`, the secret itself.
+    GitLab,
+}
+
+/// What a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Reads what runs here.
+    Viewer,
+    /// A proxy beside a workload: reads its own slice.
+    Sidecar,
+    /// Does what the policy leaves to people; reads what a viewer reads.
+    Operator,
+    /// Reads the audit log.
+    Auditor,
+}
+
+impl Role {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Sidecar, Self::Operator, Self::Auditor];
+
+    /// Its name in policy, certificates and the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Sidecar => "sidecar",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+        }
+    }
+
+    /// The role called `name`.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// Some roles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Roles(u8);
+
+impl Roles {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// These.
+    pub const fn of(roles: &[Role]) -> Self {
+        let (mut bits, mut at) = (0, 0);
+        while at < roles.len() {
+            bits |= 1 << roles[at] as u8;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// The same and `role`.
+    #[must_use]
+    pub const fn with(self, role: Role) -> Self {
+        Self(self.0 | 1 << role as u8)
+    }
+
+    /// Whether `role` is among them.
+    pub const fn has(self, role: Role) -> bool {
+        self.0 & 1 << role as u8 != 0
+    }
+
+    /// Whether one of them is among `wanted`.
+    pub const fn meets(self, wanted: Self) -> bool {
+        self.0 & wanted.0 != 0
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(move |role| self.has(*role))
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// `certificate:anna`, `token:grafana`: for the audit log.
+    pub actor: Arc<str>,
+    /// The name alone: the id of a sidecar's own instance.
+    pub name: Arc<str>,
+    /// What it may.
+    pub roles: Roles,
+}
+
+/// What names that carry a role begin with.
+const SCHEME: &str = "URI:tillgate://";
+
+/// The longest name of a caller: what DNS allows.
+const NAME_MAX: usize = 253;
+
+impl Who {
+    /// Whom a verified certificate describes: each `URI:tillgate://ROLE/NAME` among its names is
+    /// a role. `None` without any, and where they disagree about the name.
+    pub fn of_certificate(identity: &ClientIdentity) -> Option<Self> {
+        let mut roles = Roles::NONE;
+        let mut name: Option<&str> = None;
+        for san in &identity.sans {
+            let Some(rest) = san.strip_prefix(SCHEME) else { continue };
+            let (role, who) = rest.split_once('/')?;
+            let role = Role::by_name(role)?;
+            if !is_name(who) || name.is_some_and(|other| other != who) {
+                return None;
+            }
+            name = Some(who);
+            roles = roles.with(role);
+        }
+        let name = name?;
+        Some(Self { actor: format!("certificate:{name}").into(), name: name.into(), roles })
+    }
+
+    /// Whoever has this token.
+    pub fn of_token(token: &TokenSpec) -> Self {
+        Self {
+            actor: format!("token:{}", token.name).into(),
+            name: Arc::clone(&token.name),
+            roles: token.roles,
+        }
+    }
+}
+
+/// Whether `text` can name a caller, an instance or a receiver in a path.
+pub fn is_name(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(fits) && !text.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(sans: &[&str]) -> Option<Who> {
+        let sans = sans.iter().map(|san| Arc::from(*san)).collect();
+        Who::of_certificate(&ClientIdentity { sans, fingerprint: "".into() })
+    }
+
+    #[test]
+    fn a_certificate_says_who_and_what() {
+        let anna = who(&["DNS:anna.example", "URI:tillgate://viewer/anna"]).unwrap();
+        assert_eq!((&*anna.actor, &*anna.name), ("certificate:anna", "anna"));
+        assert!(anna.roles.has(Role::Viewer) && !anna.roles.has(Role::Operator));
+        let both = who(&["URI:tillgate://viewer/anna", "URI:tillgate://auditor/anna"]).unwrap();
+        assert_eq!(both.roles.iter().collect::<Vec<_>>(), [Role::Viewer, Role::Auditor]);
+    }
+
+    #[test]
+    fn what_is_not_a_role_opens_nothing() {
+        for sans in [
+            &[][..],
+            &["DNS:viewer"],
+            &["URI:spiffe://store/viewer/anna"],
+            &["URI:tillgate://viewer"],
+            &["URI:tillgate://viewer/"],
+            &["URI:tillgate://Viewer/anna"],
+            &["URI:tillgate://root/anna"],
+            &["URI:tillgate://viewer/anna/b"],
+            &["URI:tillgate://viewer/.."],
+            &["URI:tillgate://viewer/a%2Fb"],
+            &["URI:tillgate://viewer/anna", "URI:tillgate://operator/otto"],
+            &["URI:tillgate://viewer/anna", "URI:tillgate://root/anna"],
+        ] {
+            assert_eq!(who(sans), None, "{sans:?}");
+        }
+    }
+
+    #[test]
+    fn roles_are_a_set() {
+        let some = Roles::of(&[Role::Viewer, Role::Auditor]);
+        assert!(some.meets(Roles::of(&[Role::Auditor])));
+        assert!(!some.meets(Roles::of(&[Role::Operator, Role::Sidecar])));
+        assert!(!Roles::NONE.meets(Roles::of(&Role::ALL)) && Roles::NONE.is_empty());
+    }
+}

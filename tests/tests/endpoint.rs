@@ -1,0 +1,516 @@
+//! The config endpoint: who may ask what, what is shown to whom, and what happens to who asks
+//! wrongly. A whole gateway, TLS on the wire, certificates of an authority of our own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_config::load_text;
+use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::tls::{self, Authority, Volume, Wants};
+use tillgate_tests::wire::{Reply, Wire};
+use tillgate_tests::{eventually, now};
+
+const TOKEN: &str = "grafana-0123456789abcdef0123456789";
+const ROLES: [&str; 4] = ["viewer", "sidecar", "operator", "auditor"];
+
+/// A store with an endpoint, and everyone who asks it.
+struct Site {
+    gateway: Gateway,
+    authority: Authority,
+    files: Volume,
+    address: SocketAddr,
+}
+
+fn policy(files: &Volume, auth: &str, down: &str) -> String {
+    let tokens: &[_] = if auth == "Token" { &[("grafana", "viewer")] } else { &[] };
+    let wanted = Wanted { auth, has_ca: true, tokens, hooks: &[], down };
+    endpoint::policy(|name| files.path(name).display().to_string(), &wanted)
+}
+
+fn compiled(text: &str) -> Effective {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let effective = load_text("store.yaml", text).unwrap();
+    [ListenerProtocol::Http, ListenerProtocol::ForwardProxy, ListenerProtocol::Admin]
+        .into_iter()
+        .fold(effective, |effective, protocol| effective.with_listener(protocol, any))
+}
+
+impl Site {
+    fn new(auth: &str) -> Self {
+        let authority = Authority::default();
+        let identity = authority.issue(&[NAME]);
+        let files = Volume::new(&[
+            ("ca.crt", &authority.pem),
+            ("tls.crt", &identity.chain),
+            ("tls.key", &identity.key),
+        ]);
+        write_secret(&files.path("grafana"), TOKEN);
+        let gateway = Gateway::start(compiled(&policy(&files, auth, "20Mbit/s")));
+        let address = gateway.listeners["config-endpoint"];
+        Self { gateway, authority, files, address }
+    }
+
+    /// Another capacity, which a sidecar does not see.
+    fn reload(&self, down: &str) -> Effective {
+        let effective = compiled(&policy(&self.files, "Token", down));
+        self.gateway.control.reload(effective.clone()).unwrap();
+        effective
+    }
+
+    fn client(&self, names: &[&str]) -> Arc<ClientConfig> {
+        let identity = (!names.is_empty()).then(|| self.authority.issue(names));
+        tls::client(&self.authority, &Wants { identity: identity.as_ref(), ..Wants::default() })
+    }
+
+    fn caller(&self, role: &str) -> Caller {
+        let name = format!("tillgate://{role}/pos-1");
+        Caller { config: self.client(&[&name]), address: self.address }
+    }
+
+    fn nobody(&self) -> Caller {
+        Caller { config: self.client(&[]), address: self.address }
+    }
+}
+
+fn read(reply: &Reply) -> Value {
+    serde_json::from_slice(&reply.body).unwrap_or_else(|_| panic!("{}", reply.text()))
+}
+
+#[track_caller]
+fn refused(reply: &Reply, status: u16) {
+    assert_eq!(reply.status, status, "{}", reply.text());
+    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    let problem = read(reply);
+    assert_eq!(problem["status"], status);
+    for field in ["type", "title", "detail"] {
+        assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+    }
+}
+
+const INSTANCE: &str = r#"{"bootId":"one","workload":"pos/checkout"}"#;
+
+/// What every route opens to whom, for people to review. The walk compares it with the document,
+/// and what each caller gets with both.
+const TABLE: &str = "\
+GET /livez: everyone
+GET /metrics: viewer operator
+GET /readyz: everyone
+GET /startupz: everyone
+GET /v1/audit: auditor
+GET /v1/config: viewer sidecar operator
+GET /v1/config/events: viewer sidecar operator
+GET /v1/drift: viewer operator
+POST /v1/explain: viewer operator
+POST /v1/hooks/{receiver}: everyone
+GET /v1/instances: viewer operator
+PUT /v1/instances/{id}: sidecar
+POST /v1/instances/{id}/ack: sidecar
+GET /v1/openapi.json: viewer sidecar operator auditor
+GET /v1/operations/{id}: viewer operator
+GET /v1/overrides: viewer operator
+POST /v1/plan: viewer operator
+POST /v1/reconcile: operator
+GET /v1/revisions: viewer operator
+GET /v1/revisions/{digest}: viewer operator
+GET /v1/revisions/{digest}/diff/{other}: viewer operator
+GET /v1/schema/{name}: viewer sidecar operator auditor
+GET /v1/status: viewer operator
+POST /v1/validate: viewer operator
+GET /v1/windows: viewer operator
+";
+
+/// Path and body with which a route can be asked.
+fn question(path: &str, digest: &str) -> (String, String, &'static str) {
+    let asked = path
+        .replace("{id}", "pos-1")
+        .replace("{digest}", "current")
+        .replace("{other}", "current")
+        .replace("{name}", "all.json");
+    let ack = json!({"digest": digest, "result": "Applied"}).to_string();
+    match path {
+        "/v1/instances/{id}" => (asked, INSTANCE.to_owned(), "application/json"),
+        "/v1/instances/{id}/ack" => (asked, ack, "application/json"),
+        "/v1/explain" => {
+            let http = json!({"authority": "pay.example", "path": "/"});
+            (asked, json!({"http": http}).to_string(), "application/json")
+        }
+        "/v1/validate" | "/v1/plan" => (asked, "kind: Store\n".to_owned(), "application/yaml"),
+        _ => (asked, String::new(), "application/json"),
+    }
+}
+
+#[test]
+fn every_route_answers_the_roles_of_the_table_and_nobody_else() {
+    let site = Site::new("Token");
+    let document = read(&site.caller("auditor").get("/v1/openapi.json"));
+    let sidecar = site.caller("sidecar");
+    let digest = sidecar.get("/v1/config").header("tillgate-digest").unwrap().to_owned();
+    let callers: Vec<(&str, Caller)> =
+        ROLES.iter().map(|role| (*role, site.caller(role))).chain([("", site.nobody())]).collect();
+    let mut table: Vec<String> = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let method = method.to_uppercase();
+            let roles: Vec<&str> = operation["x-tillgate-roles"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|role| role.as_str().unwrap())
+                .collect();
+            if method != "HEAD" {
+                let roles = if roles.is_empty() { "everyone".to_owned() } else { roles.join(" ") };
+                table.push(format!("{method} {path}: {roles}\n"));
+            }
+            for (role, caller) in &callers {
+                let (asked, body, media) = question(path, &digest);
+                let media = format!("Content-Type: {media}\r\n");
+                let mut wire = caller.send(&method, &asked, &media, &body);
+                let status = wire.head().status;
+                let case = format!("{method} {path} as {role:?}: {status}");
+                let expected = match *role {
+                    // Nobody has a receiver here; its signature has a test of its own.
+                    _ if roles.is_empty() => !matches!(status, 401 | 403),
+                    "" => status == 401,
+                    role if roles.contains(&role) => !matches!(status, 401 | 403),
+                    _ => status == 403,
+                };
+                assert!(expected, "{case}");
+                let documented = operation["responses"].get(status.to_string());
+                assert!(documented.is_some(), "{case} is not documented");
+                assert!(status < 500, "{case}");
+            }
+        }
+    }
+    table.sort_by_key(|line| {
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        path.trim_end_matches(':').to_owned()
+    });
+    assert_eq!(table.concat(), TABLE);
+}
+
+#[test]
+fn a_certificate_without_a_role_or_a_wrong_token_opens_nothing() {
+    let site = Site::new("Token");
+    for names in [&["viewer.example"][..], &["tillgate://root/anna"], &["tillgate://viewer"]] {
+        let caller = Caller { config: site.client(names), address: site.address };
+        refused(&caller.get("/v1/status"), 403);
+    }
+    let ask = |token: &str| {
+        site.nobody().ask("GET", "/v1/status", &format!("Authorization: {token}\r\n"), "")
+    };
+    assert_eq!(ask(&format!("Bearer {TOKEN}")).status, 200);
+    let wrong = ask(&format!("Bearer {TOKEN}x"));
+    refused(&wrong, 401);
+    assert_eq!(wrong.header("www-authenticate"), Some("Bearer realm=\"tillgate\""));
+    refused(&ask("Basic YTpi"), 401);
+    // A token that is shown is what counts, whatever the certificate says.
+    let viewer = site.caller("viewer");
+    refused(&viewer.ask("GET", "/v1/status", "Authorization: Bearer x\r\n", ""), 401);
+
+    // A new token counts when its file is whole, and the old one does not any more.
+    let fresh = "grafana-fresh-0123456789abcdef01234567";
+    write_secret(&site.files.path("grafana"), "short");
+    write_secret(&site.files.path("grafana"), fresh);
+    eventually("the new token counts", || {
+        (ask(&format!("Bearer {fresh}")).status == 200).then_some(())
+    });
+    refused(&ask(&format!("Bearer {TOKEN}")), 401);
+}
+
+#[test]
+fn with_mutual_there_is_no_connection_without_a_certificate_that_counts() {
+    let site = Site::new("Mutual");
+    assert_eq!(site.caller("viewer").get("/v1/status").status, 200);
+    let stranger = Authority::default().issue(&["tillgate://viewer/pos-1"]);
+    let wants = Wants { identity: Some(&stranger), ..Wants::default() };
+    let ended = site.authority.issue_until(&["tillgate://viewer/pos-1"], (2020, 1, 1));
+    let late = Wants { identity: Some(&ended), ..Wants::default() };
+    for wants in [Wants::default(), wants, late] {
+        let config = tls::client(&site.authority, &wants);
+        // With TLS 1.3 the client only learns of it after its own part of the handshake.
+        if let Ok(shaken) = tls::connect(site.address, NAME, &config) {
+            let mut wire = shaken.wire;
+            wire.try_send("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n");
+            let text = wire.read_to_end().unwrap_or_else(|text| text);
+            assert!(text.is_empty(), "{}", String::from_utf8_lossy(&text));
+        }
+    }
+}
+
+#[test]
+fn who_asks_wrongly_is_told_why() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    for method in ["PUT", "POST", "PATCH", "DELETE"] {
+        let reply = viewer.ask(method, "/v1/config", "Content-Length: 0\r\n", "");
+        refused(&reply, 405);
+        assert_eq!(reply.header("allow"), Some("GET, HEAD"));
+    }
+    refused(&viewer.get("/v1/nothing"), 404);
+    refused(&viewer.get("/v1/schema/Nothing"), 404);
+    refused(&viewer.get("/v1/revisions/sha256:00"), 404);
+    refused(&viewer.ask("GET", "/v1/status", "Accept: text/html\r\n", ""), 406);
+    refused(&viewer.ask("GET", "/v1/status", "Accept: application/json;q=0\r\n", ""), 406);
+    for accept in ["*/*", "application/*", "text/html, application/json;q=0.1"] {
+        let reply = viewer.ask("GET", "/v1/status", &format!("Accept: {accept}\r\n"), "");
+        assert_eq!(reply.status, 200, "{accept}");
+    }
+    refused(&viewer.get("/v1/config?wait=soon"), 400);
+    refused(&viewer.get("/v1/config?role=root"), 400);
+    refused(&viewer.get("/v1/windows?from=yesterday"), 400);
+    refused(&viewer.ask("POST", "/v1/validate", "Content-Type: text/html\r\n", "x"), 415);
+    refused(&viewer.ask("POST", "/v1/validate", "", "x"), 415);
+    // Told before it is sent.
+    let long = "Content-Type: text/yaml\r\nContent-Length: 1048577\r\n";
+    refused(&viewer.ask("POST", "/v1/validate", long, ""), 413);
+    let gzip = "Content-Type: application/gzip\r\n";
+    refused(&viewer.ask("POST", "/v1/validate", gzip, "no archive"), 400);
+    let sidecar = site.caller("sidecar");
+    let json = "Content-Type: application/json\r\n";
+    refused(&sidecar.ask("PUT", "/v1/instances/pos-2", json, INSTANCE), 403);
+    let deep = "[".repeat(10_000);
+    for wrong in ["{", "[]", r#"{"bootId":1}"#, r#"{"bootId":"a","more":1}"#, &deep] {
+        refused(&sidecar.ask("PUT", "/v1/instances/pos-1", json, wrong), 400);
+    }
+}
+
+#[test]
+fn a_slice_is_what_the_caller_may_see() {
+    let site = Site::new("Token");
+    let (viewer, sidecar) = (site.caller("viewer"), site.caller("sidecar"));
+    let whole = viewer.get("/v1/config");
+    let digest = whole.header("tillgate-digest").unwrap().to_owned();
+    assert_eq!(whole.header("etag"), Some(&*format!("\"{digest}\"")));
+    assert_eq!(*digest, *site.gateway.control.digest());
+    assert_eq!(tillgate_config::bundle::digest(&whole.body), digest);
+    assert!(read(&whole)["links"].is_object());
+    let slice = sidecar.get("/v1/config");
+    for hidden in ["links", "listeners", "process", "configEndpoint"] {
+        assert!(read(&slice).get(hidden).is_none(), "{hidden}");
+    }
+    assert_ne!(slice.header("etag"), whole.header("etag"));
+    assert_eq!(viewer.get("/v1/config?role=sidecar").body, slice.body);
+    refused(&sidecar.get("/v1/config?role=viewer"), 403);
+    let text = whole.text();
+    assert!(!text.contains(TOKEN) && text.contains("tls.key"), "paths, never what is in them");
+
+    let known = format!("If-None-Match: \"{digest}\"\r\n");
+    let same = viewer.ask("GET", "/v1/config", &known, "");
+    assert_eq!((same.status, same.body.len()), (304, 0));
+    let head = viewer.ask("HEAD", "/v1/config", "", "");
+    assert_eq!(head.header("content-length"), Some(&*whole.body.len().to_string()));
+    let packed = viewer.ask("GET", "/v1/config", "Accept-Encoding: gzip\r\n", "");
+    assert_eq!(packed.header("content-encoding"), Some("gzip"));
+    assert_eq!(packed.header("etag"), Some(&*format!("\"{digest}-gzip\"")));
+    assert!(packed.body.len() < whole.body.len());
+    assert!(packed.body.starts_with(&[0x1f, 0x8b]));
+}
+
+#[test]
+fn a_change_wakes_who_sees_it_and_nobody_else() {
+    let site = Site::new("Token");
+    let (viewer, sidecar) = (site.caller("viewer"), site.caller("sidecar"));
+    let held = |caller: &Caller, seconds: u32| {
+        let tag = caller.get("/v1/config").header("etag").unwrap().to_owned();
+        let headers = format!("If-None-Match: {tag}\r\nPrefer: wait={seconds}\r\n");
+        caller.send("GET", "/v1/config", &headers, "")
+    };
+    let mut waiting: Vec<Wire> = (0..40).map(|_| held(&viewer, 60)).collect();
+    let mut blind = held(&sidecar, 2);
+    site.gateway.expect_metric("tillgate_config_poll_waiters", 41.0);
+    let effective = site.reload("30Mbit/s");
+    let since = now();
+    for wire in &mut waiting {
+        let reply = wire.reply();
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("tillgate-digest"), Some(&*effective.digest));
+        assert_eq!(reply.header("preference-applied"), Some("wait=60"));
+    }
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    let late = blind.reply();
+    assert_eq!(late.status, 304);
+    site.gateway.expect_metric("tillgate_config_poll_waiters", 0.0);
+}
+
+#[test]
+fn events_tell_digests() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    let mut wire = viewer.send("GET", "/v1/config/events", "", "");
+    assert_eq!(wire.head().header("content-type"), Some("text/event-stream"));
+    let first = wire.read_until("\"sequence\":1}\n\n");
+    assert!(first.contains("event: config\nid: 1\n"), "{first}");
+    assert!(first.contains(&*site.gateway.control.digest()), "{first}");
+    let effective = site.reload("30Mbit/s");
+    let second = wire.read_until("\"sequence\":2}\n\n");
+    assert!(second.contains(&*effective.digest), "{second}");
+    site.gateway.expect_metric("tillgate_config_event_streams", 1.0);
+    drop(wire);
+    site.gateway.expect_metric("tillgate_config_event_streams", 0.0);
+    // Who has the newest hears of the next one alone.
+    let mut wire = viewer.send("GET", "/v1/config/events", "Last-Event-ID: 2\r\n", "");
+    wire.head();
+    site.gateway.expect_metric("tillgate_config_event_streams", 1.0);
+    site.reload("40Mbit/s");
+    let third = wire.read_until("\"sequence\":3}\n\n");
+    assert!(!third.contains("id: 2\n"), "{third}");
+}
+
+#[test]
+fn instances_say_what_they_run() {
+    let site = Site::new("Token");
+    let (sidecar, viewer) = (site.caller("sidecar"), site.caller("viewer"));
+    let json = "Content-Type: application/json\r\n";
+    let digest = sidecar.get("/v1/config").header("tillgate-digest").unwrap().to_owned();
+    let ack = json!({"digest": digest, "sequence": 1, "result": "Applied"}).to_string();
+    refused(&sidecar.ask("POST", "/v1/instances/pos-1/ack", json, &ack), 409);
+    assert_eq!(sidecar.ask("PUT", "/v1/instances/pos-1", json, INSTANCE).status, 204);
+    let state = || read(&viewer.get("/v1/instances"))["instances"][0].clone();
+    let drift = || read(&viewer.get("/v1/drift"));
+    assert_eq!(state()["state"], "pending");
+    assert_eq!(drift()["compliance"], "Pending");
+    assert_eq!(sidecar.ask("POST", "/v1/instances/pos-1/ack", json, &ack).status, 204);
+    assert_eq!((&state()["state"], &state()["id"]), (&json!("in_sync"), &json!("pos-1")));
+    let in_sync = drift();
+    assert_eq!((&in_sync["compliance"], &in_sync["items"]), (&json!("InSync"), &json!([])));
+    site.gateway.expect_metric("tillgate_instances{state=\"in_sync\"}", 1.0);
+    let other = format!("sha256:{}", "0".repeat(64));
+    let unsent = json!({"digest": other, "result": "Applied"}).to_string();
+    refused(&sidecar.ask("POST", "/v1/instances/pos-1/ack", json, &unsent), 409);
+    let error = json!({"code": "LISTENER_BIND", "message": "127.0.0.1:8443 in use"});
+    let nack = json!({"digest": digest, "result": "Rejected", "error": error,
+                      "activeDigest": other});
+    assert_eq!(sidecar.ask("POST", "/v1/instances/pos-1/ack", json, &nack.to_string()).status, 204);
+    assert_eq!(state()["state"], "nacked");
+    assert_eq!(drift()["compliance"], "Failed");
+    assert_eq!(drift()["items"][0]["reason"], "InstanceRejected");
+    assert_eq!(state()["error"]["code"], "LISTENER_BIND");
+    let twice = INSTANCE.replace("one", "two");
+    refused(&sidecar.ask("PUT", "/v1/instances/pos-1", json, &twice), 409);
+}
+
+#[test]
+fn a_policy_is_checked_and_planned_and_nothing_changes() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    let before = site.gateway.control.digest();
+    let yaml = "Content-Type: application/yaml\r\n";
+    let next = policy(&site.files, "Token", "30Mbit/s");
+    let valid = viewer.ask("POST", "/v1/validate", yaml, &next);
+    assert_eq!((valid.status, &read(&valid)["valid"]), (200, &json!(true)));
+    let wrong = next.replace("30Mbit/s", "30Mbps").replace("Europe/Oslo", "Europe/Olso");
+    let invalid = viewer.ask("POST", "/v1/validate", yaml, &wrong);
+    refused(&invalid, 422);
+    let first = &read(&invalid)["errors"][0];
+    for field in ["file", "line", "column", "path", "message"] {
+        assert!(first.get(field).is_some(), "{first}");
+    }
+    // A document that cannot be read is one error; what is wrong with what can be is all told.
+    let two = next.replace("Europe/Oslo", "Europe/Olso") + "---\nkind: Nothing\n";
+    let both = read(&viewer.ask("POST", "/v1/validate", yaml, &two));
+    assert_eq!(both["errors"].as_array().unwrap().len(), 2, "{both}");
+
+    let plan = viewer.ask("POST", "/v1/plan", yaml, &next);
+    assert_eq!(plan.status, 200, "{}", plan.text());
+    let plan = read(&plan);
+    let paths: Vec<&str> = plan["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["path"].as_str().unwrap())
+        .collect();
+    assert!(paths.contains(&"links.primary.capacity.down"), "{paths:?}");
+    let other = next.replace("store-0412", "store-0977");
+    refused(&viewer.ask("POST", "/v1/plan", yaml, &other), 422);
+    assert_eq!(site.gateway.control.digest(), before);
+}
+
+#[test]
+fn the_past_is_listed_and_compared() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    let effective = site.reload("30Mbit/s");
+    let list = read(&viewer.get("/v1/revisions"));
+    let list = list["revisions"].as_array().unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[0]["digest"], json!(&*effective.digest));
+    assert_eq!((&list[0]["current"], &list[1]["current"]), (&json!(true), &json!(false)));
+    let path = format!("/v1/revisions/{}/diff/current", list[1]["digest"].as_str().unwrap());
+    let difference = read(&viewer.get(&path));
+    assert_eq!(
+        difference["changes"],
+        json!([{"path": "links.primary.capacity.down",
+                "before": "20Mbit/s", "after": "30Mbit/s"}])
+    );
+    assert_eq!(read(&viewer.get("/v1/revisions/previous/diff/current")), difference);
+    assert_eq!(read(&viewer.get("/v1/revisions/previous/diff/previous"))["changes"], json!([]));
+    let one = read(&viewer.get("/v1/revisions/current"));
+    assert_eq!(one["effective"]["links"]["primary"]["capacity"]["down"], "30Mbit/s");
+    let windows = read(&viewer.get("/v1/windows?from=2026-11-16T00:00:00Z"));
+    assert_eq!(windows["timeZone"], "Europe/Oslo");
+    let schema = viewer.get("/v1/schema/TrafficClass");
+    assert_eq!(read(&schema)["title"], "TrafficClass");
+    let known = format!("If-None-Match: {}\r\n", schema.header("etag").unwrap());
+    assert_eq!(viewer.ask("GET", "/v1/schema/TrafficClass", &known, "").status, 304);
+}
+
+/// A route to a server that is not there.
+const ROUTE: &str = "\
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {name: payments}
+spec: {location: Cloud, protocol: HTTP, endpoints: [{ip: {address: 10.9.0.1, port: 9000}}]}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ServiceRoute
+metadata: {name: payments}
+spec:
+  hostnames: [pay.example]
+  trafficClass: payment
+  rules: [{name: all, backendRefs: [{name: payments}]}]
+";
+
+#[test]
+fn a_request_is_explained_here_and_under_another_policy() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    let ask = |question: &Value| {
+        let json = "Content-Type: application/json\r\n";
+        let reply = viewer.ask("POST", "/v1/explain", json, &question.to_string());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        read(&reply)
+    };
+    let http = json!({"method": "POST", "authority": "pay.example", "path": "/v1/charge",
+                      "headers": {"idempotency-key": "7"}});
+    let nowhere = ask(&json!({"http": http}));
+    assert!(nowhere["refused"].is_string(), "{nowhere}");
+    let text = policy(&site.files, "Token", "20Mbit/s") + ROUTE;
+    let other = ask(&json!({"http": http, "policy": text}));
+    assert_eq!((&other["route"], &other["hypothetical"]), (&json!("payments"), &json!(true)));
+    assert_eq!(other["trafficClass"]["name"], "payment");
+    assert!(other.get("now").is_none(), "nothing lives under a policy that does not run");
+
+    site.gateway.control.reload(compiled(&text)).unwrap();
+    let here = ask(&json!({"http": http}));
+    assert_eq!((&here["rule"], &here["hypothetical"]), (&json!("all"), &json!(false)));
+    assert!(here["origin"].as_str().unwrap().starts_with("store.yaml:"), "{here}");
+    assert_eq!(here["now"]["endpoints"][0]["backend"], "payments", "{here}");
+    let json = "Content-Type: application/json\r\n";
+    for wrong in [
+        json!({}),
+        json!({"http": {"authority": "a b", "path": "/"}}),
+        json!({"http": {"authority": "a", "path": "/", "method": "G T"}}),
+    ] {
+        refused(&viewer.ask("POST", "/v1/explain", json, &wrong.to_string()), 400);
+    }
+    let bad = json!({"http": http, "policy": "kind: Nothing\n"}).to_string();
+    refused(&viewer.ask("POST", "/v1/explain", json, &bad), 422);
+}

@@ -1,0 +1,227 @@
+//! What people do with the config endpoint of a running program: they ask it from the command
+//! line, tell it to look for another policy, and check what it wrote down.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
+use tillgate_tests::eventually;
+use tillgate_tests::program::Program;
+use tillgate_tests::tls::{self, Authority, Wants};
+use tillgate_tests::wire::Reply;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
+
+struct Site {
+    program: Program,
+    folder: TempDir,
+    config: Arc<ClientConfig>,
+}
+
+fn policy(folder: &TempDir, down: &str) -> String {
+    let wanted = Wanted {
+        auth: "Token",
+        has_ca: false,
+        tokens: &[("viewer", "viewer"), ("operator", "operator"), ("auditor", "auditor")],
+        hooks: &[("lab", "GitLab"), ("hub", "GitHub")],
+        down,
+    };
+    endpoint::policy(|name| folder.path().join(name).display().to_string(), &wanted)
+}
+
+impl Site {
+    fn new(name: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let authority = Authority::default();
+        let identity = authority.issue(&[NAME, "127.0.0.1"]);
+        for (name, text) in
+            [("ca.crt", &authority.pem), ("tls.crt", &identity.chain), ("tls.key", &identity.key)]
+        {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        for name in ["viewer", "operator", "auditor", "lab", "hub"] {
+            let text = format!("{name}-0123456789abcdef0123456789abcdef");
+            write_secret(&folder.path().join(name), &text);
+        }
+        let program = Program::start(PROGRAM, name, &policy(&folder, "20Mbit/s"), &[]);
+        // It has read its policy; what is written to the file from here on is another one.
+        program.address("config-endpoint");
+        let config = tls::client(&authority, &Wants::default());
+        Self { program, folder, config }
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+        let address = self.program.address("config-endpoint");
+        Caller { config: Arc::clone(&self.config), address }.ask(method, path, headers, body)
+    }
+
+    fn as_role(&self, role: &str, method: &str, path: &str) -> Reply {
+        let token = fs::read_to_string(self.folder.path().join(role)).unwrap();
+        self.ask(method, path, &format!("Authorization: Bearer {token}\r\n"), "")
+    }
+
+    /// A command of the program, with the means to ask this gateway.
+    fn command(&self, role: &str, words: &[&str]) -> tillgate::cli::policy::Answer {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let url = format!("https://{}", self.program.address("config-endpoint"));
+        let means = ["--endpoint", &url, "--ca", &at("ca.crt"), "--token-file", &at(role)];
+        let all = ["tillgate"].iter().chain(words).chain(&means).map(std::ffi::OsString::from);
+        tillgate::cli::ask(all.collect::<Vec<_>>()).expect("the arguments make sense")
+    }
+
+    fn audit(&self) -> PathBuf {
+        self.folder.path().join("audit")
+    }
+}
+
+fn read(reply: &Reply) -> Value {
+    serde_json::from_slice(&reply.body).unwrap_or_else(|_| panic!("{}", reply.text()))
+}
+
+#[test]
+fn a_gateway_is_asked_from_the_command_line() {
+    let site = Site::new("endpoint-asked");
+    let status = site.command("viewer", &["status"]);
+    assert_eq!(status.code, 0, "{}", status.stderr);
+    assert!(status.stdout.contains("store-0412, Tillgate"), "{}", status.stdout);
+    assert!(status.stdout.contains("line primary: up 5Mbit/s, down 20Mbit/s"));
+    let machine = site.command("viewer", &["status", "--output", "json"]);
+    let machine: Value = serde_json::from_str(&machine.stdout).unwrap();
+    assert_eq!(machine["store"], "store-0412");
+
+    // What would change, and a mistake with its place.
+    let next = site.folder.path().join("next.yaml");
+    fs::write(&next, policy(&site.folder, "30Mbit/s")).unwrap();
+    let plan = site.command("viewer", &["plan", next.to_str().unwrap()]);
+    assert_eq!(plan.stdout, "links.primary.capacity.down: 20Mbit/s -> 30Mbit/s\n", "{plan:?}");
+    fs::write(&next, policy(&site.folder, "30Mbps")).unwrap();
+    let plan = site.command("viewer", &["plan", next.to_str().unwrap()]);
+    assert_eq!(plan.code, 1);
+    assert!(plan.stderr.contains("policy.yaml:7:") && plan.stderr.contains("30Mbit/s"), "{plan:?}");
+
+    // What has changed.
+    fs::write(&site.program.policy, policy(&site.folder, "40Mbit/s")).unwrap();
+    assert_eq!(site.as_role("operator", "POST", "/v1/reconcile").status, 202);
+    eventually("the other policy runs", || {
+        (site.command("viewer", &["history"]).stdout.lines().count() == 2).then_some(())
+    });
+    let diff = site.command("viewer", &["diff"]);
+    assert_eq!(diff.stdout, "links.primary.capacity.down: 20Mbit/s -> 40Mbit/s\n");
+    assert_eq!(diff.code, 1);
+    let same = site.command("viewer", &["diff", "current", "current"]);
+    assert_eq!((same.code, &*same.stdout), (0, "no difference\n"));
+    let windows = site.command("viewer", &["windows", "--from", "2026-11-16T00:00:00Z"]);
+    assert!(windows.stdout.contains("nothing holds a change"), "{windows:?}");
+
+    let explained = site.command("viewer", &["explain", "http://pay.example/"]);
+    assert_eq!(explained.code, 1, "{explained:?}");
+    assert!(explained.stdout.starts_with("no rule: "), "{explained:?}");
+
+    let refused = site.command("auditor", &["status"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("403"), "{refused:?}");
+}
+
+#[test]
+fn an_operator_and_a_hook_say_look_now() {
+    let site = Site::new("endpoint-look");
+    assert_eq!(site.as_role("viewer", "POST", "/v1/reconcile").status, 403);
+    let accepted = site.as_role("operator", "POST", "/v1/reconcile");
+    assert_eq!(accepted.status, 202);
+    let place = accepted.header("location").unwrap().to_owned();
+    let ended = eventually("the operation ends", || {
+        let operation = read(&site.as_role("viewer", "GET", &place));
+        (operation["state"] == "Succeeded").then_some(operation)
+    });
+    assert_eq!(ended["actor"], "token:operator");
+    let digest = read(&site.as_role("viewer", "GET", "/v1/status"))["digest"].clone();
+    assert_eq!(ended["digest"], digest);
+    assert_eq!(site.as_role("viewer", "GET", "/v1/operations/none").status, 404);
+
+    // A policy that is refused is an operation that failed, with the reason.
+    fs::write(&site.program.policy, policy(&site.folder, "40Mbps")).unwrap();
+    let place = site.as_role("operator", "POST", "/v1/reconcile");
+    let place = place.header("location").unwrap().to_owned();
+    eventually("the operation fails", || {
+        let operation = read(&site.as_role("viewer", "GET", &place));
+        let why = operation["error"].as_str()?.contains("40Mbit/s");
+        (operation["state"] == "Failed" && why).then_some(())
+    });
+
+    let kind = "Content-Type: application/json\r\n";
+    let hook = |name: &str, header: String, body: &str| {
+        site.ask("POST", &format!("/v1/hooks/{name}"), &format!("{kind}{header}"), body).status
+    };
+    fs::write(&site.program.policy, policy(&site.folder, "50Mbit/s")).unwrap();
+    let token = fs::read_to_string(site.folder.path().join("lab")).unwrap();
+    assert_eq!(hook("lab", format!("X-Gitlab-Token: {token}\r\n"), "{}"), 202);
+    eventually("the hook is heard", || {
+        let status = read(&site.as_role("viewer", "GET", "/v1/status"));
+        (status["links"][0]["down"]["capacity"] == "50Mbit/s").then_some(())
+    });
+    assert_eq!(hook("lab", format!("X-Gitlab-Token: {token}x\r\n"), "{}"), 401);
+    let forged = format!("X-Hub-Signature-256: sha256={}\r\n", "00".repeat(32));
+    assert_eq!(hook("hub", forged, "{}"), 401);
+    assert_eq!(hook("hub", String::new(), "{}"), 401);
+    assert_eq!(hook("none", String::new(), "{}"), 404);
+    let long = &"x".repeat(64 * 1024 + 1);
+    assert_eq!(hook("lab", String::new(), long), 413);
+    let no_kind = site.ask("POST", "/v1/hooks/lab", "", "{}");
+    assert_eq!(no_kind.status, 415);
+}
+
+#[test]
+fn what_happened_is_written_down_and_cannot_be_changed() {
+    let site = Site::new("endpoint-audit");
+    fs::write(&site.program.policy, policy(&site.folder, "30Mbit/s")).unwrap();
+    site.as_role("operator", "POST", "/v1/reconcile");
+    let forged = format!(
+        "Content-Type: application/json\r\nX-Hub-Signature-256: sha256={}\r\n",
+        "00".repeat(32)
+    );
+    assert_eq!(site.ask("POST", "/v1/hooks/hub", &forged, "{}").status, 401);
+    let records = eventually("all of it is there", || {
+        let reply = site.as_role("auditor", "GET", "/v1/audit");
+        assert_eq!(reply.header("content-type"), Some("application/x-ndjson"));
+        let text = reply.text();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines.len() >= 4).then_some(lines)
+    });
+    let has = |action: &str, actor: &str| {
+        records.iter().any(|one| one["action"] == action && one["actor"] == actor)
+    };
+    assert!(has("Apply", "policy") && has("Fetch", "token:operator"), "{records:?}");
+    assert!(has("VerifyFailed", "hook:hub"), "{records:?}");
+    let numbers: Vec<u64> = records.iter().map(|one| one["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers[..4], [1, 2, 3, 4]);
+    let after = site.as_role("auditor", "GET", "/v1/audit?after=1&limit=1").text();
+    assert!(after.starts_with("{\"seq\":2,") && after.lines().count() == 1, "{after}");
+    assert_eq!(site.as_role("auditor", "GET", "/v1/audit?after=x").status, 400);
+    assert_eq!(site.as_role("operator", "GET", "/v1/audit").status, 403);
+
+    let check = || {
+        let words = ["tillgate", "audit", site.folder.path().join("audit").to_str().unwrap()]
+            .map(std::ffi::OsString::from);
+        tillgate::cli::ask(words).unwrap()
+    };
+    let whole = check();
+    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    let status = read(&site.as_role("viewer", "GET", "/v1/status"));
+    let head = status["audit"]["head"].as_str().unwrap();
+    assert!(whole.stdout.contains(head), "{} and {head}", whole.stdout);
+    assert_eq!(status["audit"]["failure"], json!(null));
+
+    let file = fs::read_dir(site.audit()).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("hook:hub", "hook:bub")).unwrap();
+    let broken = check();
+    assert_eq!(broken.code, 1);
+    assert!(broken.stderr.contains("the record before is not what it was"), "{}", broken.stderr);
+}
