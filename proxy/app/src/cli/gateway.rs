@@ -182,7 +182,9 @@ fn from_sources(file: &Path, options: &Options) -> Result<(Effective, Policy), S
         tracing::warn!(field, "accepted, but not in effect yet");
     }
     let flags = options.clone();
-    let booted = Booted::new(spec, Arc::new(move |effective| finish(effective, &flags)));
+    let endpoint = spec.endpoint.clone();
+    let finish = move |effective| finish(effective, &flags).with_machine_endpoint(endpoint.clone());
+    let booted = Booted::new(spec, Arc::new(finish));
     Ok((booted.effective(), Policy::Sources(Mutex::new(Begun::Not(Box::new(booted))))))
 }
 

@@ -207,6 +207,12 @@ impl Loop {
         self.remember();
     }
 
+    /// Whoever asked to look learns what is in effect since, or why nothing was found.
+    fn looked(&self, failed: Option<&str>) {
+        let digest = Arc::clone(&self.gateway.running().effective.digest);
+        self.gateway.endpoint.looked(failed.map_or(Ok(&*digest), Err));
+    }
+
     async fn run(&mut self, hints: watch::Receiver<u64>) {
         // One answer of each source at a time: it waits for the verdict.
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
@@ -225,7 +231,9 @@ impl Loop {
             // Answers may come faster than ticks are due. There is no end of them but the drain's.
             while let Ok(Some(answer)) = tokio::time::timeout_at(due.into(), answers.recv()).await {
                 let was = self.machine.probation().is_some();
+                let failed = answer.result.as_ref().err().map(|error| error.why.clone());
                 self.hear(answer);
+                self.looked(failed.as_deref());
                 self.show();
                 if !was && self.machine.probation().is_some() {
                     break;

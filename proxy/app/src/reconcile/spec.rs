@@ -9,7 +9,8 @@ use std::time::Duration;
 use tillgate_config::effective::Effective;
 use tillgate_config::kinds::BootstrapDoc;
 use tillgate_config::kinds::bootstrap::{RoleDoc, SourceDoc, SourceType};
-use tillgate_config::{defaults, load_bootstrap};
+use tillgate_config::{bootstrap_endpoint, defaults, load_bootstrap};
+use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
 
 use crate::bundle::Archive;
@@ -28,6 +29,8 @@ pub(crate) struct Spec {
     pub(crate) probation: ProbationSpec,
     /// What it serves without a policy.
     pub(crate) minimal: Effective,
+    /// Where sidecars and tools ask, if anywhere.
+    pub(crate) endpoint: Option<EndpointSpec>,
     /// What of the file is not built yet.
     pub(crate) not_in_effect: Vec<&'static str>,
 }
@@ -45,7 +48,10 @@ impl Spec {
         };
         let document = load_bootstrap(&name, &text).map_err(told)?;
         let minimal = Effective::minimal(&document).map_err(told)?;
-        Self::of(&document, minimal).map_err(|wrong| format!("{name}: {}", wrong.join("\n")))
+        let endpoint = bootstrap_endpoint(&name, &text).map_err(told)?;
+        let spec = Self::of(&document, minimal);
+        let spec = spec.map_err(|wrong| format!("{name}: {}", wrong.join("\n")))?;
+        Ok(Self { endpoint, ..spec })
     }
 
     fn of(document: &BootstrapDoc, minimal: Effective) -> Result<Self, Vec<String>> {
@@ -79,6 +85,7 @@ impl Spec {
             trust,
             probation: probation(document),
             minimal,
+            endpoint: None,
             not_in_effect: not_in_effect(document),
         })
     }
@@ -174,7 +181,6 @@ fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
     let spec = &document.spec;
     let resolvers = spec.fixed.as_ref().is_some_and(|fixed| fixed.resolvers.is_some());
     let parts = [
-        ("spec.configEndpoint", spec.config_endpoint.is_some()),
         ("spec.reporting", spec.reporting.is_some()),
         ("spec.secrets", spec.secrets.is_some()),
         ("spec.static.resolvers", resolvers),

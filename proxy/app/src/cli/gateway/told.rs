@@ -114,10 +114,16 @@ impl Reader {
         let (file, watch) = match &self.policy {
             Policy::File(file, watch) => (file, watch),
             Policy::Sources(begun) => {
-                if let (true, Begun::Yes(told)) =
-                    (is_told, &*begun.lock().unwrap_or_else(PoisonError::into_inner))
-                {
-                    told.look_now();
+                let begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+                if is_told {
+                    self.control.looks();
+                    match &*begun {
+                        // The loop says what came of it.
+                        Begun::Yes(told) => told.look_now(),
+                        Begun::Not(_) | Begun::Never => {
+                            self.control.looked(Err("no source is asked"));
+                        }
+                    }
                 }
                 return;
             }
