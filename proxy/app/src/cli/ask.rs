@@ -41,7 +41,7 @@ const POLICY_BYTES_MAX: u64 = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The gateway to ask, and how to prove who asks.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Remote {
     /// The config endpoint of a running gateway, as `https://gateway.example:17443`.
     #[arg(long, value_name = "URL")]

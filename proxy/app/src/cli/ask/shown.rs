@@ -6,11 +6,10 @@ use serde_json::Value;
 
 /// A text as it is, anything else as JSON.
 pub(super) fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "-".to_owned(),
-        other => other.to_string(),
+    if value.is_null() {
+        return "-".to_owned();
     }
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -19,10 +18,8 @@ pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
 
 /// `/v1/status`, on one screen.
 pub(crate) fn status(value: &Value) -> String {
-    let ready = match &value["notReady"] {
-        Value::Null => "ready".to_owned(),
-        why => format!("not ready: {}", text(why)),
-    };
+    let why = value["notReady"].as_str();
+    let ready = why.map_or_else(|| "ready".to_owned(), |why| format!("not ready: {why}"));
     let mut out = format!(
         "{}, Tillgate {}, {ready}\nconfig {}\n",
         text(&value["store"]),

@@ -57,7 +57,14 @@ fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answ
     std::fs::write(&config, policy).unwrap();
     let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let (headers, request) = (own(headers), own(request));
-    let answer = run(&Options { config, store: None, headers, output, request });
+    let answer = run(&Options {
+        config: Some(config),
+        store: None,
+        headers,
+        output,
+        request,
+        remote: Remote::default(),
+    });
     std::fs::remove_dir_all(&folder).unwrap();
     answer
 }
