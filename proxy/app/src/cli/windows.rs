@@ -106,11 +106,7 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn new(
-        effective: &'a Effective,
-        gate: Gate,
-        times: &Times<'a>,
-    ) -> Result<Self, String> {
+    fn new(effective: &'a Effective, gate: Gate, times: &Times<'a>) -> Result<Self, String> {
         let within = within(times)?;
         let zone = Zones::default().find(&effective.time_zone)?;
         if let Some(name) = times.rollout
