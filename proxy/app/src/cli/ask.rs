@@ -246,7 +246,10 @@ impl Remote {
         };
         let shaken = connector.connect(Upstream::Local(stream), &target, PATIENCE).await;
         let stream = shaken.map_err(|error| match error {
-            Some(error) => format!("no TLS with {host}:{port}: {}", explain(&error)),
+            Some(error) => format!(
+                "no TLS with {host}:{port}: {}; here `--ca` names that file",
+                explain(&error)
+            ),
             None => format!("{host}:{port} does not shake hands in time"),
         })?;
         Post::begin(Upstream::Tls(stream)).await.map_err(|error| explain(&error))

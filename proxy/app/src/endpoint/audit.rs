@@ -107,6 +107,8 @@ pub(crate) struct Audit {
 #[derive(Debug)]
 struct Open {
     file: File,
+    /// The number in its name.
+    first: u64,
     bytes: u64,
     sequence: u64,
     head: String,
@@ -142,6 +144,15 @@ impl Audit {
     }
 
     fn append(&mut self, record: &Record, at: &str) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        // Two processes write while one takes over from the other; each goes on where the log ends.
+        let turn = File::open(&self.directory)?;
+        turn.lock()?;
+        if let Some(open) = &self.open
+            && !open.is_at_the_end(&self.directory)?
+        {
+            self.open = None;
+        }
         let open = match &mut self.open {
             Some(open) => open,
             None => {
@@ -174,7 +185,8 @@ impl Open {
         let files = files(directory)?;
         let Some(newest) = files.last() else {
             let file = create(directory, 1)?;
-            return Ok((Self { file, bytes: 0, sequence: 0, head: NOTHING.to_owned() }, None));
+            let head = NOTHING.to_owned();
+            return Ok((Self { file, first: 1, bytes: 0, sequence: 0, head }, None));
         };
         let file = OpenOptions::new().read(true).append(true).open(newest)?;
         let whole = whole_lines(&file)?;
@@ -192,7 +204,14 @@ impl Open {
             (0, Some(before)) => follow(&files[before..=before], None)?.0.head,
             _ => standing.head,
         };
-        Ok((Self { file, bytes: whole, sequence, head }, broken))
+        Ok((Self { file, first: first_of(newest), bytes: whole, sequence, head }, broken))
+    }
+
+    /// Whether nobody else has written since.
+    fn is_at_the_end(&self, directory: &Path) -> io::Result<bool> {
+        let newest = files(directory)?.pop();
+        let is_newest = newest.is_some_and(|newest| first_of(&newest) == self.first);
+        Ok(is_newest && self.file.metadata()?.len() == self.bytes)
     }
 
     fn put(&mut self, record: &Record, at: &str) -> io::Result<()> {
@@ -221,7 +240,8 @@ impl Open {
     /// Begins another file, and takes away the oldest.
     fn rotate(&mut self, directory: &Path) -> io::Result<()> {
         self.file.sync_data()?;
-        self.file = create(directory, self.sequence + 1)?;
+        self.first = self.sequence + 1;
+        self.file = create(directory, self.first)?;
         self.bytes = 0;
         let files = files(directory)?;
         for old in &files[..files.len().saturating_sub(FILES_MAX)] {
@@ -447,6 +467,17 @@ mod tests {
             assert!(text.contains("\"action\":\"ChainBroken\""), "{what}");
             assert_eq!(verify(folder.path()).unwrap().1.map(|one| one.line), Some(line), "{what}");
         }
+    }
+
+    #[test]
+    fn two_processes_write_one_chain() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let (mut old, mut next) = (written(folder.path(), 2), written(folder.path(), 1));
+        old.write(&record("in turns"), "now").unwrap();
+        next.write(&record("in turns"), "now").unwrap();
+        old.write(&record("in turns"), "now").unwrap();
+        let (standing, broken) = verify(folder.path()).unwrap();
+        assert_eq!((standing.sequence, standing.records, broken), (6, 6, None));
     }
 
     #[test]
