@@ -98,7 +98,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 pub const BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Bounds on clients. Connections: some 20 KiB each, so 4096 are 80 MiB at worst; as many requests
-/// at a time, because HTTP/1.1 has one for each connection. A head of 16 KiB and 100 fields is
+/// at a time, because HTTP/1.1 has one for each connection. One address may have a quarter of them:
+/// no device comes near that, a whole back office behind one address may, and four of those are
+/// still served. A head of 16 KiB and 100 fields is
 /// what common servers take, and of it a target of 8 KiB. 10 s is ample for a head inside a store;
 /// idle clients are closed after those of the backends would be. Two hundred resets in ten
 /// seconds: a person who cancels whole pages stays below, rapid reset makes as many in one
@@ -107,6 +109,7 @@ pub const BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 /// route's idle timeout ends them. UDP sessions: one socket each.
 pub const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 4096,
+    connections_per_client_max: 1024,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(120),
     header_bytes_max: 16 * 1024,

@@ -31,7 +31,8 @@ pub use diff::{Change, changes};
 pub(crate) use render::Written;
 pub use slice::Slice;
 pub use telemetry::{
-    AccessLogSpec, ClassLog, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec, TracingSpec,
+    AccessLogSpec, ClassLog, ClientAddress, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec,
+    TracingSpec,
 };
 
 /// Everything one gateway runs on.

@@ -11,15 +11,27 @@ use tillgate_tests::now;
 /// Without `--minutes`.
 const MINUTES: u64 = 10;
 
+const USAGE: &str = "cargo fuzz-all [--minutes N, of each target] [--seed N] [target ...]\n\
+                     fails if anything is found";
+
 fn main() -> ExitCode {
     let (mut minutes, mut seed, mut names) = (MINUTES, fastrand::u64(..), Vec::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        let number = |next: Option<String>| next.and_then(|text| text.parse::<u64>().ok());
-        match &*arg {
-            "--minutes" => minutes = number(args.next()).unwrap_or(MINUTES),
-            "--seed" => seed = number(args.next()).unwrap_or(seed),
-            name => names.push(name.to_owned()),
+        let value = match &*arg {
+            "--minutes" => &mut minutes,
+            "--seed" => &mut seed,
+            name => {
+                names.push(name.to_owned());
+                continue;
+            }
+        };
+        match args.next().and_then(|text| text.parse().ok()) {
+            Some(number) => *value = number,
+            None => {
+                eprintln!("{arg} wants a number\n{USAGE}");
+                return ExitCode::FAILURE;
+            }
         }
     }
     if names.is_empty() {
@@ -30,7 +42,7 @@ fn main() -> ExitCode {
     let mut found = false;
     for name in names {
         let Some(mut target) = targets::by_name(&name) else {
-            eprintln!("{name}: no such target; there are {}", targets::ALL.join(", "));
+            eprintln!("{name}: no such target; there are {}\n{USAGE}", targets::ALL.join(", "));
             return ExitCode::FAILURE;
         };
         let end = now() + Duration::from_secs(minutes * 60);
@@ -41,6 +53,7 @@ fn main() -> ExitCode {
             found = true;
             let file = format!("finding-{:016x}.bin", fuzz::way(&input));
             let path = fuzz::folder(&name).join(file);
+            let _ = std::fs::create_dir_all(fuzz::folder(&name));
             let written = std::fs::write(&path, &input);
             eprintln!("{name}: FINDING, {why}\n  in {}: {written:?}", path.display());
         }

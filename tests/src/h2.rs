@@ -217,10 +217,86 @@ impl Origin {
         Self { address, connections, _runtime: runtime }
     }
 
+    /// A server of both versions, which echoes on WebSockets after it has said `hello`: by
+    /// extended CONNECT only if it `takes_streams` of them, by `Upgrade` always.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub fn sockets(tls: Option<Arc<rustls::ServerConfig>>, takes_streams: bool) -> Self {
+        let runtime = runtime();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let tls = tls.map(tokio_rustls::TlsAcceptor::from);
+        let listener =
+            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve_sockets(stream, takes_streams).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve_sockets(stream, takes_streams).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, connections, _runtime: runtime }
+    }
+
     /// How many connections it has taken.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+async fn serve_sockets<S>(stream: S, takes_streams: bool)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    if takes_streams {
+        server.http2().enable_connect_protocol();
+    }
+    let service =
+        service_fn(
+            |request: Request<Incoming>| async move { Ok::<_, Infallible>(socket(request)) },
+        );
+    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
+/// The answer to one who wants a WebSocket, in the words of its version; to others, which.
+fn socket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let is_stream = request.extensions().get::<hyper::ext::Protocol>().is_some();
+    let key = request.headers().get("sec-websocket-key").map(|key| key.as_bytes().to_vec());
+    let said = format!("{:?} {} {:?}", request.version(), request.method(), request.uri().path());
+    if !is_stream && request.headers().get("upgrade").is_none() {
+        return Response::new(said.into());
+    }
+    assert_eq!(is_stream, key.is_none(), "a key belongs to an upgrade: {said}");
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(upgrade.await.expect("a tunnel"));
+        let (mut reader, mut writer) = tokio::io::split(&mut stream);
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut writer, b"hello").await;
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut writer).await;
+    });
+    let answer = Response::builder().header("sec-websocket-protocol", "till");
+    let answer = match key {
+        None => answer.status(200),
+        Some(key) => answer
+            .status(101)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-accept", tillgate_net::http::websocket::accept(&key)),
+    };
+    answer.body(Full::default()).expect("a head")
 }
 
 /// A body in the pieces that it is made of.

@@ -48,6 +48,7 @@ pub struct Store {
 /// Limits that no test meets unless it wants to.
 const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 1000,
+    connections_per_client_max: 1000,
     header_timeout: Duration::from_secs(30),
     idle_timeout: Duration::from_secs(60),
     header_bytes_max: 16 * 1024,

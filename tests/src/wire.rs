@@ -79,6 +79,19 @@ impl Wire {
         Self::new(TcpStream::connect(address).expect("somebody listens"))
     }
 
+    /// A connection from one of this machine's addresses.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn connect_from(from: std::net::IpAddr, to: SocketAddr) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        socket.connect(&to.into()).expect("somebody listens");
+        Self::new(socket.into())
+    }
+
     /// Takes over a connection.
     ///
     /// # Panics

@@ -206,6 +206,26 @@ fn the_smaller_deadline_counts() {
 }
 
 #[test]
+fn a_deadline_is_exact_after_the_answer_has_begun() {
+    let address = raw(|mut frames, _| {
+        let stream = frames.until(kind::HEADERS).stream;
+        frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
+        // The call is given up here as well, and nothing else is.
+        assert!(matches!(frames.end(), End::Reset(of, code::CANCEL) if of == stream));
+        while frames.frame().is_some() {}
+    });
+    // Connections are looked at every five seconds.
+    let gateway = Gateway::start(store(address).build());
+    let mut client = h2::Client::connect(gateway.http);
+    let began = tillgate_tests::now();
+    let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "300m")]));
+    let took = began.elapsed();
+    assert_eq!(answer.trailers.expect("a status in trailers")["grpc-status"], "4");
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
+}
+
+#[test]
 fn a_reset_passes_in_both_directions() {
     let (heard, hears) = std::sync::mpsc::channel();
     let heard = std::sync::Mutex::new(heard);

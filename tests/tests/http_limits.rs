@@ -5,11 +5,13 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tillgate_core::limit::{RateKey, RateLimit};
+use tillgate_core::listener::ProxyTrust;
 use tillgate_core::units::BitRate;
 use tillgate_tests::frames::{Frames, fields, flag, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
+use tillgate_tests::wire::Wire;
 use tillgate_tests::{PATIENCE, eventually, now};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n";
@@ -181,6 +183,101 @@ fn a_body_that_is_too_large_is_refused_at_once_or_when_it_is() {
     assert!(!complete && bytes <= 1000, "{bytes} bytes, complete: {complete}");
     gateway.expect_metric(&failed("default", "body_too_large"), 2.0);
     gateway.expect_metric(&in_flight("default"), 0.0);
+}
+
+#[test]
+fn a_client_that_looks_only_after_it_has_sent_everything_reads_its_refusal() {
+    let origin = Origin::start(|mut wire, _| while wire.waits_for_more() {});
+    let limits = |store: Store| {
+        store.limits(|limits| {
+            limits.body_bytes_max = Some(1000);
+            limits.body_timeout = Some(SHORT);
+        })
+    };
+    let store = Store::default().cloud("api", "api.example", "default", origin.address);
+    let gateway = Gateway::start(limits(store).build());
+    // More than the sockets between the two can keep.
+    let large = vec![b'a'; 12 * 1024 * 1024];
+    let mut wire = gateway.wire();
+    let length = large.len();
+    wire.send(format!("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: {length}\r\n\r\n"));
+    assert!(wire.try_send(&large), "nothing is taken back while the client sends");
+    let reply = wire.reply();
+    assert_eq!((reply.status, &*reply.reason()), (413, "body_too_large"));
+    assert_eq!(wire.read_to_end(), Ok(Vec::new()), "an end, not a reset");
+
+    let mut wire = gateway.wire();
+    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 900\r\n\r\nsome");
+    gateway.expect_metric(&failed("default", "body_too_slow"), 1.0);
+    assert!(wire.try_send(vec![b'a'; 500]), "it wakes up too late, and goes on");
+    let reply = wire.reply();
+    assert_eq!((reply.status, &*reply.reason()), (408, "body_too_slow"));
+    wire.finish();
+    assert_eq!(wire.read_to_end(), Ok(Vec::new()));
+    gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 0.0);
+}
+
+#[test]
+fn a_client_that_never_stops_sending_is_not_listened_to_for_ever() {
+    let origin = Origin::start(|mut wire, _| while wire.waits_for_more() {});
+    let store =
+        Store::default().cloud("api", "api.example", "default", origin.address).limits(|limits| {
+            limits.body_bytes_max = Some(1000);
+            limits.header_timeout = SHORT;
+        });
+    let gateway = Gateway::start(store.build());
+    let mut wire = gateway.wire();
+    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 999999\r\n\r\nsome");
+    assert_eq!(wire.reply().status, 413);
+    // It neither ends nor goes on.
+    gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 0.0);
+}
+
+#[test]
+fn one_client_does_not_take_the_places_of_all() {
+    let origin = Origin::answering(ANSWER);
+    let store = Store::default()
+        .cloud("api", "api.example", "default", origin.address)
+        .limits(|limits| limits.connections_per_client_max = 2);
+    let gateway = Gateway::start(store.build());
+    let mut kept = [gateway.wire(), gateway.wire()];
+    for wire in &mut kept {
+        wire.send("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+        assert_eq!(wire.reply().status, 200);
+    }
+    gateway.wire().expect_end();
+    let crowded = r#"tillgate_connections_crowded_total{listener="http"}"#;
+    gateway.expect_metric(crowded, 1.0);
+    gateway.expect_metric(r#"tillgate_connections_refused_total{listener="http"}"#, 0.0);
+    let mut other = Wire::connect_from([127, 0, 0, 2].into(), gateway.http);
+    other.send("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+    assert_eq!(other.reply().status, 200, "another one has places of its own");
+    let [first, _second] = kept;
+    drop(first);
+    gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 2.0);
+    assert_eq!(gateway.ask(GET).status, 200, "there is a place again");
+}
+
+#[test]
+fn a_client_behind_a_load_balancer_is_whom_its_header_names() {
+    let origin = Origin::answering(ANSWER);
+    let mut effective = Store::default()
+        .cloud("api", "api.example", "default", origin.address)
+        .limits(|limits| limits.connections_per_client_max = 1)
+        .build();
+    let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
+    effective.listeners[0].proxy_protocol = Some(ProxyTrust { trusted_sources });
+    let gateway = Gateway::start(effective);
+    let open = |client: &str| {
+        let mut wire = gateway.wire();
+        wire.send(format!("PROXY TCP4 {client} 10.0.0.1 4000 80\r\n"));
+        wire.send("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+        wire
+    };
+    let (mut one, mut two) = (open("10.1.1.1"), open("10.1.1.2"));
+    assert_eq!((one.reply().status, two.reply().status), (200, 200));
+    open("10.1.1.1").expect_end();
+    gateway.expect_metric(r#"tillgate_connections_crowded_total{listener="http"}"#, 1.0);
 }
 
 #[test]

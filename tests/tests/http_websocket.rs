@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::http::websocket;
 use tillgate_tests::frames::{End, Frames, fields, flag, kind};
 use tillgate_tests::gateway::Gateway;
+use tillgate_tests::h2;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: ws.example\r\nConnection: keep-alive, Upgrade\r\n\
@@ -107,13 +111,102 @@ fn other_protocols_are_refused_by_name() {
     );
     assert_eq!((reply.status, &*reply.reason()), (501, "upgrade_unsupported"));
     assert!(reply.text().contains("irc/6.9"), "{}", reply.text());
-    let rpc = Store::default()
-        .backend("rpc", Location::Local, BackendProtocol::Http2, origin.address)
-        .route("rpc", "ws.example", Some("default"));
-    let gateway = Gateway::start(rpc.build());
-    let reply = gateway.ask(ASK);
-    assert_eq!((reply.status, &*reply.reason()), (501, "upgrade_unsupported"));
     assert_eq!(origin.connections(), 0);
+}
+
+/// A gateway in front of a server of HTTP/2, perhaps inside of TLS.
+fn before_http2(origin: &h2::Origin, tls: Option<ClientTls>) -> Gateway {
+    let store = Store::default()
+        .backend("ws", Location::Cloud, BackendProtocol::Http2, origin.address)
+        .route("ws", "ws.example", Some("payment"));
+    let store = match tls {
+        Some(tls) => store.over_tls(tls),
+        None => store,
+    };
+    Gateway::start(store.build())
+}
+
+/// Opens two beside each other, and asks for something else.
+fn sockets_and_an_answer(gateway: &Gateway) {
+    let (mut first, mut second) = (open(gateway), open(gateway));
+    for wire in [&mut first, &mut second] {
+        wire.send("over a stream");
+        assert_eq!(wire.read_exact(13), b"over a stream");
+    }
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 2.0);
+    let reply = gateway.ask("GET /x HTTP/1.1\r\nHost: ws.example\r\nConnection: close\r\n\r\n");
+    assert_eq!((reply.status, reply.text()), (200, "HTTP/2.0 GET \"/x\"".to_owned()));
+    first.finish();
+    assert_eq!(first.read_to_end(), Ok(Vec::new()), "an end passes as an end");
+    drop((first, second));
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
+    gateway.expect_metric(r#"tillgate_requests_total{class="payment",route="ws",code="101"}"#, 2.0);
+}
+
+#[test]
+fn a_server_of_http2_is_asked_on_a_stream_if_it_takes_that() {
+    let origin = h2::Origin::sockets(None, true);
+    let gateway = before_http2(&origin, None);
+    sockets_and_an_answer(&gateway);
+    // Spares for a critical class included: no connection belongs to a WebSocket alone.
+    assert!(origin.connections() <= 3, "{} connections", origin.connections());
+}
+
+#[test]
+fn a_server_of_http2_that_takes_no_stream_is_asked_over_http1() {
+    let origin = h2::Origin::sockets(None, false);
+    let gateway = before_http2(&origin, None);
+    sockets_and_an_answer(&gateway);
+}
+
+#[test]
+fn inside_of_tls_the_other_version_is_agreed_on() {
+    let authority = Authority::default();
+    let files = Volume::new(&[("ca.crt", &authority.pem)]);
+    let identity = authority.issue(&["ws.example"]);
+    for takes_streams in [true, false] {
+        let wants = Wants { identity: Some(&identity), ..Wants::default() };
+        let mut server = ServerConfig::clone(&tls::server(&wants, None));
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let origin = h2::Origin::sockets(Some(server.into()), takes_streams);
+        let tls = ClientTls {
+            sni: Some("ws.example".into()),
+            roots: TrustAnchors::File(files.file("ca.crt")),
+            certificate: None,
+            min_version: TlsVersion::V1_2,
+        };
+        sockets_and_an_answer(&before_http2(&origin, Some(tls)));
+    }
+}
+
+#[test]
+fn both_sides_may_speak_http2() {
+    let origin = h2::Origin::sockets(None, true);
+    let gateway = before_http2(&origin, None);
+    let mut frames = Frames::connect(gateway.http);
+    let ask = fields(&[
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/chat"),
+        (":authority", "ws.example"),
+        ("sec-websocket-version", "13"),
+    ]);
+    frames.send(kind::HEADERS, flag::END_HEADERS, 1, ask);
+    assert_eq!(frames.until(kind::HEADERS).payload[0], 0x88, ":status 200");
+    assert_eq!(frames.until(kind::DATA).payload, b"hello");
+    frames.send(kind::DATA, flag::END_STREAM, 1, *b"bye");
+    assert_eq!(frames.until(kind::DATA).payload, b"bye");
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
+}
+
+#[test]
+fn a_server_that_speaks_nothing_but_http2_without_streams_is_named() {
+    let origin = h2::Origin::start(|_, _, _| Vec::new());
+    let gateway = before_http2(&origin, None);
+    let reply = gateway.ask(ASK);
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
 }
 
 #[test]

@@ -9,16 +9,18 @@ use std::sync::mpsc;
 
 use tillgate::access::FIELDS;
 use tillgate_config::effective::{
-    ClassLog, Effective, LogOutput, LoggedHeader, OtlpEndpoint, TracingSpec,
+    ClassLog, ClientAddress, Effective, LogOutput, LoggedHeader, OtlpEndpoint, TracingSpec,
 };
 use tillgate_core::backend::{Endpoint, Host, Location};
+use tillgate_core::tls::{ServerTls, TlsVersion};
 use tillgate_core::units::Percent;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, policy, scratch};
 use tillgate_tests::store::Store;
+use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
-use tillgate_tests::{PATIENCE, eventually};
+use tillgate_tests::{PATIENCE, eventually, now};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -125,6 +127,33 @@ fn a_line_says_what_happened_and_only_what_policy_names() {
         assert!(!text.contains(secret), "{secret} is in {text}");
     }
     let _ = fs::remove_file(&logged.path);
+}
+
+#[test]
+fn a_line_says_how_its_client_speaks_tls() {
+    let origin = Origin::answering(OK);
+    let identity = Authority::default();
+    let pair = Volume::pair(&identity.issue(&["pay.example"]));
+    let tls = ServerTls {
+        certificates: vec![pair.key_pair()],
+        client_certificates: None,
+        min_version: TlsVersion::V1_2,
+    };
+    let store = Store::default().local("pay", "pay.example", "payment", origin.address).https(tls);
+    let mut logged = Logged::new("tls", store, &[("payment", 100, &[])]);
+    logged.effective.telemetry.access_log.client = ClientAddress::Prefix;
+    let gateway = Gateway::start(logged.effective.clone());
+    let config = tls::client(&identity, &Wants { alpn: vec!["http/1.1"], ..Wants::default() });
+    let mut wire = tls::connect(gateway.http, "pay.example", &config).expect("a handshake").wire;
+    wire.send("GET / HTTP/1.1\r\nHost: pay.example\r\n\r\n");
+    assert_eq!(wire.reply().status, 200);
+    drop(wire);
+    let line = lines(&logged.path, 1).remove(0);
+    let _ = fs::remove_file(&logged.path);
+    assert_eq!(line["tls_version"], "1.3");
+    assert_eq!(line["tls_alpn"], "http/1.1");
+    assert_eq!(line["tls_sni"], "pay.example");
+    assert_eq!(line["client"], "127.0.0.0/24", "no more than the policy wants");
 }
 
 #[test]
@@ -256,7 +285,10 @@ fn spans_go_to_the_collector_in_their_class_and_name_their_parents() {
 
 #[test]
 fn spans_for_a_collector_with_tls_never_travel_in_the_clear() {
-    let collector = Origin::answering(OK);
+    let collector = Origin::start(|mut wire, _| {
+        assert_eq!(wire.read_exact(1), [22], "a handshake, and nothing else");
+        wire.send(OK);
+    });
     let origin = Origin::answering(OK);
     let store = Store::default().local("a", "a.example", "default", origin.address);
     let mut effective = traced(store, collector.address, 100);
@@ -272,8 +304,66 @@ fn spans_for_a_collector_with_tls_never_travel_in_the_clear() {
     eventually("spans wait for a way that there is not", || {
         (gateway.metric(r#"tillgate_trace_spans_total{result="dropped"}"#) > 0.0).then_some(())
     });
-    assert_eq!(collector.connections(), 0);
+    assert!(collector.connections() > 0, "it was asked");
     gateway.expect_metric(r#"tillgate_trace_spans_total{result="exported"}"#, 0.0);
+}
+
+/// A policy that traces everything to a collector.
+fn traced_policy(origin: &Origin, collector: &str) -> String {
+    format!(
+        "{}---\napiVersion: tillgate.dev/v1alpha1\nkind: TelemetryPolicy\n\
+         metadata: {{name: store}}\nspec:\n  \
+         tracing: {{endpoint: '{collector}/v1/traces', sampling: 100%}}\n",
+        policy("a.example", origin.address)
+    )
+}
+
+#[test]
+fn a_collector_with_tls_is_vouched_for_by_the_systems_authorities() {
+    let authority = Authority::default();
+    let identity = authority.issue(&["127.0.0.1"]);
+    let files = Volume::new(&[("ca.crt", &authority.pem)]);
+    let config = tls::server(&Wants { identity: Some(&identity), ..Wants::default() }, None);
+    let (tell, told) = mpsc::channel();
+    let collector = Origin::start(move |wire, _| {
+        let Some(mut wire) = tls::accept(wire, &config) else { return };
+        while wire.waits_for_more() {
+            let _ = tell.send(wire.reply().line.clone());
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let origin = Origin::answering(OK);
+    let policy = traced_policy(&origin, &format!("https://{}", collector.address));
+    let program = Program::start_with(PROGRAM, "traced", &policy, &[], |command| {
+        command.env("SSL_CERT_FILE", files.path("ca.crt")).env_remove("SSL_CERT_DIR");
+    });
+    let mut wire = Wire::connect(program.address("http"));
+    wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!(wire.reply().status, 200);
+    let line = told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{}", program.log()));
+    assert_eq!(line, "POST /v1/traces HTTP/1.1");
+}
+
+#[test]
+fn what_waits_when_the_process_ends_is_sent_once() {
+    let (tell, told) = mpsc::channel();
+    let collector = Origin::start(move |mut wire, _| {
+        while wire.waits_for_more() {
+            let _ = tell.send(wire.reply().line.clone());
+            wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let origin = Origin::answering(OK);
+    let policy = traced_policy(&origin, &format!("http://{}", collector.address));
+    let mut program = Program::start(PROGRAM, "traced-end", &policy, &[]);
+    assert_eq!(program.get("a.example").status, 200);
+    let asked = now();
+    program.signal("TERM");
+    let line = told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{}", program.log()));
+    assert_eq!(line, "POST /v1/traces HTTP/1.1");
+    // A span waits five seconds for others while there may be some.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert!(program.ended(), "{}", program.log());
 }
 
 #[test]

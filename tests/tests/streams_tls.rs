@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tillgate_config::Effective;
 use tillgate_config::effective::ListenerProtocol;
 use tillgate_core::backend::{Location, ProxyProtocol};
 use tillgate_core::listener::ProxyTrust;
 use tillgate_core::matching::{EgressDestination, HostPattern, TrafficPolicy};
 use tillgate_net::proxy_protocol::header;
+use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
@@ -214,4 +216,70 @@ fn a_proxy_header_comes_before_the_hello() {
     };
     gateway.expect_metric(&rejected("near", "proxy_invalid"), 1.0);
     gateway.expect_metric(&rejected("far", "proxy_untrusted"), 1.0);
+}
+
+/// The store of [`store`] with another class for the name, or without a rule for it.
+fn changed(port: u16, class: Option<&str>) -> Store {
+    let named = EgressDestination {
+        hosts: vec![HostPattern::Exact("localhost".into())],
+        networks: vec![],
+        ports: vec![port],
+    };
+    let store = Store::default().egress(TrafficPolicy::Deny);
+    match class {
+        Some(class) => store.egress_rule("pos", class, Location::Cloud, named),
+        None => store,
+    }
+}
+
+fn passing(store: Store, port: u16) -> Effective {
+    let listener = ListenerProtocol::TlsPassthrough;
+    store.listener("tls", listener, None, |spec| spec.destination_port = port).build()
+}
+
+#[test]
+fn a_reload_counts_for_new_connections_and_leaves_open_ones_alone() {
+    let bytes = hello(Some("localhost"));
+    let origin = tls_server(bytes.len());
+    let port = origin.address.port();
+    let gateway = Gateway::start(passing(changed(port, Some("payment")), port));
+    let address = listener(&gateway);
+    let open = || {
+        let mut wire = Wire::connect(address);
+        wire.send(&bytes);
+        wire
+    };
+    let still_echoes = |wire: &mut Wire, word: &str| {
+        wire.send(word);
+        assert_eq!(wire.read_until("\n"), word);
+    };
+    let tunnels = |class: &str| format!(r#"tillgate_tunnels{{class="{class}"}}"#);
+    let mut first = open();
+    assert_eq!(first.read_until("\n"), "served \u{16}\n");
+
+    gateway.control.reload(passing(changed(port, None), port)).expect("a good config");
+    let mut denied = open();
+    assert_eq!(denied.read_exact(7), [21, 3, 3, 0, 2, 2, 49], "the rule is gone");
+    still_echoes(&mut first, "after the rule has gone\n");
+
+    gateway.control.reload(passing(changed(port, Some("default")), port)).expect("a good config");
+    let mut second = open();
+    assert_eq!(second.read_until("\n"), "served \u{16}\n");
+    gateway.expect_metric(&tunnels("default"), 1.0);
+    gateway.expect_metric(&tunnels("payment"), 1.0);
+    still_echoes(&mut first, "in its old class\n");
+
+    gateway.control.reload(changed(port, Some("default")).build()).expect("one listener less");
+    eventually("nobody listens any more", || {
+        std::net::TcpStream::connect(address).is_err().then_some(())
+    });
+    for wire in [&mut first, &mut second] {
+        still_echoes(wire, "the drain has time\n");
+        wire.finish();
+        assert_eq!(wire.read_until("\n"), "bye\n");
+        wire.expect_end();
+    }
+    gateway.expect_metric(&tunnels("default"), 0.0);
+    gateway.expect_metric(&tunnels("payment"), 0.0);
+    assert_eq!(origin.connections(), 2, "nobody was connected anew");
 }

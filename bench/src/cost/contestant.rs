@@ -170,7 +170,8 @@ fn tillgate(origin: SocketAddr, tls: Option<&Certificate>) -> String {
     );
     text.push_str(&format!(
         "---\napiVersion: tillgate.dev/v1alpha1\nkind: Listener\nmetadata: {{name: entry}}\n\
-         spec:\n  address: {ENTRY}\n  protocol: HTTP\n  limits: {{maxConnections: {CLIENTS_MAX}}}\n"
+         spec:\n  address: {ENTRY}\n  protocol: HTTP\n  limits: {{maxConnections: {CLIENTS_MAX}, \
+         maxConnectionsPerClient: {CLIENTS_MAX}}}\n"
     ));
     if let Some(Certificate { cert, key, .. }) = tls {
         text.push_str(&format!(

@@ -13,10 +13,13 @@ use super::{Input, Output, dangling, step};
 use crate::defaults;
 use crate::document::Spot;
 use crate::effective::{
-    AccessLogSpec, ClassLog, LogOutput, LoggedHeader, Origin, TelemetrySpec, TracingSpec,
+    AccessLogSpec, ClassLog, ClientAddress, LogOutput, LoggedHeader, Origin, TelemetrySpec,
+    TracingSpec,
 };
 use crate::kinds::Kind;
-use crate::kinds::telemetry_policy::{AccessLoggingDoc, TelemetryPolicySpec, TracingDoc};
+use crate::kinds::telemetry_policy::{
+    AccessLoggingDoc, ClientAddressDoc, TelemetryPolicySpec, TracingDoc,
+};
 
 /// What may be referred to.
 struct Known<'a> {
@@ -53,6 +56,15 @@ fn access_log(
     let path = output.and_then(|output| output.path.as_ref()).map(|path| path.0.clone());
     let output_spot = spot.key("accessLogOutput").key("path");
     let output = out.value("telemetry.accessLog.output", &output_spot, path, LogOutput::Stdout);
+    let client = spec.access_log_output.as_ref().and_then(|output| output.client_address);
+    let client = client.map(|client| match client {
+        ClientAddressDoc::Full => ClientAddress::Full,
+        ClientAddressDoc::Prefix => ClientAddress::Prefix,
+        ClientAddressDoc::Hash => ClientAddress::Hash,
+    });
+    let client_spot = spot.key("accessLogOutput").key("clientAddress");
+    let default = ClientAddress::default();
+    let client = out.value("telemetry.accessLog.clientAddress", &client_spot, client, default);
     let list = spot.key("accessLogging");
     // For each class the entry that names it; `rest` is the one for `*`.
     let mut named: Vec<Option<usize>> = vec![None; known.classes.len()];
@@ -91,7 +103,7 @@ fn access_log(
         out.origins.insert(path, origin);
         entry.and_then(|index| logs.get(index)).cloned()
     });
-    AccessLogSpec { output, classes: classes.collect() }
+    AccessLogSpec { output, client, classes: classes.collect() }
 }
 
 fn class_log(entry: &AccessLoggingDoc, spot: &Spot<'_>, out: &mut Output) -> ClassLog {

@@ -26,6 +26,8 @@ pub struct TelemetrySpec {
 pub struct AccessLogSpec {
     /// Where lines go.
     pub output: LogOutput,
+    /// How much of a client's address they show.
+    pub client: ClientAddress,
     /// What is logged, by [`ClassId`]; beyond its end nothing is.
     pub classes: Vec<Option<ClassLog>>,
 }
@@ -35,6 +37,19 @@ impl AccessLogSpec {
     pub fn of(&self, class: ClassId) -> Option<&ClassLog> {
         self.classes.get(class.index())?.as_ref()
     }
+}
+
+/// How much of a client's address a line shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientAddress {
+    /// All of it: devices of a store are not persons, and whoever looks for a fault needs to know
+    /// which one.
+    #[default]
+    Full,
+    /// Its network.
+    Prefix,
+    /// A hash with a key that nobody keeps.
+    Hash,
 }
 
 /// Where lines go.

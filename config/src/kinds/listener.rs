@@ -157,6 +157,10 @@ pub struct LimitsDoc {
     /// Open client connections; the next one is closed at once.
     #[serde(default)]
     pub max_connections: Option<Whole<1, 1_000_000>>,
+    /// Open connections of one client address; the next one is closed at once. With
+    /// `proxyProtocol` the address is the one that the header names.
+    #[serde(default)]
+    pub max_connections_per_client: Option<Whole<1, 1_000_000>>,
     /// A request's head must be complete after this.
     #[serde(default)]
     pub header_timeout: Option<DurationText>,

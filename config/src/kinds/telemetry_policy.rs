@@ -123,6 +123,21 @@ pub struct AccessLogOutputDoc {
     /// How a line is written; `JSON` without it.
     #[serde(default)]
     pub format: Option<LogFormat>,
+    /// How much of a client's address a line shows; `Full` without it.
+    #[serde(default)]
+    pub client_address: Option<ClientAddressDoc>,
+}
+
+/// How much of a client's address is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ClientAddressDoc {
+    /// All of it.
+    Full,
+    /// Its network: 24 bits of IPv4, 48 of IPv6.
+    Prefix,
+    /// A hash with a key that only the running process has: lines of one client belong together
+    /// until it ends.
+    Hash,
 }
 
 /// How a line is written.

@@ -7,11 +7,13 @@
 mod line;
 mod redact;
 
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::OnceLock;
 
 use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
-use tillgate_config::effective::{ClassLog, LogOutput};
+use tillgate_config::effective::{ClassLog, ClientAddress, LogOutput};
 
 pub(crate) use self::line::Line;
 pub use self::line::{FIELDS, Field};
@@ -22,6 +24,8 @@ use crate::spool::{Output, Spool};
 pub(crate) struct AccessLog {
     spool: OnceLock<Spool>,
     dropped: Counter,
+    /// Of this process alone: who has the log cannot try out all addresses.
+    key: RandomState,
 }
 
 /// Header fields as a line shows them, made when the request is here.
@@ -29,8 +33,24 @@ pub(crate) type Shown = Box<[(http::HeaderName, String)]>;
 
 impl AccessLog {
     /// No log yet; dropped lines are counted in `dropped`.
-    pub(crate) const fn new(dropped: Counter) -> Self {
-        Self { spool: OnceLock::new(), dropped }
+    pub(crate) fn new(dropped: Counter) -> Self {
+        Self { spool: OnceLock::new(), dropped, key: RandomState::new() }
+    }
+
+    /// A client's address as a line may show it.
+    pub(crate) fn client(&self, policy: ClientAddress, address: IpAddr) -> String {
+        match (policy, address) {
+            (ClientAddress::Full, address) => address.to_string(),
+            (ClientAddress::Prefix, IpAddr::V4(address)) => {
+                let [a, b, c, _] = address.octets();
+                format!("{a}.{b}.{c}.0/24")
+            }
+            (ClientAddress::Prefix, IpAddr::V6(address)) => {
+                let [a, b, c, ..] = address.segments();
+                format!("{}/48", Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0))
+            }
+            (ClientAddress::Hash, address) => format!("{:016x}", self.key.hash_one(address)),
+        }
     }
 
     /// Writes to `output` from here on, if `wanted` lines are.
@@ -92,4 +112,29 @@ pub(crate) fn show(log: &ClassLog, headers: &HeaderMap) -> Shown {
         Some((wanted.name.clone(), text))
     });
     shown.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_as_far_as_the_policy_says() {
+        let log = AccessLog::new(Counter::default());
+        let show = |policy, address: &str| log.client(policy, address.parse().unwrap());
+        assert_eq!(show(ClientAddress::Full, "10.4.12.7"), "10.4.12.7");
+        assert_eq!(show(ClientAddress::Prefix, "10.4.12.7"), "10.4.12.0/24");
+        assert_eq!(show(ClientAddress::Prefix, "2001:db8:1:2::7"), "2001:db8:1::/48");
+        let one = show(ClientAddress::Hash, "10.4.12.7");
+        assert_eq!(
+            one,
+            show(ClientAddress::Hash, "10.4.12.7"),
+            "lines of a client belong together"
+        );
+        assert_ne!(one, show(ClientAddress::Hash, "10.4.12.8"));
+        assert!(one.len() == 16 && one.bytes().all(|b| b.is_ascii_hexdigit()), "{one}");
+        let other = AccessLog::new(Counter::default());
+        let theirs = other.client(ClientAddress::Hash, "10.4.12.7".parse().unwrap());
+        assert_ne!(one, theirs, "nobody can make a table of all addresses");
+    }
 }

@@ -238,7 +238,7 @@ impl Bound {
             tracing::debug!(%error, "the memory of code that ran at the start is kept");
         }
         let (over, ended) = oneshot::channel::<()>();
-        let access = Arc::clone(&gateway.access);
+        let (access, spans) = (Arc::clone(&gateway.access), gateway.spans());
         let close = {
             let gateway = Arc::clone(&gateway);
             move || gateway.close_mirror()
@@ -261,6 +261,7 @@ impl Bound {
                 tracing::error!("a worker thread panicked");
             }
         }
+        spans.flush();
         drop((over, lines));
         if admin.join().is_err() {
             tracing::error!("the admin thread panicked");

@@ -57,7 +57,7 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
     let running = worker.gateway().running();
     let mut outcome = serve::begin(&running, Kind::Tunnel, caller.flow);
     let (mut head, body) = request.into_parts();
-    outcome.attend(&mut head, caller.peer);
+    outcome.attend(&mut head, caller.peer, &caller.place);
     let mut request = Request::from_parts(head, body);
     let client = caller.peer.ip();
     let opened = async {
@@ -100,7 +100,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let running = worker.gateway().running();
     let (mut head, body) = request.into_parts();
     let mut outcome = serve::begin(&running, Kind::Forward, caller.flow);
-    outcome.attend(&mut head, caller.peer);
+    outcome.attend(&mut head, caller.peer, &caller.place);
     let client = caller.peer.ip();
     let way = async {
         if let Ask::WebSocket(_) | Ask::Other(_) = websocket::asked(&mut head) {

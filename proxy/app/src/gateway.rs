@@ -26,11 +26,10 @@ use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{
     LineCollector, Metrics, MirrorMeters, PolicyMeters, RolloutMeters, TelemetryMeters,
 };
-use tillgate_net::otlp::Span;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
 use tillgate_net::upstream::Resolver;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::access::AccessLog;
 use crate::bound::BuildError;
@@ -61,7 +60,7 @@ pub(crate) struct Gateway {
     pub(crate) policy: Shown,
     sinks: Sinks,
     /// Until the export has begun.
-    spans: Mutex<Option<mpsc::Receiver<Span>>>,
+    spans: Mutex<Option<export::Queue>>,
     /// Certificates, keys and authorities, on files that may change.
     pub(crate) tls: Arc<Tls>,
     pub(crate) drain: Drain,
@@ -206,6 +205,11 @@ impl Gateway {
                 self.drive(Arc::clone(link));
             }
         }
+    }
+
+    /// The queue of spans.
+    pub(crate) fn spans(&self) -> Spans {
+        self.sinks.spans.clone()
     }
 
     fn drive(&self, link: Arc<Link>) {
@@ -463,6 +467,7 @@ pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
     let is_datagrams = listener.protocol == ListenerProtocol::Udp;
     Limits {
         connections_max: if is_datagrams { of.sessions_max } else { of.connections_max } as usize,
+        connections_per_client_max: of.connections_per_client_max as usize,
         header_timeout: of.header_timeout,
         idle_timeout: of.idle_timeout,
         header_bytes_max: of.header_bytes_max,

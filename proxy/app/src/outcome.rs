@@ -23,8 +23,9 @@ use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer;
 use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::headers;
-use tillgate_net::http::server::InFlight;
+use tillgate_net::http::server::{InFlight, Place};
 use tillgate_net::metrics::Held;
+use tillgate_net::tls::Agreed;
 
 use self::record::Record;
 use crate::running::Running;
@@ -126,9 +127,18 @@ impl Outcome {
 
     /// Remembers who asks, where requests are logged or traced; continues the trace in `head`, or
     /// begins one.
-    pub(crate) fn attend(&mut self, head: &mut Parts, client: std::net::SocketAddr) {
+    pub(crate) fn attend(&mut self, head: &mut Parts, client: std::net::SocketAddr, place: &Place) {
         if self.running.observes() {
-            self.record = Some(Box::new(Record::new(&self.running, head, client)));
+            let agreed = place.agreed().cloned();
+            self.record = Some(Box::new(Record::new(&self.running, head, client, agreed)));
+        }
+    }
+
+    /// Its ClientHello, which is passed on unread, names this server.
+    pub(crate) fn asks_for(&mut self, server: &impl std::fmt::Display) {
+        if let Some(record) = &mut self.record {
+            let name = Some(server.to_string().into());
+            record.agreed = Some(Agreed { name, ..Agreed::default() });
         }
     }
 

@@ -73,8 +73,8 @@ pub(crate) struct Running {
     pub(crate) natural: NaturalClasses,
     /// By rule, then by class.
     routes: Vec<Vec<OnceLock<RequestMeter>>>,
-    /// By egress rule (the last one: no rule), then by class.
-    egress: Vec<Vec<OnceLock<RequestMeter>>>,
+    /// By egress rule (the last one: no rule).
+    egress: Vec<Egress>,
     no_route: RequestMeter,
     /// By class.
     mirror: Vec<OnceLock<RequestMeter>>,
@@ -126,6 +126,29 @@ pub(crate) struct Class {
     pub(crate) rank: Rank,
     /// Stable by name as long as the process lives, whatever the config's order is.
     stable: ClassId,
+}
+
+/// An egress rule as requests and tunnels need it.
+struct Egress {
+    /// The `route` in metrics and logs.
+    name: Label,
+    /// By class.
+    requests: Vec<OnceLock<RequestMeter>>,
+    upstream: Vec<OnceLock<Arc<UpstreamMeter>>>,
+}
+
+impl Egress {
+    /// Of every rule, then of none.
+    fn all(effective: &Effective, classes: usize) -> Vec<Self> {
+        let rules = effective.egress.iter().flat_map(|one| &one.rules);
+        let names = rules.map(|rule| format!("egress/{}", rule.name).into());
+        names.chain(["egress".into()]).map(|name| Self::new(name, classes)).collect()
+    }
+
+    fn new(name: Label, classes: usize) -> Self {
+        let requests = (0..classes).map(|_| OnceLock::new()).collect();
+        Self { name, requests, upstream: (0..classes).map(|_| OnceLock::new()).collect() }
+    }
 }
 
 /// A listener of bytes or datagrams, as its connections need it.
@@ -190,10 +213,9 @@ impl Running {
         let class = &classes[default_class.index()].spec.name;
         let no_route = metrics.request(class, &NO_ROUTE.into());
         let wiring = failover.follow(&effective, probing::lines(&effective, &lines, default_class));
-        let egress_rules = effective.egress.as_ref().map_or(0, |one| one.rules.len());
         Self {
             routes: table(effective.routes.rules.len()),
-            egress: table(egress_rules + 1),
+            egress: Egress::all(&effective, classes.len()),
             natural,
             default_class,
             no_route,
@@ -250,21 +272,19 @@ impl Running {
 
     /// Where requests of `class` on an egress rule (or none) are counted.
     pub(crate) fn egress_meter(&self, rule: Option<usize>, class: ClassId) -> &RequestMeter {
-        let row = rule.unwrap_or(self.egress.len() - 1);
-        let resolve = || {
-            let route = self.egress_name(rule);
-            self.metrics.request(&self.class(class).spec.name, &route)
-        };
-        self.egress[row][class.index()].get_or_init(resolve)
+        let egress = self.egress_of(rule);
+        let resolve = || self.metrics.request(&self.class(class).spec.name, &egress.name);
+        egress.requests[class.index()].get_or_init(resolve)
     }
 
     /// The `route` of an egress rule in metrics and logs.
     pub(crate) fn egress_name(&self, rule: Option<usize>) -> Label {
-        let rules = self.effective.egress.as_ref().map(|egress| &egress.rules);
-        match rule.and_then(|rule| rules?.get(rule)) {
-            Some(rule) => format!("egress/{}", rule.name).into(),
-            None => "egress".into(),
-        }
+        Arc::clone(&self.egress_of(rule).name)
+    }
+
+    fn egress_of(&self, rule: Option<usize>) -> &Egress {
+        let none = self.egress.len() - 1;
+        &self.egress[rule.unwrap_or(none).min(none)]
     }
 
     /// Where requests that met no route are counted.
@@ -304,7 +324,7 @@ impl Running {
         let target = cell.get_or_init(|| {
             let spec = self.effective.backend(backend);
             Arc::new(self.new_target(TargetFacts {
-                name: &spec.name,
+                meter: self.upstream_meter(&spec.name, class),
                 endpoint: spec.endpoints[endpoint].clone(),
                 addresses: None,
                 location: spec.location,
@@ -333,8 +353,10 @@ impl Running {
         location: Location,
         class: ClassId,
     ) -> Arc<Target> {
+        let egress = self.egress_of(rule);
+        let resolve = || self.upstream_meter(&egress.name, class);
         Arc::new(self.new_target(TargetFacts {
-            name: &self.egress_name(rule),
+            meter: Arc::clone(egress.upstream[class.index()].get_or_init(resolve)),
             endpoint,
             addresses: Some(addresses.into()),
             location,
@@ -402,7 +424,11 @@ impl Running {
         Some((stable, Lane { link, class: Arc::clone(&class.spec) }))
     }
 
-    fn new_target(&self, facts: TargetFacts<'_>) -> Target {
+    fn upstream_meter(&self, backend: &Label, class: ClassId) -> Arc<UpstreamMeter> {
+        Arc::new(self.metrics.upstream(backend, &self.class(class).spec.name))
+    }
+
+    fn new_target(&self, facts: TargetFacts) -> Target {
         let class = self.class(facts.class);
         let lane = self.lane(facts.location, facts.class);
         let spares = if class.spec.critical && lane.is_some() { SPARES } else { 0 };
@@ -421,7 +447,7 @@ impl Running {
             dns: facts.dns,
             tcp: facts.tcp,
             client: None,
-            meter: Arc::new(self.metrics.upstream(facts.name, &class.spec.name)),
+            meter: facts.meter,
         }
     }
 }
@@ -442,8 +468,8 @@ fn tiers(effective: &Effective) -> Vec<u16> {
     tiers
 }
 
-struct TargetFacts<'a> {
-    name: &'a Label,
+struct TargetFacts {
+    meter: Arc<UpstreamMeter>,
     endpoint: Endpoint,
     addresses: Option<Arc<[SocketAddr]>>,
     location: Location,

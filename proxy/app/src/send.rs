@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, response};
+use http::{HeaderValue, Request, Response, StatusCode, Version, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -112,7 +112,7 @@ pub(crate) async fn send(
     client: &HeaderValue,
     outcome: &mut Outcome,
 ) -> Result<Reply, Refusal> {
-    let mut message = Message::prepare(message, client, call.target, None, call.socket, outcome)?;
+    let mut message = Message::prepare(message, client, call.target, None, outcome)?;
     let Sending { request, gate } = message.ready(call.target.wire, call.socket, outcome)?;
     let mut request = Some(request);
     let tried = try_once(call, &mut request, gate, &mut Unwatched, outcome.flow()).await;
@@ -138,7 +138,11 @@ fn switched(
     head: &mut response::Parts,
     socket: Option<&WebSocket>,
 ) -> Result<Option<OnUpgrade>, Refusal> {
-    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+    let agrees = match head.version {
+        Version::HTTP_2 => socket.is_some() && head.status.is_success(),
+        _ => head.status == StatusCode::SWITCHING_PROTOCOLS,
+    };
+    if !agrees {
         return Ok(None);
     }
     if socket.is_some_and(|socket| socket.is_granted(head)) {

@@ -4,6 +4,7 @@
 //! request's one [`Outcome`]. Shaping has no line here: it happens on the socket of the WAN
 //! connection that [`send`](send::send) uses, below HTTP, by the class that was found above.
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub(crate) async fn serve_request(
     }
     let (mut head, body) = request.into_parts();
     let mut outcome = begin(&running, Kind::Request, caller.flow);
-    outcome.attend(&mut head, caller.peer);
+    outcome.attend(&mut head, caller.peer, &caller.place);
     outcome.speak(Speech::of(&head));
     if let Some(why) = caller.refused {
         return problem::answer(&why.into(), outcome);
@@ -201,13 +202,17 @@ impl Story<'_> {
         outcome.is_websocket();
         outcome.answer(head.status);
         let location = if target.link.is_some() { Location::Cloud } else { Location::Local };
-        let hold = self.worker.pool(location).hold(&target);
-        drop(lease);
+        // A stream stays where it is; a connection of its own leaves its pool.
+        let hold: Box<dyn Any + Send> = if lease.is_shared() {
+            Box::new(lease)
+        } else {
+            Box::new(self.worker.pool(location).hold(&target))
+        };
         let tunnel = Tunnel {
             outcome,
             ticket: self.client.ticket.split(),
             held: Held::new(&self.running.class(self.class).meter.tunnels),
-            kept: vec![Box::new(self.client.place), Box::new(hold)],
+            kept: vec![Box::new(self.client.place), hold],
         };
         tokio::spawn(tunnel.run(client, async { server.await.map(TokioIo::new) }));
         Response::from_parts(head, ResponseBody::empty())

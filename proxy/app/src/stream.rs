@@ -149,6 +149,7 @@ impl Streams {
         let nameless =
             || No { failure: Failure::HelloNameless, alert: Some(Alert::UnrecognizedName) };
         let host = hello.sni.ok_or_else(nameless)?;
+        outcome.asks_for(&host);
         let place = Place { host, port: spec.destination_port };
         let connect = spec.timeouts.connect;
         let asked = Asked { place: &place, client: from.ip(), connect };
@@ -191,7 +192,8 @@ impl Streams {
                 let resolver = self.worker.gateway().resolver();
                 let addresses = resolver.addresses(endpoint, &backend.dns).await?;
                 let tls = connector.as_deref().map(|tls| (tls, &endpoint.host));
-                upstream::dial_opening(&addresses, how, Opening { announce, tls }).await
+                upstream::dial_opening(&addresses, how, Opening { announce, tls, http1: false })
+                    .await
             };
             match wait(outcome, attempt).await? {
                 Ok(server) => return Ok(server),
@@ -218,10 +220,14 @@ async fn identify(spec: &ListenerSpec, client: &mut Client) -> Result<SocketAddr
     }
     let within = client.place.entry().limits().header_timeout;
     let accepted = proxy_protocol::accept(&mut client.stream, client.peer, trust, within).await;
-    accepted.map_err(|refused| {
+    let named = accepted.map_err(|refused| {
         tracing::debug!(peer = %client.peer, error = send::explain(&refused), "refused");
         refused.failure()
-    })
+    })?;
+    if is_trusted && !client.place.is_for(named.ip()) {
+        return Err(Failure::ClientCrowds);
+    }
+    Ok(named)
 }
 
 /// Waits for a connection to a server. That time is ours, and limited by who lets it wait.

@@ -37,6 +37,7 @@ use crate::send::{self, Call, Message, Reply, Sending, Unanswered};
 
 mod attend;
 mod beside;
+mod socket;
 mod visit;
 
 use self::attend::Attend;
@@ -86,8 +87,7 @@ impl Tries<'_> {
         let mut visit = self.enter(at);
         let mut target = self.target(at);
         let keeps = self.keeps(repeat, &target);
-        let mut message =
-            Message::prepare((head, body), self.client.1, &target, keeps, self.socket, outcome)?;
+        let mut message = Message::prepare((head, body), self.client.1, &target, keeps, outcome)?;
         let mut turn = Turn::First;
         loop {
             outcome.send_to(plan.backend(at), at.endpoint);
@@ -186,13 +186,16 @@ impl Tries<'_> {
     /// One try; or two, where the rule hedges and the first one is slow.
     async fn try_at<'t>(
         &self,
-        going: Going,
+        mut going: Going,
         message: &mut Message,
         trip: &mut Trip<'t>,
         outcome: &Outcome,
     ) -> Result<Tried<'t>, Refusal> {
         let at = going.at;
         let flow = outcome.flow();
+        if self.socket.is_some() && going.target.wire == Wire::Http2 {
+            going.target = Box::pin(self.socket_target(at, going.target, flow)).await?;
+        }
         let sending = message.ready(going.target.wire, self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
         let mut first = self.attempt(going, sending, (keeper, trip.clone()), flow);

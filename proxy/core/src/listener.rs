@@ -133,6 +133,8 @@ pub struct StreamTimeouts {
 pub struct ListenerLimits {
     /// Open client connections; the next one is closed at once and counted.
     pub connections_max: u32,
+    /// Of these, from one address; the next one is closed at once and counted.
+    pub connections_per_client_max: u32,
     /// A request's head (a ClientHello, a PROXY header) must be complete this long after its
     /// first byte (or the connection).
     pub header_timeout: Duration,

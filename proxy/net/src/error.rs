@@ -125,6 +125,8 @@ pub enum Failure {
     ProxyUntrusted,
     /// A trusted source sent no PROXY header that can be understood, in time.
     ProxyInvalid,
+    /// The client that a PROXY header names has as many connections as it may.
+    ClientCrowds,
     /// A ClientHello that cannot be passed on: not TLS, malformed, too large.
     HelloInvalid,
     /// A ClientHello that names no server.
@@ -193,7 +195,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 47] = [
+pub const TABLE: [Row; 48] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end or its host can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -201,7 +203,7 @@ pub const TABLE: [Row; 47] = [
     row(Failure::HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Blame::Client, Retry::Never,
         "the head has more bytes or fields than the listener's limits"),
     row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,
-        "of protocol upgrades only WebSocket to an HTTP/1.1 backend is carried"),
+        "of protocol upgrades only WebSocket is carried"),
     row(Failure::MethodUnsupported, "method_unsupported", Some(StatusCode::METHOD_NOT_ALLOWED), Blame::Client, Retry::Never,
         "the method has no meaning on this listener; CONNECT belongs to the forward proxy"),
     row(Failure::UnknownHost, "unknown_host", Some(StatusCode::NOT_FOUND), Blame::Policy, Retry::Never,
@@ -252,6 +254,8 @@ pub const TABLE: [Row; 47] = [
         "a PROXY header from a source that is not one of the listener's trustedSources"),
     row(Failure::ProxyInvalid, "proxy_invalid", None, Blame::Client, Retry::Never,
         "no valid PROXY header from a trusted source within headerTimeout"),
+    row(Failure::ClientCrowds, "client_crowds", None, Blame::Client, Retry::Never,
+        "the client that the PROXY header names has as many connections as limits.maxConnectionsPerClient"),
     row(Failure::HelloInvalid, "hello_invalid", None, Blame::Client, Retry::Never,
         "what came is not TLS, or its ClientHello is malformed or longer than 16 KiB"),
     row(Failure::HelloNameless, "hello_nameless", None, Blame::Client, Retry::Never,

@@ -5,6 +5,7 @@
 
 pub mod circuit;
 pub mod clock;
+mod delegate;
 pub mod drain;
 pub mod error;
 mod gather;

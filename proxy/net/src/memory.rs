@@ -3,10 +3,10 @@
 //! Counted is what was taken from one side and not yet handed to the other's socket, in whole
 //! [`UNIT`]s of each request: a piece that completes one carries its [`Charge`] until hyper drops
 //! it, however that comes about. Not counted, because other limits bound it: less than a unit of
-//! each request, heads, one HTTP/2 window of each upload, TLS records, tunnels (two buffers of
-//! 7 KiB), kernel buffers. Below [`FREE`] nobody is refused; from there on classes are, the lowest
-//! first; beyond the ceiling the largest holder of the lowest class present is ended, until what
-//! is left fits.
+//! each request, heads, one HTTP/2 window of each upload and of each answer of an HTTP/2 server,
+//! TLS records, tunnels (two buffers of 7 KiB), kernel buffers. Below [`FREE`] nobody is refused;
+//! from there on classes are, the lowest first; beyond the ceiling the largest holder of the lowest
+//! class present is ended, until what is left fits.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -139,6 +139,7 @@ pub struct Metrics {
     connections: Family<ListenerLabels, Gauge>,
     accepted: Family<ListenerLabels, Counter>,
     refused: Family<ListenerLabels, Counter>,
+    crowded: Family<ListenerLabels, Counter>,
     client_timeouts: Family<ListenerLabels, Counter>,
     not_taken: Family<ListenerReasonLabels, Counter>,
     rejected: Family<ListenerReasonLabels, Counter>,
@@ -170,6 +171,7 @@ impl Metrics {
             connections: Family::default(),
             accepted: Family::default(),
             refused: Family::default(),
+            crowded: Family::default(),
             client_timeouts: Family::default(),
             not_taken: Family::default(),
             rejected: Family::default(),
@@ -250,6 +252,7 @@ impl Metrics {
             connections: self.connections.get_or_create_owned(&labels),
             accepted: self.accepted.get_or_create_owned(&labels),
             refused: self.refused.get_or_create_owned(&labels),
+            crowded: self.crowded.get_or_create_owned(&labels),
             timeouts: self.client_timeouts.get_or_create_owned(&labels),
             floods: FloodMeter::new(|kind| {
                 let listener = Arc::clone(listener);
@@ -293,6 +296,7 @@ impl Metrics {
         registry.register("build", "version of the running program", build);
         self.register_requests(&mut registry);
         self.register_connections(&mut registry);
+        self.register_upstream(&mut registry);
         self.tls.register(&mut registry);
         registry.register(
             "config_reloads",
@@ -359,6 +363,11 @@ impl Metrics {
             self.refused.clone(),
         );
         registry.register(
+            "connections_crowded",
+            "client connections closed at once because their client has as many as it may",
+            self.crowded.clone(),
+        );
+        registry.register(
             "connections_not_taken",
             "client connections that could not be taken (no file or memory left, client gone)",
             self.not_taken.clone(),
@@ -388,6 +397,9 @@ impl Metrics {
             "client connections closed because of an HTTP/2 flood, by listener and kind",
             self.floods.clone(),
         );
+    }
+
+    fn register_upstream(&self, registry: &mut Registry) {
         registry.register(
             "upstream_connections",
             "open connections to servers, by backend and class",

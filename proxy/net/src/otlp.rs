@@ -47,26 +47,49 @@ const STATUS_ERROR: u64 = 2;
 /// The sampled bit of the trace flags, which a span that is exported always has.
 const FLAGS_SAMPLED: u32 = 1;
 
-/// An `ExportTraceServiceRequest` with `spans` of one process, which says of itself `resource`.
-pub fn encode(resource: &[(&'static str, Value)], spans: &[Span]) -> Vec<u8> {
-    let mut scope = Message::default();
-    scope.text(1, "tillgate");
-    scope.text(2, env!("CARGO_PKG_VERSION"));
-    let mut scope_spans = Message::default();
-    scope_spans.message(1, &scope);
-    for span in spans {
-        scope_spans.message(2, &encode_span(span));
+/// Spans that travel in one message, encoded as they come, so that its size is known.
+#[derive(Default)]
+pub struct Batch {
+    spans: Message,
+    count: usize,
+}
+
+impl Batch {
+    /// One more.
+    pub fn push(&mut self, span: &Span) {
+        self.spans.message(2, &encode_span(span));
+        self.count += 1;
     }
-    let mut about = Message::default();
-    for attribute in resource {
-        about.message(1, &encode_attribute(attribute));
+
+    /// How many there are.
+    pub const fn count(&self) -> usize {
+        self.count
     }
-    let mut resource_spans = Message::default();
-    resource_spans.message(1, &about);
-    resource_spans.message(2, &scope_spans);
-    let mut request = Message::default();
-    request.message(1, &resource_spans);
-    request.0
+
+    /// Bytes that they take.
+    pub const fn bytes(&self) -> usize {
+        self.spans.0.len()
+    }
+
+    /// An `ExportTraceServiceRequest` of one process, which says of itself `resource`.
+    pub fn encode(&self, resource: &[(&'static str, Value)]) -> Vec<u8> {
+        let mut scope = Message::default();
+        scope.text(1, "tillgate");
+        scope.text(2, env!("CARGO_PKG_VERSION"));
+        let mut scope_spans = Message::default();
+        scope_spans.message(1, &scope);
+        scope_spans.0.extend_from_slice(&self.spans.0);
+        let mut about = Message::default();
+        for attribute in resource {
+            about.message(1, &encode_attribute(attribute));
+        }
+        let mut resource_spans = Message::default();
+        resource_spans.message(1, &about);
+        resource_spans.message(2, &scope_spans);
+        let mut request = Message::default();
+        request.message(1, &resource_spans);
+        request.0
+    }
 }
 
 fn encode_span(span: &Span) -> Message {
@@ -195,8 +218,32 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_knows_how_large_it_will_be() {
+        let span = Span {
+            trace: 1,
+            span: 2,
+            parent: None,
+            name: "pay".into(),
+            start: SystemTime::UNIX_EPOCH,
+            end: SystemTime::UNIX_EPOCH,
+            failed: false,
+            attributes: vec![("text", Value::Text("x".repeat(1000).into()))],
+        };
+        let mut batch = Batch::default();
+        let empty = batch.encode(&[]).len();
+        for _ in 0..100 {
+            batch.push(&span);
+        }
+        let message = batch.encode(&[]).len();
+        assert_eq!(batch.count(), 100);
+        // Lengths of what is around them take a few bytes more.
+        assert!((0..16).contains(&(message - empty - batch.bytes())), "{message}");
+        assert!(batch.bytes() > 100_000);
+    }
+
+    #[test]
     fn a_request_is_resource_then_scope_then_spans() {
-        let bytes = encode(&[("service.name", Value::Static("tillgate"))], &[]);
+        let bytes = Batch::default().encode(&[("service.name", Value::Static("tillgate"))]);
         let version = env!("CARGO_PKG_VERSION").as_bytes();
         let mut scope = vec![0x0a, 8];
         scope.extend(b"tillgate");

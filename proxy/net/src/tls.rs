@@ -30,7 +30,7 @@ pub use self::client::{Application, Connector, Refusal, ServerStream};
 pub(crate) use self::error::HandshakeEnd;
 pub use self::error::TlsError;
 pub use self::files::FileError;
-pub use self::server::{ClientSession, Terminator};
+pub use self::server::{Agreed, ClientSession, Terminator};
 
 /// TLS of the process: what all listeners and backends share.
 #[derive(Debug)]

@@ -6,23 +6,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tillgate_core::backend::{Host, ProxyProtocol, TcpSpec};
 use tillgate_core::class::ClassSpec;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::clock;
+use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::error::DialError;
 use crate::link::Link;
 use crate::proxy_protocol::header;
 use crate::shaped::{ConnectError, LineWait, ShapedStream};
+use crate::sockopt;
 use crate::tls::{Connector, Refusal, ServerStream, unless_late};
-use crate::{gather, sockopt};
 
 pub(crate) mod race;
 pub mod resolver;
@@ -127,6 +126,8 @@ pub struct Opening<'a> {
     pub announce: Option<Announce>,
     /// TLS, with who the server must be.
     pub tls: Option<(&'a Connector, &'a Host)>,
+    /// HTTP/1.1 inside of TLS also where the connector is one for HTTP/2.
+    pub http1: bool,
 }
 
 /// The same, with its beginning done. A handshake takes what the connection has left of
@@ -147,8 +148,9 @@ pub async fn dial_opening(
     let Some((connector, host)) = opening.tls else { return Ok(stream) };
     let to = stream.peer_addr();
     let to = to.map_err(|source| DialError::from_io("the server", source))?.to_string();
+    let within = after.saturating_sub(taken);
     // A handshake's state is large and short-lived.
-    match Box::pin(connector.connect(stream, host, after.saturating_sub(taken))).await {
+    match Box::pin(connector.connect(stream, host, opening.http1, within)).await {
         Ok(stream) => Ok(Upstream::Tls(stream)),
         Err(Some(source)) => Err(DialError::Tls { to, source }),
         Err(None) => Err(DialError::TimedOut { to, after }),
@@ -227,66 +229,18 @@ async fn dial_local(address: SocketAddr, how: How<'_>) -> Result<(Upstream, Dura
     }
 }
 
-impl AsyncRead for Upstream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Wan(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
+impl WritePieces for ShapedStream {}
 
-impl AsyncWrite for Upstream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Wan(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
+impl WritePieces for ServerStream {}
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Local(stream) => gather::poll_write(Pin::new(stream), cx, bufs),
-            Self::Wan(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
+delegate_read!(Upstream {
+    Self::Local(stream) => stream,
+    Self::Wan(stream) => stream,
+    Self::Tls(stream) => stream,
+});
 
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Local(stream) => stream.is_write_vectored(),
-            Self::Wan(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Wan(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Wan(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+delegate_write!(Upstream {
+    Self::Local(stream) => stream,
+    Self::Wan(stream) => stream,
+    Self::Tls(stream) => stream,
+});

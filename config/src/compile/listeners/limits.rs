@@ -13,8 +13,9 @@ use crate::kinds::listener::LimitsDoc;
 use crate::scalar::{Size, Whole};
 
 /// Every bound, in the order of the effective config.
-pub(crate) const FIELDS: [&str; 13] = [
+pub(crate) const FIELDS: [&str; 14] = [
     "maxConnections",
+    "maxConnectionsPerClient",
     "headerTimeout",
     "idleTimeout",
     "maxHeaderSize",
@@ -32,7 +33,9 @@ pub(crate) const FIELDS: [&str; 13] = [
 /// Whether a bound means something where `protocol` is spoken.
 pub(crate) fn applies(field: &str, protocol: ListenerProtocol) -> bool {
     match field {
-        "maxConnections" | "headerTimeout" => protocol != ListenerProtocol::Udp,
+        "maxConnections" | "maxConnectionsPerClient" | "headerTimeout" => {
+            protocol != ListenerProtocol::Udp
+        }
         "maxHeaderSize" => protocol.is_http() || protocol == ListenerProtocol::TlsPassthrough,
         "maxSessions" => protocol == ListenerProtocol::Udp,
         _ => protocol.is_http(),
@@ -77,6 +80,9 @@ fn read(
     };
     let connections = given.max_connections.map(Whole::fit);
     let connections_max = number("maxConnections", connections, default.connections_max);
+    let per_client = given.max_connections_per_client.map(Whole::fit);
+    let connections_per_client_max =
+        number("maxConnectionsPerClient", per_client, default.connections_per_client_max);
     let header_bytes_max =
         number("maxHeaderSize", small(given.max_header_size), default.header_bytes_max);
     let headers_max = number("maxHeaders", given.max_headers.map(Whole::fit), default.headers_max);
@@ -98,6 +104,7 @@ fn read(
     let key = |field: &str| spot.key(field);
     ListenerLimits {
         connections_max,
+        connections_per_client_max,
         header_timeout,
         idle_timeout,
         header_bytes_max,
@@ -132,6 +139,7 @@ fn read(
 fn not_meant(given: &LimitsDoc, protocol: ListenerProtocol, spot: &Spot<'_>, out: &mut Output) {
     let is_given = [
         given.max_connections.is_some(),
+        given.max_connections_per_client.is_some(),
         given.header_timeout.is_some(),
         given.idle_timeout.is_some(),
         given.max_header_size.is_some(),

@@ -11,7 +11,7 @@ use tillgate_core::tls::{
 
 use super::{Effective, Value, class_name, health, list, location, map, number, optional, text};
 use crate::compile::{dials, has_class, limit_applies, protocol_text};
-use crate::effective::telemetry::{ClassLog, LogOutput, LoggedHeader, TracingSpec};
+use crate::effective::telemetry::{ClassLog, ClientAddress, LogOutput, LoggedHeader, TracingSpec};
 use crate::scalar::{duration_text, size_text};
 
 type Entries = Vec<(String, Value)>;
@@ -51,6 +51,7 @@ fn of_limits(one: &ListenerSpec) -> Value {
     let limits = &one.limits;
     let all = entries([
         ("maxConnections", number(limits.connections_max)),
+        ("maxConnectionsPerClient", number(limits.connections_per_client_max)),
         ("headerTimeout", text(duration_text(limits.header_timeout))),
         ("idleTimeout", text(duration_text(limits.idle_timeout))),
         ("maxHeaderSize", text(size_text(limits.header_bytes_max.into()))),
@@ -183,7 +184,13 @@ pub(super) fn of_telemetry(config: &Effective) -> Value {
     let names = config.classes.iter().map(|(_, class)| class.name.to_string());
     let logs = telemetry.access_log.classes.iter();
     let classes = names.zip(logs.map(|log| optional(log.as_ref(), of_class_log)));
-    let log = map([("output", output), ("classes", Value::Map(classes.collect()))]);
+    let client = text(match telemetry.access_log.client {
+        ClientAddress::Full => "Full",
+        ClientAddress::Prefix => "Prefix",
+        ClientAddress::Hash => "Hash",
+    });
+    let classes = Value::Map(classes.collect());
+    let log = map([("output", output), ("clientAddress", client), ("classes", classes)]);
     let tracing = optional(telemetry.tracing.as_ref(), |one| of_tracing(one, config));
     map([("accessLog", log), ("tracing", tracing)])
 }

@@ -3,10 +3,10 @@
 //! Every line has every field of [`FIELDS`], in that order; what is not known is `null`.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tillgate_net::tls::Agreed;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
@@ -27,7 +27,7 @@ const fn field(name: &'static str, meaning: &'static str) -> Field {
 }
 
 /// The fields of a line, in its order.
-pub const FIELDS: [Field; 24] = [
+pub const FIELDS: [Field; 27] = [
     field("time", "when it ended (RFC 3339, UTC)"),
     field("kind", "what it was: `request`, `forward` (through the proxy) or `tunnel`"),
     field("request_id", "`X-Request-Id`, the client's or ours"),
@@ -40,7 +40,13 @@ pub const FIELDS: [Field; 24] = [
     field("status", "the status code the client got"),
     field("reason", "why it failed, as in the table of failures"),
     field("blame", "whose fault that was"),
-    field("client", "the client's address"),
+    field("client", "the client's address, its network or a hash of it, as `clientAddress` says"),
+    field("tls_version", "the version of TLS that the client speaks with us"),
+    field("tls_alpn", "the protocol that was agreed on inside of it"),
+    field(
+        "tls_sni",
+        "the server that the client asked for in it; also where TLS is passed on unread",
+    ),
     field("bytes_up", "bytes of bodies and tunnels that left for the server"),
     field("bytes_down", "bytes of bodies and tunnels that came from the server"),
     field("duration_ms", "from its head to its last byte"),
@@ -68,7 +74,8 @@ pub(crate) struct Line<'a> {
     pub(crate) status: Option<u16>,
     pub(crate) reason: Option<&'static str>,
     pub(crate) blame: Option<&'static str>,
-    pub(crate) client: Option<IpAddr>,
+    pub(crate) client: Option<String>,
+    pub(crate) tls: Option<&'a Agreed>,
     pub(crate) bytes: (u64, u64),
     pub(crate) duration: Duration,
     pub(crate) first_byte: Option<Duration>,
@@ -101,7 +108,10 @@ impl Line<'_> {
         json.bare("status", self.status);
         json.text("reason", self.reason);
         json.text("blame", self.blame);
-        json.text("client", self.client.map(|client| client.to_string()).as_deref());
+        json.text("client", self.client.as_deref());
+        json.text("tls_version", self.tls.and_then(|tls| tls.version));
+        json.text("tls_alpn", self.tls.and_then(|tls| tls.alpn));
+        json.text("tls_sni", self.tls.and_then(|tls| tls.name.as_deref()));
         json.bare("bytes_up", Some(self.bytes.0));
         json.bare("bytes_down", Some(self.bytes.1));
         json.bare("duration_ms", Some(Millis(self.duration)));
@@ -192,6 +202,8 @@ mod tests {
     fn a_line_is_json_with_every_field_in_order() {
         let id = HeaderValue::from_bytes(b"a\"\\\xff\t").unwrap();
         let headers: Shown = Box::new([(http::header::USER_AGENT, "till \"7\"\u{1}".to_owned())]);
+        let name = Some("pay.example".into());
+        let agreed = Agreed { version: Some("1.3"), alpn: Some("h2"), name };
         let line = Line {
             kind: "request",
             request_id: Some(&id),
@@ -204,7 +216,8 @@ mod tests {
             status: Some(200),
             reason: None,
             blame: None,
-            client: Some("10.0.0.7".parse().unwrap()),
+            client: Some("10.0.0.7".to_owned()),
+            tls: Some(&agreed),
             bytes: (1, 2),
             duration: Duration::from_micros(12_034),
             first_byte: None,
@@ -227,6 +240,10 @@ mod tests {
         assert_eq!(parsed["duration_ms"], 12.034);
         assert_eq!(parsed["trace_id"], format!("{:032x}", 0xabc));
         assert_eq!(parsed["headers"]["user-agent"], "till \"7\"\u{1}");
+        assert_eq!(
+            (&parsed["tls_version"], &parsed["tls_alpn"], &parsed["tls_sni"]),
+            (&"1.3".into(), &"h2".into(), &"pay.example".into())
+        );
         assert_eq!(parsed["request_id"], "a\"\\\u{fffd}\t");
         let time = parsed["time"].as_str().unwrap();
         assert!(time.ends_with('Z') && time.len() > 20, "{time}");

@@ -244,7 +244,7 @@ impl Remote {
             Ok(address) => Host::Ip(address),
             Err(_) => Host::Name(host.into()),
         };
-        let shaken = connector.connect(Upstream::Local(stream), &target, PATIENCE).await;
+        let shaken = connector.connect(Upstream::Local(stream), &target, true, PATIENCE).await;
         let stream = shaken.map_err(|error| match error {
             Some(error) => format!(
                 "no TLS with {host}:{port}: {}; here `--ca` names that file",

@@ -52,7 +52,7 @@ pub(crate) async fn serve_request(
     // What a client sends along with a question for an image is never read.
     let (mut head, _) = request.into_parts();
     let mut outcome = begin(&running, Kind::Pull, caller.flow);
-    outcome.attend(&mut head, caller.peer);
+    outcome.attend(&mut head, caller.peer, &caller.place);
     if let Some(why) = caller.refused {
         return problem::answer(&why.into(), outcome);
     }

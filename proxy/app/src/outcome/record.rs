@@ -15,6 +15,7 @@ use tillgate_core::trace::{Parent, TraceContext};
 use tillgate_net::clock;
 use tillgate_net::error::{Blame, Failure};
 use tillgate_net::otlp::{Span, Value};
+use tillgate_net::tls::Agreed;
 
 use super::{By, Outcome};
 use crate::access::{self, Line, Shown};
@@ -27,6 +28,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[derive(Debug)]
 pub(super) struct Record {
     client: IpAddr,
+    pub(super) agreed: Option<Agreed>,
     /// Of a request.
     method: Option<http::Method>,
     trace: Option<TraceContext>,
@@ -41,8 +43,14 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(running: &Running, head: &mut Parts, client: SocketAddr) -> Self {
+    pub(super) fn new(
+        running: &Running,
+        head: &mut Parts,
+        client: SocketAddr,
+        agreed: Option<Agreed>,
+    ) -> Self {
         Self {
+            agreed,
             method: Some(head.method.clone()),
             ..Self::begin(running, &mut head.headers, client)
         }
@@ -62,6 +70,7 @@ impl Record {
         });
         Self {
             client: client.ip().to_canonical(),
+            agreed: None,
             method: None,
             trace,
             passed: parent.map(|parent| parent.trace),
@@ -115,11 +124,15 @@ impl Record {
             status: outcome.status,
             reason: outcome.failure.map(Failure::reason),
             blame: outcome.failure.map(|failure| failure.row().blame.label()),
-            client: Some(self.client),
+            client: Some(
+                running.access.client(running.effective.telemetry.access_log.client, self.client),
+            ),
+            tls: self.agreed.as_ref(),
             bytes: (flow.up(), flow.down()),
             duration: took,
             first_byte: first,
-            queued: flow.queued_for(),
+            // By a coarser clock than the whole.
+            queued: flow.queued_for().min(took),
             line: flow.line_waited(),
             tries: flow.tries(),
             earlier: self.earlier(running),

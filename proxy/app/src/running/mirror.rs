@@ -58,7 +58,7 @@ impl Running {
         connect: Duration,
     ) -> Arc<Target> {
         Arc::new(self.new_target(TargetFacts {
-            name,
+            meter: self.upstream_meter(name, class),
             endpoint,
             addresses: Some(addresses.into()),
             location,

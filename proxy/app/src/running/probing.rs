@@ -49,7 +49,7 @@ impl Running {
         let position = self.effective.backends.iter().position(|one| one.name == spec.name);
         let backend = BackendId(position.and_then(|at| u16::try_from(at).ok()).unwrap_or(0));
         let mut target = self.new_target(TargetFacts {
-            name: &spec.name,
+            meter: self.upstream_meter(&spec.name, class),
             endpoint: spec.endpoints[endpoint].clone(),
             addresses: None,
             location: spec.location,

@@ -42,9 +42,9 @@ impl Running {
             by_class(row, &[], &mut tell_all);
         }
         if let Some((unruled, rules)) = self.egress.split_last() {
-            by_class(unruled, &["403"], &mut tell_all);
-            for row in rules {
-                by_class(row, &[], &mut tell_all);
+            by_class(&unruled.requests, &["403"], &mut tell_all);
+            for rule in rules {
+                by_class(&rule.requests, &[], &mut tell_all);
             }
         }
         for listener in self.listeners.iter().filter_map(OnceLock::get) {

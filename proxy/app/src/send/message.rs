@@ -85,17 +85,11 @@ impl Message {
         client: &HeaderValue,
         target: &Target,
         keeps: Option<usize>,
-        socket: Option<&WebSocket>,
         outcome: &mut Outcome,
     ) -> Result<Self, Refusal> {
         let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
         headers::prepare_request(head, client, target.wire, has_body)?;
         outcome.identify(head);
-        match socket {
-            Some(_) if target.wire == Wire::Http2 => return Err(no_socket()),
-            Some(socket) => socket.ask(head),
-            None => {}
-        }
         let head = take(head);
         let payload = match (has_body, keeps) {
             (HasBody::No, _) => Payload::None,
@@ -122,14 +116,17 @@ impl Message {
             }
             (None, None) => (self.kept.clone().ok_or(Failure::Internal)?, None),
         };
-        if socket.is_some() && wire == Wire::Http2 {
-            return Err(no_socket());
+        if socket.is_some() {
+            WebSocket::take_back(&mut head);
         }
         if wire != self.wire {
             for head in std::iter::once(&mut head).chain(&mut self.kept) {
                 headers::change_wire(head, wire, self.has_body)?;
             }
             self.wire = wire;
+        }
+        if let Some(socket) = socket {
+            socket.ask(&mut head, wire);
         }
         let has_body = self.has_body;
         let gate = headers::awaits_continue(&head, has_body).then(Arc::<Gate>::default);
@@ -173,11 +170,6 @@ impl Message {
             (Payload::Kept(replay), Some(_)) => Keeper::Replay(Arc::clone(replay), speech),
         }
     }
-}
-
-fn no_socket() -> Refusal {
-    let detail = "the route's backend speaks HTTP/2; WebSocket needs protocol HTTP";
-    Refusal::new(Failure::UpgradeUnsupported, detail)
 }
 
 fn take(head: &mut Parts) -> Parts {

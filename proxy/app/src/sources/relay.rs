@@ -141,6 +141,7 @@ pub(crate) async fn dial(
     let location = if is_here { Location::Local } else { Location::Cloud };
     let lane = running.lane(location, class).map(|(_, lane)| lane);
     let how = How { lane: lane.as_ref(), connect_timeout: patience, tcp: defaults::TCP };
-    let opening = Opening { announce: None, tls: tls.map(|connector| (connector, &host)) };
+    let tls = tls.map(|connector| (connector, &host));
+    let opening = Opening { announce: None, tls, http1: true };
     upstream::dial_opening(&addresses, how, opening).await.map_err(|error| explain(&error))
 }

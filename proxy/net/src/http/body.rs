@@ -232,6 +232,8 @@ struct Relay {
     lease: Option<Lease>,
     gate: Option<Arc<Gate>>,
     speech: Speech,
+    /// Of a call: its client waits no longer than this, and hears so.
+    deadline: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<O: Observer> ResponseBody<O> {
@@ -259,7 +261,10 @@ impl<O: Observer> ResponseBody<O> {
     ) -> Self {
         let load = load.filter(|_| incoming.size_hint().exact().is_some());
         let owing = load.map(Owing::new);
-        let mut relay = Box::new(Relay { incoming, flow, owing, lease: Some(lease), gate, speech });
+        let left = flow.time_left(clock::now()).filter(|_| speech == Speech::Grpc);
+        let deadline = left.map(|left| Box::pin(tokio::time::sleep(left)));
+        let lease = Some(lease);
+        let mut relay = Box::new(Relay { incoming, flow, owing, lease, gate, speech, deadline });
         if relay.incoming.is_end_stream() {
             relay.complete();
         }
@@ -364,12 +369,13 @@ impl Relay {
                 self.complete();
                 Poll::Ready(None)
             }
-            Poll::Pending => match self.flow.poll_ended(cx) {
-                Poll::Ready(failure) => {
-                    Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))))
+            Poll::Pending => {
+                if self.deadline.as_mut().is_some_and(|late| late.as_mut().poll(cx).is_ready()) {
+                    self.flow.end(Failure::RequestTimeout);
                 }
-                Poll::Pending => Poll::Pending,
-            },
+                let failure = ready!(self.flow.poll_ended(cx));
+                Poll::Ready(Some(Err((failure, BodyError::Ended(failure)))))
+            }
         }
     }
 

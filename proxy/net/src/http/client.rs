@@ -31,6 +31,7 @@ use crate::upstream::{Lane, Resolver};
 
 mod open;
 mod shelf;
+mod sockets;
 
 use open::Allowance;
 use shelf::{Shelf, StreamSlot};
@@ -403,6 +404,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether other requests are on the connection as well.
+    pub fn is_shared(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.stream.is_some())
+    }
+
     /// The response has ended: the connection serves the next request, as soon as it can.
     /// Dropping a lease instead closes an HTTP/1 connection, whose rest nobody reads.
     pub fn give_back(mut self) {

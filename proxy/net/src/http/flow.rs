@@ -110,6 +110,13 @@ impl Flow {
         self.deadline.store(millis(deadline), Ordering::Relaxed);
     }
 
+    /// How much longer its client waits; `None`: as long as it takes.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        let left = Duration::from_millis(deadline).saturating_sub(now.duration_since(self.born));
+        (deadline != u64::MAX).then_some(left)
+    }
+
     /// Whether nobody waits for it any more.
     pub fn is_late(&self, now: Instant) -> bool {
         self.age(now) > self.deadline.load(Ordering::Relaxed)

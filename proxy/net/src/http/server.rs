@@ -7,12 +7,14 @@
 //! few times a second at most. A connection that overstays is closed; nothing else notices.
 
 use std::error::Error;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry as Entries;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -29,7 +31,7 @@ use crate::drain::{Drain, Ticket};
 use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
-use crate::tls::Terminator;
+use crate::tls::{Agreed, Terminator};
 use crate::udp::Sessions;
 
 mod accept;
@@ -67,6 +69,8 @@ pub struct Entry {
     tls: Option<Arc<Terminator>>,
     memory: Arc<Ledger>,
     open: AtomicUsize,
+    /// Connections by client, as many entries as there are connections at most.
+    clients: Mutex<HashMap<IpAddr, usize>>,
     /// Requests under way.
     requests: AtomicUsize,
 }
@@ -125,6 +129,7 @@ impl Entry {
             tls,
             memory,
             open: AtomicUsize::new(0),
+            clients: Mutex::default(),
             requests: AtomicUsize::new(0),
         })
     }
@@ -146,12 +151,18 @@ impl Entry {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// A place for one more connection, if the listener is not full. Counted either way.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Place> {
-        let place = self.admit_uncounted();
-        let counter = if place.is_some() { &self.meter.accepted } else { &self.meter.refused };
-        counter.inc();
-        place
+    /// A place for one more connection of `peer`, if there is one. Counted either way.
+    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let Some(mut place) = self.admit_uncounted() else {
+            self.meter.refused.inc();
+            return None;
+        };
+        let speaks_for_others = self.trust.get().is_some_and(|trust| trust.trusts(peer));
+        if !speaks_for_others && !place.is_for(peer) {
+            return None;
+        }
+        self.meter.accepted.inc();
+        Some(place)
     }
 
     pub(crate) fn admit_uncounted(self: &Arc<Self>) -> Option<Place> {
@@ -159,7 +170,12 @@ impl Entry {
             self.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        Some(Place { entry: Arc::clone(self), _held: Held::new(&self.meter.connections) })
+        let (entry, held) = (Arc::clone(self), Held::new(&self.meter.connections));
+        Some(Place { entry, client: None, agreed: None, _held: held })
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -167,6 +183,9 @@ impl Entry {
 #[derive(Debug)]
 pub struct Place {
     entry: Arc<Entry>,
+    /// Among whose connections it is counted.
+    client: Option<IpAddr>,
+    agreed: Option<Box<Agreed>>,
     _held: Held,
 }
 
@@ -175,10 +194,46 @@ impl Place {
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
+
+    /// How its client speaks TLS; `None` in the clear.
+    pub fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.as_deref()
+    }
+
+    /// Counts it as one of `client`'s; no if that one has as many as it may.
+    #[must_use]
+    pub fn is_for(&mut self, client: IpAddr) -> bool {
+        self.forget_client();
+        let client = client.to_canonical();
+        let most = self.entry.limits().connections_per_client_max;
+        let mut clients = self.entry.clients();
+        let open = clients.entry(client).or_insert(0);
+        if *open >= most {
+            drop(clients);
+            self.entry.meter.crowded.inc();
+            tracing::debug!(%client, most, "a client has as many connections as it may");
+            return false;
+        }
+        *open += 1;
+        drop(clients);
+        self.client = Some(client);
+        true
+    }
+
+    fn forget_client(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        if let Entries::Occupied(mut open) = self.entry.clients().entry(client) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.forget_client();
         self.entry.open.fetch_sub(1, Ordering::AcqRel);
         if std::thread::panicking() {
             self.entry.meter.panics.inc();
@@ -237,6 +292,9 @@ async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turn
     match accepted {
         Ok(client) => {
             arrival.peer = client;
+            if trust.trusts(peer.ip()) && !arrival.place.is_for(client.ip()) {
+                return;
+            }
             serve_arrival(arrival, handler, turns).await;
         }
         Err(refused) => {
@@ -270,8 +328,6 @@ async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http_body_util::Empty;
 
     use super::*;
@@ -293,26 +349,13 @@ mod tests {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let limits = Limits {
-                connections_max: 1,
-                header_timeout: Duration::from_secs(1),
-                idle_timeout: Duration::from_secs(1),
-                header_bytes_max: 8192,
-                headers_max: 10,
-                uri_bytes_max: 8192,
-                streams_max: 1,
-                stream_resets_max: 1,
-                requests_max: 1,
-                body_bytes_max: None,
-                body_rate_min: None,
-                body_timeout: None,
-            };
+            let limits = Limits::FOR_ONE;
             let memory = Ledger::new(1 << 20);
             let meter = Metrics::new("0").listener(&"http".into());
             let entry = Entry::new(limits, meter, Drain::default(), None, Arc::clone(&memory));
-            let place = entry.admit().unwrap();
-            let ticket = entry.drain.ticket();
             let peer = stream.peer_addr().unwrap();
+            let place = entry.admit(peer.ip()).unwrap();
+            let ticket = entry.drain.ticket();
             let client = Client { peer, stream: ClientIo::Plain(stream) };
             let connection = serve_connection(client, place, ticket, Arc::new(Nobody));
             // Held for every open connection, so growth should be a decision.
@@ -322,7 +365,7 @@ mod tests {
             // With TLS the handshake and the session are elsewhere; this is what is left of them.
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let entry = Entry::new(limits, entry.meter.clone(), Drain::default(), None, memory);
-            let (place, ticket) = (entry.admit().unwrap(), entry.drain.ticket());
+            let (place, ticket) = (entry.admit(peer.ip()).unwrap(), entry.drain.ticket());
             let turns = Arc::new(Semaphore::new(1));
             let arrival = Arrival { stream, peer, place, ticket };
             let secure = serve_arrival(arrival, Arc::new(Nobody), turns);

@@ -103,6 +103,8 @@ pub struct ListenerMeter {
     pub accepted: Counter,
     /// Closed at once, the listener is full.
     pub refused: Counter,
+    /// Closed at once, their client has as many as it may.
+    pub crowded: Counter,
     /// Closed for being too slow.
     pub timeouts: Counter,
     /// Closed for HTTP/2 floods.

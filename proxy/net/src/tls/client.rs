@@ -19,7 +19,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion, version};
 use tillgate_core::backend::Host;
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -27,6 +27,7 @@ use super::error::{TlsError, refused_us};
 use super::files::{self, FileError, Problem};
 use super::pairs::{Pair, Watched, watch_pair};
 use super::{OnFiles, Tls};
+use crate::delegate::{WritePieces, delegate_write};
 use crate::metrics::TlsFileMeter;
 use crate::shaped::LineWait;
 use crate::upstream::Upstream;
@@ -146,7 +147,8 @@ impl Connector {
     }
 
     /// Shakes hands on `stream` with the server `host`, within `within`; what the connection
-    /// waits for its line does not count.
+    /// waits for its line does not count. A connector for HTTP/2 agrees on HTTP/1.1 instead if
+    /// this is for `http1`.
     ///
     /// # Errors
     /// `None`: not in time. Else [`TlsError`] says what is wrong and with whom.
@@ -154,6 +156,7 @@ impl Connector {
         &self,
         stream: Upstream,
         host: &Host,
+        http1: bool,
         within: Duration,
     ) -> Result<ServerStream, Option<TlsError>> {
         let name = match &self.sni {
@@ -161,7 +164,9 @@ impl Connector {
             None => name_of(host)?,
         };
         let line = stream.line_wait();
-        let handshake = TlsConnector::from(self.config.load_full()).connect(name, stream);
+        let other = http1 && self.application == Application::Http2;
+        let config = if other { self.config_for_http1() } else { self.config.load_full() };
+        let handshake = TlsConnector::from(config).connect(name, stream);
         let Some(done) = unless_late(handshake, within, line.as_ref()).await else {
             return Err(None);
         };
@@ -174,11 +179,18 @@ impl Connector {
             self.full.inc();
         }
         let agreed = session.alpn_protocol();
-        if self.application == Application::Http2 && agreed != Some(b"h2") {
+        if self.application == Application::Http2 && !other && agreed != Some(b"h2") {
             let agreed = agreed.map_or("nothing".into(), String::from_utf8_lossy).into_owned();
             return Err(Some(TlsError::NoHttp2 { agreed }));
         }
         Ok(stream)
+    }
+
+    /// Made anew each time: only a server of HTTP/2 that carries no WebSocket is asked this way.
+    fn config_for_http1(&self) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.config.load());
+        config.alpn_protocols = Application::Http1.alpn();
+        Arc::new(config)
     }
 
     fn show_end(&self) {
@@ -328,32 +340,6 @@ impl AsyncRead for ServerStream {
     }
 }
 
-impl AsyncWrite for ServerStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().tls).poll_write(cx, buf)
-    }
+impl WritePieces for Box<TlsStream<Upstream>> {}
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().tls).poll_shutdown(cx)
-    }
-}
+delegate_write!(ServerStream { Self { tls, .. } => tls });

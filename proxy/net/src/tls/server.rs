@@ -10,16 +10,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
 use tillgate_core::tls::{ClientAuth, ClientIdentity, ServerTls};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
@@ -31,6 +30,7 @@ use super::client::versions;
 use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
+use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
 
 /// Handshakes of one listener between our answer to a client's hello and its last word. Some
@@ -284,6 +284,17 @@ fn config(
     Ok(config)
 }
 
+/// How a client speaks TLS. Nothing of it is secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// The version, as policies write it; `None` where it is not ended here.
+    pub version: Option<&'static str>,
+    /// The protocol inside (ALPN).
+    pub alpn: Option<&'static str>,
+    /// The server that it asked for (SNI).
+    pub name: Option<Arc<str>>,
+}
+
 /// A client's connection, its TLS ended here.
 #[derive(Debug)]
 pub struct ClientSession {
@@ -307,47 +318,30 @@ impl ClientSession {
         self.client.as_ref()
     }
 
+    /// What was agreed on, for whoever writes it down.
+    pub(crate) fn agreed(&self) -> Agreed {
+        let session = self.stream.get_ref().1;
+        Agreed {
+            version: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
+                Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+                _ => None,
+            },
+            alpn: session.alpn_protocol().map(|agreed| match agreed {
+                HTTP2 => "h2",
+                _ => "http/1.1",
+            }),
+            name: session.server_name().map(Arc::from),
+        }
+    }
+
     fn is_resumed(&self) -> bool {
         self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 }
 
-impl AsyncRead for ClientSession {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_read(cx, buf)
-    }
-}
+impl WritePieces for Box<TlsStream<TcpStream>> {}
 
-impl AsyncWrite for ClientSession {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().stream).poll_write(cx, buf)
-    }
+delegate_read!(ClientSession { Self { stream, .. } => stream });
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
-    }
-}
+delegate_write!(ClientSession { Self { stream, .. } => stream });

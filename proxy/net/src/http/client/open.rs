@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::shelf::{Opened, STREAMS_MAX};
 use super::{Fresh, FreshSender, Target, Wire};
@@ -53,12 +53,21 @@ pub(super) struct Allowance {
     streams: AtomicUsize,
     /// Something came from the server.
     heard: Notify,
+    /// Whether it takes extended CONNECT (RFC 8441); `None`: not known yet.
+    sockets: watch::Sender<Option<bool>>,
 }
 
 impl Allowance {
     /// Streams that may be used now.
     pub(super) fn streams(&self) -> usize {
         self.streams.load(Ordering::Acquire).max(STREAMS_UNTIL_KNOWN)
+    }
+
+    /// Whether the server takes WebSockets; a client has to wait for its word. A connection that
+    /// ends before it takes none.
+    pub(super) async fn takes_sockets(&self) -> bool {
+        let mut said = self.sockets.subscribe();
+        said.wait_for(Option::is_some).await.is_ok_and(|said| *said == Some(true))
     }
 
     /// Whether the server has said it.
@@ -110,6 +119,7 @@ pub(super) async fn open(
         // The client's own destination means nothing to the server: it is told its own address.
         announce: target.client.map(|(version, client)| Announce { version, client, to: None }),
         tls: target.tls.as_deref().map(|tls| (tls, &target.endpoint.host)),
+        http1: target.wire == Wire::Http1,
     };
     let stream = upstream::dial_opening(&addresses, how, opening).await?;
     start(target, stream, counted).await
@@ -163,6 +173,9 @@ async fn follow(mut connection: Http2, allowance: Arc<Allowance>, held: Held, co
             ended = &mut connection => break ended,
             () = allowance.heard.notified() => {}
         }
+        // The first frame of a server says it.
+        let sockets = Some(connection.is_extended_connect_protocol_enabled());
+        allowance.sockets.send_if_modified(|said| std::mem::replace(said, sockets) != sockets);
         if allowance.learn(connection.current_max_send_streams()) {
             counted.has_streams();
         }
@@ -170,6 +183,7 @@ async fn follow(mut connection: Http2, allowance: Arc<Allowance>, held: Held, co
     if let Err(error) = ended {
         tracing::debug!(%error, "connection to a server ended");
     }
+    allowance.sockets.send_replace(Some(false));
     // Whoever is told by what follows must find it closed.
     drop(connection);
     drop((held, counted));

@@ -96,8 +96,8 @@ pub(crate) async fn take_connections(
     begin: impl Fn(TcpStream, SocketAddr, Place),
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let begin = |stream, peer| {
-        if let Some(place) = entry.now().admit() {
+    let begin = |stream, peer: SocketAddr| {
+        if let Some(place) = entry.now().admit(peer.ip()) {
             begin(stream, peer, place);
         }
     };

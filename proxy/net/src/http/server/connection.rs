@@ -69,7 +69,7 @@ pub(super) struct Client {
 /// Serves a client until it or the drain ends the connection.
 pub(super) async fn serve_connection<H: Handler>(
     client: Client,
-    place: Place,
+    mut place: Place,
     ticket: Ticket,
     handler: Arc<H>,
 ) {
@@ -78,6 +78,9 @@ pub(super) async fn serve_connection<H: Handler>(
     let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
     let watch = Arc::new(watch);
     let phases = ticket.phases();
+    if let ClientIo::Tls(session) = &stream {
+        place.agreed = Some(Box::new(session.agreed()));
+    }
     let (ticket, place) = (Arc::new(ticket), Arc::new(place));
     // It drains, and its first request has not come yet: the client is owed that one.
     let owed = AtomicBool::new(phases.phase() >= Phase::Draining);

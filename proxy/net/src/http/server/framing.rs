@@ -231,6 +231,11 @@ impl Framing {
         matches!(self.state, State::Lost)
     }
 
+    /// Whether a client is not through with what it was sending: a body, or what was refused.
+    pub(super) const fn is_unfinished(&self) -> bool {
+        matches!(self.state, State::Lost | State::Body(_) | State::Chunks(_))
+    }
+
     /// Heads that have passed.
     pub(super) const fn heads(&self) -> u64 {
         self.heads

@@ -17,9 +17,11 @@ use super::watch::Watch;
 /// What is read at a time of a head that does not come whole: most heads, and one page.
 const PART_BYTES: usize = 4096;
 
-/// What is still read, and thrown away, from a client that was refused: closing a socket with
-/// bytes unread would take the answer back.
-const LINGER_BYTES: usize = 256 * 1024;
+/// What is still read, and thrown away, from a client that has its last answer and goes on
+/// sending: closing a socket with bytes unread would take the answer back, and simple clients look
+/// for one only after they have sent everything. More than any call of a till, and the limit in
+/// time is the listener's `headerTimeout`.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -139,17 +141,21 @@ impl Intake {
         Poll::Ready(Ok(read))
     }
 
-    /// After the last answer to a client that was refused: reads on until it ends, too.
+    /// After the last answer to a client that is still sending: reads on until it ends, too.
     pub(super) fn poll_linger<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let mut waste = [0; PART_BYTES];
-        while self.framing.is_lost() && self.lingered < LINGER_BYTES {
+        while self.framing.is_unfinished() && self.lingered < LINGER_BYTES {
             let mut buf = ReadBuf::new(&mut waste);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => self.lingered += buf.filled().len(),
+                Ok(()) if !buf.filled().is_empty() => {
+                    self.lingered += buf.filled().len();
+                    // Its end is a client's last word, too.
+                    self.framing.see(buf.filled());
+                }
                 Ok(()) | Err(_) => break,
             }
         }

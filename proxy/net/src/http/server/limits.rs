@@ -12,6 +12,8 @@ use tillgate_core::units::BitRate;
 pub struct Limits {
     /// Open connections, of all workers together.
     pub connections_max: usize,
+    /// Of these, from one address.
+    pub connections_per_client_max: usize,
     /// A head must be complete this long after its first byte.
     pub header_timeout: Duration,
     /// A connection without a request is closed after this.
@@ -34,4 +36,24 @@ pub struct Limits {
     pub body_rate_min: Option<BitRate>,
     /// How long nothing of a body may come.
     pub body_timeout: Option<Duration>,
+}
+
+#[cfg(test)]
+impl Limits {
+    /// For one connection with one request at a time.
+    pub(super) const FOR_ONE: Self = Self {
+        connections_max: 1,
+        connections_per_client_max: 1,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(10),
+        header_bytes_max: 8192,
+        headers_max: 10,
+        uri_bytes_max: 8192,
+        streams_max: 1,
+        stream_resets_max: 1,
+        requests_max: 1,
+        body_bytes_max: None,
+        body_rate_min: None,
+        body_timeout: None,
+    };
 }

@@ -42,6 +42,11 @@ pub(in super::super) struct StreamSlot {
 }
 
 impl StreamSlot {
+    /// Whether its server takes WebSockets, as soon as it has said so.
+    pub(in super::super) async fn takes_sockets(&self) -> bool {
+        self.allowance.takes_sockets().await
+    }
+
     /// The server has answered on it.
     pub(in super::super) fn answered(&self) {
         if self.allowance.settle() {

@@ -1,23 +1,9 @@
 //! What passes and what does not, whole and in pieces of every size; garbage never panics.
 
-use std::time::Duration;
-
 use super::*;
 
-const LIMITS: Limits = Limits {
-    connections_max: 1,
-    header_timeout: Duration::from_secs(1),
-    idle_timeout: Duration::from_secs(1),
-    header_bytes_max: 400,
-    headers_max: 6,
-    uri_bytes_max: 100,
-    streams_max: 1,
-    stream_resets_max: 1,
-    requests_max: 1,
-    body_bytes_max: None,
-    body_rate_min: None,
-    body_timeout: None,
-};
+const LIMITS: Limits =
+    Limits { header_bytes_max: 400, headers_max: 6, uri_bytes_max: 100, ..Limits::FOR_ONE };
 
 /// What comes of `bytes` when they are read `step` at a time: what passes, and why it ends.
 fn pass(bytes: &[u8], step: usize) -> (Vec<u8>, Option<Malformed>, u64) {

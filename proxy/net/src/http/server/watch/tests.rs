@@ -20,21 +20,6 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::tls::{Terminator, Tls};
 
-const LIMITS: Limits = Limits {
-    connections_max: 1,
-    header_timeout: Duration::from_secs(10),
-    idle_timeout: Duration::from_secs(10),
-    header_bytes_max: 8192,
-    headers_max: 10,
-    uri_bytes_max: 8192,
-    streams_max: 1,
-    stream_resets_max: 1,
-    requests_max: 1,
-    body_bytes_max: None,
-    body_rate_min: None,
-    body_timeout: None,
-};
-
 fn terminator(folder: &std::path::Path) -> (Arc<Terminator>, ClientConfig) {
     let key = Key::generate().unwrap();
     let params = CertificateParams::new(vec!["pay.example".to_owned()]).unwrap();
@@ -75,7 +60,7 @@ fn a_client_that_reads_again_does_not_stand_still() {
         let mut client = client.await.unwrap();
 
         let watch = Arc::new(Watch::new(clock::now(), None));
-        let framing = Framing::new(&LIMITS, 64 * 1024);
+        let framing = Framing::new(&Limits::FOR_ONE, 64 * 1024);
         let mut server = ClientStream::new(ClientIo::Tls(session), framing, Arc::clone(&watch));
         let since = || watch.stalled_since.load(Ordering::Relaxed);
         loop {
