@@ -314,7 +314,7 @@ fn is_null(text: &str) -> bool {
 
 /// Lists that must not be empty, by field, and how long each may be. A list that is not named
 /// here may be empty. The schema says the same; a test compares them.
-const LISTS: [(&str, usize); 40] = [
+const LISTS: [(&str, usize); 43] = [
     ("approvals", 16),
     ("approvesAs", 16),
     ("artifacts", 64),
@@ -327,6 +327,7 @@ const LISTS: [(&str, usize); 40] = [
     ("endpoints", 256),
     ("expectedStatuses", usize::MAX),
     ("headers", 16),
+    ("hooks", 16),
     ("hostnames", usize::MAX),
     ("images", usize::MAX),
     ("keys", 64),
@@ -348,8 +349,10 @@ const LISTS: [(&str, usize); 40] = [
     ("rollouts", usize::MAX),
     ("rules", usize::MAX),
     ("secrets", 64),
+    ("secretFiles", 2),
     ("sources", 16),
     ("suspends", usize::MAX),
+    ("tokens", 64),
     ("trafficClasses", usize::MAX),
     ("trustedSources", usize::MAX),
     ("underPaths", usize::MAX),
