@@ -209,7 +209,7 @@ pub struct OverrideSpec {
     pub expires_at: Instant,
     /// Signatures over the document without this field; `tillgate approve` makes them.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(min = 1, max = 16))]
     pub approvals: Vec<ApprovalDoc>,
 }
 

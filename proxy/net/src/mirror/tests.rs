@@ -73,7 +73,8 @@ async fn get(store: &Arc<Store>, digest: Digest) -> Result<Vec<u8>, Failure> {
     match store.claim(digest) {
         Claim::Stored(bytes) => all(store.read(digest, 0..bytes).await.unwrap()).await,
         Claim::Join(live) => {
-            let total = live.total().await.unwrap();
+            // It may have been found wrong already.
+            let total = live.total().await.map_err(|broken| broken.failure.unwrap())?;
             all(store.follow_live(&live, 0..total).unwrap()).await
         }
         Claim::Begin(_) | Claim::PastDisk => panic!("it is not there"),
