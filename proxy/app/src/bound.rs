@@ -45,6 +45,10 @@ const RESOLVER_THREADS: usize = CLIENT_LOOKUPS + 2;
 /// How long a thread for the system's resolver outlives its last lookup.
 const RESOLVER_KEEP: Duration = Duration::from_secs(5);
 
+/// Threads have begun, files are watched, servers were asked how they are: by then all that a start
+/// runs has run.
+const START_TAKES: Duration = Duration::from_secs(5);
+
 /// After everything was told to end at once: for the answers that say so to leave.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -234,9 +238,7 @@ impl Bound {
         let lines = drive_lines(&gateway)?;
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
         let workers = spawn_workers(&gateway, orders, &cpus)?;
-        if let Err(error) = threads::release_start_code() {
-            tracing::debug!(%error, "the memory of code that ran at the start is kept");
-        }
+        release_start_code();
         let (over, ended) = oneshot::channel::<()>();
         let (access, spans) = (Arc::clone(&gateway.access), gateway.spans());
         let close = {
@@ -246,6 +248,10 @@ impl Bound {
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(Arc::clone(&gateway).follow_files());
+                tokio::spawn(async {
+                    tokio::time::sleep(START_TAKES).await;
+                    release_start_code();
+                });
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
                     _ = ended => {}
@@ -487,5 +493,12 @@ impl Control {
     /// Ends everything at once.
     pub fn stop(&self) {
         self.gateway.drain_to(Phase::CutAll);
+    }
+}
+
+/// Code that ran at the start takes no memory any more.
+fn release_start_code() {
+    if let Err(error) = threads::release_start_code() {
+        tracing::debug!(%error, "the memory of code that ran at the start is kept");
     }
 }

@@ -126,16 +126,23 @@ pub(crate) fn raise_open_files() -> io::Result<u64> {
 #[repr(C, align(8))]
 struct OneDescriptor([u8; 64]);
 
-/// Gives back the memory that the program's own code of `path` takes, until it is used again: the
-/// kernel keeps the pages of a file anyway and maps them again at a touch. Returns how much that
-/// was, in bytes of address space.
+/// Gives back the memory that the program's own code of `path` and the constants before it take,
+/// until they are used again: the kernel keeps the pages of a file anyway and maps them again at a
+/// touch. Returns how much that was, in bytes of address space.
 pub(crate) fn release_code(path: &std::path::Path) -> io::Result<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let mut released = 0;
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
-        let (Some(range), Some("r-xp")) = (fields.next(), fields.next()) else { continue };
-        if fields.nth(3).is_none_or(|name| std::path::Path::new(name) != path) {
+        let (Some(range), Some(may), Some(offset)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        // Constants stand at the file's beginning. What else is only read holds addresses, which
+        // were written at the start and are nowhere else.
+        let comes_back =
+            may == "r-xp" || may == "r--p" && offset.bytes().all(|digit| digit == b'0');
+        if !comes_back || fields.nth(2).is_none_or(|name| std::path::Path::new(name) != path) {
             continue;
         }
         let Some((start, end)) = range.split_once('-') else { continue };
