@@ -238,7 +238,7 @@ impl Bound {
         let lines = drive_lines(&gateway)?;
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
         let workers = spawn_workers(&gateway, orders, &cpus)?;
-        release_start_code();
+        threads::release_start_code();
         let (over, ended) = oneshot::channel::<()>();
         let (access, spans) = (Arc::clone(&gateway.access), gateway.spans());
         let close = {
@@ -250,7 +250,7 @@ impl Bound {
                 tokio::spawn(Arc::clone(&gateway).follow_files());
                 tokio::spawn(async {
                     tokio::time::sleep(START_TAKES).await;
-                    release_start_code();
+                    threads::release_start_code();
                 });
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
@@ -493,12 +493,5 @@ impl Control {
     /// Ends everything at once.
     pub fn stop(&self) {
         self.gateway.drain_to(Phase::CutAll);
-    }
-}
-
-/// Code that ran at the start takes no memory any more.
-fn release_start_code() {
-    if let Err(error) = threads::release_start_code() {
-        tracing::debug!(%error, "the memory of code that ran at the start is kept");
     }
 }

@@ -30,12 +30,11 @@ pub fn kill_group(leader: u32) -> io::Result<()> {
 
 /// Gives back the memory of code that ran at the start, and of all other code until it runs again.
 /// Reading a policy touches several megabytes of the program that nothing needs afterwards.
-///
-/// # Errors
-/// What the kernel says; nothing is different then.
-pub fn release_start_code() -> std::io::Result<()> {
-    let program = std::env::current_exe()?;
-    crate::sockopt::release_code(&program).map(drop)
+pub fn release_start_code() {
+    let released = std::env::current_exe().and_then(|path| sockopt::release_code(&path));
+    if let Err(error) = released {
+        tracing::debug!(%error, "the memory of code that ran at the start is kept");
+    }
 }
 
 /// Gives back what this thread has freed a while ago. The allocator does so by itself only when it
