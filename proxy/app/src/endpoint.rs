@@ -256,10 +256,12 @@ impl Endpoint {
         *said = wrong;
     }
 
-    /// Brings what a scrape shows up to date.
+    /// Brings what a scrape shows up to date. Where nobody has ever said to be there, it costs
+    /// nothing: a slice is megabytes of work and code.
     pub(crate) fn show(&self, effective: &Effective) {
-        let wanted = self.slices(effective).for_sidecars();
-        lock(&self.instances).show(&wanted, &self.meters, clock::now());
+        let is_idle = lock(&self.instances).is_empty(clock::now());
+        let wanted = (!is_idle).then(|| self.slices(effective).for_sidecars());
+        lock(&self.instances).show(wanted.as_deref(), &self.meters, clock::now());
     }
 
     fn news(&self) -> News {

@@ -198,11 +198,18 @@ impl Instances {
         }
     }
 
-    /// How many are in which state; `wanted` is the digest that they should run.
-    pub(super) fn show(&mut self, wanted: &str, meters: &EndpointMeters, now: Instant) {
+    /// Whether none is known.
+    pub(super) fn is_empty(&mut self, now: Instant) -> bool {
+        self.forget(now);
+        self.known.is_empty()
+    }
+
+    /// How many are in which state; `wanted` is the digest that they should run, or `None` where
+    /// there was none to run it.
+    pub(super) fn show(&mut self, wanted: Option<&str>, meters: &EndpointMeters, now: Instant) {
         self.forget(now);
         for state in InstanceState::ALL {
-            let is = |one: &&Instance| Self::state(one, wanted, now) == state;
+            let is = |one: &&Instance| wanted.is_some_and(|it| Self::state(one, it, now) == state);
             meters.show(state, self.known.values().filter(is).count());
         }
     }
