@@ -26,6 +26,5 @@ use tillgate_net::clock;
 
 /// What the wall clock shows.
 fn wall() -> Wall {
-    let since = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    Wall(since.map_or(0, |since| since.as_secs()))
+    Wall(clock::wall_seconds())
 }

@@ -187,7 +187,7 @@ impl Story<'_> {
 
     /// The session it belongs to, and where that lives, if it still is one of the rule's endpoints.
     fn session<'s>(&'s self, head: &Parts) -> Option<KeptSession<'s>> {
-        let session = Session::of(self.rule.persistence.as_ref()?, head, clock::wall());
+        let session = Session::of(self.rule.persistence.as_ref()?, head, clock::wall_seconds());
         let plan = &self.running.wiring.plans[usize::from(self.found.rule.0)];
         let at = session.find(plan, self.running);
         Some(KeptSession { session, at })

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate;
@@ -85,9 +85,9 @@ impl StoreClock {
         let gate = match inner.trust.state(now) {
             ClockState::Synced => gate::Clock::Synced,
             ClockState::Holdover => holdover(&inner.trust, now),
-            ClockState::Untrusted => gate::Clock::Untrusted(timestamp(inner.trust.floor())),
+            ClockState::Untrusted => gate::Clock::Untrusted(timestamp(inner.trust.floor().0)),
         };
-        (gate, timestamp(reading_wall()))
+        (gate, timestamp(clock::wall_seconds()))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -99,16 +99,13 @@ fn holdover(trust: &ClockTrust, now: Instant) -> gate::Clock {
     gate::Clock::Holdover(Duration::from_secs(trust.margin(now)))
 }
 
-fn timestamp(wall: Wall) -> Timestamp {
-    Timestamp(i64::try_from(wall.0).unwrap_or(i64::MAX))
-}
-
-fn reading_wall() -> Wall {
-    Wall(clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+/// Seconds of the wall clock as the calendar counts them.
+pub(crate) fn timestamp(seconds: u64) -> Timestamp {
+    Timestamp(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 fn reading() -> Reading {
-    Reading { wall: reading_wall(), vouched: clock::is_kept() }
+    Reading { wall: Wall(clock::wall_seconds()), vouched: clock::is_kept() }
 }
 
 /// Whether the box may have kept the time while it was off. Where the kernel does not say, the time
@@ -127,13 +124,13 @@ mod tests {
     #[test]
     fn a_time_that_has_passed_never_comes_again() {
         let clock = StoreClock::new();
-        let now = reading_wall().0;
+        let now = clock::wall_seconds();
         clock.recall(&format!("{}\n", now - 60));
         assert!(!matches!(clock.now().0, gate::Clock::Untrusted(_)), "{:?}", clock.now());
         clock.recall("nonsense");
         clock.recall(&(now + 86_400).to_string());
         assert_eq!(clock.state(), ClockState::Untrusted);
-        let floor = timestamp(Wall(now + 86_400));
+        let floor = timestamp(now + 86_400);
         assert_eq!(clock.now().0, gate::Clock::Untrusted(floor));
         let kept = |seconds| Reading { wall: Wall(now + seconds), vouched: true };
         clock.handle(kept(0));
@@ -146,7 +143,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_ahead_while_nobody_kept_it_is_put_right() {
         let clock = StoreClock::new();
-        let now = reading_wall().0;
+        let now = clock::wall_seconds();
         let shown = |wall, vouched| Reading { wall: Wall(wall), vouched };
         clock.recall(&(now - 10).to_string());
         // Steady, so it is believed; and a year ahead of the truth.

@@ -33,20 +33,25 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// Seconds of the wall clock since 1970 (UTC, without leap seconds); 0 before.
+pub fn wall_seconds() -> u64 {
+    seconds_of(wall())
+}
+
+/// `time` in seconds since 1970 (UTC, without leap seconds); 0 before.
+pub fn seconds_of(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// Whether somebody who knows the time keeps the wall clock (NTP, PTP).
 pub fn is_kept() -> bool {
-    sockopt::clock_is_kept()
+    sockopt::is_clock_kept()
 }
 
 /// Microseconds of the monotonic clock since its own zero, for who compares it with his own
 /// (the service manager).
 pub fn monotonic_micros() -> u64 {
     u64::try_from(sockopt::monotonic(Precision::Fine).as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Whether something that knows the time keeps the system's clock right.
-pub fn is_disciplined() -> bool {
-    sockopt::is_clock_disciplined()
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) struct TcpInfo {
 
 /// Whether the kernel's clock is kept by somebody who knows the time (NTP, PTP). `false` where it
 /// does not say.
-pub(crate) fn clock_is_kept() -> bool {
+pub(crate) fn is_clock_kept() -> bool {
     // SAFETY: all zeroes is a valid `timex`, whose `modes` of zero asks and changes nothing.
     let mut state: libc::timex = unsafe { mem::zeroed() };
     // SAFETY: `state` outlives the call; the kernel writes one `timex` into it.
@@ -313,15 +313,6 @@ pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
     }
     // SAFETY: takes numbers only.
     check(unsafe { libc::kill(-leader, libc::SIGKILL) })
-}
-
-/// Whether the kernel's clock is disciplined by something that knows the time (NTP, PTP).
-pub(crate) fn is_clock_disciplined() -> bool {
-    // SAFETY: plain integers, for which zero is a value; no mode = nothing is changed.
-    let mut timex: libc::timex = unsafe { mem::zeroed() };
-    // SAFETY: the kernel fills the structure given.
-    let state = unsafe { libc::adjtimex(&raw mut timex) };
-    state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
 }
 
 fn set<T: Copy>(

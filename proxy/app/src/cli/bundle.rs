@@ -374,10 +374,7 @@ pub(super) fn read(file: &Path, most: u64) -> Result<Vec<u8>, Refused> {
 /// Seconds of the wall clock, or what a reproducible build says instead.
 pub(super) fn wall_seconds() -> u64 {
     let said = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
-    said.unwrap_or_else(|| {
-        let since = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
-    })
+    said.unwrap_or_else(clock::wall_seconds)
 }
 
 fn no(error: impl std::error::Error) -> Refused {

@@ -186,7 +186,7 @@ type Failed = Box<dyn std::error::Error>;
 
 fn ls(directory: &Path) -> Result<Answer, Failed> {
     let Contents { blobs, parts, manifests, tags } = inspect::look(&Layout::of(directory)?)?;
-    let now = clock::wall().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let now = clock::wall_seconds();
     let ago = |at: u64| age(Duration::from_secs(now.saturating_sub(at)));
     let mut text = format!("{:<71} {:>10}  {}\n", "BLOB", "SIZE", "USED");
     for (digest, blob) in &blobs {

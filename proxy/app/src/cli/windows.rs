@@ -19,6 +19,7 @@ use tillgate_net::clock;
 
 use super::fleet;
 use super::policy::{Answer, OK, Output, USAGE};
+use crate::wall::timestamp;
 
 /// A week shows every weekly window once.
 const SHOWN: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -93,8 +94,7 @@ fn within(times: &Times<'_>) -> Result<Interval, String> {
 
 /// The wall clock.
 pub(crate) fn now() -> Timestamp {
-    let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(0).plus(since)
+    timestamp(clock::wall_seconds())
 }
 
 struct Shown<'a> {

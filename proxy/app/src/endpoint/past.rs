@@ -9,8 +9,10 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tillgate_config::effective::{Change, Effective, changes};
+use tillgate_net::clock;
 
 use super::problem::Problem;
+use crate::wall::timestamp;
 
 /// Kept whole: some 100 KiB each for a large store.
 const KEPT: usize = 16;
@@ -32,8 +34,7 @@ pub(super) struct Past {
 
 /// A moment as RFC 3339 writes it.
 pub(super) fn moment(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    tillgate_core::civil::Timestamp(0).plus(since).to_string()
+    timestamp(clock::seconds_of(time)).to_string()
 }
 
 impl Past {

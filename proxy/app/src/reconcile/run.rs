@@ -302,7 +302,7 @@ impl Loop {
     /// Looks at the clock, the store's health and whatever waits.
     fn tick(&mut self) {
         let now = clock::now();
-        let reading = Reading { wall: wall(), vouched: clock::is_disciplined() };
+        let reading = Reading { wall: wall(), vouched: clock::is_kept() };
         self.clock.handle_reading(reading, now);
         self.remember_clock(now);
         let facts = self.tally.facts(&self.gateway);

@@ -7,7 +7,7 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
@@ -42,9 +42,9 @@ pub(super) struct Token {
 }
 
 impl<'a> Session<'a> {
-    /// The session that `head` belongs to, if it does not have to begin anew.
-    pub(super) fn of(how: &'a SessionPersistence, head: &Parts, now: SystemTime) -> Self {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    /// The session that `head` belongs to, if it does not have to begin anew. `now` is
+    /// in seconds since 1970.
+    pub(super) fn of(how: &'a SessionPersistence, head: &Parts, now: u64) -> Self {
         let sent = match &how.carrier {
             SessionCarrier::Cookie(name) => cookie(&head.headers, name),
             SessionCarrier::Header(name) => header(&head.headers, name),
@@ -185,7 +185,7 @@ mod tests {
 
     fn known(how: &SessionPersistence, cookie: &str, now: u64) -> Option<Known> {
         let head = Request::get("/").header("cookie", cookie).body(()).unwrap().into_parts().0;
-        Session::of(how, &head, UNIX_EPOCH + Duration::from_secs(now)).known
+        Session::of(how, &head, now).known
     }
 
     #[test]

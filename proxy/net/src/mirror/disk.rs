@@ -15,6 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tillgate_core::mirror::Digest;
 use tillgate_core::mirror::ledger::{Blob, Proof};
 
+use crate::clock;
+
 /// Changes when a later release lays files out in another way.
 const LAYOUT: &str = "tillgate image cache 1\n";
 
@@ -247,7 +249,7 @@ fn list(folder: &Path, proof: Proof, found: &mut Blobs) -> io::Result<()> {
         let Some(Ok(digest)) = name.to_str().map(Digest::from_hex) else { continue };
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_file() {
-            let used = meta.modified().map_or(0, seconds);
+            let used = meta.modified().map_or(0, clock::seconds_of);
             found.push((digest, Blob { bytes: meta.len(), used, proof }));
         }
     }
@@ -283,12 +285,7 @@ fn our_user() -> u32 {
     fs::metadata("/proc/self").map_or(0, |meta| meta.uid())
 }
 
-/// Seconds of the wall clock.
-pub(super) fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The same, the other way.
+/// The moment of the wall clock that is `seconds` after 1970 began.
 pub(super) fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }

@@ -46,7 +46,7 @@ impl Store {
     pub async fn manifest(&self, digest: Digest) -> Option<Manifest> {
         let disk = {
             let mut inner = self.inner();
-            inner.manifests.touch(&digest, disk::seconds(clock::wall()))?;
+            inner.manifests.touch(&digest, clock::wall_seconds())?;
             drop(inner);
             self.disk()?
         };
@@ -78,7 +78,7 @@ impl Store {
         bytes.extend_from_slice(&manifest.body);
         let size = bytes.len() as u64;
         let going = {
-            let used = disk::seconds(clock::wall());
+            let used = clock::wall_seconds();
             let mut inner = self.inner();
             inner.manifests.insert(digest, Blob { bytes: size, used, proof: Proof::Checked });
             let going = inner.manifests.surplus(MANIFESTS_BYTES_MAX);
@@ -101,12 +101,12 @@ impl Store {
 
     /// What is known of a tag.
     pub fn tag(&self, tag: &Tag, spec: &TagSpec) -> Known {
-        self.inner().tags.look(tag, spec, disk::seconds(clock::wall()))
+        self.inner().tags.look(tag, spec, clock::wall_seconds())
     }
 
     /// A registry says what a tag is.
     pub async fn learn_tag(&self, tag: Tag, digest: Digest) {
-        let now = disk::seconds(clock::wall());
+        let now = clock::wall_seconds();
         let long = TagSpec {
             fresh: std::time::Duration::from_secs(TAG_PRECISION),
             stale: std::time::Duration::ZERO,

@@ -144,7 +144,7 @@ impl Store {
 
     fn index(&self, disk: Disk) -> io::Result<()> {
         let proof = if disk.was_crashed() { Proof::Due } else { Proof::Checked };
-        let now = disk::seconds(clock::wall());
+        let now = clock::wall_seconds();
         let mut parts = Ledger::default();
         for (digest, part) in disk.parts()? {
             if now.saturating_sub(part.used) > PART_AGE_MAX {
@@ -221,7 +221,7 @@ impl Store {
     /// Who gets `digest` how. Of a blob that is due to be checked, the check begins: to be called
     /// inside of a runtime.
     pub fn claim(self: &Arc<Self>, digest: Digest) -> Claim {
-        let now = disk::seconds(clock::wall());
+        let now = clock::wall_seconds();
         let mut inner = self.inner();
         if let Some(live) = inner.live.get(&digest) {
             return Claim::Join(Arc::clone(live));
@@ -426,7 +426,7 @@ impl Ticket {
 
     /// It is in its place.
     pub(super) fn stored(mut self, bytes: u64) {
-        let used = disk::seconds(clock::wall());
+        let used = clock::wall_seconds();
         let blob = Blob { bytes, used, proof: Proof::Checked };
         self.end(|inner, digest| inner.blobs.insert(digest, blob));
         self.store.meters.show(&self.store.inner().blobs);
@@ -439,7 +439,7 @@ impl Ticket {
 
     fn end_broken(&mut self, broken: Broken) {
         let (bytes, _) = self.live.progress();
-        let used = disk::seconds(clock::wall());
+        let used = clock::wall_seconds();
         self.end(|inner, digest| {
             if bytes > 0 {
                 inner.parts.insert(digest, Blob { bytes, used, proof: Proof::Due });
