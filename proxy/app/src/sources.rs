@@ -6,6 +6,7 @@
 //! commit is what is signed. Each keeps across errors what was activated last, so that a server
 //! that recovers is not asked for everything by everybody.
 
+mod apart;
 pub(crate) mod directory;
 pub(crate) mod git;
 pub(crate) mod http;
@@ -97,6 +98,33 @@ impl From<String> for FetchError {
     }
 }
 
+/// What a source gave last, by whatever tells it from others (a digest, a commit, a tag), and what
+/// of that need not be given again.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    last: Option<String>,
+    settled: Option<String>,
+}
+
+impl Given {
+    fn gives(&mut self, name: Option<String>) {
+        self.last = name;
+    }
+
+    /// What was given last is in effect, or never will be.
+    fn settle(&mut self) {
+        self.settled.clone_from(&self.last);
+    }
+
+    fn settled(&self) -> Option<&str> {
+        self.settled.as_deref()
+    }
+
+    fn is_settled(&self, name: &str) -> bool {
+        self.settled() == Some(name)
+    }
+}
+
 /// A source.
 #[derive(Debug)]
 pub(crate) enum Source {
@@ -116,7 +144,8 @@ impl Source {
                 if let Some(why) = directory::refused(path) {
                     return Err(why);
                 }
-                Self::Directory(directory::Directory::new(path.clone(), spec.allow_unsigned))
+                let looker = directory::Looker::new(path.clone(), spec.allow_unsigned);
+                Self::Directory(directory::Directory::new(looker))
             }
             Place::Http(url) => {
                 Self::Http(Box::new(http::HttpBundle::new(url, spec.timeout, spec.long_poll)?))
@@ -128,7 +157,7 @@ impl Source {
     /// Asks it; at most so long as it may take.
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
         match self {
-            Self::Directory(source) => source.fetch().await,
+            Self::Directory(source) => source.ask(()).await,
             Self::Http(source) => source.fetch(gateway).await,
             Self::Git(source) => source.fetch(gateway).await,
         }
@@ -166,11 +195,4 @@ pub(crate) fn wrap(files: Files, revision: String, sequence: u64, created_at: Wa
         compiler_version: None,
     };
     Archive { manifest: manifest.to_text().into_bytes(), files, ..Archive::default() }
-}
-
-/// Does what blocks apart from the runtime that asks: a file system or a program may hang.
-pub(crate) async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| "a panic, which is a bug".to_owned())
 }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -26,6 +26,7 @@ use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::{Flow, Gate};
 use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, until_head, until_head_watched};
+use tillgate_net::http::retry_after::retry_after;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::http::websocket::WebSocket;
 
@@ -145,7 +146,7 @@ impl Tries<'_> {
         self.answered(&visit, Ending::of_status(status), began);
         self.learn_data_age(&visit, self.plan().backend(at), &reply.head.headers);
         if retry.codes.contains(&status) {
-            let after = retry_after(&reply.head.headers, clock::wall());
+            let after = retry_after(&reply.head.headers, Some(clock::wall()));
             let ended = Ended::Answered(status);
             if let Ok(next) = self.next(trip, (at, ended, after), message, outcome) {
                 return ControlFlow::Continue(Again { next, label: status_label(status) });
@@ -397,16 +398,6 @@ fn ended(failure: Failure, unsent: bool) -> Ended {
     }
 }
 
-/// How long the server wants to be left alone: seconds, or until a moment (RFC 9110 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let moment = httpdate::parse_http_date(value).ok()?;
-    Some(moment.duration_since(now).unwrap_or_default())
-}
-
 /// Where a try goes.
 struct Going {
     at: Choice,
@@ -477,24 +468,4 @@ fn begin(trip: &mut Trip<'_>, kept: Option<Choice>) -> Option<Choice> {
     let now = clock::now();
     let at = kept.and_then(|kept| trip.begin_at(kept, now));
     at.or_else(|| trip.begin(fastrand::u64(..), now))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    #[test]
-    fn a_server_says_in_two_ways_how_long_it_wants_to_be_left_alone() {
-        let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
-        let after = |value: &'static str| {
-            let field = (http::header::RETRY_AFTER, HeaderValue::from_static(value));
-            retry_after(&HeaderMap::from_iter([field]), now).map(|after| after.as_secs())
-        };
-        assert_eq!((after("3"), after(" 120 ")), (Some(3), Some(120)));
-        assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(7));
-        assert_eq!(after("Sun, 06 Nov 1994 08:49:00 GMT"), Some(0), "over already");
-        assert_eq!((after("soon"), after("-1"), after("")), (None, None, None));
-    }
 }

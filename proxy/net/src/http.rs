@@ -14,5 +14,6 @@ pub mod headers;
 mod pace;
 pub mod post;
 pub mod replay;
+pub mod retry_after;
 pub mod server;
 pub mod websocket;

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName};
 use http::{Method, response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use tillgate_core::mirror::{Code, range};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::flow::Flow;
+use tillgate_net::http::retry_after::retry_after;
 use tillgate_net::mirror::{Broken, Discard, Part, Ticket};
 
 use super::lanes::Lane;
@@ -318,6 +319,6 @@ pub(super) fn head(head: &response::Parts) -> Head {
         status: head.status,
         length: text(CONTENT_LENGTH).and_then(|text| text.parse().ok()),
         range: text(CONTENT_RANGE).and_then(range::content_range),
-        retry_after: text(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs),
+        retry_after: retry_after(&head.headers, Some(clock::wall())),
     }
 }

@@ -10,14 +10,14 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use tillgate_config::bundle::{FILES_MAX, FileEntry};
 use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;
 
-use super::{FetchError, Fetched, Proof, apart, wrap};
+use super::apart::{Apart, Blocks};
+use super::{FetchError, Fetched, Given, Proof, wrap};
 use crate::bundle::archive::{self, PACKED_BYTES_MAX, UNPACKED_BYTES_MAX};
 use crate::bundle::{Archive, Files, entries};
 
@@ -35,14 +35,11 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 const DEPTH_MAX: usize = 16;
 
 /// A folder that is looked at.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    /// Whoever looks has it; a file system that hangs must not collect threads.
-    looker: Arc<Mutex<Looker>>,
-}
+pub(crate) type Directory = Apart<Looker>;
 
+/// Whoever looks.
 #[derive(Debug)]
-struct Looker {
+pub(crate) struct Looker {
     path: PathBuf,
     allow_unsigned: bool,
     /// How it looked when it was last read.
@@ -50,41 +47,25 @@ struct Looker {
     read_at: Option<Instant>,
     /// What was wrong with that.
     wrong: Option<String>,
-    given: Option<String>,
-    settled: Option<String>,
-}
-
-impl Directory {
-    pub(crate) fn new(path: PathBuf, allow_unsigned: bool) -> Self {
-        let looker = Looker {
-            path,
-            allow_unsigned,
-            look: None,
-            read_at: None,
-            wrong: None,
-            given: None,
-            settled: None,
-        };
-        Self { looker: Arc::new(Mutex::new(looker)) }
-    }
-
-    pub(crate) fn settle(&mut self) {
-        if let Ok(mut looker) = self.looker.try_lock() {
-            looker.settled = looker.given.clone();
-        }
-    }
-
-    pub(crate) async fn fetch(&mut self) -> Result<Fetched, FetchError> {
-        if matches!(self.looker.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err("its file system does not answer".to_owned().into());
-        }
-        let looker = Arc::clone(&self.looker);
-        apart(move || looker.lock().unwrap_or_else(PoisonError::into_inner).fetch()).await?
-    }
+    given: Given,
 }
 
 impl Looker {
-    fn fetch(&mut self) -> Result<Fetched, FetchError> {
+    pub(crate) fn new(path: PathBuf, allow_unsigned: bool) -> Self {
+        let (look, read_at, wrong) = (None, None, None);
+        Self { path, allow_unsigned, look, read_at, wrong, given: Given::default() }
+    }
+}
+
+impl Blocks for Looker {
+    type Way = ();
+    const HANGS: &'static str = "its file system does not answer";
+
+    fn given(&mut self) -> &mut Given {
+        &mut self.given
+    }
+
+    fn ask(&mut self, (): ()) -> Result<Fetched, FetchError> {
         let seen = look(&resolve(&self.path))?;
         let due =
             self.read_at.is_none_or(|at| clock::now().saturating_duration_since(at) >= READ_EVERY);
@@ -106,8 +87,9 @@ impl Looker {
         self.wrong = read.as_ref().err().cloned();
         let (archive, proof) = read?;
         let digest = format!("{} {}", archive.digest(), witnesses(&archive));
-        self.given = Some(digest.clone());
-        if self.settled.as_ref() == Some(&digest) {
+        let is_settled = self.given.is_settled(&digest);
+        self.given.gives(Some(digest));
+        if is_settled {
             return Ok(Fetched::Same { held: false });
         }
         Ok(Fetched::Bundle { archive, proof, held: false })

@@ -6,14 +6,15 @@
 //! nothing: what the branch shows is the policy, so a fleet that fears old commits uses bundles.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;
 
 use self::program::{Program, Way};
-use super::{FetchError, Fetched, Place, Proof, SourceSpec, apart, directory, relay, wrap};
+use super::apart::{Apart, Blocks};
+use super::{FetchError, Fetched, Given, Place, Proof, SourceSpec, directory, relay, wrap};
 use crate::gateway::Gateway;
 
 mod program;
@@ -28,8 +29,7 @@ const TIP: &str = "refs/tillgate/tip";
 #[derive(Debug)]
 pub(crate) struct Git {
     server: Option<Server>,
-    /// Whoever asks has it; one question at a time.
-    asker: Arc<Mutex<Asker>>,
+    asker: Apart<Asker>,
 }
 
 /// A server across the line.
@@ -49,8 +49,8 @@ struct Asker {
     identity: Option<Arc<Path>>,
     repository: PathBuf,
     timeout: Duration,
-    given: Option<String>,
-    settled: Option<String>,
+    /// By its commit.
+    given: Given,
 }
 
 /// The commit that is meant, and the name that it is fetched by.
@@ -82,22 +82,18 @@ impl Git {
             identity: identity.clone(),
             repository: state.join("git").join(&*spec.name),
             timeout: spec.timeout,
-            given: None,
-            settled: None,
+            given: Given::default(),
         };
-        Ok(Self { server: server(url)?, asker: Arc::new(Mutex::new(asker)) })
+        Ok(Self { server: server(url)?, asker: Apart::new(asker) })
     }
 
     pub(crate) fn settle(&mut self) {
-        if let Ok(mut asker) = self.asker.try_lock() {
-            asker.settled = asker.given.clone();
-        }
+        self.asker.settle();
     }
 
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
-        if matches!(self.asker.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err("the question before has not ended".to_owned().into());
-        }
+        // Before a port is taken for it.
+        self.asker.free()?;
         // It closes when this question is over.
         let relay = match &self.server {
             Some(server) => {
@@ -113,18 +109,23 @@ impl Git {
             },
             _ => Way::Direct,
         };
-        let asker = Arc::clone(&self.asker);
-        let found = apart(move || asker.lock().unwrap_or_else(PoisonError::into_inner).ask(way));
-        Ok(found.await??)
+        self.asker.ask(way).await
     }
 }
 
-impl Asker {
-    fn ask(&mut self, way: Way) -> Result<Fetched, String> {
+impl Blocks for Asker {
+    type Way = Way;
+    const HANGS: &'static str = "the question before has not ended";
+
+    fn given(&mut self) -> &mut Given {
+        &mut self.given
+    }
+
+    fn ask(&mut self, way: Way) -> Result<Fetched, FetchError> {
         let deadline = clock::now() + self.timeout;
         let program = Program::new(&self.repository, way, self.identity.as_deref(), deadline);
         let tip = self.tip(&program)?;
-        if self.settled.as_ref() == Some(&tip.commit) {
+        if self.given.is_settled(&tip.commit) {
             return Ok(Fetched::Same { held: false });
         }
         let taken = self.take(&program, &tip, deadline);
@@ -136,10 +137,12 @@ impl Asker {
         let commit = &tip.commit;
         let name = if commit.len() == 64 { "sha256" } else { "sha1" };
         let revision = format!("{}@{name}:{commit}", self.reference);
-        self.given = Some(commit.clone());
+        self.given.gives(Some(commit.clone()));
         Ok(Fetched::Bundle { archive: wrap(files, revision, 1, Wall(0)), proof, held: false })
     }
+}
 
+impl Asker {
     /// What the reference means now, from the server; a commit means itself.
     fn tip(&self, program: &Program<'_>) -> Result<Tip, String> {
         let reference = &self.reference;

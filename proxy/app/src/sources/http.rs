@@ -14,9 +14,11 @@ use tillgate_config::defaults;
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::clock;
 use tillgate_net::http::post::Post;
+use tillgate_net::http::retry_after::{date, retry_after};
 use tillgate_net::tls::{Application, Connector};
 
-use super::{FetchError, Fetched, Proof, apart, relay};
+use super::apart::apart;
+use super::{FetchError, Fetched, Given, Proof, relay};
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::gateway::Gateway;
 use crate::send::explain;
@@ -37,9 +39,8 @@ pub(crate) struct HttpBundle {
     long_poll: Duration,
     post: Option<Post>,
     connector: Option<Arc<Connector>>,
-    /// The tag of what was given last, and of what is in effect.
-    given: Option<String>,
-    settled: Option<String>,
+    /// By its tag.
+    given: Given,
     /// Whether the last answer, if its server has proven who it is, is of our time.
     agrees: bool,
 }
@@ -59,8 +60,7 @@ impl HttpBundle {
             long_poll,
             post: None,
             connector: None,
-            given: None,
-            settled: None,
+            given: Given::default(),
             agrees: false,
         })
     }
@@ -71,7 +71,7 @@ impl HttpBundle {
     }
 
     pub(crate) fn settle(&mut self) {
-        self.settled.clone_from(&self.given);
+        self.given.settle();
     }
 
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
@@ -100,7 +100,7 @@ impl HttpBundle {
             .header(header::HOST, host)
             .header(header::ACCEPT, "application/gzip, application/octet-stream")
             .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
-        if let Some(tag) = &self.settled {
+        if let Some(tag) = self.given.settled() {
             request = request.header(header::IF_NONE_MATCH, tag);
         }
         if !self.long_poll.is_zero() {
@@ -116,7 +116,8 @@ impl HttpBundle {
             StatusCode::NOT_MODIFIED => return Ok(Fetched::Same { held }),
             StatusCode::OK => {}
             status => {
-                let retry_after = retry_after(&head.headers);
+                // The store's own clock may be wrong; the server's is the one that counts here.
+                let retry_after = retry_after(&head.headers, date(&head.headers));
                 let why = format!("the server answers {status}");
                 return Err(FetchError { why, retry_after, instead: None });
             }
@@ -127,7 +128,7 @@ impl HttpBundle {
             instead: Some(body.to_vec()),
         })?;
         let tag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
-        self.given = tag.map(str::to_owned);
+        self.given.gives(tag.map(str::to_owned));
         Ok(Fetched::Bundle { archive, proof: Proof::Signatures, held })
     }
 
@@ -157,44 +158,15 @@ async fn secure(gateway: &Arc<Gateway>) -> Result<Arc<Connector>, String> {
 
 /// Whether `Date` is `now`, as far as a whole second and a slow line can tell.
 fn is_now(headers: &HeaderMap, now: SystemTime) -> bool {
-    let date = headers.get(header::DATE).and_then(|text| text.to_str().ok());
-    let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
-    date.is_some_and(|date| {
+    date(headers).is_some_and(|date| {
         let apart = now.duration_since(date).or_else(|_| date.duration_since(now));
         apart.is_ok_and(|apart| apart <= CLOCKS_AGREE)
     })
 }
 
-/// What `Retry-After` says, in seconds or as a date that the server itself dates.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name| headers.get(name)?.to_str().ok();
-    let said = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = said.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = httpdate::parse_http_date(said).ok()?;
-    // The store's own clock may be wrong; the server's is the one that counts here.
-    until.duration_since(httpdate::parse_http_date(text(header::DATE)?).ok()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_says_when_to_come_again() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(retry_after(&headers), None);
-        let mut set = |name, text: &'static str| {
-            headers.insert(name, http::HeaderValue::from_static(text));
-            retry_after(&headers)
-        };
-        assert_eq!(set(header::RETRY_AFTER, "120"), Some(Duration::from_secs(120)));
-        assert_eq!(set(header::RETRY_AFTER, "Fri, 20 Nov 2026 21:10:00 GMT"), None);
-        let date = set(header::DATE, "Fri, 20 Nov 2026 21:05:00 GMT");
-        assert_eq!(date, Some(Duration::from_secs(300)));
-        assert_eq!(set(header::RETRY_AFTER, "soon"), None);
-    }
 
     #[test]
     fn a_server_says_what_time_it_is() {
@@ -225,7 +197,8 @@ mod tests {
         for status in [204, 301, 404, 500] {
             assert!(read(status, "").is_err(), "{status}");
         }
-        assert_eq!(source.given, None, "what was refused has no tag to ask with");
+        source.given.settle();
+        assert_eq!(source.given.settled(), None, "what was refused has no tag to ask with");
         let request = source.request().unwrap();
         assert_eq!(request.uri(), "/b?x=1");
         assert_eq!(request.headers()["host"], "[::1]:8000");

@@ -21,8 +21,7 @@ impl Folder {
     }
 
     fn looker(&self, allow_unsigned: bool) -> Looker {
-        let directory = Directory::new(self.0.clone(), allow_unsigned);
-        Arc::into_inner(directory.looker).unwrap().into_inner().unwrap()
+        Looker::new(self.0.clone(), allow_unsigned)
     }
 }
 
@@ -34,10 +33,10 @@ impl Drop for Folder {
 
 /// The text of the one file, or nothing new.
 fn news(looker: &mut Looker) -> Option<String> {
-    match looker.fetch().expect("it can be read") {
+    match looker.ask(()).expect("it can be read") {
         Fetched::Same { .. } => None,
         Fetched::Bundle { archive, .. } => {
-            looker.settled = looker.given.clone();
+            looker.given.settle();
             let text = archive.files.values().next().expect("a file").clone();
             Some(String::from_utf8(text).unwrap())
         }
@@ -86,7 +85,7 @@ fn a_checkout_is_read_without_what_is_hidden_or_no_policy() {
     folder.write("README.md", "x");
     folder.write("stores/a.yaml", "kind");
     folder.write("base/b.yml", "kind");
-    let Fetched::Bundle { archive, proof, .. } = folder.looker(true).fetch().unwrap() else {
+    let Fetched::Bundle { archive, proof, .. } = folder.looker(true).ask(()).unwrap() else {
         panic!("there is news")
     };
     let names: Vec<_> = archive.files.keys().map(String::as_str).collect();
@@ -97,7 +96,7 @@ fn a_checkout_is_read_without_what_is_hidden_or_no_policy() {
 fn what_is_no_bundle_is_named_until_it_changes() {
     let folder = Folder::new("wrong");
     let mut looker = folder.looker(false);
-    let why = |looker: &mut Looker| looker.fetch().expect_err("nothing to take").why;
+    let why = |looker: &mut Looker| looker.ask(()).expect_err("nothing to take").why;
     assert!(why(&mut looker).contains("no policy"));
     folder.write("policy.yaml", "x");
     assert!(why(&mut looker).contains("allowUnsigned"));
@@ -112,12 +111,12 @@ fn what_is_no_bundle_is_named_until_it_changes() {
 fn a_folder_that_is_too_much_is_refused() {
     let folder = Folder::new("big");
     folder.write("a.yaml", &"#".repeat(9 << 20));
-    let why = folder.looker(true).fetch().expect_err("too much").why;
+    let why = folder.looker(true).ask(()).expect_err("too much").why;
     assert!(why.contains("8 MiB"), "{why}");
     // A link that leads back up.
     let folder = Folder::new("loop");
     symlink(".", folder.0.join("again")).unwrap();
-    let why = folder.looker(true).fetch().expect_err("endless").why;
+    let why = folder.looker(true).ask(()).expect_err("endless").why;
     assert!(why.contains("folders deep"), "{why}");
 }
 

@@ -71,8 +71,7 @@ impl Repository {
             identity: None,
             repository: self.0.join("kept"),
             timeout: Duration::from_secs(30),
-            given: None,
-            settled: None,
+            given: Given::default(),
         }
     }
 
@@ -104,10 +103,10 @@ fn is_there(program: &str) -> bool {
 
 /// The policy's text and revision, or nothing new.
 fn news(asker: &mut Asker) -> Result<Option<(String, String, Proof)>, String> {
-    match asker.ask(Way::Direct)? {
+    match asker.ask(Way::Direct).map_err(|error| error.why)? {
         Fetched::Same { .. } => Ok(None),
         Fetched::Bundle { archive, proof, .. } => {
-            asker.settled = asker.given.clone();
+            asker.given.settle();
             let names: Vec<_> = archive.files.keys().map(String::as_str).collect();
             assert_eq!(names, ["store.yaml"], "of one folder, without it in the name");
             let text = String::from_utf8(archive.files["store.yaml"].clone()).unwrap();
