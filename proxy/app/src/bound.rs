@@ -45,10 +45,6 @@ const RESOLVER_THREADS: usize = CLIENT_LOOKUPS + 2;
 /// How long a thread for the system's resolver outlives its last lookup.
 const RESOLVER_KEEP: Duration = Duration::from_secs(5);
 
-/// Threads have begun, files are watched, servers were asked how they are: by then all that a start
-/// runs has run.
-const START_TAKES: Duration = Duration::from_secs(5);
-
 /// After everything was told to end at once: for the answers that say so to leave.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -248,10 +244,6 @@ impl Bound {
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(Arc::clone(&gateway).follow_files());
-                tokio::spawn(async {
-                    tokio::time::sleep(START_TAKES).await;
-                    threads::release_start_code();
-                });
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
                     _ = ended => {}

@@ -26,6 +26,7 @@ use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{
     LineCollector, Metrics, MirrorMeters, PolicyMeters, RolloutMeters, TelemetryMeters,
 };
+use tillgate_net::placed;
 use tillgate_net::threads::{self, Tide};
 use tillgate_net::tls::{FileError, Tls};
 use tillgate_net::upstream::Resolver;
@@ -441,7 +442,7 @@ impl Handler for HttpEntry {
     type Body = ResponseBody<Outcome>;
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
-        Box::pin(serve::serve_request(&self.0, request, caller)).await
+        placed::boxed(|| serve::serve_request(&self.0, request, caller)).await
     }
 }
 
@@ -449,7 +450,7 @@ impl Handler for ForwardEntry {
     type Body = ResponseBody<Outcome>;
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
-        Box::pin(forward::serve_request(&self.0, request, caller)).await
+        placed::boxed(|| forward::serve_request(&self.0, request, caller)).await
     }
 }
 
@@ -457,7 +458,7 @@ impl Handler for MirrorEntry {
     type Body = ResponseBody<Outcome>;
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
-        Box::pin(mirror::serve_request(&self.0, request, caller)).await
+        placed::boxed(|| mirror::serve_request(&self.0, request, caller)).await
     }
 }
 

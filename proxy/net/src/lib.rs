@@ -18,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mirror;
 pub mod otlp;
+pub mod placed;
 pub mod probe;
 pub mod proxy_protocol;
 mod seldom;
