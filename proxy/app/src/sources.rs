@@ -163,11 +163,12 @@ impl Source {
         }
     }
 
-    /// Whether it vouched for this machine's clock with its last answer.
-    pub(crate) fn agrees(&self) -> bool {
+    /// By how many seconds this machine's clock is ahead of its own, by its last answer, if it has
+    /// proven who it is.
+    pub(crate) fn ahead(&self) -> Option<f64> {
         match self {
-            Self::Http(source) => source.agrees(),
-            Self::Directory(_) | Self::Git(_) => false,
+            Self::Http(source) => source.ahead(),
+            Self::Directory(_) | Self::Git(_) => None,
         }
     }
 
