@@ -82,10 +82,7 @@ impl Rejection {
 
     /// What is wrong with its documents, if that is why.
     pub(super) fn findings(&self) -> &[Finding] {
-        match self {
-            Self::Invalid(report) | Self::Guarded(report) => &report.errors,
-            _ => &[],
-        }
+        if let Self::Invalid(report) | Self::Guarded(report) = self { &report.errors } else { &[] }
     }
 
     /// Whether nothing is wrong with it but the time.
