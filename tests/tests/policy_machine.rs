@@ -116,7 +116,7 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
         condition(&program, "StateUnwritten", "Read-only file system");
         program.kill();
     }
-    let change = |command: &mut _| drop(makes_read_only(command, &chain.state()));
+    let change = |command: &mut _| assert!(makes_read_only(command, &chain.state()));
     let program = start(PROGRAM, bootstrap, change);
     chain.put(&chain.bundle(8, &format!("{text}# 8\n"), "ci", &[]));
     assert_eq!(condition(&program, "Rejected", "disk"), "StageFailed");

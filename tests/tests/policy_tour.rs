@@ -47,7 +47,7 @@ metadata: {name: payment}
 spec:
   priority: 1000
   critical: true
-  guarantee: {up: 20%, down: 20%}
+  guarantee: {up: 15%, down: 15%}
 ";
 
 fn stores() -> String {
@@ -169,7 +169,7 @@ impl Tour {
     fn commit(&mut self, name: &str, (from, to): (&str, &str), message: &str) {
         let text = fs::read_to_string(self.file(name)).expect("it is there");
         assert!(text.contains(from), "{from:?} in {text}");
-        fs::write(self.file(name), text.replace(from, to)).expect("room");
+        fs::write(self.file(name), text.replacen(from, to, 1)).expect("room");
         let changed = self.git(&["diff", "-U0"]);
         let lines = changed.lines().filter(|line| line.starts_with(['+', '-']));
         self.say("$ git diff");
@@ -204,7 +204,7 @@ impl Tour {
         let made = self.chain.folder.join("made.tar.gz");
         self.chain.publish(fs::read(made).expect("it was built"));
         self.published = now();
-        self.say("$ aws s3 cp made.tar.gz s3://policy/   # any web server will do");
+        self.say("# CI puts made.tar.gz on the web server.");
     }
 
     /// Whether CI lets a commit pass.
@@ -322,8 +322,8 @@ fn first(tour: &mut Tour) {
 
 fn ring_by_ring(tour: &mut Tour) {
     tour.say("\n# An edit goes out ring by ring.");
-    let edit = ("guarantee: {up: 20%, down: 20%}", "guarantee: {up: 30%, down: 20%}");
-    tour.commit("classes.yaml", edit, "Payments may have 30 % of the uplink");
+    let edit = ("guarantee: {up: 15%, down: 15%}", "guarantee: {up: 20%, down: 15%}");
+    tour.commit("classes.yaml", edit, "Payments may have 20 % of the uplink");
     assert_eq!(tour.validate(), 0);
     tour.publish();
     tour.until("the lab has it, the others wait", |stores| {
@@ -340,12 +340,12 @@ fn ring_by_ring(tour: &mut Tour) {
 }
 
 fn slip(tour: &mut Tour) {
-    tour.say("\n# A commit with a slip. CI stops it; should it come out all the same, stores do.");
+    tour.say("\n# A slip in one store's document. CI stops it; should it come out, the stores do.");
     let edit = ("capacity: {up: 5Mbit/s", "capacity: {up: 5Mbps");
     tour.commit("stores.yaml", edit, "A faster line");
     assert_eq!(tour.validate(), 1);
     tour.publish();
-    tour.until("nobody takes it, and each names its line", |stores| {
+    tour.until("nobody takes it, and each store names the line", |stores| {
         let refuses = |store| says(store, "Rejected", "stores.yaml:");
         run(stores, [2, 2, 2]) && stores.iter().all(refuses)
     });
@@ -356,12 +356,15 @@ fn slip(tour: &mut Tour) {
 fn harm(tour: &mut Tour) {
     tour.say("\n# A commit that is valid, and sends payments to a port where nobody listens.");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
-    let closed = closed.expect("a free port").port().to_string();
-    let port = tour.origin.address.port().to_string();
+    let [closed, port] = [closed.expect("a free port"), tour.origin.address]
+        .map(|one| format!("port: {}}}", one.port()));
     // What was good is known from a while of it.
     let since = now();
-    let enough = |_: &[Value]| since.elapsed() > Duration::from_secs(12);
-    tour.until("business as usual", enough);
+    eventually("business as usual", || {
+        let paid = |one: &Program| (0..5).all(|_| one.get("pay.example").status == 200);
+        assert!(tour.programs.iter().all(paid), "somebody cannot pay");
+        (since.elapsed() > Duration::from_secs(12)).then_some(())
+    });
     tour.commit("routes.yaml", (&port, &closed), "The new payment server");
     assert_eq!(tour.validate(), 0);
     tour.publish();

@@ -17,6 +17,8 @@ use super::bundle::{answer, open, sign_with, wall_seconds, write};
 use super::policy::{Answer, FINDINGS, USAGE};
 use crate::send::explain;
 
+pub(super) use self::prometheus::Query;
+
 mod evidence;
 mod prometheus;
 
@@ -52,7 +54,7 @@ pub(crate) struct Options {
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(super) percent: u8,
     #[command(flatten)]
-    pub(super) prometheus: prometheus::Query,
+    pub(super) prometheus: Query,
     /// What Prometheus answered to an instant query, instead of asking it.
     #[arg(long, value_name = "FILE", requires = "at_most", group = "metric")]
     pub(super) query_result: Option<PathBuf>,

@@ -17,7 +17,7 @@ use super::super::policy::{FINDINGS, USAGE};
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Which, what, and how to prove who asks.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Query {
     /// A Prometheus, as `https://prometheus.example/`: `--query` is asked there.
     #[arg(long, value_name = "URL", requires_all = ["query", "at_most"], group = "metric")]

@@ -218,6 +218,9 @@ impl Loop {
         if why.waits() {
             let is_first = !self.conditions.is("Held");
             self.conditions.raise("Held", reason, &message);
+            // Nothing is wrong with what the source has now.
+            self.refused = None;
+            self.conditions.clear("Rejected");
             if is_first {
                 tracing::info!(source = name, sequence, "policy waits: {text}");
                 self.meters.applied("held", reason);
