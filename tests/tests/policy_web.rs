@@ -36,7 +36,9 @@ impl Nginx {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
         let port = free.expect("a free port").port();
         let (own, www) = (folder.join("nginx"), folder.join("www"));
-        [&own, &www].map(|path| fs::create_dir_all(path).expect("room"));
+        for path in [&own, &www] {
+            fs::create_dir_all(path).expect("room");
+        }
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("  {name}_temp_path {}/{name};\n", own.display()))
             .concat();
