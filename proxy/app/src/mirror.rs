@@ -74,7 +74,7 @@ pub(crate) struct Mirror {
     flights: Flights,
     members: Members,
     connectors: Connectors,
-    clock: StoreClock,
+    clock: Arc<StoreClock>,
     /// What the process before wrote down has been read.
     recalled: AtomicBool,
     releases: Releases,
@@ -119,6 +119,7 @@ impl Mirror {
         gateway: Weak<Gateway>,
         spec: &MirrorSpec,
         resolver: &Arc<Resolver>,
+        clock: Arc<StoreClock>,
         (meters, rollout_meters): (MirrorMeters, RolloutMeters),
     ) -> Result<Arc<Self>, MirrorError> {
         let store = Store::open(spec.cache.clone(), meters.clone())?;
@@ -136,7 +137,7 @@ impl Mirror {
             flights: Flights::default(),
             members: Members::default(),
             connectors: Connectors::default(),
-            clock: StoreClock::new(),
+            clock,
             recalled: AtomicBool::new(false),
             releases: Releases::default(),
             spent: Spent::default(),
@@ -193,7 +194,7 @@ impl Mirror {
             return;
         }
         if let Some(text) = self.store.recall(Note::Time) {
-            self.clock.recall(&text);
+            self.clock.recall_proven(&text);
         }
         self.releases.recall(&self.store, self.clock.now().1);
         self.spent.recall(&self.store);
@@ -253,7 +254,8 @@ impl Mirror {
         if !self.recalled.load(Ordering::Acquire) {
             return;
         }
-        if let Some(text) = self.clock.look() {
+        self.clock.look();
+        if let Some(text) = self.clock.news() {
             self.store.remember(Note::Time, text).await;
         }
         if let Some(text) = self.spent.news() {
@@ -265,7 +267,6 @@ impl Mirror {
     fn show_calendar(&self, running: &Running) {
         let (clock, now) = self.clock.now();
         let meters = &self.rollout_meters;
-        meters.clock(self.clock.state().name());
         for (document, is_active) in running.effective.gate.active(clock, now) {
             meters.document(&document, is_active);
         }

@@ -6,8 +6,6 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -16,18 +14,11 @@ use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use tillgate_config::defaults;
-use tillgate_core::backend::Host;
-use tillgate_core::tls::{ClientTls, KeyPair, TrustAnchors};
-use tillgate_net::http::post::Post;
-use tillgate_net::metrics::Metrics;
-use tillgate_net::tls::{Application, Tls};
-use tillgate_net::upstream::Upstream;
-use tokio::net::TcpStream;
 
 use self::shown::text;
+use super::client::Server;
 use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
 use super::windows::Times;
-use crate::send::explain;
 
 pub(super) mod shown;
 
@@ -37,8 +28,8 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a policy is not longer than; the gateway says so too.
 const POLICY_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A person waits no longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A token is a line.
+const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The gateway to ask, and how to prove who asks.
 #[derive(Clone, Debug, Default, Args)]
@@ -130,7 +121,7 @@ impl<'a> Question<'a> {
 }
 
 /// As a part of a path or of a query.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
@@ -180,18 +171,14 @@ impl Remote {
             return Err(format!("`{endpoint}` is no address of a config endpoint: write https://"));
         };
         let request = self.request(authority.as_str(), question)?;
-        let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(443);
-        let whole = async {
-            let mut post = self.connect(&host, port).await?;
-            post.ask(request, PATIENCE, ANSWER_BYTES_MAX).await.map_err(|error| explain(&error))
+        let server = Server {
+            uri: &uri,
+            name: self.server_name.as_deref(),
+            ca: (self.ca.as_deref(), "--ca"),
+            pair: self.cert.as_deref().zip(self.key.as_deref()),
+            oldest: defaults::ENDPOINT_TLS,
         };
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, whole)
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-        })
+        server.ask(request, ANSWER_BYTES_MAX)
     }
 
     fn request(
@@ -205,9 +192,7 @@ impl Remote {
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
         if let Some(file) = &self.token_file {
-            let token = read(file, 4096)?;
-            let token = String::from_utf8_lossy(&token);
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+            request = request.header(header::AUTHORIZATION, bearer(file)?);
         }
         let mut body = Bytes::new();
         if let Some(policy) = question.policy {
@@ -222,38 +207,12 @@ impl Remote {
         }
         request.body(Full::new(body)).map_err(|_| "the token is no plain text".to_owned())
     }
+}
 
-    async fn connect(&self, host: &str, port: u16) -> Result<Post, String> {
-        let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let file = |path: &PathBuf| Arc::from(path.as_path());
-        let pair = self.cert.as_ref().zip(self.key.as_ref());
-        let spec = ClientTls {
-            sni: Some(name.into()),
-            roots: self.ca.as_ref().map_or(TrustAnchors::System, |ca| TrustAnchors::File(file(ca))),
-            certificate: pair
-                .map(|(cert, key)| KeyPair { cert_file: file(cert), key_file: file(key) }),
-            min_version: defaults::ENDPOINT_TLS,
-        };
-        let owner: Arc<str> = "config endpoint".into();
-        let connector = tls.connector(&owner, &spec, Application::Http1);
-        let connector = connector.map_err(|error| explain(&error))?;
-        let stream = TcpStream::connect((host, port)).await;
-        let stream = stream.map_err(|error| format!("{host}:{port} cannot be reached: {error}"))?;
-        let target = match host.parse() {
-            Ok(address) => Host::Ip(address),
-            Err(_) => Host::Name(host.into()),
-        };
-        let shaken = connector.connect(Upstream::Local(stream), &target, true, PATIENCE).await;
-        let stream = shaken.map_err(|error| match error {
-            Some(error) => format!(
-                "no TLS with {host}:{port}: {}; here `--ca` names that file",
-                explain(&error)
-            ),
-            None => format!("{host}:{port} does not shake hands in time"),
-        })?;
-        Post::begin(Upstream::Tls(stream)).await.map_err(|error| explain(&error))
-    }
+/// The token in a file, as it is sent.
+pub(super) fn bearer(file: &Path) -> Result<String, String> {
+    let token = read(file, TOKEN_BYTES_MAX)?;
+    Ok(format!("Bearer {}", String::from_utf8_lossy(&token).trim()))
 }
 
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
