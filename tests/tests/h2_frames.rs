@@ -97,7 +97,7 @@ fn follows(frames: &mut Frames, expected: Expect) -> Result<(), End> {
         Peace => {
             return frames.ping().or_else(|end| match end {
                 End::Closed | End::GoAway(code::NO_ERROR) => Ok(()),
-                end => Err(end),
+                end @ (End::GoAway(_) | End::Reset(..)) => Err(end),
             });
         }
         Connection(codes) | Stream(codes) => codes,
