@@ -15,6 +15,8 @@ use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::{BackendRef, Found, NaturalClasses, Rule};
 use tillgate_core::retry::{Permission, Repeat, Scope};
 
+use crate::cli::windows;
+use crate::doors;
 use crate::problem::Refusal;
 use crate::serve;
 
@@ -60,6 +62,7 @@ impl<'a> Explanation<'a> {
                 "origin": rule.class.and_then(|_| self.origin("trafficClass")),
             },
         });
+        shown["gate"] = doors::explained(effective, rule, windows::now());
         if rule.action != Action::Forward {
             shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
             return shown;

@@ -16,6 +16,9 @@ impl Explanation<'_> {
         let class = &shown["trafficClass"];
         let why = [word(&class["why"]), place(&class["origin"])].concat();
         line(&mut out, "class", &format!("{}: {why}", word(&class["name"])));
+        if !shown["gate"].is_null() {
+            line(&mut out, "gate", &plain(&shown["gate"]));
+        }
         if !shown["answer"].is_null() {
             line(&mut out, "answer", &plain(&shown["answer"]));
             return out;
