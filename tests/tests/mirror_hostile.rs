@@ -28,7 +28,6 @@ fn hostile_requests_are_refused_before_they_are_asked_for() {
         ("/v2/a/%2e%2e/manifests/a", 400, "NAME_INVALID"),
         ("/v2/UPPER/manifests/a", 400, "NAME_INVALID"),
         ("/v2/p%C3%B6s/manifests/a", 400, "NAME_INVALID"),
-        ("/v2/p\u{f6}s/manifests/a", 400, "NAME_INVALID"),
         ("/v2/a/manifests/%F0%9F%8D%95", 400, "MANIFEST_INVALID"),
         (&format!("/v2/{long}/manifests/a"), 400, "NAME_INVALID"),
         ("/v2/a/manifests/..", 400, "MANIFEST_INVALID"),
@@ -41,6 +40,8 @@ fn hostile_requests_are_refused_before_they_are_asked_for() {
         let reply = get(&gateway, path);
         assert_eq!((reply.status, &*code(&reply)), (status, expected), "{path}");
     }
+    // Bytes that no path has are no HTTP, whoever is asked.
+    assert_eq!(get(&gateway, "/v2/p\u{f6}s/manifests/a").status, 400);
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         let fields = "Content-Length: 0\r\n";
         let reply = ask_with(&gateway, method, &format!("/v2/a/blobs/{digest}"), fields);

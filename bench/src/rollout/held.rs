@@ -78,12 +78,12 @@ pub(super) fn play(programs: &Programs, line: LineSpec) -> Result<Vec<(bool, Str
     let trust = scene.keys()?;
     let mine = "matchExpressions: [{key: closed, operator: DoesNotExist}]";
     let cases = [
-        ("for other stores", "matchLabels: {ring: other}", 2, 429),
-        ("with one of two signatures", mine, 1, 429),
-        ("with both, for this store", mine, 2, 200),
+        ("for other stores", "matchLabels: {ring: other}", APPROVERS, 429),
+        ("that one person signed for both", mine, [APPROVERS[0]; 2], 429),
+        ("that both signed, for this store", mine, APPROVERS, 200),
     ];
-    for (text, selector, signatures, expected) in cases {
-        let exception = scene.exception(selector, signatures)?;
+    for (text, selector, signers, expected) in cases {
+        let exception = scene.exception(selector, signers)?;
         let [release, freeze] = frozen.clone();
         let approvals =
             format!("  approvals: {{required: 2, roles: [{}]}}\n", APPROVERS.join(", "));
@@ -145,8 +145,8 @@ impl Store<'_> {
         Ok(file.display().to_string())
     }
 
-    /// An override of the freeze with so many signatures.
-    fn exception(&self, selector: &str, signatures: usize) -> Result<String> {
+    /// An override of the freeze, approved in the names of all by the keys of `signers`.
+    fn exception(&self, selector: &str, signers: [&str; 2]) -> Result<String> {
         let text = format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Override\nmetadata: {{name: hotfix}}\n\
              spec:\n  suspends: [{{kind: Freeze, name: peak}}]\n  storeSelector:\n    {selector}\n  \
@@ -157,8 +157,8 @@ impl Store<'_> {
         );
         let file = self.scratch.write("override.yaml", &text)?.display().to_string();
         let mut all = format!("---\n{text}  approvals:\n");
-        for role in &APPROVERS[..signatures] {
-            let key = self.scratch.path().join(format!("{role}.pem")).display().to_string();
+        for (role, signer) in APPROVERS.into_iter().zip(signers) {
+            let key = self.scratch.path().join(format!("{signer}.pem")).display().to_string();
             let words =
                 ["tillgate", "approve", &file, "--role", role, "--key", &key, "--key-id", role];
             let answer =
