@@ -2,8 +2,8 @@
 //! does not let them through; with `allowDirect` it does.
 //!
 //! skopeo, podman and containerd (`ctr`) come from the distribution, so this is a command of its
-//! own: `cargo test -p tillgate-tests --test client_fallback -- --ignored --nocapture`. A client that
-//! is not installed, or cannot run here, is SKIPPED aloud; where `CI` is set that is a failure.
+//! own: `cargo test -p tillgate-tests --test client_fallback -- --ignored --nocapture`. A client
+//! that is not installed is SKIPPED aloud; where `CI` is set that is a failure.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "what was skipped is said aloud")]
@@ -47,17 +47,20 @@ impl Store {
         // An archive without a file: it ends at once, and zeros follow.
         let layer = vec![0; 200_000];
         let config = format!(
-            r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+            r#"{{"architecture":"amd64","os":"linux","config":{{}},
+                 "rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
             registry.blob(&layer)
         );
         let part = |kind: &str, content: &[u8]| {
             let (digest, size) = (registry.blob(content), content.len());
             format!(
-                r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#
+                r#"{{"mediaType":"application/vnd.oci.image.{kind}",
+                     "digest":"{digest}","size":{size}}}"#
             )
         };
         let body = format!(
-            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+                 "config":{},"layers":[{}]}}"#,
             part("config.v1+json", config.as_bytes()),
             part("layer.v1.tar", &layer)
         );

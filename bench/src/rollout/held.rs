@@ -63,7 +63,7 @@ pub(super) fn play(programs: &Programs, line: LineSpec) -> Result<Vec<(bool, Str
     judged.push(scene.pulls("47", "once open"));
     drop(gateway);
 
-    // A box is replaced: nothing of the image lies on disk any more, and the next release is frozen.
+    // A box is replaced: nothing of the image lies on disk, and the next release is frozen.
     fs::remove_dir_all(scene.scratch.path().join("cache/blobs")).context("empty the cache")?;
     let sent = registry.sent();
     let hour = now() + 3600;
@@ -149,7 +149,7 @@ impl Store<'_> {
     fn exception(&self, selector: &str, signers: [&str; 2]) -> Result<String> {
         let text = format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Override\nmetadata: {{name: hotfix}}\n\
-             spec:\n  suspends: [{{kind: Freeze, name: peak}}]\n  storeSelector:\n    {selector}\n  \
+             spec:\n  suspends: [{{kind: Freeze, name: peak}}]\n  storeSelector: {{{selector}}}\n  \
              appliesTo: {{rollouts: [pos]}}\n  reason: wrong VAT rate on gift cards\n  \
              ticket: CHG-1\n  validFrom: '{}'\n  expiresAt: '{}'\n",
             Timestamp(now() - 60),

@@ -1,5 +1,5 @@
-//! A registry whose disk is wrong: a flipped bit, a layer that is cut short. No client may take what
-//! it gets for the image, and when the registry is right again the image comes.
+//! A registry whose disk is wrong: a flipped bit, a layer that is cut short. No client may take
+//! what it gets for the image, and when the registry is right again the image comes.
 
 use std::fs;
 use std::path::PathBuf;

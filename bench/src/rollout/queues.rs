@@ -1,9 +1,9 @@
 //! What a registry's kernel still held when a connection of it died.
 //!
-//! A registry counts a byte as sent when its kernel takes it. What lies in the send queue of a socket
-//! that dies never crossed the line, or was on its way: it is asked for again and counted twice there
-//! although it was never got. The kernel tells the queue of every socket (`/proc/PID/net/tcp`); the
-//! last word on each that is gone is what it took with it.
+//! A registry counts a byte as sent when its kernel takes it. What lies in the send queue of a
+//! socket that dies never crossed the line, or was on its way: it is asked for again and counted
+//! twice there although it was never got. The kernel tells the queue of every socket
+//! (`/proc/PID/net/tcp`); the last word on each that is gone is what it took with it.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -20,8 +20,8 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
-/// Kinds that are the gate in front of the mirror, and nothing without one, unless they name rules of
-/// routes or of the EgressPolicy.
+/// Kinds that are the gate in front of the mirror, and nothing without one, unless they name rules
+/// of routes or of the EgressPolicy.
 const GATE: [Kind; 6] = [
     Kind::ChangeWindow,
     Kind::Freeze,

@@ -1,8 +1,8 @@
 //! Whether a request may begin now: as many as fit, as often as its rule says, as large as its
 //! listener takes.
 //!
-//! In: what is known of a request once its class and rule are. A window or freeze that holds the rule
-//! comes first. Out: nothing, what its client is
+//! In: what is known of a request once its class and rule are. A window or freeze that holds the
+//! rule comes first. Out: nothing, what its client is
 //! told of the rule's rate, or a refusal. Rules and classes without limits cost two comparisons.
 //! Connections, heads and targets are bounded below HTTP; what waits for a server is the pool's.
 

@@ -3,9 +3,9 @@
 //! In: what is asked, the state of the clock, the time. Out: a [`Verdict`] with every reason
 //! and the next opening. A Prohibition beats everything; what the store has is never held; then a
 //! ring must be open, its ramp over, no Freeze and no window with `Deny` active, and one with
-//! `Allow` if there is any. Rules of routes and of the egress policy have no rings, only windows and
-//! freezes that name them. An Override suspends named Freezes and `Deny` windows, nothing else.
-//! The data path, `explain` and `windows` ask this same code.
+//! `Allow` if there is any. An Override suspends named Freezes and `Deny` windows, nothing else.
+//! Rules of routes and of the egress policy have no rings, only windows and freezes that name
+//! them. The data path, `explain` and `windows` ask this same code.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -160,7 +160,8 @@ mod tests {
         let far = progress.of(&image);
         assert_eq!((far.rate, far.left(), far.is_whole()), (0, None, false));
         let now = began + Duration::from_secs(31);
-        assert_eq!(progress.put(image, 17_000, Some(20_000), now).rate, 1000, "it came in two seconds");
+        let far = progress.put(image, 17_000, Some(20_000), now);
+        assert_eq!(far.rate, 1000, "it came in two seconds");
         let now = began + Duration::from_secs(40);
         assert!(progress.put(image, 20_000, Some(20_000), now).is_whole());
         assert!(!progress.of(&Digest([2; 32])).is_whole(), "nobody knows how large it is");
