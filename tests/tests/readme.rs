@@ -71,6 +71,28 @@ fn the_fields_of_the_access_log_are_the_ones_of_the_code() {
     compare("access-log", &table);
 }
 
+#[test]
+fn the_files_of_clients_are_those_that_the_command_prints() {
+    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(&readme).expect("there is a README.md");
+    let begins = readme.find("kind: RegistryMirror\n").expect("the README has a mirror");
+    let ends = readme[begins..].find("```").expect("the end of the block");
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("store.yaml");
+    let policy = format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: a}}\nspec:\n  \
+         timeZone: Etc/UTC\n  links: [{{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}]\n\
+         ---\napiVersion: tillgate.dev/v1alpha1\n{}",
+        &readme[begins..begins + ends]
+    );
+    std::fs::write(&file, policy).expect("the folder can be written");
+    let file = file.to_str().expect("a name in UTF-8");
+    let words = ["tillgate", "mirror-config", file, "--address", "http://gateway:5000"];
+    let answer = tillgate::cli::ask(words.map(Into::into)).expect("a command");
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    compare("mirror-config", &format!("```\n{}\n```\n", answer.stdout.trim_end()));
+}
+
 fn compare(name: &str, table: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
     let readme = std::fs::read_to_string(&path).expect("there is a README.md");

@@ -25,6 +25,9 @@ pub(super) const REPOSITORY: &str = "pos/checkout";
 /// The image that most scenes pull.
 pub(super) const IMAGE: &str = "pos/checkout:47";
 
+/// A pull that has not ended by then will not.
+const PATIENCE_SECONDS: &str = "600";
+
 /// Programs of the distribution.
 pub(super) struct Programs {
     registry: PathBuf,
@@ -95,7 +98,9 @@ impl Programs {
         store: &OwnedFd,
         retries: u32,
     ) -> Result<Pull> {
-        let mut command = Command::new(&self.skopeo);
+        // One that hangs is a pull that failed, and not the end of the lab.
+        let mut command = Command::new("timeout");
+        command.arg(PATIENCE_SECONDS).arg(&self.skopeo);
         command.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
         command.arg(format!("--retry-times={retries}"));
         command.arg(format!("docker://{at}/{image}")).arg(format!("dir:{}", into.display()));
