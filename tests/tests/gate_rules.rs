@@ -51,7 +51,8 @@ fn policy(origin: SocketAddr, documents: &str) -> String {
          endpoints: [{{ip: {{address: 127.0.0.1, port: {port}}}}}]\n\
          ---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\nmetadata: {{name: prices}}\n\
          spec:\n  hostnames: [prices.example]\n  trafficClass: default\n  rules:\n    \
-         - {{name: file, matches: [{{path: {{value: /file}}}}], backendRefs: [{{name: prices}}]}}\n    \
+         - {{name: file, matches: [{{path: {{value: /file}}}}], \
+         backendRefs: [{{name: prices}}]}}\n    \
          - {{name: quote, trafficClass: payment, backendRefs: [{{name: prices}}]}}\n\
          ---\napiVersion: tillgate.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: tills}}\n\
          spec:\n  trafficPolicy: Deny\n  rules:\n    \

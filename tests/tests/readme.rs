@@ -81,7 +81,8 @@ fn the_files_of_clients_are_those_that_the_command_prints() {
     let file = folder.path().join("store.yaml");
     let policy = format!(
         "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: a}}\nspec:\n  \
-         timeZone: Etc/UTC\n  links: [{{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}]\n\
+         timeZone: Etc/UTC\n  links:\n    \
+         - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}\n\
          ---\napiVersion: tillgate.dev/v1alpha1\n{}",
         &readme[begins..begins + ends]
     );

@@ -17,6 +17,7 @@ use tillgate_net::error::Failure;
 use tillgate_net::metrics::{Label, RolloutMeters};
 
 use crate::problem::{Refusal, Wait};
+use crate::running::Running;
 use crate::wall::StoreClock;
 
 /// See the module. Without a named rule both tables are empty.
@@ -152,7 +153,7 @@ impl Doors {
 
     /// Puts how all of them stand, windows, freezes, overrides and the clock into the scrape; to be
     /// called every second or so.
-    pub(crate) fn show(&self, effective: &Effective) {
+    fn show(&self, effective: &Effective) {
         self.clock.look();
         let (clock, now) = self.clock.now();
         for (document, is_active) in effective.gate.active(clock, now) {
@@ -166,6 +167,13 @@ impl Doors {
             let stood = self.look(door, &effective.gate, passage);
             self.meters.rule(&door.name, stood.held_by.is_empty());
         }
+    }
+}
+
+impl Running {
+    /// See [`Doors::show`].
+    pub(crate) fn show_calendar(&self) {
+        self.doors.show(&self.effective);
     }
 }
 

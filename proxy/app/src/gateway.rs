@@ -104,7 +104,6 @@ impl Gateway {
         let memory = Ledger::new(effective.process.buffer_bytes_max);
         metrics.with_registry(|registry| memory.register(registry));
         let policy_meters = PolicyMeters::register(&metrics);
-        let store_clock = Arc::new(StoreClock::new(policy_meters.clone()));
         let sinks = Sinks {
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
@@ -112,7 +111,7 @@ impl Gateway {
             rates: Arc::new(Book::new(clock::now())),
             memory,
             failover: Failover::new(&effective.store, &metrics, Arc::clone(&resolver)),
-            clock: Arc::clone(&store_clock),
+            clock: Arc::new(StoreClock::new(policy_meters.clone())),
             rollouts: RolloutMeters::register(&metrics),
         };
         let mut names = Names::default();
@@ -128,7 +127,7 @@ impl Gateway {
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
-            clock: store_clock,
+            clock: Arc::clone(&sinks.clock),
             policy_meters,
             metrics,
             policy: Shown::default(),
@@ -263,8 +262,7 @@ impl Gateway {
         }
         let meters = self.mirror_meters.get_or_init(|| MirrorMeters::register(&self.metrics));
         let meters = (meters.clone(), self.sinks.rollouts.clone());
-        let gateway = Weak::clone(&self.me);
-        let clock = Arc::clone(&self.clock);
+        let (gateway, clock) = (Weak::clone(&self.me), Arc::clone(&self.clock));
         let mirror = Mirror::open(gateway, spec, &self.resolver, clock, meters)?;
         self.change_mirror(Some(mirror));
         Ok(())
@@ -374,9 +372,8 @@ impl Gateway {
             self.wan.sweep(clock::now());
             threads::release_freed();
             tide.follow(self.drain.live());
-            let running = self.running();
-            self.sinks.failover.sweep(&running, &self.wan, clock::now());
-            running.doors.show(&running.effective);
+            self.sinks.failover.sweep(&self.running(), &self.wan, clock::now());
+            self.running().show_calendar();
         }
     }
 }
