@@ -8,8 +8,8 @@ use tillgate_config::bundle::place;
 use tillgate_config::kinds::Kind;
 use tillgate_core::gate::Gate;
 use tillgate_core::reconcile::{Refusal, RingGate};
+use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
-use tillgate_net::{clock, threads};
 
 use super::Loop;
 use crate::bundle::verify::Verified;
@@ -63,8 +63,7 @@ impl Loop {
             let sequence = revision.sequence;
             return self.reject(source, sequence, &refusal.into());
         }
-        let compiled = threads::aside(|| self.compile(&archive, &verified));
-        let policy = match compiled {
+        let policy = match self.compile(&archive, &verified) {
             Ok(policy) => Arc::new(policy),
             Err(rejection) => return self.reject(source, revision.sequence, &rejection),
         };
