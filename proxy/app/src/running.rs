@@ -181,7 +181,7 @@ impl Running {
     /// Resolves `effective`: its lines become `lines`, its class names get stable ids.
     pub(crate) fn new(
         effective: Arc<Effective>,
-        lines: Lines,
+        (lines, wiring): (Lines, Wiring),
         names: &mut Names,
         sinks: Sinks,
         connectors: Connectors,
@@ -222,7 +222,6 @@ impl Running {
         let endpoint_names = effective.backends.iter().map(named).collect();
         let class = &classes[default_class.index()].spec.name;
         let no_route = metrics.request(class, &NO_ROUTE.into());
-        let wiring = failover.follow(&effective, probing::lines(&effective, &lines, default_class));
         Self {
             routes: table(effective.routes.rules.len()),
             egress: Egress::all(&effective, classes.len()),
@@ -247,6 +246,19 @@ impl Running {
             observes,
             effective,
         }
+    }
+
+    /// How calls of `effective` find their servers across `lines`; and how long the board was held
+    /// for that.
+    pub(crate) fn wire(
+        effective: &Effective,
+        lines: Lines,
+        failover: &Failover,
+    ) -> ((Lines, Wiring), Duration) {
+        let default_class = NaturalClasses::of(&effective.classes).default();
+        let line = probing::lines(effective, &lines, default_class);
+        let (wiring, held) = failover.follow(effective, line);
+        ((lines, wiring), held)
     }
 
     /// How often requests of a rule may come, if it says so.

@@ -78,7 +78,7 @@ pub enum Applying {
     Compile,
     /// Writing it to disk.
     Stage,
-    /// Putting it in effect, from the first that requests can notice to the last.
+    /// Putting it in effect: as long as a request could have waited for it.
     Swap,
     /// Watching it until it was good.
     Probation,
