@@ -111,9 +111,9 @@ impl Failover {
         })
     }
 
-    /// What workers need of the board for this config, and how long calls that fail could not reach
-    /// it meanwhile; `line` says which line probes of a backend take. What is known of endpoints and
-    /// rules that stay is kept.
+    /// What workers need of the board for this config, and how long calls that fail could not
+    /// reach it meanwhile; `line` says which line probes of a backend take. What is known of
+    /// endpoints and rules that stay is kept.
     pub(crate) fn follow(
         &self,
         effective: &Effective,

@@ -116,10 +116,9 @@ impl Gateway {
         };
         let mut names = Names::default();
         metrics.reloaded(Ok(&effective.digest));
-        let lines = Lines::default().next(&effective).0;
+        let (lines, _) = Lines::default().next(&effective);
         let (found, _) = Running::wire(&effective, lines, &sinks.failover);
-        let running =
-            Running::new(Arc::clone(&effective), found, &mut names, sinks.clone(), connectors);
+        let running = Running::new(Arc::clone(&effective), found, &mut names, &sinks, connectors);
         running.failover.ask(&running);
         resolver.keep(running.names());
         let drain = Drain::default();
@@ -188,8 +187,7 @@ impl Gateway {
         let now = self.running();
         let (lines, fresh) = now.lines().next(&effective);
         let (found, held) = Running::wire(&effective, lines, self.failover());
-        let next =
-            Running::new(Arc::clone(&effective), found, &mut names, self.sinks.clone(), connectors);
+        let next = Running::new(Arc::clone(&effective), found, &mut names, &self.sinks, connectors);
         let next = Arc::new(next);
         // All that requests could wait for is the board, above, and this.
         let began = clock::now();

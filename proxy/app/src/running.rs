@@ -183,10 +183,11 @@ impl Running {
         effective: Arc<Effective>,
         (lines, wiring): (Lines, Wiring),
         names: &mut Names,
-        sinks: Sinks,
+        sinks: &Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans, rates, memory, failover, clock, rollouts } = sinks;
+        let Sinks { metrics, access, spans, rates, memory, failover, clock, rollouts } =
+            sinks.clone();
         memory.set_ceiling(effective.process.buffer_bytes_max);
         let rules = effective.routes.rules.iter();
         let rates =
@@ -246,19 +247,6 @@ impl Running {
             observes,
             effective,
         }
-    }
-
-    /// How calls of `effective` find their servers across `lines`; and how long the board was held
-    /// for that.
-    pub(crate) fn wire(
-        effective: &Effective,
-        lines: Lines,
-        failover: &Failover,
-    ) -> ((Lines, Wiring), Duration) {
-        let default_class = NaturalClasses::of(&effective.classes).default();
-        let line = probing::lines(effective, &lines, default_class);
-        let (wiring, held) = failover.follow(effective, line);
-        ((lines, wiring), held)
     }
 
     /// How often requests of a rule may come, if it says so.
