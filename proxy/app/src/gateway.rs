@@ -353,6 +353,7 @@ impl Gateway {
                 let running = gateway.running();
                 gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
+                gateway.endpoint.watch_gates(&gateway);
                 drop(running);
                 gateway.retired.forget();
             };

@@ -117,6 +117,18 @@ fn hash(bytes: &[u8]) -> Hash {
 
 /// The secret in a file that its owner alone may read.
 pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
+    let text = private_text(path)?;
+    let secret = text.trim_ascii();
+    let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = secret.len() >= TOKEN_CHARS_MIN && text.len() as u64 <= FILE_BYTES_MAX;
+    if !is_plain || !fits {
+        return Err(SecretError::Weak(path.to_owned()));
+    }
+    Ok(secret.to_owned())
+}
+
+/// The text of a file that its owner alone may read; not much more than a key's.
+pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -125,13 +137,7 @@ pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
     }
     let mut text = String::new();
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    let secret = text.trim_ascii();
-    let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
-    let fits = secret.len() >= TOKEN_CHARS_MIN && text.len() as u64 <= FILE_BYTES_MAX;
-    if !is_plain || !fits {
-        return Err(SecretError::Weak(path.to_owned()));
-    }
-    Ok(secret.to_owned())
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::{Ask, Desk, checks};
 use crate::admin::status::failover;
 use crate::explain::Explanation;
+use crate::gateway::Gateway;
 
 /// What is asked.
 #[derive(Debug, Deserialize)]
@@ -44,7 +45,27 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
         None => (desk.running(), false),
         Some(text) => (Arc::new(checks::compiled(desk, text).await?), true),
     };
-    let mut shown = match Explanation::of(&config, &head) {
+    Ok(told(&desk.gateway, &config, &head, is_hypothetical))
+}
+
+/// The same for a question that came from afar, about what runs.
+pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> {
+    let question: Question =
+        serde_json::from_value(question).map_err(|error| format!("the question: {error}"))?;
+    if question.policy.is_some() {
+        return Err("only what runs is explained from afar".to_owned());
+    }
+    let head = head(&question.http).map_err(|problem| problem.detail().to_owned())?;
+    Ok(told(gateway, &gateway.running().effective, &head, false))
+}
+
+fn told(
+    gateway: &Gateway,
+    config: &Effective,
+    head: &http::request::Parts,
+    is_hypothetical: bool,
+) -> Value {
+    let mut shown = match Explanation::of(config, head) {
         Ok(explanation) => explanation.to_json(),
         Err(refusal) => json!({
             "refused": refusal.failure.reason(),
@@ -54,14 +75,14 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     shown["digest"] = json!(&*config.digest);
     shown["hypothetical"] = json!(is_hypothetical);
     if !is_hypothetical {
-        shown["now"] = now(desk, &config, &shown);
+        shown["now"] = now(gateway, config, &shown);
     }
-    Ok(shown)
+    shown
 }
 
 /// How the rule and the servers of its backends are right now.
-fn now(desk: &Desk, config: &Effective, shown: &Value) -> Value {
-    let all = failover::of(&desk.gateway);
+fn now(gateway: &Gateway, config: &Effective, shown: &Value) -> Value {
+    let all = failover::of(gateway);
     let is_rule = |one: &&Value| one["route"] == shown["route"] && one["rule"] == shown["rule"];
     let rule = all["rules"].as_array().into_iter().flatten().find(is_rule).cloned();
     let mut rules = config.routes.rules.iter();
