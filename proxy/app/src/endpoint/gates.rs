@@ -143,7 +143,12 @@ mod tests {
         let mut gate = Gate::default();
         gate.overrides.push(tillgate_core::gate::Override {
             name: "hotfix".into(),
-            applies_to: tillgate_core::gate::AppliesTo { rollouts: vec![], images: vec![] },
+            applies_to: tillgate_core::gate::AppliesTo {
+                rollouts: vec![],
+                images: vec![],
+                routes: vec![],
+                egress_rules: vec![],
+            },
             freezes: vec!["a".into()],
             windows: Vec::new(),
             valid: tillgate_core::civil::Interval { from: now, until: now.plus(hour) },
