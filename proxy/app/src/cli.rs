@@ -14,6 +14,8 @@ mod images;
 pub mod policy;
 mod promote;
 mod rollouts;
+#[cfg(test)]
+mod scratch;
 pub(crate) mod windows;
 
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ mod bound;
 mod bundle;
 pub mod cli;
 mod datagram;
+mod disk;
 mod endpoint;
 mod explain;
 mod export;

@@ -7,12 +7,14 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tillgate_config::yaml::INPUT_BYTES_MAX;
+
+use crate::disk::read_bounded;
 
 /// How often files are looked at: what is written reaches the gateway within two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -98,9 +100,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(file)?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(INPUT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    read_bounded(file, INPUT_BYTES_MAX as u64)
 }
 
 fn content(files: &[PathBuf]) -> u64 {

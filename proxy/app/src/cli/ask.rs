@@ -4,7 +4,7 @@
 //! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
 
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use self::shown::text;
 use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
 use super::windows::Times;
+use crate::disk::read_bounded;
 use crate::send::explain;
 
 pub(super) mod shown;
@@ -257,14 +258,13 @@ impl Remote {
 }
 
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let cannot = |error| format!("`{}` cannot be read: {error}", file.display());
-    let opened = std::fs::File::open(file).map_err(cannot)?;
-    let mut bytes = Vec::new();
-    opened.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > most {
-        return Err(format!("`{}` is longer than {most} bytes", file.display()));
-    }
-    Ok(bytes)
+    read_bounded(file, most).map_err(|error| {
+        if error.kind() == ErrorKind::FileTooLarge {
+            format!("`{}` is longer than {most} bytes", file.display())
+        } else {
+            format!("`{}` cannot be read: {error}", file.display())
+        }
+    })
 }
 
 /// A refusal of the gateway, with everything that it says is wrong.

@@ -4,7 +4,7 @@
 //! compared in constant time, all of them, whichever is shown. A file that changes is taken when
 //! it is whole; the old token counts until then.
 
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
 
 use super::hooks::Receiver;
+use crate::disk::read_open;
 
 /// Fewer characters can be guessed: 32 of base64 are 192 bits.
 const TOKEN_CHARS_MIN: usize = 32;
@@ -123,15 +124,15 @@ pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
     if metadata.mode() & 0o077 != 0 {
         return Err(SecretError::Open(path.to_owned()));
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    let secret = text.trim_ascii();
-    let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
-    let fits = secret.len() >= TOKEN_CHARS_MIN && text.len() as u64 <= FILE_BYTES_MAX;
-    if !is_plain || !fits {
-        return Err(SecretError::Weak(path.to_owned()));
+    let weak = || SecretError::Weak(path.to_owned());
+    let bytes = read_open(&file, FILE_BYTES_MAX).map_err(|error| {
+        if error.kind() == ErrorKind::FileTooLarge { weak() } else { unreadable(error) }
+    })?;
+    let secret = bytes.trim_ascii();
+    if !secret.iter().all(u8::is_ascii_graphic) || secret.len() < TOKEN_CHARS_MIN {
+        return Err(weak());
     }
-    Ok(secret.to_owned())
+    String::from_utf8(secret.to_owned()).map_err(|_| weak())
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Questions about the policy of a payment route with a replica in the store.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
 use super::*;
+use crate::cli::scratch::Scratch;
 
 const POLICY: &str = "\
 apiVersion: tillgate.dev/v1alpha1
@@ -48,25 +48,17 @@ spec:
 ";
 
 fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answer {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = format!("tillgate-explain-{}-{number}", std::process::id());
-    let folder = std::env::temp_dir().join(folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    let config = folder.join("store.yaml");
-    std::fs::write(&config, policy).unwrap();
+    let config = Scratch::new("store.yaml", policy.as_bytes());
     let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let (headers, request) = (own(headers), own(request));
-    let answer = run(&Options {
-        config: Some(config),
+    run(&Options {
+        config: Some(config.path.clone()),
         store: None,
         headers,
         output,
         request,
         remote: Remote::default(),
-    });
-    std::fs::remove_dir_all(&folder).unwrap();
-    answer
+    })
 }
 
 fn json(policy: &str, headers: &[&str], request: &[&str]) -> Value {
