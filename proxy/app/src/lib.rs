@@ -10,6 +10,7 @@ mod admission;
 mod bound;
 mod bundle;
 pub mod cli;
+mod client;
 mod datagram;
 mod disk;
 mod endpoint;

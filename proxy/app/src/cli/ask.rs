@@ -4,36 +4,26 @@
 //! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
-use tillgate_config::defaults;
-use tillgate_core::backend::Host;
-use tillgate_core::tls::{ClientTls, KeyPair, TrustAnchors};
-use tillgate_net::http::post::Post;
 use tillgate_net::metrics::Metrics;
 use tillgate_net::tls::{Application, Tls};
-use tillgate_net::upstream::Upstream;
-use tokio::net::TcpStream;
 
 use self::shown::text;
 use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
 use super::windows::Times;
-use crate::disk::read_bounded;
+use crate::client::{self, ANSWER_BYTES_MAX, Address, Credentials};
 use crate::send::explain;
 
 pub(super) mod shown;
-
-/// An effective config of a large store is some hundred kibibytes.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a policy is not longer than; the gateway says so too.
 const POLICY_BYTES_MAX: u64 = 1024 * 1024;
@@ -47,21 +37,8 @@ pub(crate) struct Remote {
     /// The config endpoint of a running gateway, as `https://gateway.example:17443`.
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
-    /// The file of a token.
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
-    token_file: Option<PathBuf>,
-    /// The file of a certificate, in PEM.
-    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "key"])]
-    cert: Option<PathBuf>,
-    /// The file of its private key, in PEM.
-    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "cert"])]
-    key: Option<PathBuf>,
-    /// The file of the authority that signed the gateway's certificate [default: the system's].
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
-    ca: Option<PathBuf>,
-    /// The name in the gateway's certificate [default: the host of the URL].
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
-    server_name: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// A question, and how its answer is shown.
@@ -176,43 +153,28 @@ impl Remote {
         let Some(endpoint) = self.endpoint.as_deref() else {
             return Err("which gateway? add `--endpoint https://gateway.example:17443`".to_owned());
         };
-        let uri: Uri = endpoint.parse().map_err(|error| format!("`{endpoint}`: {error}"))?;
-        let (Some("https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return Err(format!("`{endpoint}` is no address of a config endpoint: write https://"));
-        };
-        let request = self.request(authority.as_str(), question)?;
-        let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(443);
-        let whole = async {
-            let mut post = self.connect(&host, port).await?;
+        let address = Address::of(endpoint)?;
+        let request = self.request(&address, question)?;
+        exchange(async {
+            let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
+            let owner: Arc<str> = "config endpoint".into();
+            let spec = self.credentials.tls(&address.host);
+            let connector = tls.connector(&owner, &spec, Application::Http1);
+            let connector = connector.map_err(|error| explain(&error))?;
+            let mut post = address.connect(&connector, PATIENCE).await?;
             post.ask(request, PATIENCE, ANSWER_BYTES_MAX).await.map_err(|error| explain(&error))
-        };
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, whole)
-                .await
-                .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
         })
     }
 
     fn request(
         &self,
-        authority: &str,
+        address: &Address,
         question: &Question<'_>,
     ) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = Request::builder()
-            .uri(&question.path)
-            .header(header::HOST, authority)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &self.token_file {
-            let token = read(file, 4096)?;
-            let token = String::from_utf8_lossy(&token);
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
-        }
+        let mut request = address.question(&question.path, &self.credentials)?;
         let mut body = Bytes::new();
         if let Some(policy) = question.policy {
-            body = read(policy, POLICY_BYTES_MAX)?.into();
+            body = client::read(policy, POLICY_BYTES_MAX)?.into();
             let is_packed = body.starts_with(&[0x1f, 0x8b]);
             let media = if is_packed { "application/gzip" } else { "application/yaml" };
             request = request.method(Method::POST).header(header::CONTENT_TYPE, media);
@@ -221,49 +183,17 @@ impl Remote {
             body = question.to_string().into();
             request = request.method(Method::POST).header(header::CONTENT_TYPE, "application/json");
         }
-        request.body(Full::new(body)).map_err(|_| "the token is no plain text".to_owned())
-    }
-
-    async fn connect(&self, host: &str, port: u16) -> Result<Post, String> {
-        let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
-        let name = self.server_name.as_deref().unwrap_or(host);
-        let file = |path: &PathBuf| Arc::from(path.as_path());
-        let pair = self.cert.as_ref().zip(self.key.as_ref());
-        let spec = ClientTls {
-            sni: Some(name.into()),
-            roots: self.ca.as_ref().map_or(TrustAnchors::System, |ca| TrustAnchors::File(file(ca))),
-            certificate: pair
-                .map(|(cert, key)| KeyPair { cert_file: file(cert), key_file: file(key) }),
-            min_version: defaults::ENDPOINT_TLS,
-        };
-        let owner: Arc<str> = "config endpoint".into();
-        let connector = tls.connector(&owner, &spec, Application::Http1);
-        let connector = connector.map_err(|error| explain(&error))?;
-        let stream = TcpStream::connect((host, port)).await;
-        let stream = stream.map_err(|error| format!("{host}:{port} cannot be reached: {error}"))?;
-        let target = match host.parse() {
-            Ok(address) => Host::Ip(address),
-            Err(_) => Host::Name(host.into()),
-        };
-        let shaken = connector.connect(Upstream::Local(stream), &target, true, PATIENCE).await;
-        let stream = shaken.map_err(|error| match error {
-            Some(error) => format!(
-                "no TLS with {host}:{port}: {}; here `--ca` names that file",
-                explain(&error)
-            ),
-            None => format!("{host}:{port} does not shake hands in time"),
-        })?;
-        Post::begin(Upstream::Tls(stream)).await.map_err(|error| explain(&error))
+        client::whole(request, body)
     }
 }
 
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
-    read_bounded(file, most).map_err(|error| {
-        if error.kind() == ErrorKind::FileTooLarge {
-            format!("`{}` is longer than {most} bytes", file.display())
-        } else {
-            format!("`{}` cannot be read: {error}", file.display())
-        }
+/// Waits for `answer` as long as a person does.
+pub(super) fn exchange<T>(answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
     })
 }
 
