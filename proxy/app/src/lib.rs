@@ -31,6 +31,7 @@ pub mod reload;
 mod running;
 mod send;
 mod serve;
+mod sidecar;
 mod sources;
 mod spool;
 mod state;

@@ -26,7 +26,7 @@ impl Shown {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set(&self, value: Value) {
+    pub(crate) fn set(&self, value: Value) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 }
