@@ -52,10 +52,10 @@ pub(crate) struct ReloadArgs {
 
 /// How a phase went for the clients.
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     /// When each answer came, and how long after its request was due.
     answers: Vec<(Nanos, Nanos)>,
-    failed: usize,
+    pub(crate) failed: usize,
 }
 
 /// Runs it and judges.
@@ -163,14 +163,15 @@ fn commits(
     Ok(())
 }
 
-struct Gateway {
-    process: Process,
-    http: SocketAddr,
+/// A gateway on ports of its own.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) http: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Gateway {
-    fn start(flag: &str, file: &Path, scratch: &Scratch) -> Result<Self> {
+    pub(crate) fn start(flag: &str, file: &Path, scratch: &Scratch) -> Result<Self> {
         let (http, proxy, admin) = (free()?, free()?, free()?);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(TILLGATE_ROLE).args(["gateway", "--log", "warn"]).arg(flag).arg(file);
@@ -197,13 +198,21 @@ impl Seen {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
-    fn line(&self) -> String {
+    /// What one of a hundred took longer than.
+    pub(crate) fn p99(&self) -> Nanos {
+        at(&self.took(), 9_900)
+    }
+
+    /// How long each answer took, the fastest first.
+    fn took(&self) -> Vec<Nanos> {
         let mut took: Vec<Nanos> = self.answers.iter().map(|(_, took)| *took).collect();
         took.sort_unstable();
-        let at = |share: usize| {
-            let index = (took.len() * share / 10_000).min(took.len().saturating_sub(1));
-            millis(took.get(index).copied().unwrap_or(0))
-        };
+        took
+    }
+
+    pub(crate) fn line(&self) -> String {
+        let took = self.took();
+        let at = |share| millis(at(&took, share));
         format!(
             "{} answers, {} failed, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, longest silence \
              {:.2} ms",
@@ -217,8 +226,18 @@ impl Seen {
     }
 }
 
+/// The value below which so many of ten thousand are.
+fn at(sorted: &[Nanos], share: usize) -> Nanos {
+    let index = (sorted.len() * share / 10_000).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or(0)
+}
+
 /// Asks at a steady rate while `work` goes on.
-fn load(address: SocketAddr, rate: u64, work: impl FnOnce() -> Result<()>) -> Result<Seen> {
+pub(crate) fn load(
+    address: SocketAddr,
+    rate: u64,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<Seen> {
     let over = Arc::new(AtomicBool::new(false));
     let pause = NANOS_PER_SEC * CLIENTS / rate.max(1);
     let clients: Vec<_> = (0..CLIENTS)
@@ -274,7 +293,7 @@ fn exchange(stream: &mut Option<TcpStream>, address: SocketAddr) -> Option<()> {
 }
 
 /// A server that says `ok` to everybody.
-fn origin() -> Result<SocketAddr> {
+pub(crate) fn origin() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
@@ -349,10 +368,10 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
     }
 }
 
-fn free() -> Result<SocketAddr> {
+pub(crate) fn free() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn millis(nanos: Nanos) -> f64 {
+pub(crate) fn millis(nanos: Nanos) -> f64 {
     real(nanos) / real(NANOS_PER_MS)
 }

@@ -66,7 +66,9 @@ impl Program {
         let mut command = piped(program);
         command.args(["gateway", "--workers", "2", flag]).arg(&path).args(ANYWHERE).args(more);
         change(&mut command);
-        Self { policy: path, is_own: flag == "--config", ..Self::spawn(command) }
+        let mut program = Self::spawn(command);
+        (program.policy, program.is_own) = (path, flag == "--config");
+        program
     }
 
     /// Starts `program` as a sidecar on free ports of loopback.

@@ -194,7 +194,8 @@ fn a_sidecar_runs_what_its_gateway_says_and_nothing_across_the_line() {
     let gateway = site.gateway();
     let sidecar = site.sidecar();
     answers(&sidecar, "near.example", "near");
-    let by_gateway = gateway.metric("tillgate_requests_total{class=\"payment\",route=\"near\",code=\"200\"}");
+    let by_gateway =
+        gateway.metric("tillgate_requests_total{class=\"payment\",route=\"near\",code=\"200\"}");
     assert_eq!(by_gateway, 0.0, "servers of the store are asked directly");
     answers(&sidecar, "far.example", "far");
     gateway.expect_metric(
@@ -222,8 +223,7 @@ fn a_sidecar_runs_what_its_gateway_says_and_nothing_across_the_line() {
 
     assert_eq!(site.far.by_others.load(Ordering::SeqCst), 0, "somebody else crosses the line");
     assert!(site.far.origin.connections() > 0);
-    let allowed: BTreeSet<u16> =
-        site.ports.into_iter().chain([site.near.address.port()]).collect();
+    let allowed: BTreeSet<u16> = site.ports.into_iter().chain([site.near.address.port()]).collect();
     let own = ["http", "gateway-proxy", "admin"].map(|name| sidecar.address(name).port());
     for (local, remote) in sockets(&sidecar.id().to_string()) {
         let is_client = own.contains(&local.port());

@@ -149,7 +149,7 @@ fn first(spec: &Spec) -> Result<Option<Slice>, String> {
             tokio::time::sleep(FIRST_AGAIN).await;
         }
     };
-    let asked = runtime.block_on(tokio::time::timeout_at(until.into(), asked)).ok();
+    let asked = runtime.block_on(async { tokio::time::timeout_at(until.into(), asked).await }).ok();
     runtime.shutdown_background();
     Ok(asked)
 }

@@ -15,12 +15,14 @@ use crate::civil::{Interval, Timestamp, merge, rest};
 use crate::class::ClassId;
 use crate::units::{BitRate, PerDirection};
 
+mod applying;
 mod approval;
 mod blockers;
 mod history;
 mod pattern;
 mod stages;
 
+pub use applying::Applying;
 pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
 pub use blockers::Blocker;
 pub use history::{History, Ran};

@@ -74,26 +74,12 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// What would happen to a request with this head.
-    pub(super) fn explain(head: &Parts) -> Self {
-        let text =
-            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers: Map<String, Value> = head
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), Value::from(text(value))))
-            .collect();
-        let named = head.uri.authority().map(ToString::to_string);
-        let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
-        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let body = json!({"http": {
-            "method": head.method.as_str(), "authority": authority, "path": target,
-            "headers": headers,
-        }});
+    /// What would happen to what `asked` describes.
+    pub(super) fn explain(asked: Value) -> Self {
         Self {
-            body: Some(body),
+            body: Some(asked),
             finds: shown::is_refused,
-            ..Self::new("/v1/explain", shown::explain)
+            ..Self::new("/v1/explain", crate::explain::text::of)
         }
     }
 
@@ -105,6 +91,22 @@ impl<'a> Question<'a> {
             given.map(|(name, value)| format!("{name}={}", escaped(value))).collect();
         Self::new(&format!("/v1/windows?{}", pairs.join("&")), shown::windows)
     }
+}
+
+/// A request with this head, as a question has it.
+pub(super) fn request(head: &Parts) -> Value {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers: Map<String, Value> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), Value::from(text(value))))
+        .collect();
+    let named = head.uri.authority().map(ToString::to_string);
+    let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    json!({
+        "method": head.method.as_str(), "authority": authority, "path": target, "headers": headers,
+    })
 }
 
 /// As a part of a path or of a query.

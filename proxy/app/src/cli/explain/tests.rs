@@ -54,6 +54,8 @@ fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answ
     run(&Options {
         config: Some(config.path.clone()),
         store: None,
+        image: None,
+        at: None,
         headers,
         output,
         request,
