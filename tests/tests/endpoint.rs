@@ -258,6 +258,13 @@ fn who_asks_wrongly_is_told_why() {
     refused(&viewer.get("/v1/revisions/sha256:00"), 404);
     refused(&viewer.ask("GET", "/v1/status", "Accept: text/html\r\n", ""), 406);
     refused(&viewer.ask("GET", "/v1/status", "Accept: application/json;q=0\r\n", ""), 406);
+    let versioned = |version: u8| {
+        let media = format!("application/vnd.tillgate.config.v{version}+json");
+        (viewer.ask("GET", "/v1/config", &format!("Accept: {media}\r\n"), ""), media)
+    };
+    let (first, media) = versioned(1);
+    assert_eq!((first.status, first.header("content-type")), (200, Some(&*media)));
+    refused(&versioned(2).0, 406);
     for accept in ["*/*", "application/*", "text/html, application/json;q=0.1"] {
         let reply = viewer.ask("GET", "/v1/status", &format!("Accept: {accept}\r\n"), "");
         assert_eq!(reply.status, 200, "{accept}");

@@ -5,28 +5,30 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::ClientConfig;
 use serde_json::Value;
 use tempfile::TempDir;
+use tillgate_config::effective::{Effective, ListenerProtocol};
 use tillgate_config::load_text;
-use tillgate_core::endpoint::EndpointSpec;
-use tillgate_core::matching::TrafficPolicy;
+use tillgate_core::backend::Host;
 use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, get};
-use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::Wire;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const SIDECAR: &str = "sidecar-0123456789abcdef0123456789";
 const VIEWER: &str = "viewer-0123456789abcdef01234567890";
+
+/// Where the server across the line is, as far as the language knows.
+const FAR_AWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)), 9000);
 
 /// A gateway whose ports stay the same when it comes back, and what is around it.
 struct Site {
@@ -121,29 +123,38 @@ impl Site {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn endpoint(&self) -> EndpointSpec {
+    /// A server in the store and one across the line, by `names`.
+    fn store(&self, names: [&str; 2]) -> Effective {
         let tokens = &[("pos-1", "sidecar"), ("viewer", "viewer")];
         let wanted = Wanted { auth: "Token", has_ca: false, tokens, hooks: &[], down: "20Mbit/s" };
-        let text = endpoint::policy(|name| self.path(name), &wanted);
-        let mut endpoint = load_text("store.yaml", &text).unwrap().endpoint.unwrap();
-        endpoint.listener.address = loopback(self.ports[2]);
-        endpoint
-    }
-
-    /// A server in the store and one across the line, by `names`.
-    fn store(&self, names: [&str; 2]) -> Store {
-        Store::default()
-            .local("near", names[0], "payment", self.near.address)
-            .cloud("far", names[1], "payment", self.far.origin.address)
-            .egress(TrafficPolicy::Allow)
-            .http_on(loopback(self.ports[0]))
-            .forward_on(loopback(self.ports[1]))
-            .endpoint(self.endpoint())
-            .digest(&format!("sha256:{}", names.join("-")))
+        let [http, forward, endpoint] = self.ports;
+        let mut text = endpoint::policy(|name| self.path(name), &wanted);
+        text = text.replace("listen: 127.0.0.1:0", &format!("listen: 127.0.0.1:{endpoint}"));
+        let head = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ";
+        let servers = [("near", "Local", self.near.address), ("far", "Cloud", FAR_AWAY)];
+        for ((name, location, at), host) in servers.into_iter().zip(names) {
+            text.push_str(&format!(
+                "{head}Backend\nmetadata: {{name: {name}}}\nspec: {{location: {location}, protocol: \
+                 HTTP, endpoints: [{{ip: {{address: {}, port: {}}}}}]}}\n{head}ServiceRoute\n\
+                 metadata: {{name: {name}}}\nspec:\n  hostnames: [{host}]\n  trafficClass: \
+                 payment\n  rules: [{{name: all, backendRefs: [{{name: {name}}}]}}]\n",
+                at.ip(),
+                at.port()
+            ));
+        }
+        let mut effective = load_text("store.yaml", &text).unwrap();
+        // The language knows that loopback is not across a line.
+        let far = effective.backends.iter_mut().find(|one| &*one.name == "far").unwrap();
+        far.endpoints[0].host = Host::Ip(self.far.origin.address.ip());
+        far.endpoints[0].port = self.far.origin.address.port();
+        effective
+            .with_listener(ListenerProtocol::Http, loopback(http))
+            .with_listener(ListenerProtocol::ForwardProxy, loopback(forward))
+            .with_listener(ListenerProtocol::Admin, loopback(0))
     }
 
     fn gateway(&self) -> Gateway {
-        Gateway::start(self.store(["near.example", "far.example"]).build())
+        Gateway::start(self.store(["near.example", "far.example"]))
     }
 
     fn sidecar(&self) -> Program {
@@ -214,7 +225,7 @@ fn a_sidecar_runs_what_its_gateway_says_and_nothing_across_the_line() {
     assert_eq!((&one["id"], &one["workload"]), (&"pos-1".into(), &"pos/checkout".into()));
     assert_eq!(one["activeDigest"], one["wanted"]);
     // Another config reaches it without being asked for twice.
-    gateway.control.reload(site.store(["near.example", "moved.example"]).build()).unwrap();
+    gateway.control.reload(site.store(["near.example", "moved.example"])).unwrap();
     eventually("the new route is there", || {
         (get(sidecar.address("http"), "moved.example").status == 200).then_some(())
     });
@@ -258,7 +269,7 @@ fn a_sidecar_starts_and_serves_without_its_gateway() {
 
     // It comes back with something else.
     let changed = site.store(["near.example", "moved.example"]);
-    let _gateway = Gateway::start(changed.build());
+    let _gateway = Gateway::start(changed);
     eventually("the sidecar follows again", || {
         (get(sidecar.address("http"), "moved.example").status == 200).then_some(())
     });
@@ -272,17 +283,17 @@ fn what_cannot_be_taken_is_refused_and_what_ran_stays() {
     let sidecar = site.sidecar();
     let active = site.instance_is("in_sync")["activeDigest"].clone();
     // A name that no policy could have: of a version that this one does not know, say.
-    let strange = site.store(["near.example", "far.example"]);
-    let strange = strange.rule(|rule| rule.name = "no name".into()).digest("sha256:strange");
-    gateway.control.reload(strange.build()).unwrap();
+    let mut strange = site.store(["near.example", "far.example"]);
+    strange.routes.rules[0].name = "no name".into();
+    gateway.control.reload(strange.with_workers(2)).unwrap();
     let one = site.instance_is("nacked");
     assert_eq!(one["activeDigest"], active, "what ran stays");
     assert_eq!(one["error"]["code"], "INVALID_CONFIG");
-    assert!(one["error"]["path"].as_str().unwrap().contains("ServiceRoute/far"), "{one}");
+    assert!(one["error"]["path"].as_str().unwrap().contains("ServiceRoute/"), "{one}");
     assert_eq!(one["refusedDigest"], one["wanted"]);
     answers(&sidecar, "near.example", "near");
     // What can be taken is taken.
-    gateway.control.reload(site.store(["near.example", "far.example"]).build()).unwrap();
+    gateway.control.reload(site.store(["near.example", "far.example"])).unwrap();
     assert_eq!(site.instance_is("in_sync")["activeDigest"], active);
 }
 

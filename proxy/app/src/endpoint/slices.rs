@@ -14,7 +14,8 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tillgate_config::effective::{Effective, Slice};
@@ -24,7 +25,7 @@ use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
 use super::problem::Problem;
-use super::routes::JSON;
+use super::routes::{JSON, JSON_V1};
 use super::{Ask, Desk};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
@@ -98,11 +99,22 @@ struct Wanted {
     wait: Option<Duration>,
     narrowed: Option<Role>,
     packed: bool,
+    /// The caller names the version of the shape that it understands.
+    versioned: bool,
 }
 
 impl Wanted {
     fn of(ask: &Ask) -> Result<Self, Problem> {
-        let mut wanted = Self { wait: preferred(&ask.head.headers), narrowed: None, packed: false };
+        let headers = &ask.head.headers;
+        let mut wanted = Self {
+            wait: preferred(headers),
+            narrowed: None,
+            packed: takes_gzip(headers),
+            versioned: headers
+                .get_all(ACCEPT)
+                .iter()
+                .any(|one| one.as_bytes() == JSON_V1.as_bytes()),
+        };
         for (name, value) in ask.query()? {
             match &*name {
                 "wait" => wanted.wait = Some(seconds(&value)?),
@@ -110,7 +122,6 @@ impl Wanted {
                 _ => {}
             }
         }
-        wanted.packed = takes_gzip(&ask.head.headers);
         Ok(wanted)
     }
 }
@@ -213,7 +224,8 @@ fn answer(slices: &Slices, shown: &Shown, headers: &HeaderMap, wanted: &Wanted) 
     } else {
         let body = if wanted.packed { &shown.packed } else { &shown.plain };
         let mut answer = Response::new(Body::from(body.clone()));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        let media = if wanted.versioned { JSON_V1 } else { JSON };
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
         if wanted.packed {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -225,7 +237,7 @@ fn answer(slices: &Slices, shown: &Shown, headers: &HeaderMap, wanted: &Wanted) 
         (DIGEST, Some(shown.digest.to_string())),
         (STORE, Some(slices.store.to_string())),
         (CACHE_CONTROL, Some("private, no-cache".to_owned())),
-        (VARY, Some("Authorization, Accept-Encoding".to_owned())),
+        (VARY, Some("Authorization, Accept, Accept-Encoding".to_owned())),
         (APPLIED, waited),
     ];
     for (name, value) in all {

@@ -140,3 +140,71 @@ fn what_meets_no_rule_or_is_no_request_is_told() {
     let bad = ask(&POLICY.replace("5Mbit/s", "5Mbps"), &[], &[URL], Output::Text);
     assert_eq!(bad.code, 1, "{}", bad.stderr);
 }
+
+/// A pull in a store of the example fleet.
+fn pulled(store: &str, image: &str, at: &str, output: Output) -> Answer {
+    let fleet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/examples/fleet/policy");
+    run(&Options {
+        config: Some(fleet),
+        store: Some(store.to_owned()),
+        image: Some(image.to_owned()),
+        at: Some(at.to_owned()),
+        headers: Vec::new(),
+        output,
+        request: Vec::new(),
+        remote: Remote::default(),
+    })
+}
+
+#[test]
+fn a_held_image_is_explained_for_another_time() {
+    let friday = "2026-11-27T20:10:00Z";
+    let answer = pulled("0412", "pos/checkout", friday, Output::Json);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    let shown: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!((&shown["verdict"], &shown["at"]), (&"Held".into(), &friday.into()));
+    assert_eq!(
+        (&shown["told"]["status"], &shown["rollout"]["ring"]),
+        (&429.into(), &"pilot".into())
+    );
+    let held: Vec<&str> = shown["heldBy"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|it| it["document"].as_str())
+        .collect();
+    assert!(held.contains(&"Freeze/black-friday-2026"), "{held:?}");
+    // The freeze ends in the morning; the store closes at 20:00, and windows open half an hour later.
+    assert_eq!(shown["nextOpen"], "2026-12-01T19:30:00Z");
+    let calendar = shown["calendar"].as_array().unwrap();
+    let freeze = calendar.iter().find(|it| it["document"] == held[0]).unwrap();
+    assert_eq!(freeze["isActive"], true);
+    assert!(
+        freeze["origin"].as_str().unwrap().contains("71-freeze-black-friday.yaml:"),
+        "{freeze}"
+    );
+    let text = pulled("0412", "pos/checkout", friday, Output::Text).stdout;
+    assert!(text.contains("opens      2026-12-01T19:30:00Z"), "{text}");
+
+    let night = pulled("0412", "pos/checkout", "2026-12-02T01:00:00Z", Output::Json);
+    assert_eq!(night.code, 0, "{}", night.stdout);
+    let unknown = format!("pos/checkout@sha256:{}", "0".repeat(64));
+    let unknown = pulled("0412", &unknown, friday, Output::Json);
+    assert!(unknown.stdout.contains("\"verdict\": \"Unknown\""), "{}", unknown.stdout);
+    let law = format!("registry.fjordmart.example/vision/faces@sha256:{}", "0".repeat(64));
+    let law = pulled("3105", &law, friday, Output::Json);
+    assert!(law.stdout.contains("\"verdict\": \"Prohibited\""), "{}", law.stdout);
+    for wrong in ["nobody/knows", "pos/checkout@sha256:1"] {
+        assert_eq!(pulled("0412", wrong, friday, Output::Text).code, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn what_else_nearly_matched_is_told() {
+    let shown = json(POLICY, &[], &["http://pay.example/old"]);
+    assert_eq!(shown["because"], serde_json::json!(["host pay.example", "path prefix /old"]));
+    assert_eq!(shown["rejected"][0]["because"], "it matches too, but less precisely");
+    let other = json(POLICY, &[], &["http://pay.example/price"]);
+    assert_eq!(other["rejected"][0]["because"], "not path prefix /old");
+    assert!(other["rejected"][0]["origin"].as_str().unwrap().contains("store.yaml:"), "{other}");
+}
