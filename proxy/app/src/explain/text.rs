@@ -122,7 +122,7 @@ fn image(shown: &Value) -> String {
         let (document, by) = (word(&one["document"]), word(&one["by"]));
         line(&mut out, "suspended", &format!("{document} by {by}"));
     }
-    if let Some(next) = shown["nextOpen"].as_str() {
+    if let Some(next) = shown["nextOpen"].as_str().filter(|_| verdict != "Open") {
         line(&mut out, "opens", next);
     }
     let rollout = &shown["rollout"];

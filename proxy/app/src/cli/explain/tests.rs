@@ -158,42 +158,42 @@ fn pulled(store: &str, image: &str, at: &str, output: Output) -> Answer {
 
 #[test]
 fn a_held_image_is_explained_for_another_time() {
-    let friday = "2026-11-27T20:10:00Z";
-    let answer = pulled("0412", "pos/checkout", friday, Output::Json);
+    let at_noon = "2026-11-28T12:10:00Z";
+    let answer = pulled("0412", "pos/checkout", at_noon, Output::Json);
     assert_eq!(answer.code, 1, "{}", answer.stderr);
     let shown: Value = serde_json::from_str(&answer.stdout).unwrap();
-    assert_eq!((&shown["verdict"], &shown["at"]), (&"Held".into(), &friday.into()));
-    assert_eq!(
-        (&shown["told"]["status"], &shown["rollout"]["ring"]),
-        (&429.into(), &"pilot".into())
-    );
-    let held: Vec<&str> = shown["heldBy"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|it| it["document"].as_str())
-        .collect();
-    assert!(held.contains(&"Freeze/black-friday-2026"), "{held:?}");
-    // The freeze ends in the morning; the store closes at 20:00, and windows open half an hour later.
-    assert_eq!(shown["nextOpen"], "2026-12-01T19:30:00Z");
-    let calendar = shown["calendar"].as_array().unwrap();
+    assert_eq!((&shown["verdict"], &shown["at"]), (&"Held".into(), &at_noon.into()));
+    let ring = &shown["rollout"]["ring"];
+    assert_eq!((&shown["told"]["status"], ring), (&429.into(), &"pilot".into()));
+    let list = |name: &str| shown[name].as_array().unwrap().clone();
+    let held: Vec<Value> = list("heldBy").into_iter().map(|it| it["document"].clone()).collect();
+    assert_eq!(held, ["Freeze/black-friday-2026", "outside ChangeWindow/closed-hours"]);
+    // The freeze ends at six in the morning of Oslo, while the store is closed.
+    assert_eq!(shown["nextOpen"], "2026-12-01T05:00:00Z");
+    let calendar = list("calendar");
     let freeze = calendar.iter().find(|it| it["document"] == held[0]).unwrap();
     assert_eq!(freeze["isActive"], true);
-    assert!(
-        freeze["origin"].as_str().unwrap().contains("71-freeze-black-friday.yaml:"),
-        "{freeze}"
-    );
-    let text = pulled("0412", "pos/checkout", friday, Output::Text).stdout;
-    assert!(text.contains("opens      2026-12-01T19:30:00Z"), "{text}");
+    let origin = freeze["origin"].as_str().unwrap();
+    assert!(origin.contains("71-freeze-black-friday.yaml:5"), "{origin}");
+    let text = pulled("0412", "pos/checkout", at_noon, Output::Text).stdout;
+    assert!(text.contains("opens      2026-12-01T05:00:00Z"), "{text}");
 
+    // The evening before there is an exception for one store and one image.
+    let friday = "2026-11-27T20:10:00Z";
+    let hotfix = pulled("0412", "pos/checkout", friday, Output::Text);
+    let by = "suspended  Freeze/black-friday-2026 by Override/hotfix-tax-0412";
+    assert_eq!(hotfix.code, 0, "{}", hotfix.stdout);
+    assert!(hotfix.stdout.contains(by) && !hotfix.stdout.contains("opens"), "{}", hotfix.stdout);
+    assert_eq!(pulled("0412", "pos/pricing", friday, Output::Text).code, 1);
     let night = pulled("0412", "pos/checkout", "2026-12-02T01:00:00Z", Output::Json);
     assert_eq!(night.code, 0, "{}", night.stdout);
-    let unknown = format!("pos/checkout@sha256:{}", "0".repeat(64));
-    let unknown = pulled("0412", &unknown, friday, Output::Json);
-    assert!(unknown.stdout.contains("\"verdict\": \"Unknown\""), "{}", unknown.stdout);
-    let law = format!("registry.fjordmart.example/vision/faces@sha256:{}", "0".repeat(64));
-    let law = pulled("3105", &law, friday, Output::Json);
-    assert!(law.stdout.contains("\"verdict\": \"Prohibited\""), "{}", law.stdout);
+    let verdict = |store: &str, image: &str| {
+        let image = format!("{image}@sha256:{}", "0".repeat(64));
+        let answer = pulled(store, &image, friday, Output::Json);
+        serde_json::from_str::<Value>(&answer.stdout).unwrap()["verdict"].clone()
+    };
+    assert_eq!(verdict("0412", "pos/checkout"), "Unknown");
+    assert_eq!(verdict("3105", "registry.fjordmart.example/vision/faces"), "Prohibited");
     for wrong in ["nobody/knows", "pos/checkout@sha256:1"] {
         assert_eq!(pulled("0412", wrong, friday, Output::Text).code, 2, "{wrong}");
     }
