@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::kinds::Kind;
+
 mod render;
 
 /// A stretch of one line of a policy file.
@@ -75,6 +77,11 @@ impl Finding {
             related: Vec::new(),
             stores: Box::default(),
         }
+    }
+
+    /// What kind of document it is about, where it is about one.
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::by_name(self.path.split_once('/')?.0)
     }
 
     /// The same with the path of the value it is about.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::origin::Origin;
@@ -75,6 +75,20 @@ impl Chain {
     /// # Panics
     /// If the temporary folder cannot be written.
     pub fn bootstrap(&self, sources: &[String], more: &str) -> PathBuf {
+        self.bootstrap_of("store-0412", &self.state(), sources, more)
+    }
+
+    /// The same of a store that keeps its state in `state`.
+    ///
+    /// # Panics
+    /// If the temporary folder cannot be written.
+    pub fn bootstrap_of(
+        &self,
+        store: &str,
+        state: &Path,
+        sources: &[String],
+        more: &str,
+    ) -> PathBuf {
         let key = |name: &str, roles: &str| {
             let pem = fs::read_to_string(self.folder.join(format!("{name}.pub"))).expect("a key");
             let key: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
@@ -82,14 +96,14 @@ impl Chain {
         };
         let text = format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: \
-             store-0412}}\nspec:\n  storeId: store-0412\n  role: Gateway\n  stateDir: {}\n  \
+             {store}}}\nspec:\n  storeId: {store}\n  role: Gateway\n  stateDir: {}\n  \
              sources:\n{}  trust:\n    threshold: 1\n    keys:\n      - {}\n      - {}\n{more}",
-            self.state().display(),
+            state.display(),
             sources.iter().map(|one| format!("    - {one}\n")).collect::<String>(),
             key("ci", "roles: [bundle]"),
             key("release", "roles: [ring-promotion, override], approvesAs: [release-manager]"),
         );
-        let path = self.folder.join("bootstrap.yaml");
+        let path = self.folder.join(format!("{store}.bootstrap.yaml"));
         fs::write(&path, text).expect("room");
         path
     }

@@ -6,6 +6,10 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::PATIENCE;
 
+mod block;
+
+pub use self::block::{field, fields, grpc_request, request};
+
 /// The types of frames (RFC 9113 section 6).
 #[allow(missing_docs, reason = "the names say it")]
 pub mod kind {
@@ -68,6 +72,12 @@ impl Frame {
     /// The first four bytes of its payload as a number: RST_STREAM's code.
     pub fn number(&self) -> u32 {
         self.payload.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    }
+
+    /// What a GOAWAY says.
+    fn goodbye(&self) -> End {
+        let bytes = self.payload.get(4..8).and_then(|bytes| bytes.first_chunk());
+        End::GoAway(bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes)))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -234,8 +244,7 @@ impl Frames {
                     return End::Reset(frame.stream, frame.number());
                 }
                 Some(frame) if frame.kind == kind::GOAWAY => {
-                    let bytes = frame.payload.get(4..8).and_then(|b| b.first_chunk());
-                    return End::GoAway(bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes)));
+                    return frame.goodbye();
                 }
                 Some(_) => {}
             }
@@ -252,8 +261,7 @@ impl Frames {
             match self.frame() {
                 None => return Err(End::Closed),
                 Some(frame) if frame.kind == kind::GOAWAY => {
-                    let bytes = frame.payload.get(4..8).and_then(|b| b.first_chunk());
-                    return Err(End::GoAway(bytes.map_or(0, |b| u32::from_be_bytes(*b))));
+                    return Err(frame.goodbye());
                 }
                 Some(frame) if frame.kind == kind::PING && frame.flags & flag::ACK != 0 => {
                     return Ok(());
@@ -288,29 +296,4 @@ impl Frames {
             }
         }
     }
-}
-
-/// A field that the coder's tables have nothing to do with.
-pub fn field(name: &str, value: &str) -> Vec<u8> {
-    let mut bytes = vec![0];
-    for text in [name, value] {
-        bytes.push(u8::try_from(text.len()).ok().filter(|l| *l < 127).expect("a short text"));
-        bytes.extend(text.as_bytes());
-    }
-    bytes
-}
-
-/// Fields.
-pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
-    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
-}
-
-/// The pseudo-fields of a request to `api.example`.
-pub fn request(method: &str, path: &str) -> Vec<u8> {
-    fields(&[
-        (":method", method),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "api.example"),
-    ])
 }

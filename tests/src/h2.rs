@@ -91,10 +91,9 @@ impl Client {
     }
 }
 
-async fn start<S>(stream: S) -> hyper::client::conn::http2::SendRequest<Full<Bytes>>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
+async fn start(
+    stream: impl Stream + 'static,
+) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
         .await
@@ -118,6 +117,11 @@ async fn collect(response: Response<Incoming>) -> Answer {
     }
     Answer { head, body: body.into(), trailers, complete }
 }
+
+/// What HTTP/2 is spoken on, with TLS or without.
+trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Stream for S {}
 
 /// A server that speaks nothing but HTTP/2.
 pub struct Origin {
@@ -155,7 +159,7 @@ impl Origin {
         + Sync
         + 'static,
     ) -> Self {
-        Self::serve(200, Some(config.into()), answer)
+        Self::serve(200, Some(config), answer)
     }
 
     /// The same; it takes `streams_max` requests at a time on one connection.
@@ -174,23 +178,16 @@ impl Origin {
 
     fn serve(
         streams_max: u32,
-        tls: Option<tokio_rustls::TlsAcceptor>,
+        tls: Option<Arc<rustls::ServerConfig>>,
         answer: impl Fn(http::request::Parts, Bytes, Option<HeaderMap>) -> Frames
         + Send
         + Sync
         + 'static,
     ) -> Self {
-        let runtime = runtime();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&connections);
         let answer = Arc::new(answer);
-        let listener =
-            runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let address = listener.local_addr().expect("a bound socket");
-        runtime.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                counter.fetch_add(1, Ordering::SeqCst);
-                let answer = Arc::clone(&answer);
+        Self::listen(tls, move |stream| {
+            let answer = Arc::clone(&answer);
+            async move {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let answer = Arc::clone(&answer);
                     async move {
@@ -203,18 +200,9 @@ impl Origin {
                 });
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 server.max_concurrent_streams(streams_max);
-                let Some(tls) = tls.clone() else {
-                    tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
-                    continue;
-                };
-                tokio::spawn(async move {
-                    if let Ok(stream) = tls.accept(stream).await {
-                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                    }
-                });
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
             }
-        });
-        Self { address, connections, _runtime: runtime }
+        })
     }
 
     /// A server of both versions, which echoes on WebSockets after it has said `hello`: by
@@ -223,23 +211,35 @@ impl Origin {
     /// # Panics
     /// If there is no free port.
     pub fn sockets(tls: Option<Arc<rustls::ServerConfig>>, takes_streams: bool) -> Self {
+        Self::listen(tls, move |stream| serve_sockets(stream, takes_streams))
+    }
+
+    /// A server that gives each connection to `serve`, after TLS if there is any.
+    fn listen<S>(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        serve: impl Fn(Box<dyn Stream>) -> S + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
         let runtime = runtime();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
         let tls = tls.map(tokio_rustls::TlsAcceptor::from);
+        let serve = Arc::new(serve);
         let listener =
             runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                let tls = tls.clone();
+                let (tls, serve) = (tls.clone(), Arc::clone(&serve));
                 tokio::spawn(async move {
                     match tls {
-                        None => serve_sockets(stream, takes_streams).await,
+                        None => serve(Box::new(stream)).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve_sockets(stream, takes_streams).await;
+                                serve(Box::new(stream)).await;
                             }
                         }
                     }
@@ -255,10 +255,7 @@ impl Origin {
     }
 }
 
-async fn serve_sockets<S>(stream: S, takes_streams: bool)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_sockets(stream: Box<dyn Stream>, takes_streams: bool) {
     let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     if takes_streams {
         server.http2().enable_connect_protocol();

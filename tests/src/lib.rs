@@ -8,11 +8,13 @@
 
 pub mod chain;
 pub mod endpoint;
+pub mod follower;
 pub mod frames;
 pub mod fuzz;
 pub mod gateway;
 pub mod h2;
 pub mod hammer;
+pub mod machine;
 pub mod mirror;
 pub mod moody;
 pub mod origin;

@@ -52,6 +52,63 @@ pub fn folder() -> TempDir {
     TempDir::new().expect("a folder")
 }
 
+/// A registry with one blob, and a gateway that mirrors it.
+pub struct OneBlob {
+    /// Where the blob comes from.
+    pub registry: Registry,
+    /// Where the cache is.
+    pub folder: TempDir,
+    /// The mirror.
+    pub gateway: Gateway,
+    /// The blob.
+    pub content: Vec<u8>,
+    /// Its digest.
+    pub digest: String,
+}
+
+impl OneBlob {
+    /// A blob of so many bytes.
+    pub fn new(seed: u64, size: usize) -> Self {
+        let (registry, folder) = (Registry::start(), folder());
+        let content = bytes(seed, size);
+        let digest = registry.blob(&content);
+        let gateway = start(&registry, &folder);
+        Self { registry, folder, gateway, content, digest }
+    }
+
+    /// Where the mirror has it.
+    pub fn path(&self) -> String {
+        blob_path(&self.digest)
+    }
+
+    /// Pulls it, whatever comes.
+    pub fn pull(&self) -> Reply {
+        get(&self.gateway, &self.path())
+    }
+
+    /// Pulls it: the whole blob comes.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[track_caller]
+    pub fn pull_whole(&self) {
+        let reply = self.pull();
+        assert!(reply.complete && reply.body == self.content, "not the blob: {}", reply.line);
+    }
+
+    /// Begins to pull it: what comes behind a good head.
+    ///
+    /// # Panics
+    /// If the head is another.
+    #[track_caller]
+    pub fn begin_pull(&self) -> Wire {
+        let mut wire = Wire::connect(self.gateway.listeners["registry"]);
+        wire.send(format!("GET {} HTTP/1.1\r\nHost: gw\r\n\r\n", self.path()));
+        assert_eq!(wire.head().status, 200);
+        wire
+    }
+}
+
 /// Asks the mirror, with further fields.
 pub fn ask_with(gateway: &Gateway, method: &str, path: &str, fields: &str) -> Reply {
     let mut wire = Wire::connect(gateway.listeners["registry"]);

@@ -1,9 +1,10 @@
 //! A server in the hands of a test: every connection is given to a closure with its number.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::frames::Frames;
 use crate::wire::Wire;
 
 /// A server on a port of the kernel's choice; it takes connections until dropped.
@@ -20,6 +21,20 @@ impl Origin {
     /// # Panics
     /// If there is no free port.
     pub fn start(serve: impl Fn(Wire, usize) + Send + Sync + 'static) -> Self {
+        Self::accept(move |stream, number| serve(Wire::new(stream), number))
+    }
+
+    /// A server of HTTP/2 that gives each connection to `serve` after its greeting.
+    pub fn in_frames(serve: impl Fn(Frames, usize) + Send + Sync + 'static) -> Self {
+        Self::accept(move |stream, number| {
+            let mut frames = Frames::new(stream);
+            frames.preface();
+            frames.greet(&[]);
+            serve(frames, number);
+        })
+    }
+
+    fn accept(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let (connections, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -34,7 +49,7 @@ impl Origin {
                 let Ok(stream) = stream else { continue };
                 let number = connections.fetch_add(1, Ordering::SeqCst);
                 let serve = Arc::clone(&serve);
-                std::thread::spawn(move || serve(Wire::new(stream), number));
+                std::thread::spawn(move || serve(stream, number));
             }
         });
         origin
@@ -75,7 +90,7 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
         // Wakes the accept; a refusal is as good.
-        drop(std::net::TcpStream::connect(self.address));
+        drop(TcpStream::connect(self.address));
     }
 }
 

@@ -1,5 +1,5 @@
 //! HTTP/2 frame by frame against the HTTP entry: the cases of h2spec by their numbers (generic,
-//! http2 and hpack sections), as a table of what is sent and what must follow.
+//! http2 and hpack sections), as tables of what must follow and what is sent.
 //!
 //! Where RFC 9113 allows an error of the stream to be one of the connection, both pass. Where it
 //! wants an error of the connection with another code, `PROTOCOL_ERROR` passes if the connection
@@ -22,10 +22,11 @@ mod generic;
 mod hpack;
 #[path = "h2_frames/states.rs"]
 mod states;
+#[path = "h2_frames/talk.rs"]
+mod talk;
 
 use self::Expect::{Answer, Connection, Ignored, Peace, Stream};
-
-const ALL: u8 = flag::END_HEADERS | flag::END_STREAM;
+use self::talk::{Talk, request_after, setting};
 
 /// What must follow.
 #[derive(Clone, Copy, Debug)]
@@ -42,42 +43,41 @@ enum Expect {
     Peace,
 }
 
-type Case = (&'static str, fn(&mut Frames), Expect);
+const PROTOCOL: &[u32] = &[code::PROTOCOL_ERROR];
+const SIZE: &[u32] = &[code::FRAME_SIZE_ERROR];
+const CLOSED: &[u32] = &[code::STREAM_CLOSED];
+const CLOSED_OR_PROTOCOL: &[u32] = &[code::STREAM_CLOSED, code::PROTOCOL_ERROR];
+const REFUSED: &[u32] = &[code::PROTOCOL_ERROR, code::REFUSED_STREAM];
+const FLOW: &[u32] = &[code::FLOW_CONTROL_ERROR];
+const COMPRESSION: &[u32] = &[code::COMPRESSION_ERROR];
 
-fn run(cases: &[Case]) {
+/// What a client does on a connection of its own.
+type Act = fn(&mut Talk) -> &mut Talk;
+
+/// A row of a table: its name, what must follow, what is sent.
+struct Case(&'static str, Expect, Act);
+
+/// Short, so that most rows are one line.
+const fn case(name: &'static str, expected: Expect, act: Act) -> Case {
+    Case(name, expected, act)
+}
+
+fn start() -> (Origin, Gateway) {
     let origin = Origin::echoing();
     let store = Store::default().local("api", "api.example", "default", origin.address);
     let gateway = Gateway::start(store.build());
+    (origin, gateway)
+}
+
+/// Tries each case; all that went wrong are told together.
+fn run(cases: &[Case]) {
+    let (_origin, gateway) = start();
     let mut wrong = Vec::new();
-    for (name, act, expected) in cases {
-        let mut frames = Frames::connect(gateway.http);
+    for Case(name, expected, act) in cases {
+        let mut talk = Talk(Frames::connect(gateway.http));
         eprintln!("{name}");
-        act(&mut frames);
-        let seen = match expected {
-            Answer => {
-                frames.answer(1);
-                continue;
-            }
-            Ignored => match frames.ping() {
-                Ok(()) => continue,
-                Err(end) => end,
-            },
-            Peace => match frames.ping() {
-                Ok(()) | Err(End::Closed | End::GoAway(code::NO_ERROR)) => continue,
-                Err(end) => end,
-            },
-            Connection(_) | Stream(_) => frames.end(),
-        };
-        let fits = match (&seen, expected) {
-            (End::Closed, Connection(_) | Stream(_)) => true,
-            (End::GoAway(code), Connection(codes) | Stream(codes)) => {
-                let known = codes.contains(code) || *code == code::PROTOCOL_ERROR;
-                known && frames.end() == End::Closed
-            }
-            (End::Reset(_, code), Stream(codes)) => codes.contains(code),
-            _ => false,
-        };
-        if !fits {
+        act(&mut talk);
+        if let Err(seen) = follows(&mut talk.0, *expected) {
             wrong.push(format!("{name}: {seen:?} instead of {expected:?}"));
         }
     }
@@ -86,26 +86,37 @@ fn run(cases: &[Case]) {
     assert_eq!(reply.status, 200, "it still serves");
 }
 
-const PROTOCOL: &[u32] = &[code::PROTOCOL_ERROR];
-const SIZE: &[u32] = &[code::FRAME_SIZE_ERROR];
-const CLOSED: &[u32] = &[code::STREAM_CLOSED];
-const CLOSED_OR_PROTOCOL: &[u32] = &[code::STREAM_CLOSED, code::PROTOCOL_ERROR];
-const FLOW: &[u32] = &[code::FLOW_CONTROL_ERROR];
-const COMPRESSION: &[u32] = &[code::COMPRESSION_ERROR];
-
-fn with(extra: &[(&str, &str)]) -> Vec<u8> {
-    [request("GET", "/"), fields(extra)].concat()
-}
-
-fn setting(id: u16, value: u32) -> Vec<u8> {
-    [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
+/// Whether what follows is what must; else what it is.
+fn follows(frames: &mut Frames, expected: Expect) -> Result<(), End> {
+    let codes = match expected {
+        Answer => {
+            frames.answer(1);
+            return Ok(());
+        }
+        Ignored => return frames.ping(),
+        Peace => {
+            return frames.ping().or_else(|end| match end {
+                End::Closed | End::GoAway(code::NO_ERROR) => Ok(()),
+                end @ (End::GoAway(_) | End::Reset(..)) => Err(end),
+            });
+        }
+        Connection(codes) | Stream(codes) => codes,
+    };
+    let seen = frames.end();
+    let fits = match seen {
+        End::Closed => true,
+        End::GoAway(code) => {
+            let known = codes.contains(&code) || code == code::PROTOCOL_ERROR;
+            known && frames.end() == End::Closed
+        }
+        End::Reset(_, code) => matches!(expected, Stream(_)) && codes.contains(&code),
+    };
+    if fits { Ok(()) } else { Err(seen) }
 }
 
 #[test]
 fn what_is_no_preface_is_answered_as_http1() {
-    let origin = Origin::echoing();
-    let store = Store::default().local("api", "api.example", "default", origin.address);
-    let gateway = Gateway::start(store.build());
+    let (_origin, gateway) = start();
     // http2/3.5/1 and /2: a server may close, or say what it thinks of it.
     let reply = gateway.ask("INVALID CONNECTION PREFACE\r\n\r\n");
     assert_eq!((reply.status, &*reply.reason()), (400, "invalid_request"));

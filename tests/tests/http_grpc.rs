@@ -9,9 +9,10 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::Full;
 use tillgate_core::backend::{BackendProtocol, Location};
-use tillgate_tests::frames::{End, Frames, code, field, fields, flag, kind};
+use tillgate_tests::frames::{End, Frames, code, field, fields, flag, grpc_request, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2;
+use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
 
 fn call(
@@ -62,26 +63,6 @@ fn calls_that_send_and_bring_many_messages_end_with_a_status() {
     }
 }
 
-/// A server in frames: gives the first connection to `serve`, after its greeting.
-fn raw(serve: impl Fn(Frames, usize) + Send + Sync + 'static) -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("a bound socket");
-    let serve = std::sync::Arc::new(serve);
-    std::thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
-            let Ok(stream) = stream else { return };
-            let serve = std::sync::Arc::clone(&serve);
-            std::thread::spawn(move || {
-                let mut frames = Frames::new(stream);
-                frames.preface();
-                frames.greet(&[]);
-                serve(frames, number);
-            });
-        }
-    });
-    address
-}
-
 const GRPC: &[u8] = b"\x5f\x10application/grpc";
 
 fn head() -> Vec<u8> {
@@ -91,7 +72,7 @@ fn head() -> Vec<u8> {
 
 #[test]
 fn messages_of_both_sides_take_turns_in_one_call() {
-    let address = raw(|mut frames, _| {
+    let origin = Origin::in_frames(|mut frames, _| {
         let stream = frames.until(kind::HEADERS).stream;
         frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
         loop {
@@ -107,9 +88,9 @@ fn messages_of_both_sides_take_turns_in_one_call() {
         frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, trailers);
         frames.end();
     });
-    let gateway = Gateway::start(store(address).build());
+    let gateway = Gateway::start(store(origin.address).build());
     let mut client = Frames::connect(gateway.http);
-    client.send(kind::HEADERS, flag::END_HEADERS, 1, post("/s/Both", &[]));
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, grpc_request("/s/Both", &[]));
     assert_eq!(client.until(kind::HEADERS).flags & flag::END_STREAM, 0);
     for number in 0..20_u8 {
         client.send(kind::DATA, flag::NONE, 1, [0, 0, 0, 0, 1, number]);
@@ -120,22 +101,9 @@ fn messages_of_both_sides_take_turns_in_one_call() {
     assert_ne!(trailers.flags & flag::END_STREAM, 0);
 }
 
-fn post(path: &str, extra: &[(&str, &str)]) -> Vec<u8> {
-    let mut all = vec![
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "rpc.example"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    all.extend(extra);
-    fields(&all)
-}
-
 #[test]
 fn an_error_without_a_body_passes_as_it_is() {
-    let address = raw(|mut frames, _| {
+    let origin = Origin::in_frames(|mut frames, _| {
         loop {
             let Some(frame) = frames.frame() else { return };
             if frame.kind == kind::HEADERS {
@@ -145,7 +113,7 @@ fn an_error_without_a_body_passes_as_it_is() {
             }
         }
     });
-    let gateway = Gateway::start(store(address).build());
+    let gateway = Gateway::start(store(origin.address).build());
     let mut client = h2::Client::connect(gateway.http);
     let answer = client.ask(call("/s/One", "m", &[]));
     assert_eq!(status(&answer), (StatusCode::OK, "5", "gone"));
@@ -179,7 +147,7 @@ fn our_own_failures_are_told_in_grpcs_words() {
 
 #[test]
 fn the_smaller_deadline_counts() {
-    let address = raw(|mut frames, _| {
+    let origin = Origin::in_frames(|mut frames, _| {
         frames.until(kind::HEADERS);
         // Begins to answer the second call, and never goes on.
         let stream = frames.until(kind::HEADERS).stream;
@@ -189,7 +157,7 @@ fn the_smaller_deadline_counts() {
     let store = Store::default()
         .timeouts(|timeouts| timeouts.request = Some(Duration::from_secs(10)))
         .limits(|limits| limits.header_timeout = Duration::from_secs(1))
-        .backend("rpc", Location::Cloud, BackendProtocol::Grpc, address)
+        .backend("rpc", Location::Cloud, BackendProtocol::Grpc, origin.address)
         .route("rpc", "rpc.example", Some("default"));
     let gateway = Gateway::start(store.build());
     let mut client = h2::Client::connect(gateway.http);
@@ -207,7 +175,7 @@ fn the_smaller_deadline_counts() {
 
 #[test]
 fn a_deadline_is_exact_after_the_answer_has_begun() {
-    let address = raw(|mut frames, _| {
+    let origin = Origin::in_frames(|mut frames, _| {
         let stream = frames.until(kind::HEADERS).stream;
         frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
         // The call is given up here as well, and nothing else is.
@@ -215,7 +183,7 @@ fn a_deadline_is_exact_after_the_answer_has_begun() {
         while frames.frame().is_some() {}
     });
     // Connections are looked at every five seconds.
-    let gateway = Gateway::start(store(address).build());
+    let gateway = Gateway::start(store(origin.address).build());
     let mut client = h2::Client::connect(gateway.http);
     let began = tillgate_tests::now();
     let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "300m")]));
@@ -229,7 +197,7 @@ fn a_deadline_is_exact_after_the_answer_has_begun() {
 fn a_reset_passes_in_both_directions() {
     let (heard, hears) = std::sync::mpsc::channel();
     let heard = std::sync::Mutex::new(heard);
-    let address = raw(move |mut frames, _| {
+    let origin = Origin::in_frames(move |mut frames, _| {
         let stream = frames.until(kind::HEADERS).stream;
         frames.send(kind::HEADERS, flag::END_HEADERS, stream, head());
         if let End::Reset(stream, code) = frames.end() {
@@ -241,9 +209,9 @@ fn a_reset_passes_in_both_directions() {
         frames.send(kind::RST_STREAM, flag::NONE, stream, [0, 0, 0, 2]);
         frames.end();
     });
-    let gateway = Gateway::start(store(address).build());
+    let gateway = Gateway::start(store(origin.address).build());
     let mut client = Frames::connect(gateway.http);
-    client.send(kind::HEADERS, flag::END_HEADERS, 1, post("/s/Both", &[]));
+    client.send(kind::HEADERS, flag::END_HEADERS, 1, grpc_request("/s/Both", &[]));
     client.until(kind::HEADERS);
     client.send(kind::RST_STREAM, flag::NONE, 1, [0, 0, 0, 8]);
     let (_, code) = hears.recv_timeout(tillgate_tests::PATIENCE).expect("the server is told");
@@ -261,7 +229,7 @@ fn a_reset_passes_in_both_directions() {
 
 #[test]
 fn a_server_that_says_goodbye_finishes_its_calls_and_gets_no_more() {
-    let address = raw(|mut frames, number| {
+    let origin = Origin::in_frames(|mut frames, number| {
         let stream = frames.until(kind::HEADERS).stream;
         if number == 0 {
             let last = [&stream.to_be_bytes()[..], &[0; 4]].concat();
@@ -271,7 +239,7 @@ fn a_server_that_says_goodbye_finishes_its_calls_and_gets_no_more() {
         frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, block);
         frames.end();
     });
-    let gateway = Gateway::start(store(address).build());
+    let gateway = Gateway::start(store(origin.address).build());
     let mut client = h2::Client::connect(gateway.http);
     for number in ["0", "1"] {
         let answer = client.ask(call("/s/One", "m", &[]));
@@ -283,16 +251,21 @@ fn a_server_that_says_goodbye_finishes_its_calls_and_gets_no_more() {
 fn a_drain_says_goodbye_and_finishes_what_has_begun() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
-    let address = raw(move |mut frames, _| {
+    let origin = Origin::in_frames(move |mut frames, _| {
         let stream = frames.until(kind::HEADERS).stream;
         let _ = wait.lock().expect("one connection").recv();
         let block = [head(), field("grpc-status", "0")].concat();
         frames.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, block);
         frames.end();
     });
-    let mut gateway = Gateway::start(store(address).build());
+    let mut gateway = Gateway::start(store(origin.address).build());
     let mut client = Frames::connect(gateway.http);
-    client.send(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, post("/s/One", &[]));
+    client.send(
+        kind::HEADERS,
+        flag::END_HEADERS | flag::END_STREAM,
+        1,
+        grpc_request("/s/One", &[]),
+    );
     gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 1.0);
     gateway.control.drain();
     assert_eq!(client.end(), End::GoAway(code::NO_ERROR));
@@ -311,7 +284,7 @@ fn a_drain_says_goodbye_and_finishes_what_has_begun() {
 #[test]
 fn streams_that_nobody_reads_do_not_stop_the_others() {
     // A server that reads nothing of some uploads, and all of the others.
-    let origin = tillgate_tests::origin::Origin::start(|mut wire, _| {
+    let origin = Origin::start(|mut wire, _| {
         while wire.waits_for_more() {
             let head = wire.head();
             if head.line.contains("/stuck") {
@@ -334,13 +307,13 @@ fn streams_that_nobody_reads_do_not_stop_the_others() {
     // Forty uploads fill their own windows: more than a mebibyte together.
     for number in 0..40 {
         let stream = 2 * number + 1;
-        client.send(kind::HEADERS, flag::END_HEADERS, stream, post("/stuck", &[]));
+        client.send(kind::HEADERS, flag::END_HEADERS, stream, grpc_request("/stuck", &[]));
         for _ in 0..4 {
             client.send(kind::DATA, flag::NONE, stream, vec![b'x'; 16_000]);
         }
     }
     let extra = [("content-length", "60000")];
-    client.send(kind::HEADERS, flag::END_HEADERS, 101, post("/free", &extra));
+    client.send(kind::HEADERS, flag::END_HEADERS, 101, grpc_request("/free", &extra));
     for part in 0..6 {
         let end = if part == 5 { flag::END_STREAM } else { flag::NONE };
         client.send(kind::DATA, end, 101, vec![b'y'; 10_000]);

@@ -4,26 +4,23 @@
 use std::thread;
 
 use tillgate_tests::eventually;
-use tillgate_tests::mirror::{ask_with, blob_path, bytes, folder, get, served, start};
-use tillgate_tests::registry::{Registry, Twist};
-use tillgate_tests::wire::Wire;
+use tillgate_tests::mirror::{OneBlob, ask_with, get, served, start};
+use tillgate_tests::registry::Twist;
 
 /// Large enough to be on its way for some time, and never a multiple of anything.
 const SIZE: usize = 1_500_007;
 
 #[test]
 fn thirty_tills_cost_the_line_one_image() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(1, SIZE);
-    let digest = registry.blob(&content);
-    let gateway = start(&registry, &folder);
+    let scene = OneBlob::new(1, SIZE);
+    let OneBlob { registry, gateway, .. } = &scene;
     thread::scope(|scope| {
         for _ in 0..30 {
             scope.spawn(|| {
-                let reply = get(&gateway, &blob_path(&digest));
+                let reply = scene.pull();
                 assert!(reply.complete && reply.status == 200);
-                assert!(reply.body == content, "not the blob");
-                assert_eq!(reply.header("docker-content-digest"), Some(&*digest));
+                assert!(reply.body == scene.content, "not the blob");
+                assert_eq!(reply.header("docker-content-digest"), Some(&*scene.digest));
             });
         }
     });
@@ -33,8 +30,7 @@ fn thirty_tills_cost_the_line_one_image() {
     eventually("it is in its place", || {
         (gateway.metric("tillgate_mirror_blobs") > 0.0).then_some(())
     });
-    let again = get(&gateway, &blob_path(&digest));
-    assert!(again.body == content);
+    scene.pull_whole();
     gateway.expect_metric("tillgate_mirror_cache_bytes", SIZE as f64);
     assert!(gateway.metric(&served("hit")) >= 1.0);
     assert_eq!(registry.body_bytes(), SIZE as u64);
@@ -42,22 +38,20 @@ fn thirty_tills_cost_the_line_one_image() {
 
 #[test]
 fn parts_heads_and_what_the_client_has_are_answered_from_disk() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(2, 100_000);
-    let digest = registry.blob(&content);
-    let gateway = start(&registry, &folder);
-    let path = blob_path(&digest);
-    assert_eq!(ask_with(&gateway, "HEAD", &path, "").header("content-length"), Some("100000"));
-    let part = ask_with(&gateway, "GET", &path, "Range: bytes=10-19\r\n");
+    let scene = OneBlob::new(2, 100_000);
+    let OneBlob { gateway, content, digest, .. } = &scene;
+    let ask = |method, fields: &str| ask_with(gateway, method, &scene.path(), fields);
+    assert_eq!(ask("HEAD", "").header("content-length"), Some("100000"));
+    let part = ask("GET", "Range: bytes=10-19\r\n");
     assert_eq!((part.status, &part.body[..]), (206, &content[10..20]));
     assert_eq!(part.header("content-range"), Some("bytes 10-19/100000"));
-    let end = ask_with(&gateway, "GET", &path, "Range: bytes=-5\r\n");
+    let end = ask("GET", "Range: bytes=-5\r\n");
     assert_eq!((end.status, &end.body[..]), (206, &content[99_995..]));
-    let beyond = ask_with(&gateway, "GET", &path, "Range: bytes=100000-\r\n");
+    let beyond = ask("GET", "Range: bytes=100000-\r\n");
     assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */100000")));
-    let known = ask_with(&gateway, "GET", &path, &format!("If-None-Match: \"{digest}\"\r\n"));
+    let known = ask("GET", &format!("If-None-Match: \"{digest}\"\r\n"));
     assert_eq!((known.status, known.body.len()), (304, 0));
-    let base = get(&gateway, "/v2/");
+    let base = get(gateway, "/v2/");
     assert_eq!(
         (base.status, base.header("docker-distribution-api-version")),
         (200, Some("registry/2.0"))
@@ -66,18 +60,15 @@ fn parts_heads_and_what_the_client_has_are_answered_from_disk() {
 
 #[test]
 fn a_cut_is_resumed_and_no_byte_comes_twice() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(3, SIZE);
-    let digest = registry.blob(&content);
+    let scene = OneBlob::new(3, SIZE);
+    let OneBlob { registry, gateway, .. } = &scene;
     registry.twist(|_, number| match number {
         0 => Twist::Cut(700_000),
         1 => Twist::Close,
         2 => Twist::Cut(300_001),
         _ => Twist::Honest,
     });
-    let gateway = start(&registry, &folder);
-    let reply = get(&gateway, &blob_path(&digest));
-    assert!(reply.complete && reply.body == content);
+    scene.pull_whole();
     assert_eq!(registry.body_bytes(), SIZE as u64);
     let asked = registry.asked("/blobs/");
     let ranges: Vec<Option<&str>> = asked.iter().map(|request| request.header("range")).collect();
@@ -91,74 +82,52 @@ fn a_cut_is_resumed_and_no_byte_comes_twice() {
 
 #[test]
 fn a_registry_without_ranges_still_ends_right() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(4, 400_000);
-    let digest = registry.blob(&content);
-    registry.twist(|_, number| if number == 0 { Twist::Cut(150_000) } else { Twist::Whole });
-    let gateway = start(&registry, &folder);
-    let reply = get(&gateway, &blob_path(&digest));
-    assert!(reply.complete && reply.body == content);
-    gateway.expect_metric("tillgate_mirror_repeated_bytes_total", 150_000.0);
+    let scene = OneBlob::new(4, 400_000);
+    scene.registry.twist(|_, number| if number == 0 { Twist::Cut(150_000) } else { Twist::Whole });
+    scene.pull_whole();
+    scene.gateway.expect_metric("tillgate_mirror_repeated_bytes_total", 150_000.0);
 }
 
 #[test]
 fn a_gateway_that_died_goes_on_where_it_was() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(5, SIZE);
-    let digest = registry.blob(&content);
-    registry.twist(|_, number| if number == 0 { Twist::Cut(900_000) } else { Twist::Close });
-    let gateway = start(&registry, &folder);
-    let mut till = Wire::connect(gateway.listeners["registry"]);
-    till.send(format!("GET {} HTTP/1.1\r\nHost: gw\r\n\r\n", blob_path(&digest)));
-    assert_eq!(till.head().status, 200);
-    assert_eq!(till.read_exact(900_000), content[..900_000]);
-    drop(gateway);
+    let mut scene = OneBlob::new(5, SIZE);
+    scene.registry.twist(|_, number| if number == 0 { Twist::Cut(900_000) } else { Twist::Close });
+    let mut till = scene.begin_pull();
+    assert_eq!(till.read_exact(900_000), scene.content[..900_000]);
+    scene.gateway.control.stop();
+    scene.gateway.ended();
     let rest = till.read_to_end().unwrap_or_else(|rest| rest);
     assert!(900_000 + rest.len() < SIZE, "a pull that was cut looks complete");
-    registry.be_honest();
-    let gateway = start(&registry, &folder);
-    let reply = get(&gateway, &blob_path(&digest));
-    assert!(reply.complete && reply.body == content);
-    assert_eq!(registry.body_bytes(), SIZE as u64);
+    scene.registry.be_honest();
+    scene.gateway = start(&scene.registry, &scene.folder);
+    scene.pull_whole();
+    assert_eq!(scene.registry.body_bytes(), SIZE as u64);
 }
 
 #[test]
 fn a_lying_registry_never_yields_a_complete_pull() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(6, 300_000);
-    let digest = registry.blob(&content);
-    let gateway = start(&registry, &folder);
+    let scene = OneBlob::new(6, 300_000);
+    let OneBlob { registry, gateway, .. } = &scene;
     let mut lies = 0.0;
     for twist in [Twist::Corrupt, Twist::Short(1), Twist::Short(299_999)] {
         registry.twist(move |_, _| twist.clone());
-        let reply = get(&gateway, &blob_path(&digest));
+        let reply = scene.pull();
         assert!(!reply.complete || reply.status == 502, "{} {}", reply.status, reply.body.len());
         lies += 1.0;
         gateway.expect_metric("tillgate_mirror_mismatches_total", lies);
         gateway.expect_metric("tillgate_mirror_blobs", 0.0);
     }
     registry.be_honest();
-    let reply = get(&gateway, &blob_path(&digest));
-    assert!(reply.complete && reply.body == content);
+    scene.pull_whole();
 }
 
 #[test]
 fn a_slow_reader_slows_nobody_and_leaving_ends_nothing() {
-    let (registry, folder) = (Registry::start(), folder());
-    let content = bytes(7, 6_000_000);
-    let digest = registry.blob(&content);
-    let gateway = start(&registry, &folder);
-    let request = format!("GET {} HTTP/1.1\r\nHost: gw\r\n\r\n", blob_path(&digest));
-    let mut slow = Wire::connect(gateway.listeners["registry"]);
-    slow.send(&request);
-    assert_eq!(slow.head().status, 200);
+    let scene = OneBlob::new(7, 6_000_000);
+    let mut slow = scene.begin_pull();
     // It reads nothing more; another one leaves in the middle.
-    let mut leaving = Wire::connect(gateway.listeners["registry"]);
-    leaving.send(&request);
-    assert_eq!(leaving.head().status, 200);
-    leaving.reset();
-    let reply = get(&gateway, &blob_path(&digest));
-    assert!(reply.complete && reply.body == content);
-    assert_eq!(registry.body_bytes(), 6_000_000);
-    assert!(slow.read_exact(6_000_000) == content);
+    scene.begin_pull().reset();
+    scene.pull_whole();
+    assert_eq!(scene.registry.body_bytes(), 6_000_000);
+    assert!(slow.read_exact(6_000_000) == scene.content);
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
 use tillgate_tests::chain::{Chain, Mood, hostile, tillgate};
+use tillgate_tests::follower::{self, answers, applied, condition, is_good, shown};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, get, policy, signal};
 use tillgate_tests::{eventually, now};
@@ -19,40 +19,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SOON: &str = "  probation: {least: 1s, requests: 20, most: 1h}\n";
 
 fn start(bootstrap: PathBuf) -> Program {
-    Program::start_as(PROGRAM, "--bootstrap", bootstrap, &[], |_| {})
-}
-
-fn shown(program: &Program) -> Value {
-    let status: Value = serde_json::from_str(&program.status()).expect("JSON");
-    status["policy"].clone()
-}
-
-/// Waits until the policy of this sequence is in effect.
-#[track_caller]
-fn applied(program: &Program, sequence: u64) {
-    eventually(&format!("sequence {sequence} in effect\n{}", program.log()), || {
-        (shown(program)["applied"]["sequence"] == sequence).then_some(())
-    });
-}
-
-/// Waits until a condition is so, with a text that has `part`; its reason.
-#[track_caller]
-fn condition(program: &Program, kind: &str, part: &str) -> String {
-    let what = format!("{kind} with {part:?}");
-    eventually(&what, || {
-        let policy = shown(program);
-        let found = policy["conditions"].as_array()?.iter().find(|one| one["type"] == kind)?;
-        let (message, reason) = (found["message"].as_str()?, found["reason"].as_str()?);
-        (found["status"] == "True" && message.contains(part)).then(|| reason.to_owned())
-    })
-}
-
-/// Asks until the answer has this status.
-#[track_caller]
-fn answers(program: &Program, host: &str, status: u16) {
-    eventually(&format!("{status} of {host}"), || {
-        (program.get(host).status == status).then_some(())
-    });
+    follower::start(PROGRAM, bootstrap, |_| {})
 }
 
 #[test]
@@ -223,13 +190,7 @@ fn a_policy_that_does_harm_is_taken_back_and_not_tried_again() {
     let mut program = start(chain.bootstrap(&[chain.stick("")], SOON));
     chain.put(&chain.bundle(7, &good, "ci", &[]));
     applied(&program, 7);
-    let lkg = |program: &Program, sequence: u64| {
-        eventually(&format!("{sequence} is last known good\n{}", shown(program)), || {
-            assert_eq!(program.get("a.example").status, 200);
-            (shown(program)["lastKnownGood"]["sequence"] == sequence).then_some(())
-        });
-    };
-    lkg(&program, 7);
+    is_good(&program, 7, || assert_eq!(program.get("a.example").status, 200));
     // A baseline: the last known good at work, over two looks at its health.
     let began = now();
     eventually("a baseline", || {
@@ -267,10 +228,7 @@ fn a_start_needs_no_network_and_no_clock_and_takes_less_than_a_second() {
     let mut program = start(chain.bootstrap(&[chain.stick("")], SOON));
     chain.put(&chain.bundle(7, &text, "ci", &made));
     applied(&program, 7);
-    eventually("it is last known good", || {
-        program.get("a.example");
-        (shown(&program)["lastKnownGood"]["sequence"] == 7).then_some(())
-    });
+    is_good(&program, 7, || drop(program.get("a.example")));
     program.kill();
     fs::remove_dir_all(chain.folder.join("stick")).unwrap();
     chain.feels(Mood::Hangs);
@@ -294,10 +252,7 @@ fn a_process_that_is_killed_anywhere_begins_again_with_a_whole_policy() {
         chain.put(&chain.bundle(1, &text, "ci", &[]));
         let mut program = start(bootstrap.clone());
         applied(&program, 1);
-        eventually("1 is last known good", || {
-            program.get("a.example");
-            (shown(&program)["lastKnownGood"]["sequence"] == 1).then_some(())
-        });
+        is_good(&program, 1, || drop(program.get("a.example")));
         for round in [2, 3] {
             chain.put(&chain.bundle(round, &format!("{text}# {round}\n"), "ci", &[]));
             // Somewhere on the way: a look is a second, a debounce half of one.
@@ -380,10 +335,7 @@ fn the_next_process_takes_the_policy_over_and_follows_it_further() {
     let mut program = start(chain.bootstrap(&[chain.stick("")], SOON));
     chain.put(&chain.bundle(7, &text("a.example"), "ci", &[]));
     applied(&program, 7);
-    eventually("7 is last known good", || {
-        program.get("a.example");
-        (shown(&program)["lastKnownGood"]["sequence"] == 7).then_some(())
-    });
+    is_good(&program, 7, || drop(program.get("a.example")));
     let http = program.address("http");
     program.signal("USR2");
     let line = program.line(&["another process has taken over"]);

@@ -128,6 +128,8 @@ fn policy_metrics() -> String {
     meters.took(Applying::Swap, Duration::from_millis(1));
     meters.signature(Some(&"ci".into()));
     meters.clock("Synced", &["Synced"]);
+    meters.invalid("Store");
+    meters.offset(&"central".into(), 0.0);
     meters.source(&"central".into());
     let scrape = metrics.encode().expect("text");
     let ours = |line: &&str| line.starts_with("# ");

@@ -113,6 +113,10 @@ pub struct SourceDoc {
     /// `ALLOWED SIGNERS`; with `Git`.
     #[serde(default)]
     pub allowed_signers: Option<FilePath>,
+    /// Whose signatures of commits and tags count, too: a file of OpenPGP public keys, as
+    /// `gpg --export --armor` writes it; with `Git`.
+    #[serde(default)]
+    pub keyring: Option<FilePath>,
     /// The private key for `ssh://`; with `Git`.
     #[serde(default)]
     pub identity: Option<FilePath>,

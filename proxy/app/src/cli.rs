@@ -6,6 +6,7 @@ mod approve;
 mod ask;
 mod audit;
 mod bundle;
+mod client;
 mod explain;
 mod files;
 pub mod fleet;

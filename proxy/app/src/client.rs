@@ -6,7 +6,6 @@
 //! the store, or the asker is no part of one.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use tillgate_core::tls::{ClientTls, KeyPair, TrustAnchors};
 use tillgate_net::http::post::Post;
 use tillgate_net::tls::Connector;
 use tillgate_net::upstream::Upstream;
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::TcpStream;
 
 use crate::disk::read_bounded;
 use crate::send::explain;
@@ -70,6 +69,7 @@ impl Credentials {
 /// The address of a config endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
+    pub(crate) uri: Uri,
     authority: String,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -82,11 +82,8 @@ impl Address {
         let (Some("https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(format!("`{url}` is no address of a config endpoint: write https://"));
         };
-        Ok(Self {
-            authority: authority.to_string(),
-            host: authority.host().trim_start_matches('[').trim_end_matches(']').to_owned(),
-            port: authority.port_u16().unwrap_or(443),
-        })
+        let (authority, (host, port)) = (authority.to_string(), server(&uri)?);
+        Ok(Self { authority, host: host.to_owned(), port, uri })
     }
 
     /// The beginning of a question for `path`.
@@ -95,49 +92,50 @@ impl Address {
         path: &str,
         credentials: &Credentials,
     ) -> Result<request::Builder, String> {
-        let mut request = question(&self.authority, path);
-        if let Some(file) = &credentials.token_file {
-            let token = read(file, TOKEN_BYTES_MAX)?;
-            let token = String::from_utf8_lossy(&token);
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
-        }
-        Ok(request)
+        let request = question(&self.authority, path);
+        Ok(match &credentials.token_file {
+            Some(file) => request.header(header::AUTHORIZATION, bearer(file)?),
+            None => request,
+        })
     }
+}
 
-    /// Opens a connection, with TLS.
-    pub(crate) async fn connect(
-        &self,
-        connector: &Connector,
-        patience: Duration,
-    ) -> Result<Post, String> {
-        let Self { host, port, .. } = self;
-        let stream = reach((host.as_str(), *port), patience).await;
-        let stream = stream.map_err(|why| format!("{host}:{port} cannot be reached: {why}"))?;
-        let target = host.parse().map_or_else(|_| Host::Name(host.as_str().into()), Host::Ip);
+/// Host and port of a URL.
+pub(crate) fn server(uri: &Uri) -> Result<(&str, u16), String> {
+    let host = uri.host().ok_or_else(|| format!("{uri} names no host"))?;
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    Ok((host.trim_start_matches('[').trim_end_matches(']'), uri.port_u16().unwrap_or(usual)))
+}
+
+/// Opens a connection; with TLS where `secure` says how, and which flag names the authority.
+pub(crate) async fn dial(
+    (host, port): (&str, u16),
+    secure: Option<(&Connector, &str)>,
+    patience: Duration,
+) -> Result<Post, String> {
+    let mut stream = match tokio::time::timeout(patience, TcpStream::connect((host, port))).await {
+        Ok(Ok(stream)) => Upstream::Local(stream),
+        Ok(Err(error)) => return Err(format!("{host}:{port} cannot be reached: {error}")),
+        Err(_) => return Err(format!("{host}:{port} cannot be reached in time")),
+    };
+    if let Some((connector, flag)) = secure {
+        let target = host.parse().map_or_else(|_| Host::Name(host.into()), Host::Ip);
         let shaken = connector.connect(stream, &target, true, patience).await;
-        let stream = shaken.map_err(|error| match error {
+        stream = shaken.map(Upstream::Tls).map_err(|error| match error {
             Some(error) => format!(
-                "no TLS with {host}:{port}: {}; here `--ca` names that file",
+                "no TLS with {host}:{port}: {}; here `{flag}` names that file",
                 explain(&error)
             ),
             None => format!("{host}:{port} does not shake hands in time"),
         })?;
-        Post::begin(Upstream::Tls(stream)).await.map_err(|error| explain(&error))
     }
-}
-
-/// Opens a connection to an admin listener, in the clear.
-pub(crate) async fn connect_plain(address: SocketAddr, patience: Duration) -> Result<Post, String> {
-    let stream = reach(address, patience).await?;
     Post::begin(stream).await.map_err(|error| explain(&error))
 }
 
-async fn reach(address: impl ToSocketAddrs, patience: Duration) -> Result<Upstream, String> {
-    match tokio::time::timeout(patience, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Ok(Upstream::Local(stream)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no connection within {} s", patience.as_secs())),
-    }
+/// The token in a file, as it is sent.
+pub(crate) fn bearer(file: &Path) -> Result<String, String> {
+    let token = read(file, TOKEN_BYTES_MAX)?;
+    Ok(format!("Bearer {}", String::from_utf8_lossy(&token).trim()))
 }
 
 /// The beginning of a question for `path`.

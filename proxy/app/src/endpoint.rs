@@ -264,6 +264,11 @@ impl Endpoint {
         lock(&self.instances).show(wanted.as_deref(), &self.meters, clock::now());
     }
 
+    /// How often a sidecar has refused a config; only grows.
+    pub(crate) fn refusals(&self) -> u64 {
+        lock(&self.instances).refusals()
+    }
+
     fn news(&self) -> News {
         self.news.subscribe()
     }

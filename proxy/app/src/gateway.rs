@@ -24,7 +24,7 @@ use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
 use tillgate_net::metrics::{
-    LineCollector, Metrics, MirrorMeters, PolicyMeters, RolloutMeters, TelemetryMeters,
+    Applying, LineCollector, Metrics, MirrorMeters, PolicyMeters, RolloutMeters, TelemetryMeters,
 };
 use tillgate_net::placed;
 use tillgate_net::threads::{self, Tide};
@@ -43,7 +43,8 @@ use crate::mirror::{self, Mirror, MirrorError};
 use crate::outcome::Outcome;
 use crate::problem::Answer;
 use crate::reconcile::Shown;
-use crate::running::{Connectors, Running, Sinks};
+use crate::running::{Connectors, Retired, Running, Sinks};
+use crate::wall::StoreClock;
 use crate::{forward, serve};
 
 /// How often pools look for connections that have idled or lived too long.
@@ -59,6 +60,9 @@ pub(crate) struct Gateway {
     pub(crate) policy_meters: PolicyMeters,
     /// What the policy loop says, where there is one.
     pub(crate) policy: Shown,
+    /// What time it is in the store, as far as that is known.
+    pub(crate) clock: Arc<StoreClock>,
+    retired: Retired,
     sinks: Sinks,
     /// Until the export has begun.
     spans: Mutex<Option<export::Queue>>,
@@ -117,12 +121,15 @@ impl Gateway {
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
         let endpoint = Endpoint::new(&metrics, &effective)?;
+        let policy_meters = PolicyMeters::register(&metrics);
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
-            policy_meters: PolicyMeters::register(&metrics),
+            clock: Arc::new(StoreClock::new(policy_meters.clone())),
+            policy_meters,
             metrics,
             policy: Shown::default(),
+            retired: Retired::default(),
             telemetry,
             access,
             sinks,
@@ -177,13 +184,18 @@ impl Gateway {
         drop(wanted);
         self.follow_mirror(&effective)?;
         let before = Arc::clone(&self.running().effective.digest);
+        // From here on live flows may notice, and wait for what is held.
+        let began = clock::now();
         let (lines, fresh) = self.running().lines().follow(&effective);
         let digest = Arc::clone(&effective.digest);
         let next =
             Running::new(Arc::clone(&effective), lines, &mut names, self.sinks.clone(), connectors);
         next.failover.ask(&next);
         self.resolver.keep(next.names());
-        self.running.store(Arc::new(next));
+        let old = self.running.swap(Arc::new(next));
+        self.policy_meters.took(Applying::Swap, began.elapsed());
+        self.retired.push(old);
+        self.retired.forget();
         self.endpoint.took(Some(&before), &effective, ready);
         self.wan.cool();
         self.metrics.reloaded(Ok(&digest));
@@ -250,7 +262,8 @@ impl Gateway {
             (MirrorMeters::register(&self.metrics), RolloutMeters::register(&self.metrics))
         });
         let gateway = Weak::clone(&self.me);
-        let mirror = Mirror::open(gateway, spec, &self.resolver, meters.clone())?;
+        let clock = Arc::clone(&self.clock);
+        let mirror = Mirror::open(gateway, spec, &self.resolver, clock, meters.clone())?;
         self.change_mirror(Some(mirror));
         Ok(())
     }
@@ -341,6 +354,8 @@ impl Gateway {
                 let running = gateway.running();
                 gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
+                drop(running);
+                gateway.retired.forget();
             };
             if tokio::task::spawn_blocking(look).await.is_err() {
                 self.metrics.panics.inc();

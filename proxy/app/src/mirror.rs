@@ -75,7 +75,7 @@ pub(crate) struct Mirror {
     flights: Flights,
     members: Members,
     connectors: Connectors,
-    clock: StoreClock,
+    clock: Arc<StoreClock>,
     /// What the process before wrote down has been read.
     recalled: AtomicBool,
     releases: Releases,
@@ -120,6 +120,7 @@ impl Mirror {
         gateway: Weak<Gateway>,
         spec: &MirrorSpec,
         resolver: &Arc<Resolver>,
+        clock: Arc<StoreClock>,
         (meters, rollout_meters): (MirrorMeters, RolloutMeters),
     ) -> Result<Arc<Self>, MirrorError> {
         let store = Store::open(spec.cache.clone(), meters.clone())?;
@@ -137,7 +138,7 @@ impl Mirror {
             flights: Flights::default(),
             members: Members::default(),
             connectors: Connectors::default(),
-            clock: StoreClock::new(),
+            clock,
             recalled: AtomicBool::new(false),
             releases: Releases::default(),
             spent: Spent::default(),
@@ -194,7 +195,7 @@ impl Mirror {
             return;
         }
         if let Some(text) = self.store.recall(Note::Time) {
-            self.clock.recall(&text);
+            self.clock.recall_proven(&text);
         }
         self.releases.recall(&self.store, self.clock.now().1);
         self.spent.recall(&self.store);
@@ -254,7 +255,8 @@ impl Mirror {
         if !self.recalled.load(Ordering::Acquire) {
             return;
         }
-        if let Some(text) = self.clock.look() {
+        self.clock.look();
+        if let Some(text) = self.clock.news() {
             self.store.remember(Note::Time, text).await;
         }
         if let Some(text) = self.spent.news() {
@@ -266,7 +268,6 @@ impl Mirror {
     fn show_calendar(&self, running: &Running) {
         let (clock, now) = self.clock.now();
         let meters = &self.rollout_meters;
-        meters.clock(self.clock.state().name());
         for (document, is_active) in running.effective.gate.active(clock, now) {
             meters.document(&document, is_active);
         }

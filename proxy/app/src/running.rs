@@ -36,10 +36,12 @@ use crate::serve::session;
 mod connectors;
 mod mirror;
 mod probing;
+mod retired;
 mod tally;
 
 pub(crate) use self::connectors::Connectors;
 pub(crate) use self::mirror::MIRROR;
+pub(crate) use self::retired::Retired;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically
 /// never waits for a handshake, and two cover calls that come in pairs.

@@ -43,11 +43,32 @@ pub(crate) enum Place {
         url: String,
         folder: Option<String>,
         reference: String,
-        /// Whose signatures of commits and tags count.
-        allowed_signers: Option<Arc<Path>>,
+        signers: Signers,
         /// The private key for `ssh://`.
         identity: Option<Arc<Path>>,
     },
+}
+
+/// Whose signatures of commits and tags count: the files of their keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Signers {
+    /// As `ssh-keygen` has them.
+    pub(crate) ssh: Option<Arc<Path>>,
+    /// As `gpg` exports them.
+    pub(crate) open_pgp: Option<Arc<Path>>,
+}
+
+impl Signers {
+    /// Whether anybody's counts.
+    pub(crate) const fn any(&self) -> bool {
+        self.ssh.is_some() || self.open_pgp.is_some()
+    }
+
+    /// The files, for people.
+    pub(crate) fn shown(&self) -> String {
+        let files = [&self.ssh, &self.open_pgp].into_iter().flatten();
+        files.map(|file| file.display().to_string()).collect::<Vec<_>>().join(" or ")
+    }
 }
 
 impl SourceSpec {
@@ -163,11 +184,12 @@ impl Source {
         }
     }
 
-    /// Whether it vouched for this machine's clock with its last answer.
-    pub(crate) fn agrees(&self) -> bool {
+    /// By how many seconds this machine's clock is ahead of its own, by its last answer, if it has
+    /// proven who it is.
+    pub(crate) fn ahead(&self) -> Option<f64> {
         match self {
-            Self::Http(source) => source.agrees(),
-            Self::Directory(_) | Self::Git(_) => false,
+            Self::Http(source) => source.ahead(),
+            Self::Directory(_) | Self::Git(_) => None,
         }
     }
 

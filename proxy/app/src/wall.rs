@@ -1,8 +1,9 @@
 //! The store's wall clock, and whether it can be believed: the shell around the core's
-//! `ClockTrust`.
+//! `ClockTrust`. The process has one; what reconciles policy and what gates images ask the same.
 //!
-//! The kernel says whether somebody keeps its clock (NTP, PTP); a time that was shown then is
-//! written down beside the images and never comes again. A box that has no clock of its own (no
+//! The kernel says whether somebody keeps its clock (NTP, PTP), a source of policy whether its own
+//! agrees. A time that was shown then, or that somebody has signed for, never comes again; one that
+//! nobody vouched for is taken back when somebody does. A box that has no clock of its own (no
 //! battery) and has never been told the time is not believed until it is.
 
 use std::fs;
@@ -13,6 +14,7 @@ use tillgate_core::civil::Timestamp;
 use tillgate_core::gate;
 use tillgate_core::reconcile::{ClockState, ClockTrust, Reading, Wall};
 use tillgate_net::clock;
+use tillgate_net::metrics::PolicyMeters;
 
 /// Before this program was begun (2025-01-01): no clock that was ever set shows an earlier time.
 const RELEASED: Wall = Wall(1_735_689_600);
@@ -21,51 +23,66 @@ const RELEASED: Wall = Wall(1_735_689_600);
 const WRITE_EVERY: u64 = 600;
 
 /// See the module.
-pub(crate) struct StoreClock(Mutex<Inner>);
+pub(crate) struct StoreClock {
+    inner: Mutex<Inner>,
+    meters: PolicyMeters,
+}
 
 struct Inner {
     trust: ClockTrust,
-    /// Shown while somebody kept the clock.
+    /// Shown while somebody kept the clock, or signed for.
     proven: Wall,
     written: Wall,
 }
 
 impl StoreClock {
     /// Looks at it for the first time.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(meters: PolicyMeters) -> Self {
         let mut trust = ClockTrust::new(RELEASED, has_battery());
         trust.handle_reading(reading(), clock::now());
-        Self(Mutex::new(Inner { trust, proven: RELEASED, written: RELEASED }))
+        let inner = Mutex::new(Inner { trust, proven: RELEASED, written: RELEASED });
+        Self { inner, meters }
     }
 
-    /// What was written down by the process before.
-    pub(crate) fn recall(&self, text: &str) {
-        let Some(floor) = text.trim().parse().ok().map(Wall) else { return };
+    /// What the process before wrote down: the latest time that it believed, and whether its clock
+    /// was ever right.
+    pub(crate) fn recall(&self, floor: Wall, known: bool) {
+        self.inner().begin(floor, known, reading());
+    }
+
+    /// What it wrote down with [`StoreClock::news`].
+    pub(crate) fn recall_proven(&self, text: &str) {
+        let Some(proven) = text.trim().parse().ok().map(Wall) else { return };
         let mut inner = self.inner();
-        let proven = inner.proven.max(floor);
+        inner.proven = inner.proven.max(proven);
+        inner.written = inner.proven;
         // It was kept then, so the box is one that gets to know the time.
-        let mut trust = ClockTrust::new(proven, true);
-        trust.handle_reading(reading(), clock::now());
-        *inner = Inner { trust, proven, written: proven };
+        inner.begin(proven, true, reading());
     }
 
-    /// Looks at it again; to be called every second or so. What is to be written down, if it is
-    /// time.
-    pub(crate) fn look(&self) -> Option<String> {
-        self.handle(reading())
+    /// Looks at it again; to be called every few seconds.
+    pub(crate) fn look(&self) {
+        let now = clock::now();
+        let mut inner = self.inner();
+        inner.handle(reading(), now);
+        self.meters.clock(inner.trust.state(now).name(), &ClockState::NAMES);
     }
 
-    fn handle(&self, reading: Reading) -> Option<String> {
-        let (mut inner, now) = (self.inner(), clock::now());
-        let is_ahead = reading.wall < inner.trust.floor();
-        if reading.vouched && is_ahead && reading.wall >= inner.proven {
-            // It was ahead while nobody kept it, and is right now.
-            inner.trust = ClockTrust::new(inner.proven, true);
-        }
-        inner.trust.handle_reading(reading, now);
-        if inner.trust.state(now) == ClockState::Synced {
-            inner.proven = inner.proven.max(reading.wall);
-        }
+    /// Somebody who has proven who he is agrees with it.
+    pub(crate) fn is_vouched(&self) {
+        self.inner().handle(Reading { vouched: true, ..reading() }, clock::now());
+    }
+
+    /// A verified bundle was made at `created_at`: that has passed.
+    pub(crate) fn raise_floor(&self, created_at: Wall) {
+        let mut inner = self.inner();
+        inner.trust.raise_floor(created_at);
+        inner.proven = inner.proven.max(created_at);
+    }
+
+    /// What is to be written down for good, if it is time.
+    pub(crate) fn news(&self) -> Option<String> {
+        let mut inner = self.inner();
         let is_due = inner.proven.0 >= inner.written.0.saturating_add(WRITE_EVERY);
         is_due.then(|| {
             inner.written = inner.proven;
@@ -78,7 +95,17 @@ impl StoreClock {
         self.inner().trust.state(clock::now())
     }
 
-    /// The same, as the gate asks, and the time that it shows.
+    /// A time that has passed, as far as is known.
+    pub(crate) fn floor(&self) -> Wall {
+        self.inner().trust.floor()
+    }
+
+    /// Whether it was ever right here.
+    pub(crate) fn is_known(&self) -> bool {
+        self.inner().trust.is_known()
+    }
+
+    /// What is thought of it, as the gate asks, and the time that it shows.
     pub(crate) fn now(&self) -> (gate::Clock, Timestamp) {
         let inner = self.inner();
         let now = clock::now();
@@ -91,7 +118,28 @@ impl StoreClock {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Begins anew, with what else is known to have passed.
+    fn begin(&mut self, floor: Wall, known: bool, reading: Reading) {
+        let floor = floor.max(self.proven).max(RELEASED);
+        self.trust = ClockTrust::new(floor, known || self.trust.is_known());
+        self.handle(reading, clock::now());
+    }
+
+    fn handle(&mut self, reading: Reading, now: Instant) {
+        let was_ahead = reading.wall < self.trust.floor();
+        if reading.vouched && was_ahead && reading.wall >= self.proven {
+            // It was ahead while nobody kept it, and is right now.
+            self.trust = ClockTrust::new(self.proven, true);
+        }
+        self.trust.handle_reading(reading, now);
+        if self.trust.state(now) == ClockState::Synced {
+            self.proven = self.proven.max(reading.wall);
+        }
     }
 }
 
@@ -119,39 +167,57 @@ fn has_battery() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tillgate_net::metrics::Metrics;
+
     use super::*;
+
+    fn begun() -> StoreClock {
+        StoreClock::new(PolicyMeters::register(&Metrics::new("0")))
+    }
+
+    fn shown(clock: &StoreClock, wall: u64, vouched: bool) {
+        clock.inner().handle(Reading { wall: Wall(wall), vouched }, clock::now());
+    }
 
     #[test]
     fn a_time_that_has_passed_never_comes_again() {
-        let clock = StoreClock::new();
+        let clock = begun();
         let now = clock::wall_seconds();
-        clock.recall(&format!("{}\n", now - 60));
+        clock.recall_proven(&format!("{}\n", now - 60));
         assert!(!matches!(clock.now().0, gate::Clock::Untrusted(_)), "{:?}", clock.now());
-        clock.recall("nonsense");
-        clock.recall(&(now + 86_400).to_string());
+        clock.recall_proven("nonsense");
+        clock.recall_proven(&(now + 86_400).to_string());
         assert_eq!(clock.state(), ClockState::Untrusted);
         let floor = timestamp(now + 86_400);
         assert_eq!(clock.now().0, gate::Clock::Untrusted(floor));
-        let kept = |seconds| Reading { wall: Wall(now + seconds), vouched: true };
-        clock.handle(kept(0));
+        shown(&clock, now, true);
         assert_eq!(clock.state(), ClockState::Untrusted, "even if somebody says so");
-        let written = clock.handle(kept(90_000));
-        assert_eq!(written, Some((now + 90_000).to_string()));
-        assert_eq!(clock.state(), ClockState::Synced);
+        shown(&clock, now + 90_000, true);
+        assert_eq!(clock.news(), Some((now + 90_000).to_string()));
+        assert_eq!((clock.news(), clock.state()), (None, ClockState::Synced));
     }
 
     #[test]
     fn a_clock_that_was_ahead_while_nobody_kept_it_is_put_right() {
-        let clock = StoreClock::new();
+        let clock = begun();
         let now = clock::wall_seconds();
-        let shown = |wall, vouched| Reading { wall: Wall(wall), vouched };
-        clock.recall(&(now - 10).to_string());
-        // Steady, so it is believed; and a year ahead of the truth.
-        assert_eq!(clock.handle(shown(now, false)), None, "what nobody kept is no proof");
-        let mut ahead = ClockTrust::new(Wall(now - 10), true);
-        ahead.handle_reading(shown(now + 31_536_000, false), clock::now());
-        clock.inner().trust = ahead;
-        clock.handle(shown(now, true));
+        clock.recall_proven(&(now - 10).to_string());
+        // Steady before the last start, so it was believed; and a year ahead of the truth.
+        clock.recall(Wall(now + 31_536_000), true);
+        assert_eq!(clock.state(), ClockState::Untrusted);
+        shown(&clock, now, true);
         assert_eq!(clock.state(), ClockState::Synced);
+        assert!(clock.floor() < Wall(now + 3600), "nobody had vouched for that year");
+    }
+
+    #[test]
+    fn what_somebody_has_signed_for_is_not_taken_back() {
+        let clock = begun();
+        let now = clock::wall_seconds();
+        clock.raise_floor(Wall(now + 86_400));
+        shown(&clock, now, true);
+        assert_eq!(clock.state(), ClockState::Untrusted);
+        assert_eq!(clock.floor(), Wall(now + 86_400));
+        assert!(clock.is_known() || !has_battery());
     }
 }

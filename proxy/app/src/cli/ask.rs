@@ -5,8 +5,6 @@
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -14,22 +12,19 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
-use tillgate_net::metrics::Metrics;
-use tillgate_net::tls::{Application, Tls};
+use tillgate_config::defaults;
 
 use self::shown::text;
+use super::client::Server;
 use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
 use super::windows::Times;
+pub(super) use crate::client::bearer;
 use crate::client::{self, ANSWER_BYTES_MAX, Address, Credentials};
-use crate::send::explain;
 
 pub(super) mod shown;
 
 /// What a policy is not longer than; the gateway says so too.
 const POLICY_BYTES_MAX: u64 = 1024 * 1024;
-
-/// A person waits no longer.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The gateway to ask, and how to prove who asks.
 #[derive(Clone, Debug, Default, Args)]
@@ -110,7 +105,7 @@ pub(super) fn request(head: &Parts) -> Value {
 }
 
 /// As a part of a path or of a query.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
@@ -157,15 +152,15 @@ impl Remote {
         };
         let address = Address::of(endpoint)?;
         let request = self.request(&address, question)?;
-        exchange(async {
-            let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
-            let owner: Arc<str> = "config endpoint".into();
-            let spec = self.credentials.tls(&address.host);
-            let connector = tls.connector(&owner, &spec, Application::Http1);
-            let connector = connector.map_err(|error| explain(&error))?;
-            let mut post = address.connect(&connector, PATIENCE).await?;
-            post.ask(request, PATIENCE, ANSWER_BYTES_MAX).await.map_err(|error| explain(&error))
-        })
+        let Credentials { cert, key, ca, server_name, .. } = &self.credentials;
+        let server = Server {
+            uri: &address.uri,
+            name: server_name.as_deref(),
+            ca: (ca.as_deref(), "--ca"),
+            pair: cert.as_deref().zip(key.as_deref()),
+            oldest: defaults::ENDPOINT_TLS,
+        };
+        server.ask(request, ANSWER_BYTES_MAX)
     }
 
     fn request(
@@ -187,16 +182,6 @@ impl Remote {
         }
         client::whole(request, body)
     }
-}
-
-/// Waits for `answer` as long as a person does.
-pub(super) fn exchange<T>(answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
-    runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, answer)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-    })
 }
 
 /// A refusal of the gateway, with everything that it says is wrong.

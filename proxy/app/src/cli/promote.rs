@@ -2,7 +2,8 @@
 //!
 //! The word is about one bundle, by digest and sequence, and travels beside it: adding one makes no
 //! other bundle. Each signer adds his own; a store counts those that its rings ask for. With
-//! `--reports` it is signed only if the ring that has the bundle shows that it is good.
+//! `--reports` it is signed only if the ring that has the bundle shows that it is good, and with
+//! `--prometheus` only if a number of its metrics is low.
 
 use std::path::PathBuf;
 
@@ -16,7 +17,10 @@ use super::bundle::{answer, open, sign_with, wall_seconds, write};
 use super::policy::{Answer, FINDINGS, USAGE};
 use crate::send::explain;
 
+pub(super) use self::prometheus::Query;
+
 mod evidence;
+mod prometheus;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
@@ -43,17 +47,20 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FOLDER")]
     pub(super) reports: Option<PathBuf>,
     /// How long the first of them must have had it.
-    #[arg(long, value_name = "TIME", default_value = "1h", requires = "reports")]
+    #[arg(long, value_name = "TIME", default_value = "1h")]
     pub(super) bake: String,
     /// How many percent of those that speak must call it good.
     #[arg(long, value_name = "PERCENT", default_value_t = 80, requires = "reports",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(super) percent: u8,
-    /// What Prometheus answered to an instant query; a missing value is no zero.
-    #[arg(long, value_name = "FILE", requires = "at_most")]
+    #[command(flatten)]
+    pub(super) prometheus: Query,
+    /// What Prometheus answered to an instant query, instead of asking it.
+    #[arg(long, value_name = "FILE", requires = "at_most", group = "metric")]
     pub(super) query_result: Option<PathBuf>,
-    /// The most that it may be.
-    #[arg(long, value_name = "NUMBER", requires = "query_result")]
+    /// The most that the query's value may be (the largest one, if there are several); a missing
+    /// value is no zero.
+    #[arg(long, value_name = "NUMBER", requires = "metric")]
     pub(super) at_most: Option<f64>,
 }
 
@@ -66,8 +73,9 @@ fn promote(options: &Options) -> Result<String, (String, u8)> {
     let mut found = open(&options.file)?;
     let no = |error: format::FormatError| (explain(&error), FINDINGS);
     let manifest = Manifest::read(&found.manifest).map_err(no)?;
-    let evidence = match evidence::of(options, &manifest)? {
-        Some(shown) if options.evidence.is_empty() => shown,
+    let shown = evidence::of(options, &manifest)?;
+    let evidence = match &shown {
+        Some(shown) if options.evidence.is_empty() => shown.clone(),
         _ => options.evidence.clone(),
     };
     let mut promotions = match found.promotions.as_slice() {
@@ -103,8 +111,9 @@ fn promote(options: &Options) -> Result<String, (String, u8)> {
     let count = entry.signatures.len();
     found.promotions = format::promotions_text(&promotions).into_bytes();
     write(&options.file, &found)?;
+    let passed = shown.map_or_else(String::new, |shown| format!("pass: {shown}\n"));
     Ok(format!(
-        "{}: sequence {} may go through {}, {count} signed\n",
+        "{passed}{}: sequence {} may go through {}, {count} signed\n",
         options.file.display(),
         manifest.sequence,
         options.through

@@ -12,16 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use serde_json::Value;
+use tillgate_core::tls::TlsVersion;
 
-use super::ask::exchange;
+use super::client::Server;
 use super::policy::{Answer, Output};
 use crate::client;
-use crate::send::explain;
-
-/// A gateway that says nothing for so long has something else to do.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The table follows this often.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -88,12 +85,11 @@ pub(crate) fn follow(options: &Options) -> ExitCode {
 }
 
 fn ask(admin: SocketAddr) -> Result<Value, String> {
-    let answer = exchange(async {
-        let mut post = client::connect_plain(admin, PATIENCE).await?;
-        let request = client::question(&admin.to_string(), "/v1/rollouts");
-        let request = client::whole(request, Bytes::new())?;
-        post.ask(request, PATIENCE, BYTES_MAX).await.map_err(|error| explain(&error))
-    })?;
+    let uri = Uri::try_from(format!("http://{admin}")).map_err(|error| error.to_string())?;
+    let server =
+        Server { uri: &uri, name: None, ca: (None, ""), pair: None, oldest: TlsVersion::V1_3 };
+    let request = client::question(&admin.to_string(), "/v1/rollouts");
+    let answer = server.ask(client::whole(request, Bytes::new())?, BYTES_MAX)?;
     let odd = || "it is no admin listener".to_owned();
     if answer.status() != StatusCode::OK {
         return Err(odd());

@@ -89,6 +89,8 @@ struct Instance {
 #[derive(Debug, Default)]
 pub(super) struct Instances {
     known: BTreeMap<Arc<str>, Instance>,
+    /// Configs that were refused, each once by each process.
+    refusals: u64,
 }
 
 fn check(text: Option<&String>) -> Result<(), Refused> {
@@ -168,6 +170,8 @@ impl Instances {
             return Err(Refused::Conflict("this gateway has sent no config with that digest"));
         }
         instance.heard = now;
+        let is_known = instance.refused.as_ref().is_some_and(|(before, _)| *before == about);
+        self.refusals += u64::from(error.is_some() && !is_known);
         instance.refused = error.map(|error| {
             let why = json!({"code": error.code, "message": error.message, "path": error.path});
             (Arc::clone(&about), why)
@@ -179,6 +183,11 @@ impl Instances {
             (None, Some(_)) => {}
         }
         Ok(())
+    }
+
+    /// How often a config was refused; only grows.
+    pub(super) const fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     /// Those that were not heard of for long are gone.
@@ -288,6 +297,8 @@ mod tests {
         let refused = json!({"digest": B, "result": "Applied", "error": error, "activeDigest": A});
         all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
         assert_eq!(state(&mut all, B, at(3)), "nacked");
+        all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
+        assert_eq!(all.refusals(), 1, "said again, it is the same refusal");
         assert_eq!(all.list(B, at(3))["instances"][0]["activeDigest"], A);
         // A lease is kept by heartbeats of the same process alone.
         let taken = all.register("pos-1", boot("two"), at(4));

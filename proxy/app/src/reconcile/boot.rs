@@ -95,7 +95,9 @@ fn serve(spec: &Spec, boot: &mut Boot) -> Option<Policy> {
 pub(super) fn kept(spec: &Spec, revision: &Revision) -> Result<Policy, String> {
     let (archive, _) = spec.state.read(&revision.digest).map_err(|error| explain(&error))?;
     let verified = spec.verify_kept(&archive).map_err(|error| explain(&error))?;
-    candidate::compile(&archive, &verified, spec).map_err(|error| explain(&error))
+    let read = candidate::read(&archive);
+    let made = read.and_then(|fleet| candidate::compile(&fleet, &archive, &verified, spec));
+    made.map_err(|error| explain(&error))
 }
 
 fn lock(state: &StateDir) -> Lock {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tillgate_config::bundle::Manifest;
 use tillgate_config::effective::Effective;
 use tillgate_config::fleet::{Delivery, Fleet, Source};
+use tillgate_config::report::Finding;
 use tillgate_config::{Report, compile, defaults};
 use tillgate_core::reconcile::{Held, Refusal, Revision};
 
@@ -79,6 +80,11 @@ impl Rejection {
         }
     }
 
+    /// What is wrong with its documents, if that is why.
+    pub(super) fn findings(&self) -> &[Finding] {
+        if let Self::Invalid(report) | Self::Guarded(report) = self { &report.errors } else { &[] }
+    }
+
     /// Whether nothing is wrong with it but the time.
     pub(super) const fn waits(&self) -> bool {
         matches!(self, Self::Held(_) | Self::Frozen(_))
@@ -90,14 +96,8 @@ impl Rejection {
     }
 }
 
-/// Compiles what an archive holds for the store of `spec`.
-pub(super) fn compile(
-    archive: &Archive,
-    verified: &Verified,
-    spec: &Spec,
-) -> Result<Policy, Rejection> {
-    let store = &*spec.store;
-    let invalid = |report: Report| Rejection::Invalid(Box::new(report));
+/// Reads the documents that an archive holds.
+pub(super) fn read(archive: &Archive) -> Result<Fleet, Rejection> {
     let mut sources = Vec::with_capacity(archive.files.len());
     for (path, bytes) in &archive.files {
         let text = String::from_utf8(bytes.clone())
@@ -105,9 +105,17 @@ pub(super) fn compile(
         sources.push(Source { file: path.clone(), text });
     }
     let (fleet, report) = Fleet::read(&sources, 1);
-    if !report.errors.is_empty() {
-        return Err(invalid(report));
-    }
+    if report.errors.is_empty() { Ok(fleet) } else { Err(invalid(report)) }
+}
+
+/// Compiles what an `archive` held for the store of `spec`.
+pub(super) fn compile(
+    fleet: &Fleet,
+    archive: &Archive,
+    verified: &Verified,
+    spec: &Spec,
+) -> Result<Policy, Rejection> {
+    let store = &*spec.store;
     let told = |why: String| invalid(Report::of_error(why));
     let checked = fleet.compile(store).map_err(told)?;
     let Some(mut effective) = checked.effective else { return Err(invalid(checked.report)) };
@@ -130,6 +138,10 @@ pub(super) fn compile(
         manifest,
         effective,
     })
+}
+
+fn invalid(report: Report) -> Rejection {
+    Rejection::Invalid(Box::new(report))
 }
 
 /// Whether the guards let `next` follow `before`; who may speak of an emergency may say so.

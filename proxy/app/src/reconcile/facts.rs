@@ -44,7 +44,9 @@ impl Tally {
         let cloud_down = !lines.is_empty() && lines.iter().all(|is_down| *is_down);
         drop(board);
         let routes = routes(&running, &endpoints);
-        Facts { requests: self.requests, errors: self.errors, refusals: 0, cloud_down, routes }
+        let (requests, errors) = (self.requests, self.errors);
+        let refusals = gateway.endpoint.refusals();
+        Facts { requests, errors, refusals, cloud_down, routes }
     }
 }
 

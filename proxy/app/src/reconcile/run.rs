@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{ClockState, ClockTrust, OnDisk, Reading, Reconciler, Wall};
+use tillgate_core::reconcile::{ClockState, OnDisk, Reconciler, Wall};
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
 use tillgate_net::{clock, threads};
@@ -42,6 +42,10 @@ const LIVED: Duration = Duration::from_secs(60);
 /// How often the clock's floor is written down.
 const FLOOR_EVERY: Duration = Duration::from_secs(600);
 
+/// Clocks that are no further apart, in seconds, are right, both of them: `Date` tells whole
+/// seconds, and a line may be slow.
+const CLOCKS_AGREE: f64 = 30.0;
+
 /// Threads for folders and programs that may hang: two for each of sixteen sources.
 const SOURCE_THREADS: usize = 32;
 
@@ -73,7 +77,6 @@ pub(super) struct Loop {
     spec: Spec,
     finish: Finish,
     machine: Reconciler,
-    clock: ClockTrust,
     running: Option<Arc<Policy>>,
     /// Which source gave it, as far as it is known.
     running_from: Option<usize>,
@@ -174,7 +177,7 @@ impl Loop {
             conditions.raise("Unsigned", "Allowed", "a source may give policy that nobody signed");
         }
         let machine = Reconciler::new(&boot, spec.probation);
-        let clock = ClockTrust::new(boot.memory.floor, boot.memory.clock_known);
+        gateway.clock.recall(boot.memory.floor, boot.memory.clock_known);
         let is_lkg = machine.lkg() == machine.running();
         let now = clock::now();
         Self {
@@ -186,7 +189,6 @@ impl Loop {
             running_from: None,
             spec,
             machine,
-            clock,
             waiting: None,
             tally: Tally::default(),
             conditions,
@@ -267,12 +269,15 @@ impl Loop {
     }
 
     fn hear(&mut self, answer: Answer) {
-        let Answer { source, result, took, vouched, settles } = answer;
-        if vouched {
-            self.clock.handle_reading(Reading { wall: wall(), vouched }, clock::now());
-        }
+        let Answer { source, result, took, ahead, settles } = answer;
         let Some(state) = self.sources.get_mut(&source) else { return };
         let (name, kind) = (Arc::clone(&state.name), format!("FetchFailed/{}", state.name));
+        if let Some(ahead) = ahead {
+            self.meters.offset(&name, ahead);
+            if ahead.abs() <= CLOCKS_AGREE {
+                self.gateway.clock.is_vouched();
+            }
+        }
         let settled = match result {
             Err(error) => {
                 state.error = Some(error.why.clone());
@@ -302,8 +307,7 @@ impl Loop {
     /// Looks at the clock, the store's health and whatever waits.
     fn tick(&mut self) {
         let now = clock::now();
-        let reading = Reading { wall: wall(), vouched: clock::is_kept() };
-        self.clock.handle_reading(reading, now);
+        self.gateway.clock.look();
         self.remember_clock(now);
         let facts = self.tally.facts(&self.gateway);
         self.machine.handle_facts(&facts, now);
@@ -319,17 +323,16 @@ impl Loop {
     }
 
     fn remember_clock(&mut self, now: Instant) {
-        let state = self.clock.state(now);
-        self.meters.clock(state.name(), &ClockState::NAMES);
-        if state == ClockState::Untrusted {
+        let store_clock = &self.gateway.clock;
+        if store_clock.state() == ClockState::Untrusted {
             let text = "nobody vouches for the clock, or it cannot be right";
             self.conditions.raise("ClockUntrusted", "Untrusted", text);
         } else {
             self.conditions.clear("ClockUntrusted");
         }
         let memory = self.machine.memory_mut();
-        memory.floor = memory.floor.max(self.clock.floor());
-        memory.clock_known = self.clock.is_known();
+        memory.floor = store_clock.floor();
+        memory.clock_known = store_clock.is_known();
         if now.saturating_duration_since(self.floor_written) >= FLOOR_EVERY {
             self.floor_written = now;
             self.remember();
@@ -347,7 +350,7 @@ impl Loop {
         self.meters.age.set(running as f64);
         self.meters.lkg_age.set(lkg as f64);
         let most = soft_expiry(self.running.as_deref()).as_secs();
-        let trusted = self.clock.state(clock::now()) != ClockState::Untrusted;
+        let trusted = self.gateway.clock.state() != ClockState::Untrusted;
         if trusted && running > most {
             let text = format!("the policy is older than {most} s; it stays in force");
             self.conditions.raise("Stale", "SoftExpiry", &text);
@@ -375,7 +378,7 @@ impl Loop {
             lkg: self.lkg.as_ref(),
             waiting: self.waiting.as_ref().map(|waiting| &*waiting.policy),
             probation,
-            clock: self.clock.state(clock::now()).name(),
+            clock: self.gateway.clock.state().name(),
             sources: self.sources.values().map(source).collect::<Vec<Value>>(),
             denied: denied.collect(),
             refused: self.refused.as_ref(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tillgate_config::effective::Effective;
 use tillgate_config::kinds::BootstrapDoc;
 use tillgate_config::kinds::bootstrap::{RoleDoc, SourceDoc, SourceType};
+use tillgate_config::scalar::FilePath;
 use tillgate_config::{bootstrap_endpoint, defaults, load_bootstrap};
 use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
@@ -16,7 +17,7 @@ use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
 use crate::bundle::Archive;
 use crate::bundle::verify::{KeyRole, Trust, Verified, VerifyError};
 use crate::cli::read_policy;
-use crate::sources::{Place, Proof, SourceSpec};
+use crate::sources::{Place, Proof, Signers, SourceSpec};
 use crate::state::StateDir;
 
 /// What a store knows by itself.
@@ -114,6 +115,7 @@ fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
         let missing = || format!("the source `{name}` has no `url`: write where it is");
         document.url.as_ref().map(|url| url.0.clone()).ok_or_else(missing)
     };
+    let file = |given: Option<&FilePath>| given.map(|file| Arc::clone(&file.0));
     let place = match document.source_type {
         SourceType::Directory => {
             let path = document
@@ -133,8 +135,11 @@ fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
             url: url()?,
             folder: document.path.as_ref().map(|path| path.0.clone()),
             reference: document.reference.as_ref().map_or("HEAD", |one| &one.0).to_owned(),
-            allowed_signers: document.allowed_signers.as_ref().map(|file| Arc::clone(&file.0)),
-            identity: document.identity.as_ref().map(|file| Arc::clone(&file.0)),
+            signers: Signers {
+                ssh: file(document.allowed_signers.as_ref()),
+                open_pgp: file(document.keyring.as_ref()),
+            },
+            identity: file(document.identity.as_ref()),
         },
         SourceType::OciArtifact => {
             return Err(format!(

@@ -25,8 +25,8 @@ pub(super) struct Answer {
     pub(super) source: usize,
     pub(super) result: Result<Fetched, FetchError>,
     pub(super) took: Duration,
-    /// Whether it vouched for this machine's clock.
-    pub(super) vouched: bool,
+    /// By how many seconds this machine's clock is ahead of its own, if it has proven who it is.
+    pub(super) ahead: Option<f64>,
     pub(super) settles: oneshot::Sender<bool>,
 }
 
@@ -79,13 +79,8 @@ impl Watched {
             self.note(&result);
             let (settles, settled) = oneshot::channel();
             let took = clock::now().saturating_duration_since(began);
-            let answer = Answer {
-                source: self.number,
-                result,
-                took,
-                vouched: self.source.agrees(),
-                settles,
-            };
+            let answer =
+                Answer { source: self.number, result, took, ahead: self.source.ahead(), settles };
             if answers.send(answer).await.is_err() {
                 return;
             }

@@ -137,7 +137,8 @@ impl Line {
             self.connector = Some(made.map_err(|error| explain(&error))?);
         }
         let connector = self.connector.as_ref().expect("it was made above");
-        self.address.connect(connector, PATIENCE).await
+        let at = (self.address.host.as_str(), self.address.port);
+        client::dial(at, Some((connector, "--ca")), PATIENCE).await
     }
 }
 

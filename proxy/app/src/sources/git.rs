@@ -2,8 +2,9 @@
 //!
 //! The tip is asked for first; only another one is fetched, one commit deep and with the files of
 //! one folder. What crosses the line does so through a relay of our own in class `control`. With
-//! `allowedSigners` the commit, or the tag that names it, must be signed by one of them. Git orders
-//! nothing: what the branch shows is the policy, so a fleet that fears old commits uses bundles.
+//! `allowedSigners` or a `keyring` the commit, or the tag that names it, must be signed by one of
+//! them. Git orders nothing: what the branch shows is the policy, so a fleet that fears old commits
+//! uses bundles.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use tillgate_net::clock;
 
 use self::program::{Program, Way};
 use super::apart::{Apart, Blocks};
-use super::{FetchError, Fetched, Given, Place, Proof, SourceSpec, directory, relay, wrap};
+use super::{
+    FetchError, Fetched, Given, Place, Proof, Signers, SourceSpec, directory, relay, wrap,
+};
 use crate::gateway::Gateway;
 
 mod program;
@@ -45,7 +48,7 @@ struct Asker {
     url: String,
     folder: Option<String>,
     reference: String,
-    allowed_signers: Option<Arc<Path>>,
+    signers: Signers,
     identity: Option<Arc<Path>>,
     repository: PathBuf,
     timeout: Duration,
@@ -66,19 +69,19 @@ impl Git {
     /// # Errors
     /// Why it can never be used.
     pub(crate) fn new(spec: &SourceSpec, state: &Path) -> Result<Self, String> {
-        let Place::Git { url, folder, reference, allowed_signers, identity } = &spec.place else {
+        let Place::Git { url, folder, reference, signers, identity } = &spec.place else {
             return Err("no repository".to_owned());
         };
-        if allowed_signers.is_none() && !spec.allow_unsigned {
+        if !signers.any() && !spec.allow_unsigned {
             return Err("nobody's signature counts; name a file of SSH keys in \
-                        `allowedSigners`, or set `allowUnsigned`"
+                        `allowedSigners`, or of OpenPGP keys in `keyring`, or set `allowUnsigned`"
                 .to_owned());
         }
         let asker = Asker {
             url: url.clone(),
             folder: folder.clone(),
             reference: reference.clone(),
-            allowed_signers: allowed_signers.clone(),
+            signers: signers.clone(),
             identity: identity.clone(),
             repository: state.join("git").join(&*spec.name),
             timeout: spec.timeout,
@@ -244,17 +247,21 @@ impl Asker {
 
     /// Who answers for the commit: who signed it, or the tag that names it.
     fn verify(&self, program: &Program<'_>, tip: &Tip) -> Result<Proof, String> {
-        let Some(signers) = &self.allowed_signers else { return Ok(Proof::Nobody) };
-        let file = format!("gpg.ssh.allowedSignersFile={}", signers.display());
-        let check = |what, name: &str| {
-            program.run(None, &["-c", "gpg.format=ssh", "-c", &file, what, name])
-        };
+        if !self.signers.any() {
+            return Ok(Proof::Nobody);
+        }
+        program.import(self.signers.open_pgp.as_deref())?;
+        let ssh = self.signers.ssh.as_ref().map(|file| file.display().to_string());
+        let file = format!("gpg.ssh.allowedSignersFile={}", ssh.unwrap_or_default());
+        // Which kind a signature is, it says itself.
+        let check = |what, name: &str| program.run(None, &["-c", &file, what, name]);
         let by_tag = tip.is_tag && check("verify-tag", TIP).is_ok();
         if by_tag {
             return Ok(Proof::Commit);
         }
         check("verify-commit", &tip.commit).map(|_| Proof::Commit).map_err(|why| {
-            format!("commit {} is not signed by a key of {}: {why}", tip.commit, signers.display())
+            let files = self.signers.shown();
+            format!("commit {} is not signed by a key of {files}: {why}", tip.commit)
         })
     }
 }

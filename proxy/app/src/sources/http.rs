@@ -23,9 +23,6 @@ use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::gateway::Gateway;
 use crate::send::explain;
 
-/// Clocks that are no further apart are right, both of them.
-const CLOCKS_AGREE: Duration = Duration::from_secs(30);
-
 /// What is added to a held question for its answer to arrive.
 const HOLD_MARGIN: Duration = Duration::from_secs(10);
 
@@ -41,8 +38,8 @@ pub(crate) struct HttpBundle {
     connector: Option<Arc<Connector>>,
     /// By its tag.
     given: Given,
-    /// Whether the last answer, if its server has proven who it is, is of our time.
-    agrees: bool,
+    /// How far this machine's clock is ahead of its server's, if that has proven who it is.
+    ahead: Option<f64>,
 }
 
 impl HttpBundle {
@@ -61,13 +58,13 @@ impl HttpBundle {
             post: None,
             connector: None,
             given: Given::default(),
-            agrees: false,
+            ahead: None,
         })
     }
 
-    /// Whether its server vouched for this machine's clock with its last answer.
-    pub(crate) const fn agrees(&self) -> bool {
-        self.agrees
+    /// By how many seconds this machine's clock is ahead of its server's, by its last answer.
+    pub(crate) const fn ahead(&self) -> Option<f64> {
+        self.ahead
     }
 
     pub(crate) fn settle(&mut self) {
@@ -75,7 +72,7 @@ impl HttpBundle {
     }
 
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
-        self.agrees = false;
+        self.ahead = None;
         let mut post = match self.post.take().filter(Post::is_open) {
             Some(post) => post,
             None => self.connect(gateway).await?,
@@ -88,7 +85,9 @@ impl HttpBundle {
         let most = usize::try_from(PACKED_BYTES_MAX).unwrap_or(usize::MAX);
         let answer = post.ask(self.request()?, timeout, most).await;
         let answer = answer.map_err(|error| explain(&error))?;
-        self.agrees = self.connector.is_some() && is_now(answer.headers(), clock::wall());
+        if self.connector.is_some() {
+            self.ahead = ahead(answer.headers(), clock::wall());
+        }
         self.post = Some(post);
         self.read(answer)
     }
@@ -156,12 +155,11 @@ async fn secure(gateway: &Arc<Gateway>) -> Result<Arc<Connector>, String> {
     made.await?.map_err(|error| explain(&error))
 }
 
-/// Whether `Date` is `now`, as far as a whole second and a slow line can tell.
-fn is_now(headers: &HeaderMap, now: SystemTime) -> bool {
-    date(headers).is_some_and(|date| {
-        let apart = now.duration_since(date).or_else(|_| date.duration_since(now));
-        apart.is_ok_and(|apart| apart <= CLOCKS_AGREE)
-    })
+/// By how many seconds `now` is ahead of `Date`, which tells whole ones.
+fn ahead(headers: &HeaderMap, now: SystemTime) -> Option<f64> {
+    let date = date(headers)?;
+    let behind = || date.duration_since(now).ok().map(|behind| -behind.as_secs_f64());
+    now.duration_since(date).ok().map(|ahead| ahead.as_secs_f64()).or_else(behind)
 }
 
 #[cfg(test)]
@@ -172,13 +170,13 @@ mod tests {
     fn a_server_says_what_time_it_is() {
         let mut headers = HeaderMap::new();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_208_700);
-        assert!(!is_now(&headers, now), "it says nothing");
+        assert_eq!(ahead(&headers, now), None, "it says nothing");
         let date = httpdate::fmt_http_date(now);
         headers.insert(header::DATE, http::HeaderValue::from_str(&date).unwrap());
-        assert!(is_now(&headers, now));
-        for apart in [Duration::from_secs(31), Duration::from_secs(86_400 * 365 * 50)] {
-            assert!(!is_now(&headers, now + apart) && !is_now(&headers, now - apart));
-        }
+        let apart = Duration::from_secs(86_400 * 365);
+        assert_eq!(ahead(&headers, now), Some(0.0));
+        assert_eq!(ahead(&headers, now + apart), Some(apart.as_secs_f64()));
+        assert_eq!(ahead(&headers, now - apart), Some(-apart.as_secs_f64()));
     }
 
     #[test]

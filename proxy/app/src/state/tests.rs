@@ -2,13 +2,24 @@
 //!
 //! The process is this test program itself, started anew as [`child`] with the name of a step
 //! after which it kills itself without a word; or under a file size limit, so that the kernel
-//! kills it in the middle of a write.
+//! kills it in the middle of a write. Each row is printed as it was found:
+//! `cargo test -p tillgate --lib -- --nocapture --test-threads=1 state::tests`.
+//!
+//! - fetch and verify, staged, symlink without memory, probation (twice), promoted:
+//!   [`each_row_of_the_crash_matrix_with_a_process_that_is_killed`]
+//! - inside a write: [`a_process_that_is_killed_inside_a_write_leaves_nothing_half`]
+//! - memory or bundle torn, empty, something else: [`torn_empty_and_foreign_files_are_told`],
+//!   [`what_is_damaged_of_two_is_passed_over`]
+//! - full disk: [`a_full_disk_is_an_error_and_changes_nothing`], and the whole program in
+//!   `tests/tests/policy_sources.rs`, with kill -9 at any moment and again and again
+//! - read-only disk, clock in 1970 or 2100: `tests/tests/policy_machine.rs`
 
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use tillgate_core::reconcile::{
-    Boot, Effect, Facts, HealthSpec, ProbationSpec, Reconciler, Refusal, Remark, Serve, Wall,
+    Applied, Boot, Effect, Facts, HealthSpec, ProbationSpec, Reconciler, Refusal, Remark, Serve,
+    Stage, Wall,
 };
 use tillgate_net::clock;
 
@@ -66,6 +77,17 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Tells a row of the matrix, as it was found.
+#[allow(clippy::print_stdout, reason = "the matrix is what these tests are for")]
+fn row(died: &str, boot: &Boot) {
+    let serves = match &boot.serve {
+        Serve::Current(one) => format!("{} (current)", one.sequence.unwrap_or_default()),
+        Serve::Lkg(one) => format!("{} (last known good)", one.sequence.unwrap_or_default()),
+        Serve::Minimal => "the minimal policy".to_owned(),
+    };
+    println!("{died:<44} serves {serves:<22} {:?}", boot.remarks);
 }
 
 fn archive(sequence: u64) -> Archive {
@@ -174,6 +196,7 @@ fn each_row_of_the_crash_matrix_with_a_process_that_is_killed() {
         let status = scratch.dies_after(step);
         assert!(!status.success(), "{step}: {status}");
         let boot = scratch.boot();
+        row(&format!("killed after: {step}"), &boot);
         assert_eq!((&boot.serve, &boot.remarks), (&serves, &remarks), "after {step}");
         if serves != current(42) {
             assert_eq!(may_take(&boot, 42), Ok(()), "after {step} it is tried again");
@@ -181,6 +204,7 @@ fn each_row_of_the_crash_matrix_with_a_process_that_is_killed() {
         if step == "in probation" {
             assert!(!scratch.dies_after(step).success());
             let boot = scratch.boot();
+            row("killed after: in probation, once more", &boot);
             assert!(matches!(may_take(&boot, 42), Err(Refusal::Denied(_))), "twice is enough");
         }
     }
@@ -194,17 +218,19 @@ fn a_process_that_is_killed_inside_a_write_leaves_nothing_half() {
     let torn = scratch.0.join(format!("{TEMPORARY}{MEMORY}"));
     assert_eq!(fs::metadata(&torn).unwrap().len(), 0, "it died in the middle of a write");
     let boot = scratch.boot();
+    row("killed in the middle of a write", &boot);
     assert_eq!(boot.serve, Serve::Current(known(41)));
     assert!(!torn.exists());
     assert_eq!(may_take(&boot, 42), Ok(()));
 }
 
 #[test]
-fn torn_empty_and_foreign_files_are_known_for_what_they_are() {
+fn torn_empty_and_foreign_files_are_told() {
     for (name, bytes) in [("empty", &b""[..]), ("zeros", &[0; 4096]), ("html", b"<html>")] {
         let scratch = settled(name);
         fs::write(scratch.0.join(MEMORY), bytes).unwrap();
         let boot = scratch.boot();
+        row(&format!("state.json is: {name}"), &boot);
         assert_eq!(boot.serve, Serve::Lkg(known(41)), "{name}");
         assert!(boot.remarks.contains(&Remark::MemoryLost), "{name}: {:?}", boot.remarks);
         assert!(matches!(may_take(&boot, 40), Err(Refusal::Older { accepted: 41, .. })), "{name}");
@@ -213,6 +239,7 @@ fn torn_empty_and_foreign_files_are_known_for_what_they_are() {
         let folder = scratch.state().folder(&known(41).digest).unwrap();
         fs::write(folder.join(ARCHIVE), bytes).unwrap();
         let boot = scratch.boot();
+        row(&format!("the one bundle is: {name}"), &boot);
         assert_eq!(boot.serve, Serve::Minimal, "{name}");
         assert!(boot.remarks.contains(&Remark::CurrentDamaged), "{name}");
         // The same one comes again, whole.
@@ -222,12 +249,35 @@ fn torn_empty_and_foreign_files_are_known_for_what_they_are() {
 }
 
 #[test]
+fn what_is_damaged_of_two_is_passed_over() {
+    for (pointer, damaged, serves) in
+        [("current", 42, Serve::Lkg(known(41))), ("lkg", 41, Serve::Current(known(42)))]
+    {
+        let scratch = settled(&format!("two-{pointer}"));
+        let state = scratch.state();
+        let mut memory = scratch.boot().memory;
+        let digest = state.stage(&archive(42)).unwrap();
+        state.point(Pointer::Current, &digest).unwrap();
+        memory.applied = Some(Applied { digest, stage: Stage::Kept });
+        state.remember(&memory).unwrap();
+        let folder = state.folder(&known(damaged).digest).unwrap();
+        fs::write(folder.join(ARCHIVE), b"torn").unwrap();
+        let boot = scratch.boot();
+        row(&format!("{pointer} is damaged, the other one is not"), &boot);
+        assert_eq!(boot.serve, serves);
+        assert_eq!(boot.remarks.len(), 1, "{:?}", boot.remarks);
+    }
+}
+
+#[test]
 fn a_full_disk_is_an_error_and_changes_nothing() {
     let scratch = settled("full");
     // The limit without its signal: writes fail, as they do on a full disk.
     let status = scratch.child("never", "trap '' XFSZ; ulimit -f 0; exec \"$@\"");
     assert_eq!(status.code(), Some(101), "it is told, not killed");
-    assert_eq!(scratch.boot().serve, Serve::Current(known(41)));
+    let boot = scratch.boot();
+    row("the disk is full", &boot);
+    assert_eq!(boot.serve, Serve::Current(known(41)));
     let nowhere = StateDir::new("/proc/tillgate");
     assert!(nowhere.prepare().is_err() && nowhere.remember(&Memory::default()).is_err());
     assert_eq!(nowhere.look(|_| true).boot(NOW).serve, Serve::Minimal);

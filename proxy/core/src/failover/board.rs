@@ -6,7 +6,7 @@
 //! may be wanted because another endpoint behind the same line went silent, and a tier leaves
 //! with its last endpoint. A good call of a healthy endpoint never comes here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -137,23 +137,27 @@ impl Board {
     /// Another config: what is known of endpoints and rules that stay is kept.
     pub fn follow(&mut self, layout: &Layout, now: Instant) -> Wiring {
         let mut known = std::mem::take(&mut self.endpoints);
-        let used = |index: usize| {
-            let mut references = layout.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
-            references.any(|reference| usize::from(reference.backend.0) == index)
-        };
+        // Calls that have failed wait for this: looked up, not searched for.
+        let references = layout.rules.iter().flat_map(|rule| rule.tiers.iter().flatten());
+        let used: BTreeSet<_> = references.map(|one| usize::from(one.backend.0)).collect();
+        let mut ids: BTreeMap<Arc<str>, Vec<EndpointId>> = BTreeMap::new();
+        for (id, one) in &known {
+            ids.entry(Arc::clone(&one.backend)).or_default().push(*id);
+        }
         let mut loads = Vec::new();
         for (index, backend) in layout.backends.iter().enumerate() {
             let mut of_backend = Vec::new();
             for endpoint in &backend.endpoints {
-                let same = |one: &Watched| one.backend == backend.name && one.endpoint == *endpoint;
-                let before = known.iter().find(|(_, one)| same(one)).map(|(id, _)| *id);
+                let same =
+                    |id: &EndpointId| known.get(id).is_some_and(|one| one.endpoint == *endpoint);
+                let before = ids.get(&backend.name).into_iter().flatten().copied().find(same);
                 let id = before.unwrap_or(EndpointId(self.next_id));
                 let mut watched = before.and_then(|id| known.remove(&id)).unwrap_or_else(|| {
                     self.next_id += 1;
                     let name = (Arc::clone(&backend.name), endpoint.clone());
                     Watched::new(name, Load::new(id, self.epoch), Arc::clone(&backend.health), now)
                 });
-                let phase = used(index).then(|| mix(self.seed, id));
+                let phase = used.contains(&index).then(|| mix(self.seed, id));
                 watched.follow(&backend.health, backend.line, phase, now);
                 of_backend.push(Arc::clone(&watched.load));
                 self.endpoints.insert(id, watched);
@@ -174,14 +178,15 @@ impl Board {
         loads: &[Arc<[Arc<Load>]>],
         now: Instant,
     ) -> Vec<Plan> {
-        let mut known = std::mem::take(&mut self.rules);
+        let known = std::mem::take(&mut self.rules).into_iter();
+        let mut known: BTreeMap<RuleName, RuleWatch> =
+            known.map(|one| (one.name.clone(), one)).collect();
         let mut plans = Vec::new();
         for rule in &layout.rules {
             let plan_of = |face: Arc<Face>| plan(rule, loads, face);
             let times = [rule.failover.hold_down, rule.failover.ramp];
             let times = times.map(|time| stretch(time, self.seed));
-            let before = known.iter().position(|one| one.name == rule.name);
-            let mut watch = before.map(|at| known.swap_remove(at));
+            let mut watch = known.remove(&rule.name);
             let plan = plan_of(match &watch {
                 Some(watch) => Arc::clone(&watch.plan.face),
                 None => Arc::new(Face::new(rule.budget, self.epoch, now)),

@@ -24,7 +24,7 @@ pub struct Facts {
     pub requests: u64,
     /// Those that failed, by whosever fault but the client's.
     pub errors: u64,
-    /// Sidecars that refused what concerns a critical route.
+    /// How often a sidecar refused what it was given.
     pub refusals: u64,
     /// Whether every line is down, or every server behind one.
     pub cloud_down: bool,
@@ -81,7 +81,7 @@ pub enum Verdict {
 /// Compares the time before a swap with the time `after` it; `now` is how it is now.
 pub fn judge(before: &Since, after: &Since, now: &Facts, spec: &HealthSpec) -> Verdict {
     if after.refusals > 0 {
-        return Verdict::Fail("a sidecar refused what concerns a critical route".into());
+        return Verdict::Fail("a sidecar refused it".into());
     }
     let lost = after.usable.iter().find(|name| {
         let is = |route: &&RouteFact| route.name == **name && !route.usable && route.answers;

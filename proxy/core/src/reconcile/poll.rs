@@ -1,14 +1,15 @@
 //! When to ask a source, so that sixty thousand stores are a flat load.
 //!
 //! Each store has its own phase, from a hash of its name, and a jitter of ten percent after that.
-//! What fails is asked less and less often, and never more often than what works. After an
-//! outage that was longer than an interval stores come back spread over `spread`: from then on
-//! until the first success one request per store falls into each such time. In go outcomes and
-//! random draws; out comes when to ask next.
+//! What fails is never asked more often than what works: by the stores of a fleet once in an
+//! interval at first, and once in `spread` as soon as the outage is longer than that, so that they
+//! come back one after the other. A store that has no policy yet, or says with a `spread` of zero
+//! that it is alone, is quicker: after a second, and then less and less often. In go outcomes
+//! and random draws; out comes when to ask next.
 
 use std::time::{Duration, Instant};
 
-/// After a first failure; doubled with each further one.
+/// After a first failure of a store that need not think of others; doubled with each further one.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Where doubling ends, unless the interval is longer than half of it.
@@ -34,7 +35,7 @@ pub struct PollSpec {
     pub interval: Duration,
     /// How long a server may hold the question; zero = it is not asked to.
     pub long_poll: Duration,
-    /// Over how long stores come back after an outage.
+    /// Over how long stores come back after an outage; zero = this one need not think of others.
     pub spread: Duration,
 }
 
@@ -60,6 +61,8 @@ pub struct Poll {
     next: Instant,
     begun: Instant,
     failures: u32,
+    /// It has a policy, or was answered: there is no hurry.
+    something: bool,
     last_success: Option<Instant>,
     since: Instant,
     back_off: Duration,
@@ -77,6 +80,7 @@ impl Poll {
             next: now + part(within, hash),
             begun: now,
             failures: 0,
+            something,
             last_success: None,
             since: now,
             back_off: Duration::ZERO,
@@ -115,6 +119,7 @@ impl Poll {
         let pause = match polled {
             Polled::Answered { held } => {
                 self.failures = 0;
+                self.something = true;
                 self.back_off = Duration::ZERO;
                 self.last_success = Some(now);
                 if held { Duration::ZERO } else { self.around(self.spec.interval, draw) }
@@ -138,11 +143,13 @@ impl Poll {
     }
 
     fn failure_pause(&self, draw: u64, now: Instant) -> Duration {
-        let silent = now.saturating_duration_since(self.last_success.unwrap_or(self.since));
-        if silent > self.spec.interval && !self.spec.spread.is_zero() {
-            // On average one in each `spread`, and no two of a store close together.
-            let spread = self.spec.spread.max(self.spec.interval);
-            return spread / 2 + part(spread, draw);
+        if self.something && !self.spec.spread.is_zero() {
+            let silent = now.saturating_duration_since(self.last_success.unwrap_or(self.since));
+            let is_long = silent > self.spec.interval;
+            let least = if is_long { self.spec.spread } else { Duration::ZERO };
+            // On average one in each such time, and no two of a store close together.
+            let time = self.spec.interval.max(least);
+            return time / 2 + part(time, draw);
         }
         // Full jitter halves the mean, so twice the interval is as often as what works.
         let most = BACK_OFF_MAX.max(self.spec.interval * 2);

@@ -59,6 +59,14 @@ fn settled() -> (Reconciler, Instant) {
     (store, now + minutes(13))
 }
 
+/// The same store with 42 on probation from now on.
+fn on_probation() -> (Reconciler, Instant) {
+    let (mut store, now) = settled();
+    store.handle_swapped(revision(42), &facts(600, 6), now);
+    effects(&mut store);
+    (store, now)
+}
+
 #[test]
 fn a_good_bundle_becomes_last_known_good() {
     let (mut store, now) = (fresh(), epoch());
@@ -82,9 +90,7 @@ fn a_good_bundle_becomes_last_known_good() {
 
 #[test]
 fn at_night_a_bundle_is_kept_but_not_called_good() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
-    effects(&mut store);
+    let (mut store, now) = on_probation();
     store.handle_facts(&facts(610, 6), now + minutes(29));
     assert_eq!(effects(&mut store), []);
     assert_eq!(store.poll_timeout(), Some(now + minutes(30)));
@@ -103,8 +109,7 @@ fn at_night_a_bundle_is_kept_but_not_called_good() {
 
 #[test]
 fn errors_of_a_bad_bundle_are_no_excuse_for_the_next() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
+    let (mut store, now) = on_probation();
     store.handle_facts(&facts(640, 40), now + minutes(1));
     store.handle_swapped(revision(43), &facts(640, 40), now + minutes(1));
     effects(&mut store);
@@ -114,9 +119,7 @@ fn errors_of_a_bad_bundle_are_no_excuse_for_the_next() {
 
 #[test]
 fn a_bad_bundle_is_rolled_back_once_and_never_taken_again() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
-    effects(&mut store);
+    let (mut store, now) = on_probation();
     store.handle_facts(&facts(700, 56), now + minutes(1));
     assert_eq!(effects(&mut store), [Effect::RollBack(revision(41).digest)]);
     store.handle_rolled_back(true);
@@ -137,9 +140,7 @@ fn a_bad_bundle_is_rolled_back_once_and_never_taken_again() {
 
 #[test]
 fn a_rollback_that_cannot_be_done_leaves_what_runs() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
-    effects(&mut store);
+    let (mut store, now) = on_probation();
     store.handle_facts(&facts(700, 90), now + minutes(1));
     effects(&mut store);
     store.handle_rolled_back(false);
@@ -153,8 +154,7 @@ fn a_rollback_that_cannot_be_done_leaves_what_runs() {
 
 #[test]
 fn a_newer_bundle_ends_the_probation_of_the_one_before() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
+    let (mut store, now) = on_probation();
     store.handle_swapped(revision(43), &facts(601, 6), now + minutes(1));
     effects(&mut store);
     assert_eq!(store.running(), Some(&revision(43)));
@@ -267,8 +267,7 @@ fn damaged_bundles_are_passed_over() {
 
 #[test]
 fn a_process_that_keeps_dying_leaves_what_kills_it() {
-    let (mut store, now) = settled();
-    store.handle_swapped(revision(42), &facts(600, 6), now);
+    let (mut store, now) = on_probation();
     store.handle_facts(&facts(601, 6), now + minutes(30));
     let whole = store.memory().clone();
     let mut memory = whole.clone();

@@ -13,8 +13,9 @@ use prometheus_client::registry::Unit;
 
 use super::{Label, Metrics};
 
-/// From a verification (a millisecond) to a probation (half an hour).
-const PHASE_BUCKETS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 120.0, 600.0, 1800.0];
+/// From a swap (a tenth of a millisecond) to a probation (half an hour).
+const PHASE_BUCKETS: [f64; 12] =
+    [0.0001, 0.0003, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 120.0, 600.0, 1800.0];
 
 /// A gauge of seconds with their parts.
 type Seconds = Gauge<f64, AtomicU64>;
@@ -35,6 +36,11 @@ struct ApplyLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
     phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,11 +72,13 @@ pub enum Applying {
     Fetch,
     /// Signatures and hashes.
     Verify,
-    /// Reading, checking and compiling it for this store.
+    /// Reading its documents.
+    Parse,
+    /// Checking and compiling them for this store.
     Compile,
     /// Writing it to disk.
     Stage,
-    /// Putting it in effect.
+    /// Putting it in effect, from the first that requests can notice to the last.
     Swap,
     /// Watching it until it was good.
     Probation,
@@ -81,6 +89,7 @@ impl Applying {
         match self {
             Self::Fetch => "fetch",
             Self::Verify => "verify",
+            Self::Parse => "parse",
             Self::Compile => "compile",
             Self::Stage => "stage",
             Self::Swap => "swap",
@@ -99,7 +108,9 @@ pub struct PolicyMeters {
     answered: Family<SourceLabels, Seconds>,
     back_off: Family<SourceLabels, Seconds>,
     signatures: Family<SignatureLabels, Counter>,
+    invalid: Family<KindLabels, Counter>,
     clock: Family<StateLabels, Gauge>,
+    offset: Family<SourceLabels, Seconds>,
     /// Whether the newest policy is in effect.
     pub last_success: Gauge,
     /// When a policy was last put in effect.
@@ -121,7 +132,9 @@ impl PolicyMeters {
             answered: Family::default(),
             back_off: Family::default(),
             signatures: Family::default(),
+            invalid: Family::default(),
             clock: Family::default(),
+            offset: Family::default(),
             last_success: Gauge::default(),
             last_at: Seconds::default(),
             age: Seconds::default(),
@@ -161,6 +174,12 @@ impl PolicyMeters {
         let text =
             "signatures of policies that were checked, by key; the key is empty if none counted";
         registry.register("signature_verify", text, self.signatures.clone());
+        let text = "mistakes in documents of policies that were refused; the kind is empty where \
+                    the whole policy is meant";
+        registry.register("config_validation_errors", text, self.invalid.clone());
+        let text =
+            "how far the wall clock is ahead of a source's over TLS, which tells whole seconds";
+        registry.register_with_unit("clock_offset", text, Unit::Seconds, self.offset.clone());
         let text = "1 for what is thought of the wall clock: Synced, Holdover or Untrusted";
         registry.register("clock_state", text, self.clock.clone());
     }
@@ -189,6 +208,17 @@ impl PolicyMeters {
         let result = if key.is_some() { "valid" } else { "invalid" };
         let key_id = key.map_or_else(|| "".into(), Arc::clone);
         self.signatures.get_or_create_owned(&SignatureLabels { result, key_id }).inc();
+    }
+
+    /// A document of this kind has a mistake.
+    pub fn invalid(&self, kind: &'static str) {
+        self.invalid.get_or_create_owned(&KindLabels { kind }).inc();
+    }
+
+    /// The wall clock is ahead of a source's by so many seconds.
+    pub fn offset(&self, source: &Label, seconds: f64) {
+        let labels = SourceLabels { source: Arc::clone(source) };
+        self.offset.get_or_create_owned(&labels).set(seconds);
     }
 
     /// What is thought of the clock, of all that could be.

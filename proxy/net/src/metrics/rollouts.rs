@@ -27,16 +27,8 @@ struct DocumentLabels {
     document: Label,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClockLabels {
-    state: &'static str,
-}
-
 /// States of a rollout's gate.
 const GATE_STATES: [&str; 2] = ["open", "held"];
-
-/// States of the store's clock.
-const CLOCK_STATES: [&str; 3] = ["Synced", "Holdover", "Untrusted"];
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +36,6 @@ pub struct RolloutMeters {
     gates: Family<StateLabels, Gauge>,
     held: Family<HeldLabels, Counter>,
     active: Family<DocumentLabels, Gauge>,
-    clock: Family<ClockLabels, Gauge>,
     pulls: Family<StateLabels, Gauge>,
     bytes: Family<StateLabels, Gauge>,
     rate: Family<StateLabels, Gauge>,
@@ -61,8 +52,6 @@ impl RolloutMeters {
             registry.register("gate_held", text, all.held.clone());
             let text = "1 while a window, freeze or override is active, else 0";
             registry.register("gate_document_active", text, all.active.clone());
-            let text = "1 for what is thought of the store's clock, else 0";
-            registry.register("clock_state", text, all.clock.clone());
             let text = "blobs of a rollout that are fetched, or wait for one of its turns";
             registry.register("rollout_pulls", text, all.pulls.clone());
             let text = "bytes of a release: on disk, and in all, as far as its manifests are known";
@@ -100,14 +89,6 @@ impl RolloutMeters {
     pub fn document(&self, document: &str, is_active: bool) {
         let labels = DocumentLabels { document: document.into() };
         self.active.get_or_create_owned(&labels).set(i64::from(is_active));
-    }
-
-    /// What is thought of the clock.
-    pub fn clock(&self, state: &str) {
-        for one in CLOCK_STATES {
-            let is_it = i64::from(one == state);
-            self.clock.get_or_create_owned(&ClockLabels { state: one }).set(is_it);
-        }
     }
 
     /// Who is fetched, and who waits, of a rollout.

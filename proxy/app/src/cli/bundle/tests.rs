@@ -88,6 +88,7 @@ impl Folder {
             reports: None,
             bake: "1h".into(),
             percent: 80,
+            prometheus: super::super::promote::Query::default(),
             query_result: None,
             at_most: None,
         })

@@ -23,10 +23,13 @@ const REPORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// If it shows no good, or not enough.
 pub(super) fn of(options: &Options, manifest: &Manifest) -> Result<Option<String>, Refused> {
     let sequence = manifest.sequence;
-    let metric = match (&options.query_result, options.at_most) {
-        (Some(file), Some(most)) => Some(Metric { value: value(&json(file)?), most }),
-        _ => None,
+    let answer = match &options.query_result {
+        Some(file) => Some(json(file)?),
+        None => options.prometheus.ask()?,
     };
+    let told = answer.as_ref().map(value).transpose();
+    let told = told.map_err(|why| inconclusive(sequence, &why))?;
+    let metric = told.zip(options.at_most).map(|(value, most)| Metric { value, most });
     let reports = match &options.reports {
         Some(folder) => reports(folder)?,
         None if metric.is_some() => Vec::new(),
@@ -41,14 +44,26 @@ pub(super) fn of(options: &Options, manifest: &Manifest) -> Result<Option<String
     let spec = RingEvidence { bake: bake.0, percent: options.percent };
     match judge_ring(&words, metric, Duration::from_secs(waited), spec) {
         Verdict::Pass => {
-            let good = words.iter().filter(|(_, word)| *word == Word::Good).count();
-            Ok(Some(format!("good in {good} of {} stores, for {waited} s", words.len())))
+            let mut shown = Vec::new();
+            if !words.is_empty() {
+                let good = words.iter().filter(|(_, word)| *word == Word::Good).count();
+                shown.push(format!("good in {good} of {} stores", words.len()));
+            }
+            if let Some(Metric { value: Some(value), most }) = metric {
+                let query = options.prometheus.query.as_deref().unwrap_or("the query");
+                shown.push(format!("{query} is {value}, {most} allowed"));
+            }
+            shown.push(format!("for {waited} s"));
+            Ok(Some(shown.join("; ")))
         }
         Verdict::Fail(why) => Err((format!("sequence {sequence} fails: {why}"), FINDINGS)),
-        Verdict::Inconclusive(why) => {
-            Err((format!("sequence {sequence} is inconclusive: {why}"), FINDINGS))
-        }
+        Verdict::Inconclusive(why) => Err(inconclusive(sequence, &why)),
     }
+}
+
+/// Nobody can tell yet, which is no reason to go on.
+fn inconclusive(sequence: u64, why: &str) -> Refused {
+    (format!("sequence {sequence} is inconclusive: {why}"), FINDINGS)
 }
 
 /// The policy part of every status document in `folder`.
@@ -95,19 +110,30 @@ fn taken_at(report: &Value, sequence: u64) -> Option<u64> {
     Some(wall(taken["at"].as_str()?)?.0)
 }
 
-/// The largest value of an instant query, if each is a number.
-fn value(answer: &Value) -> Option<f64> {
+/// The largest value of an instant query, if each is a number; `None` if there is none.
+///
+/// # Errors
+/// If it was not answered, or only in part.
+fn value(answer: &Value) -> Result<Option<f64>, String> {
+    let text = |of: &Value| of.as_str().unwrap_or("it does not say why").to_owned();
+    if answer["status"] != "success" {
+        return Err(format!("Prometheus does not answer the query: {}", text(&answer["error"])));
+    }
+    // What is behind several servers warns when it has not heard all of them.
+    if let Some(warning) = answer["warnings"].get(0) {
+        return Err(format!("Prometheus answers with a warning: {}", text(warning)));
+    }
     let result = &answer["data"]["result"];
     let number = |pair: &Value| pair[1].as_str()?.parse::<f64>().ok().filter(|one| one.is_finite());
-    match answer["data"]["resultType"].as_str()? {
-        "scalar" => number(result),
-        "vector" => {
-            let values: Option<Vec<f64>> =
-                result.as_array()?.iter().map(|one| number(&one["value"])).collect();
-            values?.into_iter().reduce(f64::max)
+    Ok(match answer["data"]["resultType"].as_str() {
+        Some("scalar") => number(result),
+        Some("vector") => {
+            let all = result.as_array().into_iter().flatten();
+            let values: Option<Vec<f64>> = all.map(|one| number(&one["value"])).collect();
+            values.and_then(|values| values.into_iter().reduce(f64::max))
         }
         _ => None,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -136,13 +162,18 @@ mod tests {
     fn prometheus_may_have_no_answer() {
         let vector = |values: &[&str]| {
             let series: Vec<_> = values.iter().map(|one| json!({"value": [1, one]})).collect();
-            value(&json!({"data": {"resultType": "vector", "result": series}}))
+            let data = json!({"resultType": "vector", "result": series});
+            value(&json!({"status": "success", "data": data}))
         };
-        assert_eq!(vector(&["0.1", "0.3", "0.2"]), Some(0.3));
-        assert_eq!(vector(&[]), None);
-        assert_eq!(vector(&["0.1", "NaN"]), None, "a part that is missing is no zero");
-        let scalar = json!({"data": {"resultType": "scalar", "result": [1, "2"]}});
-        assert_eq!(value(&scalar), Some(2.0));
-        assert_eq!(value(&json!({"status": "error"})), None);
+        assert_eq!(vector(&["0.1", "0.3", "0.2"]), Ok(Some(0.3)));
+        assert_eq!(vector(&[]), Ok(None));
+        assert_eq!(vector(&["0.1", "NaN"]), Ok(None), "a part that is missing is no zero");
+        let mut scalar = json!({"status": "success",
+            "data": {"resultType": "scalar", "result": [1, "2"]}});
+        assert_eq!(value(&scalar), Ok(Some(2.0)));
+        scalar["warnings"] = json!(["store-gateway 3 has not answered"]);
+        assert!(value(&scalar).unwrap_err().contains("store-gateway 3"));
+        let error = json!({"status": "error", "error": "parse error"});
+        assert!(value(&error).unwrap_err().contains("parse error"));
     }
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tillgate_config::bundle::place;
-use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::{Clock, Gate};
-use tillgate_core::reconcile::{ClockState, Refusal, RingGate, Wall};
-use tillgate_net::clock;
+use tillgate_config::kinds::Kind;
+use tillgate_core::gate::Gate;
+use tillgate_core::reconcile::{Refusal, RingGate};
 use tillgate_net::metrics::Applying;
+use tillgate_net::{clock, threads};
 
 use super::Loop;
 use crate::bundle::verify::Verified;
@@ -63,14 +63,22 @@ impl Loop {
             let sequence = revision.sequence;
             return self.reject(source, sequence, &refusal.into());
         }
-        let began = clock::now();
-        let compiled = candidate::compile(&archive, &verified, &self.spec);
-        self.meters.took(Applying::Compile, began.elapsed());
+        let compiled = threads::aside(|| self.compile(&archive, &verified));
         let policy = match compiled {
             Ok(policy) => Arc::new(policy),
             Err(rejection) => return self.reject(source, revision.sequence, &rejection),
         };
         self.attempt(Waiting { policy, archive, verified, source, seen })
+    }
+
+    fn compile(&self, archive: &Archive, verified: &Verified) -> Result<Policy, Rejection> {
+        let began = clock::now();
+        let fleet = candidate::read(archive);
+        self.meters.took(Applying::Parse, began.elapsed());
+        let began = clock::now();
+        let policy = candidate::compile(&fleet?, archive, verified, &self.spec);
+        self.meters.took(Applying::Compile, began.elapsed());
+        policy
     }
 
     /// Looks again at what waits.
@@ -117,9 +125,7 @@ impl Loop {
         let staged = self.spec.state.stage(archive);
         self.meters.took(Applying::Stage, began.elapsed());
         staged.map_err(Rejection::Stage)?;
-        let began = clock::now();
         self.put(policy)?;
-        self.meters.took(Applying::Swap, began.elapsed());
         self.is_live(policy, *source);
         Ok(())
     }
@@ -137,7 +143,7 @@ impl Loop {
         let Waiting { policy, verified, seen, .. } = candidate;
         let Some(running) = &self.running else { return Ok(()) };
         let now = clock::now();
-        let state = self.clock.state(now);
+        let state = self.gateway.clock.state();
         let gate = RingGate {
             sequence: policy.revision.sequence.unwrap_or(0),
             created_at: policy.revision.created_at,
@@ -155,22 +161,15 @@ impl Loop {
         if policy.revision.sequence.is_some() {
             running.delivery.rings.admit(&gate, state, wall())?;
         }
-        self.calendar(running, state)
+        self.calendar(running)
     }
 
     /// Whether a window or a freeze that names `config` holds policy now.
-    fn calendar(&self, running: &Policy, state: ClockState) -> Result<(), Rejection> {
-        let seconds = |wall: Wall| Timestamp(i64::try_from(wall.0).unwrap_or(i64::MAX));
-        let clock = match state {
-            ClockState::Synced => Clock::Synced,
-            ClockState::Holdover => {
-                Clock::Holdover(Duration::from_secs(self.clock.margin(clock::now())))
-            }
-            ClockState::Untrusted => Clock::Untrusted(seconds(self.clock.floor())),
-        };
+    fn calendar(&self, running: &Policy) -> Result<(), Rejection> {
+        let (clock, now) = self.gateway.clock.now();
         // Rings are looked at with what was signed for this bundle.
         let calendar = Gate { policy: None, ..running.effective.gate.clone() };
-        let held_by = calendar.of_policy(clock, seconds(wall())).held_by;
+        let held_by = calendar.of_policy(clock, now).held_by;
         if held_by.is_empty() {
             return Ok(());
         }
@@ -190,7 +189,7 @@ impl Loop {
         );
         let facts = self.tally.facts(&self.gateway);
         self.machine.handle_swapped(policy.revision.clone(), &facts, clock::now());
-        self.clock.raise_floor(policy.revision.created_at);
+        self.gateway.clock.raise_floor(policy.revision.created_at);
         self.running = Some(Arc::clone(policy));
         self.running_from = Some(source);
         self.probation_since = Some(clock::now());
@@ -219,6 +218,9 @@ impl Loop {
         if why.waits() {
             let is_first = !self.conditions.is("Held");
             self.conditions.raise("Held", reason, &message);
+            // Nothing is wrong with what the source has now.
+            self.refused = None;
+            self.conditions.clear("Rejected");
             if is_first {
                 tracing::info!(source = name, sequence, "policy waits: {text}");
                 self.meters.applied("held", reason);
@@ -242,6 +244,9 @@ impl Loop {
                 "policy refused, what runs stays: {text}"
             );
             self.meters.applied("rejected", reason);
+            for finding in why.findings() {
+                self.meters.invalid(finding.kind().map_or("", Kind::name));
+            }
             self.meters.last_success.set(0);
             self.gateway.metrics.reloaded(Err(()));
         }

@@ -4,8 +4,9 @@
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,12 +52,46 @@ impl<'a> Program<'a> {
     /// repository may become meanwhile.
     pub(super) fn run(&self, within: Option<u64>, arguments: &[&str]) -> Result<String, String> {
         let what = arguments.iter().find(|one| !one.starts_with('-') && !one.contains('='));
-        let what = what.copied().unwrap_or("git");
-        let mut child = self.command(arguments).spawn().map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                return "there is no `git` on this machine: install it".to_owned();
+        let what = format!("git {}", what.copied().unwrap_or_default());
+        self.end(self.command(arguments), &what, within)
+    }
+
+    /// Lets the OpenPGP keys of a file count, and no others, from here on.
+    pub(super) fn import(&self, keys: Option<&Path>) -> Result<(), String> {
+        let home = self.home();
+        let begin = || {
+            if home.exists() {
+                fs::remove_dir_all(&home)?;
             }
-            format!("git cannot be started: {error}")
+            if keys.is_none() {
+                return Ok(());
+            }
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&home)?;
+            // Whether a key may sign is asked of the keyring, not of a store's clock.
+            fs::write(home.join("gpg.conf"), "ignore-time-conflict\nignore-valid-from\n")
+        };
+        begin().map_err(|error| format!("cannot make {}: {error}", home.display()))?;
+        let Some(keys) = keys else { return Ok(()) };
+        let mut command = Command::new("gpg");
+        command.args(["--batch", "--quiet", "--no-autostart", "--import"]).arg(keys);
+        self.tame(&mut command);
+        self.end(command, "gpg --import", None).map(drop)
+    }
+
+    /// Where keys of people are kept: beside the repository, which begins anew now and then.
+    fn home(&self) -> PathBuf {
+        let mut name = self.folder.as_os_str().to_owned();
+        name.push(".keys");
+        name.into()
+    }
+
+    fn end(&self, mut command: Command, what: &str, within: Option<u64>) -> Result<String, String> {
+        let program = command.get_program().display().to_string();
+        let mut child = command.spawn().map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return format!("there is no `{program}` on this machine: install it");
+            }
+            format!("{program} cannot be started: {error}")
         })?;
         let (said, complained) = (collect(child.stdout.take()), collect(child.stderr.take()));
         let ended = self.watch(&mut child, within);
@@ -67,9 +102,9 @@ impl<'a> Program<'a> {
                 let lines = complained.lines().map(str::trim).filter(|line| !line.is_empty());
                 let why: Vec<&str> = lines.collect();
                 let why = why.last().map_or_else(|| status.to_string(), |line| (*line).to_owned());
-                Err(format!("git {what}: {why}"))
+                Err(format!("{what}: {why}"))
             }
-            Err(why) => Err(format!("git {what}: {why}")),
+            Err(why) => Err(format!("{what}: {why}")),
         }
     }
 
@@ -122,23 +157,8 @@ impl<'a> Program<'a> {
             Way::Proxy(relay) => format!("http.proxy=http://{relay}"),
             Way::Direct | Way::Ssh { .. } => "http.proxy=".to_owned(),
         });
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        command
-            .args(arguments)
-            .env_clear()
-            .env("PATH", path)
-            .env("LC_ALL", "C")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_SSH_COMMAND", self.ssh())
-            // No keyring of anybody.
-            .env("HOME", "/nonexistent")
-            .env("GNUPGHOME", "/nonexistent")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.args(arguments);
+        self.tame(&mut command);
         if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
             command.env("GIT_SSL_CAINFO", file);
         }
@@ -148,6 +168,26 @@ impl<'a> Program<'a> {
             command.current_dir("/");
         }
         command
+    }
+
+    /// Nothing of ours but what it needs.
+    fn tame(&self, command: &mut Command) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("LC_ALL", "C")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_SSH_COMMAND", self.ssh())
+            .env("HOME", "/nonexistent")
+            // No keyring of anybody else.
+            .env("GNUPGHOME", self.home())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
     }
 
     fn ssh(&self) -> String {

@@ -67,7 +67,7 @@ impl Repository {
             url: url.to_owned(),
             folder: Some("policy".to_owned()),
             reference: reference.to_owned(),
-            allowed_signers: signers.map(Arc::from),
+            signers: Signers { ssh: signers.map(Arc::from), open_pgp: None },
             identity: None,
             repository: self.0.join("kept"),
             timeout: Duration::from_secs(30),
@@ -167,6 +167,54 @@ fn only_who_may_sign_changes_the_policy() {
     assert_eq!((found.0.as_str(), found.2), ("two", Proof::Commit));
     repository.git(&["tag", "-a", "v3", "-m", "by nobody"]);
     assert!(news(&mut repository.asker(&url, "v3", Some(&signers))).is_err());
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn keys_of_gnupg_count_where_a_keyring_has_them() {
+    let Some(repository) = Repository::new("gpg") else { return };
+    if !is_there("gpg") {
+        eprintln!("SKIPPED: no gpg on this machine");
+        return;
+    }
+    // A home of the shortest name, because its sockets have paths of a hundred characters.
+    let home = std::env::temp_dir().join(format!("tg{}", std::process::id()));
+    fs::create_dir_all(&home).unwrap();
+    fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let gpg = |arguments: &[&str]| {
+        let mut gpg = Command::new("gpg");
+        gpg.env("GNUPGHOME", &home).args(["--batch", "--quiet", "--passphrase", ""]);
+        let done = gpg.args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+        done.stdout
+    };
+    for who in ["ann@fjordmart.example", "eve@fjordmart.example"] {
+        gpg(&["--quick-gen-key", who, "ed25519", "sign", "never"]);
+    }
+    let keyring = repository.0.join("release.asc");
+    fs::write(&keyring, gpg(&["--armor", "--export", "ann@fjordmart.example"])).unwrap();
+    let script = repository.0.join("gpg.sh");
+    let text = format!("#!/bin/sh\nGNUPGHOME={} exec gpg \"$@\"\n", home.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let program = format!("gpg.program={}", script.display());
+    let sign = |text: &str, who: &str| {
+        let key = format!("user.signingKey={who}@fjordmart.example");
+        repository.commit(text, &["-c", &program, "-c", &key])
+    };
+    let mut asker = repository.asker(&repository.file_url(), "main", None);
+    asker.signers.open_pgp = Some(keyring.into());
+    sign("one", "ann");
+    assert_eq!(news(&mut asker).unwrap().unwrap().2, Proof::Commit);
+    sign("two", "eve");
+    let why = news(&mut asker).unwrap_err();
+    assert!(why.contains("is not signed by a key of") && why.contains("release.asc"), "{why}");
+    repository.commit("three", &[]);
+    assert!(news(&mut asker).is_err());
+    sign("four", "ann");
+    assert_eq!(news(&mut asker).unwrap().unwrap().0, "four");
+    let _ = Command::new("gpgconf").args(["--homedir"]).arg(&home).args(["--kill", "all"]).output();
+    let _ = fs::remove_dir_all(home);
 }
 
 #[test]

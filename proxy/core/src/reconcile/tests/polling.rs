@@ -48,12 +48,31 @@ fn failures_slow_down_and_success_forgets_them() {
 }
 
 #[test]
+fn a_store_without_a_policy_or_alone_is_quicker() {
+    let now = epoch();
+    let pause = |spread, something| {
+        let spec = PollSpec { spread: Duration::from_secs(spread), ..POLL };
+        let mut poll = Poll::new(spec, 0, something, now);
+        poll.handle_polled(LOST, u64::MAX / 2, now);
+        (poll.poll_timeout() - now).as_secs()
+    };
+    assert_eq!((pause(600, true), pause(600, false), pause(0, true)), (299, 1, 1));
+    // Whoever was answered has no hurry any more.
+    let mut poll = Poll::new(POLL, 0, false, now);
+    poll.handle_polled(OK, 0, now);
+    poll.handle_polled(LOST, 0, now);
+    assert_eq!(poll.poll_timeout() - now, Duration::from_secs(150));
+}
+
+#[test]
 fn servers_may_ask_for_patience_but_not_for_ever() {
     let now = epoch();
     let mut poll = Poll::new(POLL, 0, true, now);
     let refused = |secs| Polled::Failed { retry_after: Some(Duration::from_secs(secs)) };
     poll.handle_polled(refused(120), 0, now);
-    assert_eq!(poll.poll_timeout() - now, Duration::from_secs(120));
+    assert_eq!(poll.poll_timeout() - now, Duration::from_secs(150), "it is left alone anyway");
+    poll.handle_polled(refused(200), 0, now);
+    assert_eq!(poll.poll_timeout() - now, Duration::from_secs(200));
     poll.handle_polled(refused(u64::MAX), 0, now);
     assert_eq!(poll.poll_timeout() - now, Duration::from_secs(3600));
 }
@@ -125,9 +144,14 @@ fn the_fleet_is_a_flat_load_also_after_an_outage() {
     };
     let (mean, most) = rate(300, 1800);
     assert!((19.0..21.0).contains(&mean) && most < 30.0, "before: {mean} {most}");
+    // Nobody retries at once: the first interval of an outage is asked as often as any other.
+    let (mean, most) = rate(1800, 2400);
+    assert!(mean < 20.0 && most < 30.0, "at its begin: {mean} {most}");
     let (mean, most) = rate(3000, 5400);
     assert!(mean < 11.0 && most < 17.0, "during: {mean} {most}");
+    let (_, most) = rate(5400, 5700);
+    assert!(most < 17.0, "when it ends they come as the spread brings them: {most}");
     // Who is back asks at its interval again, so the sum rises to the normal rate and no higher.
-    let (_, most) = rate(5400, 7200);
+    let (_, most) = rate(5700, 7200);
     assert!(most < 30.0, "after: {most}");
 }

@@ -73,6 +73,14 @@ impl Day {
         }
     }
 
+    /// A day on which a good bundle came first.
+    fn that_began_well(seed: u64) -> Self {
+        let mut day = Self::new(seed);
+        day.publish(Nature::Good);
+        day.steps(300);
+        day
+    }
+
     fn publish(&mut self, nature: Nature) {
         self.highest += 1;
         let revision = revision(self.highest);
@@ -127,6 +135,11 @@ impl Day {
         self.wall = NOW;
     }
 
+    /// So many times ten seconds without a power cut.
+    fn steps(&mut self, count: usize) {
+        (0..count).for_each(|_| self.step(0));
+    }
+
     /// Ten seconds of life.
     fn step(&mut self, cuts: u64) {
         let second = Duration::from_secs(10);
@@ -177,11 +190,7 @@ fn nature(draw: &mut Draw) -> Nature {
 #[test]
 fn whatever_happens_a_good_bundle_wins_in_the_end() {
     each_seed("reconcile", 300, |seed| {
-        let mut day = Day::new(seed);
-        day.publish(Nature::Good);
-        for _ in 0..300 {
-            day.step(0);
-        }
+        let mut day = Day::that_began_well(seed);
         assert_eq!(day.store.lkg(), Some(&revision(1)), "seed {seed}");
         for _ in 0..600 {
             if day.draw.chance(4) {
@@ -191,9 +200,7 @@ fn whatever_happens_a_good_bundle_wins_in_the_end() {
             day.step(3);
         }
         day.publish(Nature::Good);
-        for _ in 0..400 {
-            day.step(0);
-        }
+        day.steps(400);
         let last = revision(day.highest);
         assert_eq!(day.store.running(), Some(&last), "seed {seed}");
         assert_eq!(day.store.lkg(), Some(&last), "seed {seed}");
@@ -205,16 +212,10 @@ fn whatever_happens_a_good_bundle_wins_in_the_end() {
 #[test]
 fn a_bad_bundle_is_not_tried_for_ever() {
     each_seed("reconcile-bad", 200, |seed| {
-        let mut day = Day::new(seed);
-        day.publish(Nature::Good);
-        for _ in 0..300 {
-            day.step(0);
-        }
+        let mut day = Day::that_began_well(seed);
         for nature in [Nature::Bad, Nature::Deadly] {
             day.publish(nature);
-            for _ in 0..2000 {
-                day.step(0);
-            }
+            day.steps(2000);
             let tries = day.tries[&revision(day.highest).digest];
             assert!(tries <= 2, "seed {seed}: {nature:?} was tried {tries} times");
             assert!(nature == Nature::Deadly || day.store.running() == Some(&revision(1)));

@@ -363,8 +363,10 @@ impl State {
 
     /// How many connections to open ahead of need, already counted as open.
     fn reserve_spares(&mut self, target: &Target, connections_max: usize) -> usize {
-        let spared = self.is_spared(clock::now());
-        if target.spares == 0 || target.wire == Wire::Http2 || !self.idle.is_empty() || spared {
+        if target.spares == 0 || target.wire == Wire::Http2 || !self.idle.is_empty() {
+            return 0;
+        }
+        if self.is_spared(clock::lately()) {
             return 0;
         }
         let waiting = self.waiting.iter().filter(|waiter| waiter.dials).count();

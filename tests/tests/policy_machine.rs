@@ -1,0 +1,125 @@
+//! A store whose own machine is not well: its clock shows 1970 or 2100, its disk can only be read.
+//! It serves all the same, from what it has, at once; and says what is wrong.
+
+use std::time::Duration;
+
+use tillgate_tests::chain::{Chain, Mood};
+use tillgate_tests::follower::{answers, applied, condition, is_good, shown, start};
+use tillgate_tests::machine::{makes_read_only, sets_clock_ahead};
+use tillgate_tests::now;
+use tillgate_tests::origin::Origin;
+use tillgate_tests::program::{get, policy};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A probation that a test can wait for.
+const SOON: &str = "  probation: {least: 1s, requests: 20, most: 1h}\n";
+
+/// A freeze that is over in 2100 and has not begun in 1970: who cannot know the time keeps it.
+const FREEZE: &str = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {name: \
+                      peak}\nspec:\n  appliesTo: {rollouts: [config]}\n  from: \
+                      \"2098-11-20T00:00:00\"\n  until: \"2099-12-01T00:00:00\"\n  timeZone: \
+                      UTC\n  reason: the peak\n";
+
+/// From now to 1970, and to 2100.
+fn years() -> [(&'static str, i64); 2] {
+    let now = i64::try_from(tillgate_net::clock::wall_seconds()).expect("this century");
+    [("1970", 3600 - now), ("2100", 4_102_444_800 - now)]
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
+    for (year, ahead) in years() {
+        let (chain, origin) = (Chain::new(&format!("clock-{year}")), Origin::answering(OK));
+        let text = policy("a.example", origin.address) + FREEZE;
+        let bootstrap = chain.bootstrap(&[chain.http()], SOON);
+        let mut program = start(PROGRAM, bootstrap.clone(), |_| {});
+        chain.publish(chain.bundle(7, &text, "ci", &[]));
+        applied(&program, 7);
+        is_good(&program, 7, || drop(program.get("a.example")));
+        program.kill();
+        chain.feels(Mood::Hangs);
+
+        let (began, mut can) = (now(), true);
+        let program = start(PROGRAM, bootstrap, |command| can = sets_clock_ahead(command, ahead));
+        if !can {
+            eprintln!("SKIPPED: no C compiler to put another clock before the program");
+            return;
+        }
+        assert_eq!(get(program.address("http"), "a.example").status, 200);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(1), "{year}: {took:?}");
+        assert!(program.log().contains(&format!("{year}-01-01T")), "it is: {}", program.log());
+        applied(&program, 7);
+        let clock = shown(&program)["clock"].clone();
+        assert!(clock == "Untrusted" || (clock == "Holdover" && year == "2100"), "{year}: {clock}");
+        chain.publish(chain.bundle(8, &text.replace("a.example", "b.example"), "ci", &[]));
+        if clock == "Untrusted" {
+            // A time that has passed comes again, or it was never right: what needs a time waits.
+            condition(&program, "ClockUntrusted", "clock");
+            condition(&program, "Held", "Freeze/peak");
+            assert_eq!(program.get("a.example").status, 200);
+        } else {
+            // It has only gone on: nothing contradicts it, and signatures need no clock.
+            applied(&program, 8);
+            answers(&program, "b.example", 200);
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn a_first_start_in_1970_takes_the_policy_and_learns_from_it_what_has_passed() {
+    let (chain, origin) = (Chain::new("clock-first"), Origin::answering(OK));
+    let (_, ahead) = years()[0];
+    let mut can = true;
+    let bootstrap = chain.bootstrap(&[chain.http()], SOON);
+    let program = start(PROGRAM, bootstrap, |command| can = sets_clock_ahead(command, ahead));
+    if !can {
+        eprintln!("SKIPPED: no C compiler to put another clock before the program");
+        return;
+    }
+    condition(&program, "ClockUntrusted", "clock");
+    let text = policy("a.example", origin.address);
+    chain.publish(chain.bundle(7, &text, "ci", &["--created-at", "2026-11-20T20:58:12Z"]));
+    applied(&program, 7);
+    answers(&program, "a.example", 200);
+    let memory = std::fs::read_to_string(chain.state().join("state.json")).expect("it is written");
+    assert!(memory.contains("\"clockFloor\": 1795208292"), "the bundle's date: {memory}");
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn a_disk_that_can_only_be_read_is_served_from_and_told() {
+    let (chain, origin) = (Chain::new("read-only"), Origin::answering(OK));
+    let text = policy("a.example", origin.address);
+    let bootstrap = chain.bootstrap(&[chain.stick("")], SOON);
+    chain.put(&chain.bundle(7, &text, "ci", &[]));
+    let mut program = start(PROGRAM, bootstrap.clone(), |_| {});
+    applied(&program, 7);
+    is_good(&program, 7, || drop(program.get("a.example")));
+    program.kill();
+    // Killed again on the way: what cannot be counted must not stop the next start, either.
+    for _ in 0..4 {
+        let (began, mut can) = (now(), true);
+        let change = |command: &mut _| can = makes_read_only(command, &chain.state());
+        let mut program = start(PROGRAM, bootstrap.clone(), change);
+        if !can {
+            eprintln!("SKIPPED: no user namespaces to make a folder read-only for root");
+            return;
+        }
+        assert_eq!(get(program.address("http"), "a.example").status, 200);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        applied(&program, 7);
+        condition(&program, "StateUnwritten", "Read-only file system");
+        program.kill();
+    }
+    let change = |command: &mut _| assert!(makes_read_only(command, &chain.state()));
+    let program = start(PROGRAM, bootstrap, change);
+    chain.put(&chain.bundle(8, &format!("{text}# 8\n"), "ci", &[]));
+    assert_eq!(condition(&program, "Rejected", "disk"), "StageFailed");
+    assert_eq!(program.get("a.example").status, 200);
+    assert_eq!(shown(&program)["applied"]["sequence"], 7);
+}
