@@ -107,7 +107,9 @@ pub(crate) fn of(
     let opening = opening.or_else(|| Some(gate.of_rollout(rollout?, store, clock, now)));
     let about = About { effective, clock, now };
     let mut shown = json!({
-        "image": {"registry": registry, "repository": repository, "digest": image.digest.to_string()},
+        "image": {
+            "registry": registry, "repository": repository, "digest": image.digest.to_string(),
+        },
         "at": now.to_string(),
         "clock": match clock {
             Clock::Synced => "Synced",
