@@ -41,7 +41,7 @@ fn rule(name: &str, given: &Value, servers: &mut Servers<'_>) -> Option<Value> {
         .filter(|one| one["key"]["type"] != "ClientCertificate")
         .collect();
     let tiers = list(&given["tiers"]);
-    let refs = || tiers.iter().flat_map(|tier| list(tier));
+    let refs = || tiers.iter().flat_map(list);
     let is_direct = |one: &Value| one["backend"].as_str().is_some_and(|it| servers.is_direct(it));
     let crosses = refs().any(|one| !is_direct(one));
     let is_whole = crosses
@@ -75,7 +75,7 @@ fn through(
     rule: &mut Map<String, Value>,
     servers: &mut Servers<'_>,
 ) {
-    let first = tiers.iter().flat_map(|tier| list(tier)).find_map(|one| one["backend"].as_str());
+    let first = tiers.iter().flat_map(list).find_map(|one| one["backend"].as_str());
     let name = servers.through(first.unwrap_or_default());
     rule.insert("backendRefs".to_owned(), json!([{ "name": name }]));
     rule.insert("retry".to_owned(), json!({"attempts": 0}));

@@ -184,7 +184,11 @@ impl Follower {
                     ("LISTENER_BIND", Some(format!("Listener/{name}")))
                 }
                 ReloadError::Tls(_) => ("TLS_FILE", None),
-                _ => ("NOT_APPLIED", None),
+                ReloadError::OtherStore { .. }
+                | ReloadError::Build(_)
+                | ReloadError::Names(_)
+                | ReloadError::Busy(_)
+                | ReloadError::Stopping => ("NOT_APPLIED", None),
             };
             return Err(Box::new(Refused { slice, code, message, path, may_pass: true }));
         }

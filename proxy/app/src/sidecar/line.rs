@@ -162,7 +162,8 @@ fn read(answer: Response<Bytes>) -> Result<Asked, Unanswered> {
     let wanted = headers.get("tillgate-digest").and_then(|value| value.to_str().ok());
     let slice = Slice::new(text(headers, answer.body())?);
     if wanted != Some(&*slice.digest) {
-        return Err("the slice is not what its digest says: it was changed on its way".to_owned())?;
+        let why = "the slice is not what its digest says: it was changed on its way";
+        return Err(why.to_owned().into());
     }
     Ok(Asked::Slice(slice))
 }
