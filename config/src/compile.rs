@@ -41,6 +41,7 @@ mod listeners;
 mod matches;
 mod mirror;
 mod not_in_effect;
+mod passages;
 mod persistence;
 mod resilience;
 mod rollouts;

@@ -314,7 +314,7 @@ fn is_null(text: &str) -> bool {
 
 /// Lists that must not be empty, by field, and how long each may be. A list that is not named
 /// here may be empty. The schema says the same; a test compares them.
-const LISTS: [(&str, usize); 43] = [
+const LISTS: [(&str, usize); 45] = [
     ("approvals", 16),
     ("approvesAs", 16),
     ("artifacts", 64),
@@ -324,6 +324,7 @@ const LISTS: [(&str, usize); 43] = [
     ("codes", usize::MAX),
     ("days", usize::MAX),
     ("destinations", usize::MAX),
+    ("egressRules", usize::MAX),
     ("endpoints", 256),
     ("expectedStatuses", usize::MAX),
     ("headers", 16),
@@ -347,6 +348,7 @@ const LISTS: [(&str, usize); 43] = [
     ("rings", 64),
     ("roles", usize::MAX),
     ("rollouts", usize::MAX),
+    ("routes", usize::MAX),
     ("rules", usize::MAX),
     ("secrets", 64),
     ("secretFiles", 2),

@@ -30,7 +30,7 @@ pub use policy::{
 };
 pub use rollout::{
     CivilDateTime, CronText, ImageDigest, Instant, RegistryHost, Repository, RepositoryPattern,
-    RolloutName, Sha256Text, WindowZone,
+    RolloutName, RouteName, Sha256Text, WindowZone,
 };
 pub use source::{
     DirectoryPath, GitReference, PlainText, PublicKeyText, RelativePath, SignatureText, SourceUrl,

@@ -207,18 +207,24 @@ fn collect(pipe: impl Read + Send + 'static) -> Text {
 
 /// A policy of one route from `host` to a server inside the store.
 pub fn policy(host: &str, origin: SocketAddr) -> String {
-    format!(
-        "apiVersion: tillgate.dev/v1alpha1
+    let store = "apiVersion: tillgate.dev/v1alpha1
 kind: Store
-metadata: {{name: store-0412}}
+metadata: {name: store-0412}
 spec:
   timeZone: Europe/Oslo
   links:
-    - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}
+    - {name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}
 ---
-apiVersion: tillgate.dev/v1alpha1
+";
+    store.to_owned() + &route("api", host, origin)
+}
+
+/// The route alone, and the server as a backend; both have this name.
+pub fn route(name: &str, host: &str, origin: SocketAddr) -> String {
+    format!(
+        "apiVersion: tillgate.dev/v1alpha1
 kind: Backend
-metadata: {{name: api}}
+metadata: {{name: {name}}}
 spec:
   location: Local
   protocol: HTTP
@@ -227,13 +233,13 @@ spec:
 ---
 apiVersion: tillgate.dev/v1alpha1
 kind: ServiceRoute
-metadata: {{name: api}}
+metadata: {{name: {name}}}
 spec:
   hostnames: [{host}]
   trafficClass: payment
   rules:
     - name: all
-      backendRefs: [{{name: api}}]
+      backendRefs: [{{name: {name}}}]
 ",
         origin.ip(),
         origin.port()

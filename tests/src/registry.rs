@@ -113,7 +113,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 fn serve(mut wire: Wire, state: &Mutex<State>) {
-    while wire.waits_for_more() {
+    while wire.waits_for_more() && !wire.speaks_tls() {
         let request = wire.reply();
         let twist = {
             let mut state = lock(state);

@@ -330,6 +330,11 @@ impl Wire {
         Reply { line, status, headers, body, trailers, complete: false }
     }
 
+    /// Whether what came begins as TLS does.
+    pub fn speaks_tls(&self) -> bool {
+        self.read.first() == Some(&22)
+    }
+
     /// A whole message; a body without a length ends with the connection.
     ///
     /// # Panics

@@ -27,6 +27,8 @@ fn hostile_requests_are_refused_before_they_are_asked_for() {
         ("/v2/../../etc/passwd/manifests/a", 400, "NAME_INVALID"),
         ("/v2/a/%2e%2e/manifests/a", 400, "NAME_INVALID"),
         ("/v2/UPPER/manifests/a", 400, "NAME_INVALID"),
+        ("/v2/p%C3%B6s/manifests/a", 400, "NAME_INVALID"),
+        ("/v2/a/manifests/%F0%9F%8D%95", 400, "MANIFEST_INVALID"),
         (&format!("/v2/{long}/manifests/a"), 400, "NAME_INVALID"),
         ("/v2/a/manifests/..", 400, "MANIFEST_INVALID"),
         ("/v2/a/blobs/sha256:00", 400, "DIGEST_INVALID"),
@@ -38,12 +40,29 @@ fn hostile_requests_are_refused_before_they_are_asked_for() {
         let reply = get(&gateway, path);
         assert_eq!((reply.status, &*code(&reply)), (status, expected), "{path}");
     }
+    // Bytes that no path has are no HTTP, whoever is asked.
+    assert_eq!(get(&gateway, "/v2/p\u{f6}s/manifests/a").status, 400);
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         let fields = "Content-Length: 0\r\n";
         let reply = ask_with(&gateway, method, &format!("/v2/a/blobs/{digest}"), fields);
         assert_eq!((reply.status, &*code(&reply)), (405, "UNSUPPORTED"));
         assert_eq!(reply.header("allow"), Some("GET, HEAD"));
     }
+    assert!(registry.asked("").is_empty());
+}
+
+#[test]
+fn a_client_that_never_ends_its_question_is_cut_off() {
+    let (registry, folder) = (Registry::start(), folder());
+    let mut impatient = store(&registry, &folder, |_| ()).build();
+    for spec in &mut impatient.listeners {
+        spec.limits.header_timeout = Duration::from_millis(300);
+    }
+    let gateway = Gateway::start(impatient);
+    let mut wire = Wire::connect(gateway.listeners["registry"]);
+    wire.send("GET /v2/pos/checkout/tags/list HTTP/1.1\r\nHost: gw\r\nX-Slow: ");
+    drop(wire.read_to_end());
+    gateway.expect_metric(r#"tillgate_connections_timed_out_total{listener="registry"}"#, 1.0);
     assert!(registry.asked("").is_empty());
 }
 

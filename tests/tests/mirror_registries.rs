@@ -32,6 +32,13 @@ fn what_a_registry_refuses_is_told_in_its_own_words() {
     registry.twist(move |_, _| forbids.clone());
     let forbidden = get(&gateway, &blob);
     assert_eq!((forbidden.status, &*code(&forbidden)), (403, "DENIED"));
+    // It wants something that we do not have.
+    let stranger = said("401 Unauthorized", "");
+    registry.twist(move |_, _| stranger.clone());
+    for path in [&blob, "/v2/pos/checkout/manifests/latest"] {
+        let denied = get(&gateway, path);
+        assert_eq!((denied.status, &*code(&denied)), (403, "DENIED"), "{path}");
+    }
     let busy = said("429 Too Many Requests", "Retry-After: 90\r\n");
     registry.twist(move |_, _| busy.clone());
     let held = get(&gateway, &blob);
@@ -41,7 +48,7 @@ fn what_a_registry_refuses_is_told_in_its_own_words() {
     registry.twist(move |_, _| broken.clone());
     let failed = get(&gateway, "/v2/pos/checkout/manifests/latest");
     assert_eq!((failed.status, &*code(&failed)), (502, "UNAVAILABLE"));
-    gateway.expect_metric(r#"tillgate_mirror_refusals_total{code="DENIED"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_mirror_refusals_total{code="DENIED"}"#, 3.0);
 }
 
 #[test]
@@ -160,7 +167,7 @@ fn a_served_registry_is_reached_through_the_mirror_alone() {
     };
     let gateway = start(&registry, &folder);
     let at = registry.address.to_string();
-    for host in ["docker.io:443", "Index.Docker.io:443", &at] {
+    for host in ["docker.io:443", "Index.Docker.io:443", "registry-1.docker.io:443", &at] {
         let mut wire = Wire::connect(gateway.forward);
         wire.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         let reply = wire.reply();

@@ -73,7 +73,8 @@ fn remove(document: &mut Value, path: &[Step]) {
 /// Other values for a leaf that says what is the default anyway: a larger number, the other
 /// answer, another word of the same list.
 fn others(leaf: &Value) -> Vec<Value> {
-    const WORDS: [&[&str]; 12] = [
+    const WORDS: [&[&str]; 13] = [
+        &["Finish", "Pause"],
         &["Cookie", "Header"],
         &["PathPrefix", "Exact"],
         &["metrics", "control"],

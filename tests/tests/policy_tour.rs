@@ -6,7 +6,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use serde_json::Value;
 use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{shown, start};
 use tillgate_tests::origin::Origin;
-use tillgate_tests::program::Program;
+use tillgate_tests::program::{Program, route};
 use tillgate_tests::{eventually, now};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
@@ -69,32 +68,6 @@ spec:
     text
 }
 
-fn routes(origin: SocketAddr) -> String {
-    format!(
-        "apiVersion: tillgate.dev/v1alpha1
-kind: Backend
-metadata: {{name: payments}}
-spec:
-  location: Local
-  protocol: HTTP
-  endpoints:
-    - ip: {{address: {}, port: {}}}
----
-apiVersion: tillgate.dev/v1alpha1
-kind: ServiceRoute
-metadata: {{name: payments}}
-spec:
-  hostnames: [pay.example]
-  trafficClass: payment
-  rules:
-    - name: all
-      backendRefs: [{{name: payments}}]
-",
-        origin.ip(),
-        origin.port()
-    )
-}
-
 /// Everything that the engineer has in front of him.
 struct Tour {
     chain: Chain,
@@ -122,7 +95,7 @@ impl Tour {
             ("bundle.yaml", BUNDLE.to_owned()),
             ("stores.yaml", stores()),
             ("classes.yaml", CLASSES.to_owned()),
-            ("routes.yaml", routes(tour.origin.address)),
+            ("routes.yaml", route("payments", "pay.example", tour.origin.address)),
         ] {
             fs::write(tour.file(name), text).expect("room");
         }

@@ -13,7 +13,7 @@ use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
 use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
-use tillgate_net::metrics::{Applying, Metrics, PolicyMeters};
+use tillgate_net::metrics::{Applying, Metrics, PolicyMeters, RolloutMeters};
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume};
 
@@ -37,7 +37,7 @@ fn the_failure_table_is_the_one_of_the_code() {
 
 #[test]
 fn the_metric_table_is_the_one_of_a_scrape() {
-    let scrape = scrape_after_one_request() + &policy_metrics();
+    let scrape = scrape_after_one_request() + &policy_metrics() + &rollout_metrics();
     let mut table = String::from("| metric | type | meaning |\n|---|---|---|\n");
     let mut helps = std::collections::BTreeMap::new();
     let mut told = std::collections::BTreeSet::new();
@@ -69,6 +69,29 @@ fn the_fields_of_the_access_log_are_the_ones_of_the_code() {
         let _ = writeln!(table, "| `{}` | {} |", field.name, field.meaning);
     }
     compare("access-log", &table);
+}
+
+#[test]
+fn the_files_of_clients_are_those_that_the_command_prints() {
+    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(&readme).expect("there is a README.md");
+    let begins = readme.find("kind: RegistryMirror\n").expect("the README has a mirror");
+    let ends = readme[begins..].find("```").expect("the end of the block");
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("store.yaml");
+    let policy = format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: a}}\nspec:\n  \
+         timeZone: Etc/UTC\n  links:\n    \
+         - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}\n\
+         ---\napiVersion: tillgate.dev/v1alpha1\n{}",
+        &readme[begins..begins + ends]
+    );
+    std::fs::write(&file, policy).expect("the folder can be written");
+    let file = file.to_str().expect("a name in UTF-8");
+    let words = ["tillgate", "mirror-config", file, "--address", "http://gateway:5000"];
+    let answer = tillgate::cli::ask(words.map(Into::into)).expect("a command");
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    compare("mirror-config", &format!("```\n{}\n```\n", answer.stdout.trim_end()));
 }
 
 fn compare(name: &str, table: &str) {
@@ -131,6 +154,27 @@ fn policy_metrics() -> String {
     meters.invalid("Store");
     meters.offset(&"central".into(), 0.0);
     meters.source(&"central".into());
+    told(&metrics)
+}
+
+/// What a gateway with rollouts counts, once each.
+fn rollout_metrics() -> String {
+    let metrics = Metrics::new("0");
+    let meters = RolloutMeters::register(&metrics);
+    let name = "pos".into();
+    meters.gate(&name, true);
+    meters.held(&name, "Freeze/peak");
+    meters.document("Freeze/peak", true);
+    meters.rule(&name, true);
+    meters.rule_held(&name, "Freeze/peak");
+    meters.pulls(&name);
+    meters.progress(&name, 0, 0);
+    meters.brake(&name, "limit", 0);
+    told(&metrics)
+}
+
+/// Names, types and meanings of what a scrape of `metrics` shows.
+fn told(metrics: &Metrics) -> String {
     let scrape = metrics.encode().expect("text");
     let ours = |line: &&str| line.starts_with("# ");
     scrape.lines().filter(ours).map(|line| format!("{line}\n")).collect()

@@ -28,7 +28,7 @@ pub(super) fn measure(line: LineSpec) -> Result<f64> {
         fs::create_dir_all(&shard)?;
         fs::write(shard.join(hex), bytes)?;
     }
-    let command = tillgate(line, &scratch)?;
+    let command = tillgate(line, &scratch, "")?;
     let began = sys::now();
     let mut gateway = Process::start(command, bed.store_ns(), &scratch)?;
     gateway.wait_ready(Ready::Says(ADMIN))?;

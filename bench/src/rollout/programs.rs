@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::queues::Watch;
 use crate::process::{Process, Ready, Scratch};
 use crate::sys;
 use crate::testbed::CLOUD;
@@ -18,8 +19,14 @@ use crate::testbed::CLOUD;
 /// Where the registry listens.
 pub(super) const REGISTRY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(CLOUD, 5_000));
 
-/// What the image is called.
+/// The repository of the images.
+pub(super) const REPOSITORY: &str = "pos/checkout";
+
+/// The image that most scenes pull.
 pub(super) const IMAGE: &str = "pos/checkout:47";
+
+/// A pull that has not ended by then will not.
+const PATIENCE_SECONDS: &str = "600";
 
 /// Programs of the distribution.
 pub(super) struct Programs {
@@ -63,25 +70,40 @@ impl Programs {
         command.arg("serve").arg(file);
         let log = scratch.path().join("registry.log");
         let process = Process::start_logged(command, cloud, log.clone())?;
-        let registry = Registry { _process: process, log };
+        let registry = Registry { process, log };
         registry.wait(self, cloud)?;
         Ok(registry)
     }
 
     /// Copies an image from a folder into the registry, beside it in the cloud.
-    pub(super) fn push(&self, from: &Path, cloud: &OwnedFd) -> Result<()> {
+    pub(super) fn push_as(&self, from: &Path, image: &str, cloud: &OwnedFd) -> Result<()> {
         let mut command = Command::new(&self.skopeo);
         command.args(["--insecure-policy", "copy", "--dest-tls-verify=false"]);
         command.arg(format!("dir:{}", from.display()));
-        command.arg(format!("docker://{REGISTRY}/{IMAGE}"));
+        command.arg(format!("docker://{REGISTRY}/{image}"));
         finish(command, cloud).map(drop)
     }
 
     /// A client that pulls from `at` into a folder; it checks every digest.
     pub(super) fn pull(&self, at: SocketAddr, into: &Path, store: &OwnedFd) -> Result<Pull> {
-        let mut command = Command::new(&self.skopeo);
-        command.args(["--insecure-policy", "copy", "--src-tls-verify=false", "--retry-times=5"]);
-        command.arg(format!("docker://{at}/{IMAGE}")).arg(format!("dir:{}", into.display()));
+        self.pull_as(at, IMAGE, into, store, 5)
+    }
+
+    /// The same for another image and with so many further tries.
+    pub(super) fn pull_as(
+        &self,
+        at: SocketAddr,
+        image: &str,
+        into: &Path,
+        store: &OwnedFd,
+        retries: u32,
+    ) -> Result<Pull> {
+        // One that hangs is a pull that failed, and not the end of the lab.
+        let mut command = Command::new("timeout");
+        command.arg(PATIENCE_SECONDS).arg(&self.skopeo);
+        command.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
+        command.arg(format!("--retry-times={retries}"));
+        command.arg(format!("docker://{at}/{image}")).arg(format!("dir:{}", into.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::confine(&mut command, store.as_fd());
         let child = command.spawn().context("start skopeo")?;
@@ -103,7 +125,7 @@ fn finish(mut command: Command, ns: &OwnedFd) -> Result<String> {
 
 /// A registry that runs.
 pub(super) struct Registry {
-    _process: Process,
+    process: Process,
     log: PathBuf,
 }
 
@@ -130,6 +152,11 @@ impl Registry {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let from = text.len().saturating_sub(2_000);
         text.get(from..).unwrap_or_default().to_owned()
+    }
+
+    /// Watches what its kernel holds for the store.
+    pub(super) fn watch(&self) -> Result<Watch> {
+        Watch::start(self.process.id(), REGISTRY.port())
     }
 
     /// Body bytes of blobs that it has sent so far, by its own log.

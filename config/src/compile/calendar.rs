@@ -141,8 +141,15 @@ pub(super) fn required(
 
 pub(super) fn applies_to(given: &AppliesToDoc) -> AppliesTo {
     AppliesTo {
-        rollouts: given.rollouts.iter().map(|name| name.0.clone()).collect(),
+        rollouts: given.rollouts.iter().flatten().map(|name| name.0.clone()).collect(),
         images: given.images.iter().flatten().map(|pattern| pattern.0.clone()).collect(),
+        routes: given.routes.iter().flatten().map(|name| name.0.clone()).collect(),
+        egress_rules: given
+            .egress_rules
+            .iter()
+            .flatten()
+            .map(|name| name.0.as_str().into())
+            .collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use tillgate_core::gate::{Freeze, Gate, Override, Prohibition, RolloutName};
 use super::calendar::applies_to;
 use super::gate::{Of, names, refer};
 use super::select::Selected;
-use super::{Output, rollouts};
+use super::{Output, passages, rollouts};
 use crate::document::{Body, Document, Spot};
 use crate::kinds::calendar::{SuspendedDoc, SuspendedKind};
 use crate::kinds::{Kind, OverrideDoc, ProhibitionDoc, StoreSelector};
@@ -117,10 +117,12 @@ pub(super) fn check(selected: &Selected<'_>, gate: &Gate, of: &Of<'_>, out: &mut
             suspended(document, body, (selected, gate, of), out);
         }
         let Some(applies) = document.body.applies_to() else { continue };
-        let list = document.spec().key("appliesTo").key("rollouts");
-        for (index, name) in applies.rollouts.iter().enumerate() {
+        let spot = document.spec().key("appliesTo");
+        let list = spot.key("rollouts");
+        for (index, name) in applies.rollouts.iter().flatten().enumerate() {
             rollout(&name.0, &list.index(index), selected, of, out);
         }
+        passages::check(applies, &spot, selected, of, out);
     }
 }
 

@@ -6,6 +6,7 @@ use super::select::Selected;
 use crate::document::{Body, Document};
 use crate::effective::NotInEffect;
 use crate::kinds::Kind;
+use crate::kinds::calendar::AppliesToDoc;
 use crate::kinds::rollout::PromotedKind;
 use crate::yaml::Step;
 
@@ -19,7 +20,8 @@ const NOT_BUILT: [(Kind, &[&str]); 6] = [
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];
 
-/// Kinds that are the gate in front of the mirror, and nothing without one.
+/// Kinds that are the gate in front of the mirror, and nothing without one, unless they name rules
+/// of routes or of the EgressPolicy.
 const GATE: [Kind; 6] = [
     Kind::ChangeWindow,
     Kind::Freeze,
@@ -46,7 +48,9 @@ pub(super) enum Entry {
 pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect> {
     let mut found = Vec::new();
     for document in selected.all() {
-        let is_idle = selected.mirror.is_none() && GATE.contains(&document.kind);
+        let is_idle = selected.mirror.is_none()
+            && GATE.contains(&document.kind)
+            && !document.body.applies_to().is_some_and(AppliesToDoc::names_rules);
         let is_fleets = entry == Entry::File && document.kind == Kind::Bundle;
         if is_idle || is_fleets || promotes_policy(document) {
             let spot = document.name_spot();
@@ -59,10 +63,22 @@ pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect>
             (_, Some((_, patterns))) => patterns,
             (_, None) => continue,
         };
+        if document.kind == Kind::Store && hours_count(selected) {
+            continue;
+        }
         of_document(document, patterns, &mut found);
     }
     untold_traces(selected, &mut found);
     found
+}
+
+/// Whether a window that is in effect goes by opening hours: of a store, nothing else may be idle.
+fn hours_count(selected: &Selected<'_>) -> bool {
+    selected.changes.iter().any(|document| {
+        let Body::ChangeWindow(body) = &document.body else { return false };
+        let is_in_effect = selected.mirror.is_some() || body.spec.applies_to.names_rules();
+        is_in_effect && body.spec.schedule.store_hours.is_some()
+    })
 }
 
 /// Bundles take their promotions from beside the archive.

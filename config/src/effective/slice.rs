@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tillgate_core::gate::Passage;
 use tillgate_core::listener::{ListenerProtocol, ListenerSpec};
 use tillgate_core::tls::ClientAuth;
 
@@ -48,6 +49,19 @@ impl Effective {
                 && across
             {
                 fields.retain(|(key, _)| ACROSS.contains(&key.as_str()));
+            }
+        }
+        for (_, routes) in kept.iter_mut().filter(|(key, _)| key == "routes") {
+            for (route, rules) in fields(routes) {
+                for (rule, shown) in fields(rules) {
+                    let passage = Passage::Route { route: route.as_str(), rule: rule.as_str() };
+                    if let Value::Map(shown) = shown
+                        && self.gate.guards(passage)
+                    {
+                        // When is the gateway's to know.
+                        shown.push(("guarded".to_owned(), Value::Flag(true)));
+                    }
+                }
             }
         }
         let hops = [

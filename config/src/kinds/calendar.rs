@@ -14,7 +14,7 @@ use super::rollout::{ApprovalDoc, ArtifactDoc, RequiredApprovals};
 use super::store::Day;
 use crate::scalar::{
     CivilDateTime, CronText, DurationText, Flag, Instant, LocalTime, Name, PlainText,
-    RepositoryPattern, RolloutName, WindowZone,
+    RepositoryPattern, RolloutName, RouteName, WindowZone,
 };
 
 document! {
@@ -63,18 +63,28 @@ pub enum EffectDoc {
     Deny,
 }
 
-/// What a window, freeze or override applies to.
+/// What a window, freeze or override applies to; it names something.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AppliesToDoc {
     /// Names of Rollouts; `*` is every one of them, `config` is the policy itself (which `*` does
     /// not mean).
+    #[serde(default)]
     #[schemars(length(min = 1))]
-    pub rollouts: Vec<RolloutName>,
+    pub rollouts: Option<Vec<RolloutName>>,
     /// Only these repositories; all without it.
     #[serde(default)]
     #[schemars(length(min = 1))]
     pub images: Option<Vec<RepositoryPattern>>,
+    /// ServiceRoutes, or single rules of them (`pricing/price-file`): outside of its windows such
+    /// a rule takes no request.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub routes: Option<Vec<RouteName>>,
+    /// Rules of the EgressPolicy, by name: package mirrors, machine images.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub egress_rules: Option<Vec<Name>>,
 }
 
 /// When a window is active: exactly one of these.

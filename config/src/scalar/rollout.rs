@@ -50,6 +50,10 @@ pub struct Sha256Text(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RolloutName(pub gate::RolloutName);
 
+/// A ServiceRoute, or one rule of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteName(pub gate::RouteName);
+
 /// A cron expression of five fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CronText(pub Cron);
@@ -64,6 +68,7 @@ text_types!(
     ImageDigest,
     Sha256Text,
     RolloutName,
+    RouteName,
     CronText,
 );
 
@@ -276,6 +281,23 @@ impl Text for RolloutName {
             "config" => Ok(Self(gate::RolloutName::Policy)),
             _ => Name::read(text).map(|name| Self(gate::RolloutName::Named(name.0.into()))),
         }
+    }
+}
+
+impl Text for RouteName {
+    const EXPECTED: &'static str = "the name of a ServiceRoute, or `route/rule` for one rule of it";
+    const PATTERN: &'static str = "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\
+                                   (/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$";
+    const SCHEMA: &'static str = "RouteName";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let (route, rule) = match text.split_once('/') {
+            Some((route, rule)) => (route, Some(rule)),
+            None => (text, None),
+        };
+        let name = |text: &str| Name::read(text).map(|name| name.0.into());
+        let rule = rule.map(name).transpose()?;
+        Ok(Self(gate::RouteName { route: name(route)?, rule }))
     }
 }
 

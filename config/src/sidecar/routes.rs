@@ -44,10 +44,12 @@ fn rule(name: &str, given: &Value, servers: &mut Servers<'_>) -> Option<Value> {
     let refs = || tiers.iter().flat_map(list);
     let is_direct = |one: &Value| one["backend"].as_str().is_some_and(|it| servers.is_direct(it));
     let crosses = refs().any(|one| !is_direct(one));
-    let is_whole = crosses
-        && (given["filters"].is_object()
-            || given["sessionPersistence"].is_object()
-            || !refs().any(is_direct));
+    // Windows and freezes are the gateway's to keep.
+    let is_whole = given["guarded"] == true
+        || crosses
+            && (given["filters"].is_object()
+                || given["sessionPersistence"].is_object()
+                || !refs().any(is_direct));
     if is_whole {
         through(given, tiers, &mut rule, servers);
         return Some(rule.into());

@@ -140,6 +140,18 @@ fn what_is_across_the_line_goes_through_the_gateway() {
 }
 
 #[test]
+fn what_windows_hold_is_held_by_the_gateway() {
+    let frozen = format!(
+        "{POLICY}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
+         appliesTo: {{routes: [pricing/near]}}\n  from: \
+         \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  timeZone: Store\n  reason: peak\n"
+    );
+    let config = taken(&frozen, "gateway.store");
+    assert_eq!(tiers(&config, "near"), [["tillgate-gateway gateway.store:8080"]]);
+    assert_eq!(tiers(&config, "both")[0], ["local prices.store:9500"]);
+}
+
+#[test]
 fn on_the_gateways_machine_its_loopback_is_ours() {
     for gateway in ["127.0.0.1", "::1", "localhost"] {
         let config = taken(POLICY, gateway);

@@ -1,7 +1,8 @@
 //! Whether a request may begin now: as many as fit, as often as its rule says, as large as its
 //! listener takes.
 //!
-//! In: what is known of a request once its class and rule are. Out: nothing, what its client is
+//! In: what is known of a request once its class and rule are. A window or freeze that holds the
+//! rule comes first. Out: nothing, what its client is
 //! told of the rule's rate, or a refusal. Rules and classes without limits cost two comparisons.
 //! Connections, heads and targets are bounded below HTTP; what waits for a server is the pool's.
 
@@ -91,6 +92,7 @@ pub(crate) fn admit(
     request: &Request<'_>,
     outcome: &Outcome,
 ) -> Result<Option<Verdict>, Turned> {
+    running.doors.pass_route(&running.effective, rule)?;
     fits(running, class, request.body_bytes, outcome)?;
     let Some(limits) = running.rates(rule) else { return Ok(None) };
     let Request { head, client, identity, .. } = request;

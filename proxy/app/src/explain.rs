@@ -9,14 +9,16 @@ use http::request::Parts;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::civil::Timestamp;
 use tillgate_core::class::ClassId;
 use tillgate_core::filter::Action;
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::{BackendRef, Condition, Found, NaturalClasses, Rule};
 use tillgate_core::retry::{Permission, Repeat, Scope};
-
 use tillgate_net::http::headers;
 
+use crate::cli::windows;
+use crate::doors;
 use crate::problem::Refusal;
 use crate::serve;
 
@@ -25,10 +27,10 @@ mod agrees;
 pub(crate) mod image;
 pub(crate) mod text;
 
-/// What would happen to a request with this head, or why it meets no rule.
-pub(crate) fn of(effective: &Effective, head: &Parts) -> Value {
+/// What would happen to a request with this head at some moment, or why it meets no rule.
+pub(crate) fn of(effective: &Effective, head: &Parts, at: Timestamp) -> Value {
     match Explanation::of(effective, head) {
-        Ok(explanation) => explanation.to_json(),
+        Ok(explanation) => Explanation { at, ..explanation }.to_json(),
         Err(refusal) => json!({
             "request": request(head),
             "refused": refusal.failure.reason(),
@@ -71,6 +73,8 @@ pub(crate) struct Explanation<'a> {
     class: ClassId,
     rule: &'a Rule,
     permission: Permission,
+    /// For windows and freezes; nothing else depends on it.
+    at: Timestamp,
 }
 
 impl<'a> Explanation<'a> {
@@ -83,7 +87,8 @@ impl<'a> Explanation<'a> {
         let (found, class) = serve::classify(effective, natural, head, None)?;
         let rule = effective.routes.rule(found.rule);
         let permission = rule.retry.permission(&head.method, &head.headers);
-        Ok(Self { effective, head, found, class, rule, permission })
+        let at = windows::now();
+        Ok(Self { effective, head, found, class, rule, permission, at })
     }
 
     /// For machines.
@@ -109,6 +114,7 @@ impl<'a> Explanation<'a> {
                 "origin": rule.class.and_then(|_| self.origin("trafficClass")),
             },
         });
+        shown["gate"] = doors::explained(effective, rule, self.at);
         if rule.action != Action::Forward {
             shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
             return shown;

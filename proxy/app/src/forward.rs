@@ -65,7 +65,7 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
         let class = || running.default_class();
         let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
         let way = Way::find(worker.gateway(), &running, asked, class).await?;
-        way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
+        way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome)?;
         admission::fits(&running, way.class, 0, &outcome)?;
         outcome.sample(request.headers());
         let dial = way.dial(&running, EGRESS_TIMEOUTS.connect);
@@ -116,8 +116,11 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         Ok(way) => way,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
-    way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome);
-    if let Err(refusal) = admission::fits(&running, way.class, body.size_hint().lower(), &outcome) {
+    let bytes = body.size_hint().lower();
+    let admitted = way
+        .mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome)
+        .and_then(|()| admission::fits(&running, way.class, bytes, &outcome));
+    if let Err(refusal) = admitted {
         return problem::answer(&refusal, outcome);
     }
     outcome.sample(&head.headers);
@@ -261,10 +264,19 @@ impl Way {
     }
 
     /// Notes on the outcome what is known now.
-    pub(crate) fn mark(&self, running: &Running, idle: Duration, outcome: &mut Outcome) {
+    ///
+    /// # Errors
+    /// If a window or freeze holds the rule.
+    pub(crate) fn mark(
+        &self,
+        running: &Running,
+        idle: Duration,
+        outcome: &mut Outcome,
+    ) -> Result<(), Refusal> {
         let class = running.class(self.class);
         outcome.classify(self.class, By::Egress(self.rule));
         outcome.flow().bind(idle, class.critical());
+        running.doors.pass_egress(&running.effective, self.rule)
     }
 
     /// Opens a connection of this way's own, to the first address that takes it.

@@ -73,7 +73,7 @@ pub(crate) struct Gateway {
     wan: Pool,
     resolver: Arc<Resolver>,
     mirror: ArcSwapOption<Mirror>,
-    mirror_meters: OnceLock<(MirrorMeters, RolloutMeters)>,
+    mirror_meters: OnceLock<MirrorMeters>,
     me: Weak<Self>,
     /// The runtime of the thread that drives the lines.
     driver: OnceLock<tokio::runtime::Handle>,
@@ -103,6 +103,7 @@ impl Gateway {
         let access = Arc::new(AccessLog::new(telemetry.access_dropped.clone()));
         let memory = Ledger::new(effective.process.buffer_bytes_max);
         metrics.with_registry(|registry| memory.register(registry));
+        let policy_meters = PolicyMeters::register(&metrics);
         let sinks = Sinks {
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
@@ -110,6 +111,8 @@ impl Gateway {
             rates: Arc::new(Book::new(clock::now())),
             memory,
             failover: Failover::new(&effective.store, &metrics, Arc::clone(&resolver)),
+            clock: Arc::new(StoreClock::new(policy_meters.clone())),
+            rollouts: RolloutMeters::register(&metrics),
         };
         let mut names = Names::default();
         let (lines, _) = Lines::default().follow(&effective);
@@ -121,11 +124,10 @@ impl Gateway {
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
         let endpoint = Endpoint::new(&metrics, &effective)?;
-        let policy_meters = PolicyMeters::register(&metrics);
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
-            clock: Arc::new(StoreClock::new(policy_meters.clone())),
+            clock: Arc::clone(&sinks.clock),
             policy_meters,
             metrics,
             policy: Shown::default(),
@@ -258,12 +260,10 @@ impl Gateway {
             mirror.follow(spec);
             return Ok(());
         }
-        let meters = self.mirror_meters.get_or_init(|| {
-            (MirrorMeters::register(&self.metrics), RolloutMeters::register(&self.metrics))
-        });
-        let gateway = Weak::clone(&self.me);
-        let clock = Arc::clone(&self.clock);
-        let mirror = Mirror::open(gateway, spec, &self.resolver, clock, meters.clone())?;
+        let meters = self.mirror_meters.get_or_init(|| MirrorMeters::register(&self.metrics));
+        let meters = (meters.clone(), self.sinks.rollouts.clone());
+        let (gateway, clock) = (Weak::clone(&self.me), Arc::clone(&self.clock));
+        let mirror = Mirror::open(gateway, spec, &self.resolver, clock, meters)?;
         self.change_mirror(Some(mirror));
         Ok(())
     }
@@ -373,6 +373,7 @@ impl Gateway {
             threads::release_freed();
             tide.follow(self.drain.live());
             self.sinks.failover.sweep(&self.running(), &self.wan, clock::now());
+            self.running().show_calendar();
         }
     }
 }

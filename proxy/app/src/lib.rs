@@ -13,6 +13,7 @@ pub mod cli;
 mod client;
 mod datagram;
 mod disk;
+mod doors;
 mod endpoint;
 mod explain;
 mod export;

@@ -35,7 +35,6 @@ use self::turns::Turns;
 use self::upstream::Connectors;
 use crate::bound::runtime;
 use crate::gateway::Gateway;
-use crate::running::Running;
 use crate::wall::StoreClock;
 
 mod answer;
@@ -236,7 +235,6 @@ async fn sweep(mirror: Weak<Mirror>) {
         mirror.store.recover(now).await;
         mirror.recall();
         mirror.write_down().await;
-        mirror.show_calendar(&running);
         mirror.fetch_ahead(&running);
         mirror.measure(&running).await;
         let state = (Arc::clone(&running.effective.digest), mirror.store.manifests());
@@ -261,15 +259,6 @@ impl Mirror {
         }
         if let Some(text) = self.spent.news() {
             self.store.remember(Note::Spent, text).await;
-        }
-    }
-
-    /// Windows, freezes and overrides, and the clock by which they are.
-    fn show_calendar(&self, running: &Running) {
-        let (clock, now) = self.clock.now();
-        let meters = &self.rollout_meters;
-        for (document, is_active) in running.effective.gate.active(clock, now) {
-            meters.document(&document, is_active);
         }
     }
 }

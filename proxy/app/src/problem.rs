@@ -1,6 +1,9 @@
 //! Answers of our own: `application/problem+json` (RFC 9457) with the `reason` of the failure
 //! table. A gRPC client gets the same in its own words.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -27,6 +30,10 @@ struct Problem<'a> {
     status: u16,
     detail: &'a str,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none", rename = "heldBy")]
+    held_by: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none", rename = "nextOpen")]
+    next_open: Option<&'a str>,
 }
 
 /// What happened, in the words of the request at hand.
@@ -34,11 +41,28 @@ struct Problem<'a> {
 pub(crate) struct Refusal {
     pub(crate) failure: Failure,
     pub(crate) detail: String,
+    wait: Option<Box<Wait>>,
+}
+
+/// What has to end before the request may come again.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    /// When to ask again.
+    pub(crate) after: Duration,
+    /// The documents of the policy.
+    pub(crate) held_by: Arc<[String]>,
+    /// When it ends, as far as that is known.
+    pub(crate) opens: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into() }
+        Self { failure, detail: detail.into(), wait: None }
+    }
+
+    /// The same, for now.
+    pub(crate) fn until(self, wait: Wait) -> Self {
+        Self { wait: Some(Box::new(wait)), ..self }
     }
 }
 
@@ -72,13 +96,17 @@ pub(crate) fn answer(refusal: &Refusal, mut outcome: Outcome) -> Answer {
         status: status.as_u16(),
         detail: &refusal.detail,
         reason: row.reason,
+        held_by: refusal.wait.as_ref().map(|wait| &*wait.held_by),
+        next_open: refusal.wait.as_ref().and_then(|wait| wait.opens.as_deref()),
     };
     let body = serde_json::to_vec(&problem).map(Bytes::from).unwrap_or_default();
     let mut answer = Response::new(ResponseBody::whole(body, outcome));
     *answer.status_mut() = status;
     let json = HeaderValue::from_static("application/problem+json");
     answer.headers_mut().insert(CONTENT_TYPE, json);
-    if status == StatusCode::SERVICE_UNAVAILABLE && row.blame != Blame::Client {
+    if let Some(wait) = &refusal.wait {
+        answer.headers_mut().insert(RETRY_AFTER, wait.after.as_secs().max(1).into());
+    } else if status == StatusCode::SERVICE_UNAVAILABLE && row.blame != Blame::Client {
         answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
     answer

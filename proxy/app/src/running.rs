@@ -23,15 +23,19 @@ use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::Critical;
 use tillgate_net::limit::{Book, RuleLimits};
 use tillgate_net::memory::{Ledger, Rank};
-use tillgate_net::metrics::{ClassMeter, Label, Metrics, RequestMeter, UpstreamMeter};
+use tillgate_net::metrics::{
+    ClassMeter, Label, Metrics, RequestMeter, RolloutMeters, UpstreamMeter,
+};
 use tillgate_net::tls::Connector;
 use tillgate_net::upstream::Lane;
 
 use crate::access::{AccessLog, Wanted};
+use crate::doors::Doors;
 use crate::export::Spans;
 use crate::failover::Failover;
 use crate::lines::{Lines, Names};
 use crate::serve::session;
+use crate::wall::StoreClock;
 
 mod connectors;
 mod mirror;
@@ -82,6 +86,8 @@ pub(crate) struct Running {
     mirror: Vec<OnceLock<RequestMeter>>,
     /// By rule.
     rates: Vec<Option<Arc<RuleLimits>>>,
+    /// What windows and freezes hold of them.
+    pub(crate) doors: Doors,
     /// By backend, then endpoint, then class.
     targets: Vec<Vec<Vec<OnceLock<Arc<Target>>>>>,
     /// What sessions call an endpoint, by backend, then endpoint.
@@ -112,6 +118,8 @@ pub(crate) struct Sinks {
     pub(crate) rates: Arc<Book>,
     pub(crate) memory: Arc<Ledger>,
     pub(crate) failover: Arc<Failover>,
+    pub(crate) clock: Arc<StoreClock>,
+    pub(crate) rollouts: RolloutMeters,
 }
 
 impl std::fmt::Debug for Running {
@@ -178,7 +186,7 @@ impl Running {
         sinks: Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans, rates, memory, failover } = sinks;
+        let Sinks { metrics, access, spans, rates, memory, failover, clock, rollouts } = sinks;
         memory.set_ceiling(effective.process.buffer_bytes_max);
         let rules = effective.routes.rules.iter();
         let rates =
@@ -223,6 +231,7 @@ impl Running {
             no_route,
             mirror: (0..classes.len()).map(|_| OnceLock::new()).collect(),
             rates,
+            doors: Doors::new(&effective, clock, rollouts),
             targets,
             endpoint_names,
             listeners: effective.listeners.iter().map(|_| OnceLock::new()).collect(),

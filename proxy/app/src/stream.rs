@@ -160,7 +160,8 @@ impl Streams {
             Ok(way)
         });
         let way = checked.map_err(|refusal| refuse(refusal.failure))?;
-        way.mark(running, spec.timeouts.idle, outcome);
+        let marked = way.mark(running, spec.timeouts.idle, outcome);
+        marked.map_err(|refusal| refuse(refusal.failure))?;
         outcome.sample(&HeaderMap::new());
         let dialled = wait(outcome, way.dial(running, connect)).await?;
         let server = dialled.map_err(|error| refuse(error.failure()))?;
@@ -246,7 +247,8 @@ async fn wait(
 
 /// What a TLS client is told of a failure.
 fn refuse(failure: Failure) -> No {
-    let alert = if failure == Failure::EgressDenied {
+    let denied = [Failure::EgressDenied, Failure::RegistryReserved, Failure::ChangeHeld];
+    let alert = if denied.contains(&failure) {
         Alert::AccessDenied
     } else if failure == Failure::ResolveFailed {
         Alert::UnrecognizedName

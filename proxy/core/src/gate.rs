@@ -4,9 +4,9 @@
 //! and the next opening. A Prohibition beats everything; what the store has is never held; then a
 //! ring must be open, its ramp over, no Freeze and no window with `Deny` active, and one with
 //! `Allow` if there is any. An Override suspends named Freezes and `Deny` windows, nothing else.
-//! The data path, `explain` and `windows` ask this same code.
+//! Rules of routes and of the egress policy have no rings, only windows and freezes that name
+//! them. The data path, `explain` and `windows` ask this same code.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ mod blockers;
 mod history;
 mod pattern;
 mod stages;
+mod subject;
+mod wait;
 
 pub use applying::Applying;
 pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
@@ -28,6 +30,10 @@ pub use blockers::Blocker;
 pub use history::{History, Ran};
 pub use pattern::RepositoryGlob;
 pub use stages::{Promotion, Ring, Stages, StoreRing};
+pub use subject::{AppliesTo, Passage, RolloutName, RouteName};
+pub use wait::{RETRY_MAX, retry_after, spread};
+
+use self::subject::{Subject, Whom};
 
 /// Everything that decides when one store changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,26 +174,6 @@ pub struct Busy {
     pub added_latency: Option<Duration>,
 }
 
-/// What a window, freeze or override applies to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppliesTo {
-    /// Rollouts, or the policy itself.
-    pub rollouts: Vec<RolloutName>,
-    /// Repositories; empty = all.
-    pub images: Vec<RepositoryGlob>,
-}
-
-/// Whom a window, freeze or override names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RolloutName {
-    /// Every rollout of images.
-    Every,
-    /// The policy itself.
-    Policy,
-    /// One rollout.
-    Named(Arc<str>),
-}
-
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
@@ -271,7 +257,7 @@ pub enum Verdict<'a> {
 /// How a rollout stands at some moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening<'a> {
-    /// The rollout; `None` = the policy itself.
+    /// The rollout; `None` = the policy itself, or a rule.
     pub rollout: Option<&'a Rollout>,
     /// The store's ring.
     pub ring: Option<&'a str>,
@@ -302,22 +288,6 @@ impl Override {
     }
 }
 
-impl AppliesTo {
-    fn covers(&self, subject: &Subject<'_>) -> bool {
-        let named = self.rollouts.iter().any(|name| match (name, subject.rollout) {
-            (RolloutName::Every, Some(_)) | (RolloutName::Policy, None) => true,
-            (RolloutName::Named(name), Some(rollout)) => **name == *rollout.name,
-            _ => false,
-        });
-        // A question about a rollout as a whole is one about any of its images.
-        let images = self.images.is_empty()
-            || subject
-                .repository
-                .is_none_or(|name| self.images.iter().any(|glob| glob.matches(name)));
-        named && images
-    }
-}
-
 impl Artifact {
     /// Whether it names this repository.
     pub fn covers(&self, registry: &str, repository: &str) -> bool {
@@ -341,16 +311,6 @@ impl Rollout {
         let names = |one: &&Artifact| one.repositories.iter().any(|glob| glob.matches(repository));
         self.artifacts.iter().find(names).map(|artifact| &artifact.registry)
     }
-}
-
-/// Who asks the calendar.
-#[derive(Clone, Copy, Debug)]
-struct Subject<'a> {
-    /// `None` = the policy itself.
-    rollout: Option<&'a Rollout>,
-    /// `None` = any of its images.
-    repository: Option<&'a str>,
-    store: StoreState,
 }
 
 impl Gate {
@@ -381,8 +341,8 @@ impl Gate {
         let Some(rollout) = rollouts().find(releases) else {
             return Verdict::Unknown(rollouts().next());
         };
-        let subject =
-            Subject { rollout: Some(rollout), repository: Some(ask.repository), store: ask.store };
+        let (whom, repository) = (Whom::Rollout(rollout), Some(ask.repository));
+        let subject = Subject { whom, repository, store: ask.store };
         let opening = self.opening(&subject, Some(&rollout.stages), clock, now);
         if opening.held_by.is_empty() { Verdict::Open(opening) } else { Verdict::Held(opening) }
     }
@@ -395,15 +355,32 @@ impl Gate {
         clock: Clock,
         now: Timestamp,
     ) -> Opening<'a> {
-        let subject = Subject { rollout: Some(rollout), repository: None, store };
+        let subject = Subject { store, ..Subject::whole(Whom::Rollout(rollout)) };
         self.opening(&subject, Some(&rollout.stages), clock, now)
     }
 
     /// May this policy be taken now? Its own rings decide, and windows and freezes that name
     /// `config`.
     pub fn of_policy(&self, clock: Clock, now: Timestamp) -> Opening<'_> {
-        let subject = Subject { rollout: None, repository: None, store: StoreState::Running };
+        let subject = Subject::whole(Whom::Policy);
         self.opening(&subject, self.policy.as_ref(), clock, now)
+    }
+
+    /// May requests pass this rule now?
+    pub fn of_passage<'a>(
+        &'a self,
+        passage: Passage<'a>,
+        clock: Clock,
+        now: Timestamp,
+    ) -> Opening<'a> {
+        self.opening(&Subject::whole(Whom::Passage(passage)), None, clock, now)
+    }
+
+    /// Whether any window or freeze names this rule: all others are always open.
+    pub fn guards(&self, passage: Passage<'_>) -> bool {
+        let windows = self.windows.iter().map(|one| &one.applies_to);
+        let freezes = self.freezes.iter().map(|one| &one.applies_to);
+        windows.chain(freezes).any(|one| one.covers_passage(passage))
     }
 
     /// When each window and freeze is active `within` a stretch of time, by document.
@@ -442,16 +419,23 @@ impl Gate {
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:
     /// rings, ramps and overrides are not looked at.
     pub fn open_times(&self, rollout: &Rollout, within: Interval) -> Vec<Interval> {
-        let subject =
-            Subject { rollout: Some(rollout), repository: None, store: StoreState::Running };
+        self.free_times(&Subject::whole(Whom::Rollout(rollout)), within)
+    }
+
+    /// The same for a rule.
+    pub fn open_times_of(&self, passage: Passage<'_>, within: Interval) -> Vec<Interval> {
+        self.free_times(&Subject::whole(Whom::Passage(passage)), within)
+    }
+
+    fn free_times(&self, subject: &Subject<'_>, within: Interval) -> Vec<Interval> {
         let mut denied = Vec::new();
-        for window in self.denying(&subject) {
+        for window in self.denying(subject) {
             denied.extend(window.window.intervals(within));
         }
-        let frozen = self.freezes.iter().filter(|freeze| freeze.applies_to.covers(&subject));
+        let frozen = self.freezes.iter().filter(|freeze| freeze.applies_to.covers(subject));
         denied.extend(frozen.map(|freeze| freeze.range.interval()));
         let free = rest(within, &merge(denied));
-        let mut allowing = self.allowing(&subject).peekable();
+        let mut allowing = self.allowing(subject).peekable();
         if allowing.peek().is_none() {
             return free;
         }
@@ -465,17 +449,6 @@ impl Gate {
     pub fn in_charge(&self, registry: &str, repository: &str, digest: &str) -> Option<&Rollout> {
         let rollouts = || self.rollouts.iter().filter(|one| one.is_in_charge(registry, repository));
         rollouts().find(|one| one.releases(repository, digest)).or_else(|| rollouts().next())
-    }
-}
-
-impl fmt::Display for RolloutName {
-    /// `*`, `config`, or the name.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Every => "*",
-            Self::Policy => "config",
-            Self::Named(name) => name,
-        })
     }
 }
 

@@ -187,7 +187,8 @@ impl UpstreamSpec {
             Host::Ip(ip) => one.port == port && host.parse() == Ok(*ip),
         };
         // Docker Hub has more names than that of its images.
-        let hub = *self.registry == *"docker.io" && host == "index.docker.io";
+        let others = ["index.docker.io", "registry-1.docker.io"];
+        let hub = *self.registry == *"docker.io" && others.contains(&host);
         hub || own(&self.registry) || own(&self.host) || endpoints.iter().any(endpoint)
     }
 }

@@ -157,6 +157,8 @@ pub enum Failure {
     PullProhibited,
     /// What a registry sent is not what its digest says.
     DigestMismatch,
+    /// A window or freeze holds the rule that the request met.
+    ChangeHeld,
     /// A registry that is mirrored was to be reached past the mirror.
     RegistryReserved,
     /// The drain deadline passed.
@@ -195,7 +197,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 48] = [
+pub const TABLE: [Row; 49] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end or its host can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -286,6 +288,8 @@ pub const TABLE: [Row; 48] = [
         "the policy forbids this image in this store"),
     row(Failure::DigestMismatch, "digest_mismatch", Some(StatusCode::BAD_GATEWAY), Blame::Backend, Retry::IfIdempotent,
         "what the registry sent is not what its digest says; nothing of it is kept, and a client that has begun to read is broken off"),
+    row(Failure::ChangeHeld, "change_held", Some(StatusCode::TOO_MANY_REQUESTS), Blame::Policy, Retry::NothingSent,
+        "a window or freeze of the policy holds this rule now; Retry-After says when to ask again"),
     row(Failure::RegistryReserved, "registry_reserved", Some(StatusCode::FORBIDDEN), Blame::Policy, Retry::Never,
         "this registry is served by the RegistryMirror; pull through the mirror, or set its allowDirect"),
     row(Failure::Drained, "drained", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::Never,

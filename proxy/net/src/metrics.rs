@@ -23,6 +23,7 @@ use crate::http::server::NotTaken;
 mod endpoint;
 mod failover;
 mod floods;
+mod known;
 mod lines;
 mod meters;
 mod mirror;

@@ -52,7 +52,18 @@ fn of_weekly(one: &Weekly) -> Value {
 }
 
 fn of_applies(one: &AppliesTo) -> Value {
-    map([("rollouts", list(&one.rollouts, text)), ("images", list(&one.images, text))])
+    let lists = [
+        ("rollouts", list(&one.rollouts, text)),
+        ("images", list(&one.images, text)),
+        ("routes", list(&one.routes, text)),
+        ("egressRules", list(&one.egress_rules, text)),
+    ];
+    // Most name rollouts alone.
+    let told = |(name, value): &(&str, Value)| {
+        matches!(*name, "rollouts" | "images") || *value != Value::List(Vec::new())
+    };
+    let told = lists.into_iter().filter(told);
+    Value::Map(told.map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn of_window(one: &NamedWindow) -> Value {

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::scalar::{Instant, Text as _};
+use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Clock;
 
 use super::ask::{self, Question, Remote};
@@ -36,7 +37,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "IMAGE", conflicts_with = "request")]
     image: Option<String>,
     /// Another time than now, as `2026-11-27T20:10:00Z`.
-    #[arg(long, value_name = "MOMENT", requires = "image")]
+    #[arg(long, value_name = "MOMENT")]
     at: Option<String>,
     /// How it looks.
     #[arg(long, value_enum, default_value_t)]
@@ -69,11 +70,14 @@ pub(super) fn run(options: &Options) -> Answer {
         Err(answer) => return answer,
     };
     let Some(effective) = effective else { return Answer::refusal("there is no config") };
-    let shown = match (&options.image, head) {
-        (Some(name), _) => pull(effective, name, options.at.as_deref()),
-        (None, Some(head)) => Ok(explain::of(&effective, &head)),
+    // Signatures are taken for right: whoever reads a policy has no keys.
+    let gate = effective.gate.clone().verified(|_, _, _| true);
+    let effective = Effective { gate, ..effective };
+    let shown = at(options).and_then(|at| match (&options.image, head) {
+        (Some(name), _) => pull(&effective, name, at),
+        (None, Some(head)) => Ok(explain::of(&effective, &head, at)),
         (None, None) => Err("what is asked about?".to_owned()),
-    };
+    });
     let shown = match shown {
         Ok(shown) => shown,
         Err(message) => return Answer::refusal(&message),
@@ -86,15 +90,17 @@ pub(super) fn run(options: &Options) -> Answer {
     Answer { stdout, code, ..Answer::default() }
 }
 
-/// What would happen to a pull in a store that has nothing of the image. Signatures are taken for
-/// right: whoever reads a policy has no keys.
-fn pull(effective: Effective, name: &str, at: Option<&str>) -> Result<Value, String> {
-    let gate = effective.gate.clone().verified(|_, _, _| true);
-    let effective = Effective { gate, ..effective };
-    let at = at.map(Instant::read).transpose().map_err(|why| format!("--at: {why}"))?;
-    let at = (Clock::Synced, at.map_or_else(windows::now, |at| at.0));
-    let image = Image::named(&effective, name)?;
-    Ok(image::of(&effective, &image, &image.judge(&effective, at), at))
+/// The moment that is meant.
+fn at(options: &Options) -> Result<Timestamp, String> {
+    let at = options.at.as_deref().map(Instant::read).transpose();
+    Ok(at.map_err(|why| format!("--at: {why}"))?.map_or_else(windows::now, |at| at.0))
+}
+
+/// What would happen to a pull in a store that has nothing of the image.
+fn pull(effective: &Effective, name: &str, at: Timestamp) -> Result<Value, String> {
+    let at = (Clock::Synced, at);
+    let image = Image::named(effective, name)?;
+    Ok(image::of(effective, &image, &image.judge(effective, at), at))
 }
 
 /// The question for a running gateway.

@@ -14,8 +14,10 @@ use tillgate_config::scalar::{Instant, Text as _};
 use tillgate_config::zones::Zones;
 use tillgate_core::calendar::{Effect, Zone};
 use tillgate_core::civil::{Interval, Timestamp};
-use tillgate_core::gate::{Clock, Gate, Opening, StoreState};
+use tillgate_core::gate::{Clock, Gate, Opening, Passage, StoreState};
 use tillgate_net::clock;
+
+use crate::doors;
 
 use super::fleet;
 use super::policy::{Answer, OK, Output, USAGE};
@@ -150,6 +152,18 @@ impl<'a> Shown<'a> {
         all.collect()
     }
 
+    /// Rules of routes and of the egress policy that windows or freezes name.
+    fn rules(&self) -> Vec<(Passage<'_>, Opening<'_>, Vec<Interval>)> {
+        if self.rollout.is_some() {
+            return Vec::new();
+        }
+        let one = |passage| {
+            let opening = self.gate.of_passage(passage, Clock::Synced, self.within.from);
+            (passage, opening, self.gate.open_times_of(passage, self.within))
+        };
+        doors::guarded(self.effective).map(one).collect()
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "{} ({}), {} to {}\n",
@@ -168,6 +182,10 @@ impl<'a> Shown<'a> {
         for (name, opening, open) in self.rollouts() {
             let ring = opening.ring.unwrap_or("none");
             text.push_str(&format!("\n{name}, ring {ring}: {}\n", self.stands(&opening)));
+            text.extend(open.iter().map(|interval| self.line(interval)));
+        }
+        for (passage, opening, open) in self.rules() {
+            text.push_str(&format!("\n{passage}: {}\n", self.stands(&opening)));
             text.extend(open.iter().map(|interval| self.line(interval)));
         }
         if self.gate.is_empty() {
@@ -220,6 +238,16 @@ impl<'a> Shown<'a> {
                 })
             })
             .collect();
+        let rules: Vec<Value> = self
+            .rules()
+            .iter()
+            .map(|(passage, opening, open)| {
+                let mut shown = doors::stands(opening);
+                shown["rule"] = passage.to_string().into();
+                shown["intervals"] = intervals(open).into();
+                shown
+            })
+            .collect();
         json!({
             "store": &*self.effective.store,
             "timeZone": &*self.zone.name,
@@ -227,6 +255,7 @@ impl<'a> Shown<'a> {
             "until": self.within.until.to_string(),
             "windows": entries,
             "rollouts": rollouts,
+            "rules": rules,
         })
     }
 }

@@ -26,7 +26,7 @@ use crate::explain::{self, image};
 struct Question {
     http: Option<Head>,
     image: Option<Image>,
-    /// Another time, as RFC 3339 has it; of a request nothing depends on it.
+    /// Another time, as RFC 3339 has it.
     at: Option<String>,
     /// Who asks; a sidecar's own rules are the gateway's.
     source: Option<Source>,
@@ -87,6 +87,7 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let mut question: Question = ask.json()?;
     let at = question.at.as_deref().map(Instant::read).transpose();
     let at = at.map_err(|why| Problem::malformed(format!("`at`: {why}")))?;
+    let when = at.map_or_else(windows::now, |at| at.0);
     let bundle = question.bundle.take();
     let is_hypothetical = bundle.is_some();
     let config = match bundle {
@@ -95,7 +96,7 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     };
     let mut shown = match (&question.http, &question.image) {
         (Some(http), None) => {
-            let mut shown = explain::of(&config, &head(http)?);
+            let mut shown = explain::of(&config, &head(http)?, when);
             if !is_hypothetical {
                 shown["now"] = now(desk, &config, &shown);
             }

@@ -30,6 +30,9 @@ fn request(shown: &Value) -> String {
     let why = [word(&class["why"]), place(&class["origin"])].concat();
     let (name, priority) = (word(&class["name"]), &class["priority"]);
     line(&mut out, "class", &format!("{name}, priority {priority}: {why}"));
+    if !shown["gate"].is_null() {
+        line(&mut out, "gate", &plain(&shown["gate"]));
+    }
     if !shown["answer"].is_null() {
         line(&mut out, "answer", &plain(&shown["answer"]));
         return out;

@@ -23,14 +23,8 @@ use crate::running::Running;
 /// Manifests whose index is remembered: those of a hundred images for many platforms.
 const MEMBERS_MAX: usize = 8_192;
 
-/// A held client asks again by then, whatever the policy says: windows are added at any time.
-pub(super) const RETRY_MAX: Duration = Duration::from_secs(3600);
-
 /// A rollout says when to ask again; this, where none is in charge.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(300);
-
-/// Part by which waits differ, in percent: tills that were held together must not come together.
-const JITTER_PERCENT: u32 = 20;
 
 /// Which index names a manifest.
 #[derive(Debug, Default)]
@@ -316,7 +310,7 @@ impl Question<'_> {
                          registry's unknownArtifacts to Allow",
                         self.place.repository
                     ),
-                    retry_after: spread(wait, draw),
+                    retry_after: gate::spread(wait, draw),
                     opens: None,
                 }
             }
@@ -328,23 +322,12 @@ impl Question<'_> {
 pub(super) fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
     let usual = opening.rollout.map_or(RETRY_UNKNOWN, |rollout| rollout.pulls.retry_after);
-    let mut wait = spread(usual, draw).min(RETRY_MAX);
-    if let Some(at) = opening.next_open {
-        // Who would come later than it opens comes when it opens.
-        wait = wait.min(now.until(at).max(Duration::from_secs(1)));
-    }
     let rollout = opening.rollout.map_or("the policy", |rollout| &rollout.name);
     Verdict::Held {
         rollout: opening.rollout.map(|rollout| Arc::clone(&rollout.name)),
         reason: format!("{rollout} is held by {}", by.join(", ")),
         by,
-        retry_after: wait,
+        retry_after: gate::retry_after(usual, opening.next_open, now, draw),
         opens: opening.next_open.map(|at| at.to_string()),
     }
-}
-
-/// `wait`, longer or shorter by chance.
-fn spread(wait: Duration, draw: u32) -> Duration {
-    let percent = 100 - JITTER_PERCENT + draw % (2 * JITTER_PERCENT + 1);
-    wait * percent / 100
 }

@@ -69,7 +69,12 @@ impl Progress {
         let mut inner = self.inner();
         let seen = inner.seen.entry(image).or_default();
         seen.push_back((now, here));
-        while seen.get(1).is_some_and(|(at, _)| *at + RATE_OVER <= now) {
+        // What was before it came, or stood still, says nothing of how fast it comes.
+        let is_past = |seen: &VecDeque<(Instant, u64)>| match (seen.front(), seen.get(1)) {
+            (Some((_, before)), Some((at, then))) => before == then || *at + RATE_OVER <= now,
+            _ => false,
+        };
+        while seen.len() > 2 && is_past(seen) {
             seen.pop_front();
         }
         let rate = seen.front().map_or(0, |(at, before)| {
@@ -154,6 +159,9 @@ mod tests {
         }
         let far = progress.of(&image);
         assert_eq!((far.rate, far.left(), far.is_whole()), (0, None, false));
+        let now = began + Duration::from_secs(31);
+        let far = progress.put(image, 17_000, Some(20_000), now);
+        assert_eq!(far.rate, 1000, "it came in two seconds");
         let now = began + Duration::from_secs(40);
         assert!(progress.put(image, 20_000, Some(20_000), now).is_whole());
         assert!(!progress.of(&Digest([2; 32])).is_whole(), "nobody knows how large it is");

@@ -14,10 +14,10 @@ use tillgate_net::error::Failure;
 use tillgate_net::mirror::{Note, Store};
 
 use super::answer::Refused;
-use super::gate::RETRY_MAX;
 use super::upstream::is_metered;
 use super::{Mirror, Place};
 use crate::running::Running;
+use tillgate_core::gate::RETRY_MAX;
 
 /// See the module.
 #[derive(Debug, Default)]

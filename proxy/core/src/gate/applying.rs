@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Clock, Gate, Override, Rollout, StoreState, Subject};
+use super::subject::{Subject, Whom};
+use super::{Clock, Gate, Override, Rollout, StoreState};
 use crate::calendar::Effect;
 use crate::civil::{Interval, Timestamp};
 
@@ -30,7 +31,8 @@ impl Gate {
         clock: Clock,
         now: Timestamp,
     ) -> Vec<Applying<'a>> {
-        let subject = Subject { rollout: Some(rollout), repository, store: StoreState::Running };
+        let subject =
+            Subject { whom: Whom::Rollout(rollout), repository, store: StoreState::Running };
         let instant = Interval::new(now, now.plus(Duration::from_secs(1)));
         let windows = self.allowing(&subject).chain(self.denying(&subject)).map(|one| Applying {
             kind: "ChangeWindow",

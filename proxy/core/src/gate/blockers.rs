@@ -86,7 +86,7 @@ impl Gate {
             next_open = later;
         }
         let ring = stages.and_then(Stages::ring);
-        Opening { rollout: subject.rollout, ring, held_by, suspended, next_open }
+        Opening { rollout: subject.rollout(), ring, held_by, suspended, next_open }
     }
 
     /// Windows with `Allow` that count for `subject`.
@@ -95,7 +95,7 @@ impl Gate {
         subject: &Subject<'a>,
     ) -> impl Iterator<Item = &'a NamedWindow> {
         let subject = *subject;
-        let chosen = subject.rollout.and_then(|rollout| rollout.windows.as_ref());
+        let chosen = subject.rollout().and_then(|rollout| rollout.windows.as_ref());
         self.windows.iter().filter(move |one| {
             one.window.effect == Effect::Allow
                 && one.applies_to.covers(&subject)

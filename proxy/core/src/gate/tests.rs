@@ -19,7 +19,7 @@ fn zone() -> Arc<Zone> {
 }
 
 fn every() -> AppliesTo {
-    AppliesTo { rollouts: vec![RolloutName::Every], images: Vec::new() }
+    AppliesTo { rollouts: vec![RolloutName::Every], ..AppliesTo::default() }
 }
 
 fn weekly(days: &[Weekday], start: u16, end: u16) -> Schedule {
@@ -88,6 +88,7 @@ fn exception(from: &str, until: &str) -> Override {
         applies_to: AppliesTo {
             rollouts: vec![RolloutName::Named("pos-apps".into())],
             images: vec![RepositoryGlob("pos/checkout".into())],
+            ..AppliesTo::default()
         },
         freezes: vec!["black-friday".into()],
         windows: vec!["no-friday-night".into()],
@@ -362,6 +363,60 @@ fn the_policy_itself_waits_only_for_what_names_it() {
     assert_eq!(at(&gate, "2026-11-27T22:00"), ["Freeze/black-friday"]);
     gate.policy = Some(rollout().stages);
     assert_eq!(at(&gate, "2026-11-18T09:00"), ["Ring/pilot"]);
+}
+
+#[test]
+fn a_rule_waits_for_what_names_it_and_for_nothing_else() {
+    let mut gate = gate();
+    let price_file = Passage::Route { route: "pricing", rule: "price-file" };
+    let quote = Passage::Route { route: "pricing", rule: "quote" };
+    let packages = Passage::Egress("packages");
+    for passage in [price_file, quote, packages] {
+        assert!(!gate.guards(passage), "`*` means rollouts, not {passage}");
+    }
+    let route =
+        |rule: Option<&str>| RouteName { route: "pricing".into(), rule: rule.map(Into::into) };
+    gate.windows[0].applies_to.routes.push(route(Some("price-file")));
+    gate.windows[0].applies_to.egress_rules.push("packages".into());
+    gate.freezes[0].applies_to.egress_rules.push("packages".into());
+    assert!(gate.guards(price_file) && gate.guards(packages) && !gate.guards(quote));
+    let stands = |gate: &Gate, passage: Passage<'_>, text: &str| {
+        let opening = gate.of_passage(passage, Clock::Synced, oslo(text));
+        let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
+        (by.join(" "), opening.next_open)
+    };
+    let noon = "2026-11-18T12:00";
+    let evening = Some(oslo("2026-11-18T21:00"));
+    assert_eq!(
+        stands(&gate, price_file, noon),
+        ("outside ChangeWindow/closed".to_owned(), evening)
+    );
+    assert_eq!(stands(&gate, quote, noon).0, "");
+    assert_eq!(stands(&gate, price_file, "2026-11-18T22:00").0, "");
+    // In the freeze, at night: the price file comes, packages do not.
+    assert_eq!(stands(&gate, price_file, "2026-11-24T22:00").0, "");
+    assert_eq!(
+        stands(&gate, packages, "2026-11-24T22:00"),
+        ("Freeze/black-friday".to_owned(), Some(oslo("2026-12-01T06:00")))
+    );
+    // The whole route is all of its rules.
+    gate.windows[0].applies_to.routes[0] = route(None);
+    assert!(gate.guards(quote));
+    let mut exception = exception("2026-11-24T21:00", "2026-11-25T06:00");
+    gate.overrides.push(exception.clone());
+    let mut with = gate.clone().verified(|_, _, _| true);
+    assert_eq!(stands(&with, packages, "2026-11-24T22:00").0, "Freeze/black-friday");
+    exception.applies_to.egress_rules.push("packages".into());
+    gate.overrides[0] = exception;
+    with = gate.verified(|_, _, _| true);
+    assert_eq!(stands(&with, packages, "2026-11-24T22:00").0, "", "an Override that names it");
+    // A clock that cannot be believed opens no window.
+    let clock = Clock::Untrusted(oslo("2026-11-18T00:00"));
+    let opening = with.of_passage(price_file, clock, oslo("2026-11-18T22:00"));
+    assert_eq!(opening.held_by, [Blocker::Clock(vec!["closed".into()])]);
+    let night = Interval::new(oslo("2026-11-18T12:00"), oslo("2026-11-19T12:00"));
+    let open = Interval::new(oslo("2026-11-18T21:00"), oslo("2026-11-19T08:00"));
+    assert_eq!(with.open_times_of(price_file, night), [open]);
 }
 
 #[test]

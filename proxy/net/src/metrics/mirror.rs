@@ -2,30 +2,14 @@
 
 use std::sync::Arc;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Unit;
 use tillgate_core::mirror::Code;
 use tillgate_core::mirror::ledger::Ledger;
 
 use super::Metrics;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CodeLabels {
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabels {
-    state: &'static str,
-}
+use super::known::known;
 
 /// How a request for a blob or manifest was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,36 +76,31 @@ pub struct MirrorMeters {
 impl MirrorMeters {
     /// Adds them to what a scrape of `metrics` shows.
     pub fn register(metrics: &Metrics) -> Self {
-        let served: Family<ResultLabels, Counter> = Family::default();
-        let refused: Family<CodeLabels, Counter> = Family::default();
-        let fetches: Family<StateLabels, Gauge> = Family::default();
-        let pulls: Family<StateLabels, Gauge> = Family::default();
-        let pull = |state| pulls.get_or_create_owned(&StateLabels { state });
-        let fetch = |state| fetches.get_or_create_owned(&StateLabels { state });
-        let result =
-            |one: Served| served.get_or_create_owned(&ResultLabels { result: one.label() });
-        let code = |one: Code| refused.get_or_create_owned(&CodeLabels { code: one.label() });
+        let (answers, served) = known("result", Served::ALL.map(Served::label));
+        let (refusals, refused) = known("code", Code::ALL.map(Code::label));
+        let (fetches, [running, waiting]) = known("state", ["running", "waiting"]);
+        let (pulls, [pulling, pulls_waiting]) = known("state", ["running", "waiting"]);
         let meters = Self {
-            served: Served::ALL.map(result).into(),
-            refused: Code::ALL.map(code).into(),
+            served: served.into(),
+            refused: refused.into(),
             fetched: Counter::default(),
             repeated: Counter::default(),
             resumed: Counter::default(),
             mismatches: Counter::default(),
             evicted: Counter::default(),
-            running: fetch("running"),
-            waiting: fetch("waiting"),
-            pulling: pull("running"),
-            pulls_waiting: pull("waiting"),
+            running,
+            waiting,
+            pulling,
+            pulls_waiting,
             caching: Gauge::default(),
             bytes: Gauge::default(),
             blobs: Gauge::default(),
         };
         metrics.with_registry(|registry| {
             let text = "answered requests for manifests, blobs and lists of images, by result";
-            registry.register("mirror_requests", text, served);
+            registry.register("mirror_requests", text, answers);
             let text = "refused requests for images, by code";
-            registry.register("mirror_refusals", text, refused);
+            registry.register("mirror_refusals", text, refusals);
             registry.register("mirror_fetches", "blobs that are fetched, or wait for it", fetches);
             registry.register("mirror_pulls", "blobs that clients get, or wait for", pulls);
             let mut bytes = |name: &str, text: &str, counter: &Counter| {

@@ -27,6 +27,17 @@ struct DocumentLabels {
     document: Label,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    rule: Label,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleHeldLabels {
+    rule: Label,
+    held_by: Label,
+}
+
 /// States of a rollout's gate.
 const GATE_STATES: [&str; 2] = ["open", "held"];
 
@@ -36,6 +47,8 @@ pub struct RolloutMeters {
     gates: Family<StateLabels, Gauge>,
     held: Family<HeldLabels, Counter>,
     active: Family<DocumentLabels, Gauge>,
+    rules: Family<RuleLabels, Gauge>,
+    rules_held: Family<RuleHeldLabels, Counter>,
     pulls: Family<StateLabels, Gauge>,
     bytes: Family<StateLabels, Gauge>,
     rate: Family<StateLabels, Gauge>,
@@ -52,6 +65,10 @@ impl RolloutMeters {
             registry.register("gate_held", text, all.held.clone());
             let text = "1 while a window, freeze or override is active, else 0";
             registry.register("gate_document_active", text, all.active.clone());
+            let text = "1 while requests pass a rule that a window or freeze names, else 0";
+            registry.register("gate_rule_open", text, all.rules.clone());
+            let text = "requests that a rule's window or freeze held, by the document";
+            registry.register("gate_rule_held", text, all.rules_held.clone());
             let text = "blobs of a rollout that are fetched, or wait for one of its turns";
             registry.register("rollout_pulls", text, all.pulls.clone());
             let text = "bytes of a release: on disk, and in all, as far as its manifests are known";
@@ -66,7 +83,6 @@ impl RolloutMeters {
     /// Forgets what another policy had.
     pub fn clear(&self) {
         self.gates.clear();
-        self.active.clear();
         self.bytes.clear();
         self.rate.clear();
     }
@@ -89,6 +105,24 @@ impl RolloutMeters {
     pub fn document(&self, document: &str, is_active: bool) {
         let labels = DocumentLabels { document: document.into() };
         self.active.get_or_create_owned(&labels).set(i64::from(is_active));
+    }
+
+    /// Forgets documents that another policy had, and rules that they named.
+    pub fn clear_calendar(&self) {
+        self.active.clear();
+        self.rules.clear();
+    }
+
+    /// Whether requests pass a rule.
+    pub fn rule(&self, rule: &Label, is_open: bool) {
+        let labels = RuleLabels { rule: Arc::clone(rule) };
+        self.rules.get_or_create_owned(&labels).set(i64::from(is_open));
+    }
+
+    /// A request did not pass a rule.
+    pub fn rule_held(&self, rule: &Label, document: &str) {
+        let labels = RuleHeldLabels { rule: Arc::clone(rule), held_by: document.into() };
+        self.rules_held.get_or_create_owned(&labels).inc();
     }
 
     /// Who is fetched, and who waits, of a rollout.

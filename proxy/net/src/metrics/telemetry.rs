@@ -1,20 +1,9 @@
 //! Instruments of telemetry itself: what of logs and spans never arrived.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 use super::Metrics;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LogLabels {
-    log: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SpanLabels {
-    result: &'static str,
-}
+use super::known::known;
 
 /// What became of log lines and spans.
 #[derive(Clone, Debug)]
@@ -34,22 +23,15 @@ pub struct TelemetryMeters {
 impl TelemetryMeters {
     /// Adds them to what a scrape of `metrics` shows.
     pub fn register(metrics: &Metrics) -> Self {
-        let lines: Family<LogLabels, Counter> = Family::default();
-        let spans: Family<SpanLabels, Counter> = Family::default();
+        let (lines, [access_dropped, log_dropped]) = known("log", ["access", "process"]);
+        let (spans, [spans_exported, spans_dropped, spans_failed]) =
+            known("result", ["exported", "dropped", "failed"]);
         metrics.with_registry(|registry| {
             let text = "log lines that were dropped because nobody wrote them fast enough";
-            registry.register("log_lines_dropped", text, lines.clone());
+            registry.register("log_lines_dropped", text, lines);
             let text = "spans, by what became of them: exported, dropped or failed";
-            registry.register("trace_spans", text, spans.clone());
+            registry.register("trace_spans", text, spans);
         });
-        let line = |log| lines.get_or_create_owned(&LogLabels { log });
-        let span = |result| spans.get_or_create_owned(&SpanLabels { result });
-        Self {
-            access_dropped: line("access"),
-            log_dropped: line("process"),
-            spans_exported: span("exported"),
-            spans_dropped: span("dropped"),
-            spans_failed: span("failed"),
-        }
+        Self { access_dropped, log_dropped, spans_exported, spans_dropped, spans_failed }
     }
 }
