@@ -53,6 +53,9 @@ enum Command {
     Hostile(crate::hostile::HostileArgs),
     /// Two thousand stores ask one server for policy: the load, an outage, and its end.
     Asking(crate::asking::AskingArgs),
+    /// What sidecars that wait and dashboards that listen hold, how soon they know of a change, and
+    /// what requests beside them notice.
+    Endpoint(crate::endpoint::EndpointArgs),
     /// Policy changes a thousand times under load, and how long a commit takes until it serves.
     Reload(crate::reload::ReloadArgs),
     /// A store's machines pull one image, with a real registry (docker-registry) and real clients
@@ -262,6 +265,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Command::Asking(args) = &cli.command {
         return answer(crate::asking::run(args));
     }
+    if let Command::Endpoint(args) = &cli.command {
+        return answer(crate::endpoint::run(args));
+    }
     if let Err(refused) = testbed::enter() {
         eprintln!("lab: {refused}");
         return ExitCode::from(REFUSED);
@@ -271,7 +277,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args),
         Command::Compare(args) => compare::run(&args.order()),
         Command::Demo => crate::demo::run(),
-        Command::Cost(_) | Command::Fleet(_) | Command::Reload(_) | Command::Asking(_) => Ok(()),
+        Command::Cost(_)
+        | Command::Fleet(_)
+        | Command::Reload(_)
+        | Command::Asking(_)
+        | Command::Endpoint(_) => Ok(()),
         Command::Failover(args) => crate::failover::run(args),
         Command::Hostile(args) => crate::hostile::run(args),
         Command::Rollout(args) => crate::rollout::run(args),

@@ -13,6 +13,7 @@ pub mod compare;
 mod cost;
 pub mod demo;
 pub mod emulator;
+mod endpoint;
 pub mod experiment;
 pub mod failover;
 mod fleet;

@@ -18,8 +18,8 @@ use crate::say;
 use crate::stats::{Spread, real};
 use crate::sys::{self, NANOS_PER_MS, NANOS_PER_SEC, Nanos, now};
 
-mod load;
-mod store;
+pub(crate) mod load;
+pub(crate) mod store;
 
 /// Before memory is compared: pages and pools that the first reloads need are there.
 const WARM_UP: usize = 50;

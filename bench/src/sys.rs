@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// A point in time or a duration, in nanoseconds of the monotonic clock of this host.
 pub type Nanos = u64;
 
+pub const NANOS_PER_US: Nanos = 1_000;
 pub const NANOS_PER_MS: Nanos = 1_000_000;
 pub const NANOS_PER_SEC: Nanos = 1_000_000_000;
 

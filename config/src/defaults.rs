@@ -149,8 +149,10 @@ pub const ENDPOINT_TLS: TlsVersion = TlsVersion::V1_3;
 
 /// Bounds of the config endpoint: a thousand sidecars that wait, two hundred dashboards, and as
 /// many tools. A head holds a token and an entity tag. Nobody sends it a body slowly for a reason.
+/// All of them may come from one address: containers of one host do.
 pub const ENDPOINT_LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 2048,
+    connections_per_client_max: 2048,
     headers_max: 64,
     uri_bytes_max: 4 * 1024,
     streams_max: 32,

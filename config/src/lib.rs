@@ -17,6 +17,7 @@ mod minimal;
 pub mod report;
 pub mod scalar;
 pub mod schema;
+pub mod sidecar;
 pub mod suggest;
 pub mod yaml;
 pub mod zones;

@@ -23,6 +23,10 @@ pub struct Program {
 
 type Text = Arc<Mutex<String>>;
 
+/// Free ports of loopback.
+const ANYWHERE: [&str; 6] =
+    ["--http", "127.0.0.1:0", "--forward-proxy", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
 impl Program {
     /// Starts `program` on free ports of loopback, with `more` arguments.
     ///
@@ -59,20 +63,29 @@ impl Program {
         more: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Self {
-        let mut command = Command::new(program);
-        command
-            .args(["gateway", "--workers", "2", flag])
-            .arg(&path)
-            .args(["--http", "127.0.0.1:0", "--forward-proxy", "127.0.0.1:0"])
-            .args(["--admin", "127.0.0.1:0"])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = piped(program);
+        command.args(["gateway", "--workers", "2", flag]).arg(&path).args(ANYWHERE).args(more);
         change(&mut command);
+        let mut program = Self::spawn(command);
+        (program.policy, program.is_own) = (path, flag == "--config");
+        program
+    }
+
+    /// Starts `program` as a sidecar on free ports of loopback.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_sidecar(program: &str, more: &[&str]) -> Self {
+        let mut command = piped(program);
+        command.arg("sidecar").args(ANYWHERE).args(more);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the program starts");
         let log = child.stderr.take().map(collect).unwrap_or_default();
         let said = child.stdout.take().map(collect).unwrap_or_default();
-        Self { child, policy: path, is_own: flag == "--config", log, said }
+        Self { child, policy: PathBuf::new(), is_own: false, log, said }
     }
 
     /// Its number.
@@ -147,6 +160,12 @@ impl Drop for Program {
             let _ = fs::remove_file(&self.policy);
         }
     }
+}
+
+fn piped(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// Sends `name` to the process `id`.

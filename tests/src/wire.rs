@@ -144,6 +144,14 @@ impl Wire {
         self.stream.local_addr().expect("a connected socket")
     }
 
+    /// The other end.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn peer(&self) -> SocketAddr {
+        self.stream.peer_addr().expect("a connected socket")
+    }
+
     /// Sends bytes.
     ///
     /// # Panics

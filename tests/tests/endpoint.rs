@@ -266,6 +266,13 @@ fn who_asks_wrongly_is_told_why() {
     refused(&viewer.get("/v1/revisions/sha256:00"), 404);
     refused(&viewer.ask("GET", "/v1/status", "Accept: text/html\r\n", ""), 406);
     refused(&viewer.ask("GET", "/v1/status", "Accept: application/json;q=0\r\n", ""), 406);
+    let versioned = |version: u8| {
+        let media = format!("application/vnd.tillgate.config.v{version}+json");
+        (viewer.ask("GET", "/v1/config", &format!("Accept: {media}\r\n"), ""), media)
+    };
+    let (first, media) = versioned(1);
+    assert_eq!((first.status, first.header("content-type")), (200, Some(&*media)));
+    refused(&versioned(2).0, 406);
     for accept in ["*/*", "application/*", "text/html, application/json;q=0.1"] {
         let reply = viewer.ask("GET", "/v1/status", &format!("Accept: {accept}\r\n"), "");
         assert_eq!(reply.status, 200, "{accept}");
@@ -485,6 +492,71 @@ spec:
   trafficClass: payment
   rules: [{name: all, backendRefs: [{name: payments}]}]
 ";
+
+/// A release in the middle of a freeze.
+const HELD: &str = "\
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Freeze
+metadata: {name: peak}
+spec:
+  appliesTo: {rollouts: [\"*\"]}
+  from: \"2026-11-20T00:00:00\"
+  until: \"2026-12-01T06:00:00\"
+  timeZone: Store
+  reason: Black Friday
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Rollout
+metadata: {name: pos}
+spec:
+  artifacts: [{registry: r.example, repositories: [\"pos/**\"]}]
+  trafficClass: image-pull
+  release:
+    name: pos-47
+    images:
+      - repository: pos/checkout
+        digest: sha256:9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f5a4b3c2d1e0f9a8b
+  rings: [{name: all, storeSelector: {}}]
+  promotion: {mode: Signed}
+";
+
+#[test]
+fn a_pull_is_explained_for_another_time_and_a_line_with_what_waits() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    let asked = |question: &Value| {
+        let json = "Content-Type: application/json\r\n";
+        viewer.ask("POST", "/v1/explain", json, &question.to_string())
+    };
+    let ask = |question: &Value| {
+        let reply = asked(question);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        read(&reply)
+    };
+    let image = json!({"repository": "pos/checkout"});
+    refused(&asked(&json!({"image": image})), 400);
+    let text = policy(&site.files, "Token", "20Mbit/s") + HELD;
+    let friday = ask(&json!({"image": image, "at": "2026-11-27T20:10:00Z", "bundle": text}));
+    assert_eq!((&friday["verdict"], &friday["hypothetical"]), (&json!("Held"), &json!(true)));
+    assert_eq!(friday["heldBy"][0]["document"], "Freeze/peak");
+    assert_eq!(friday["nextOpen"], "2026-12-01T05:00:00Z");
+    assert_eq!(friday["told"]["status"], 429);
+    // The same policy runs: the same answer, and another one at another time.
+    site.gateway.control.reload(compiled(&(text + ROUTE))).unwrap();
+    let running = ask(&json!({"image": image, "at": "2026-11-27T20:10:00Z"}));
+    assert_eq!(running["heldBy"][0]["document"], "Freeze/peak");
+    let later = ask(&json!({"image": image, "at": "2026-12-02T01:00:00Z"}));
+    assert_eq!((&later["verdict"], &later["told"]["status"]), (&json!("Open"), &json!(200)));
+    for wrong in [json!({"image": image, "at": "soon"}), json!({"image": image, "http": {}})] {
+        refused(&asked(&wrong), 400);
+    }
+    let http = json!({"authority": "pay.example", "path": "/"});
+    let request = ask(&json!({"http": http, "source": {"workload": "pos/checkout"}}));
+    let line = &request["now"]["links"][0];
+    assert_eq!((&line["name"], &line["state"]), (&json!("primary"), &json!("Up")), "{request}");
+    assert_eq!((&line["queue"]["waiting"], &line["queue"]["parked"]), (&json!(0), &json!(0)));
+}
 
 #[test]
 fn a_request_is_explained_here_and_under_another_policy() {

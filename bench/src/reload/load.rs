@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::sys::{self, NANOS_PER_SEC, Nanos, now};
+use crate::stats::Quantiles;
+use crate::sys::{self, NANOS_PER_SEC, NANOS_PER_US, Nanos, now};
 
 /// Clients; each has one connection.
 const CLIENTS: u64 = 8;
 
 /// How it went for the clients.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// When each answer came, and how long after its request was due; by when it came.
     pub(super) answers: Vec<(Nanos, Nanos)>,
-    pub(super) failed: usize,
+    pub(crate) failed: usize,
 }
 
 impl Seen {
@@ -33,6 +34,11 @@ impl Seen {
         answers.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or(0)
     }
 
+    /// How long the answers took.
+    pub(crate) fn took(&self) -> Quantiles {
+        Quantiles::of_micros(self.answers.iter().map(|(_, took)| took / NANOS_PER_US))
+    }
+
     fn within(&self, from: Nanos, to: Nanos) -> &[(Nanos, Nanos)] {
         let place = |time| self.answers.partition_point(|(at, _)| *at < time);
         &self.answers[place(from)..place(to)]
@@ -40,7 +46,7 @@ impl Seen {
 }
 
 /// Asks at a steady rate while `work` goes on.
-pub(super) fn load(
+pub(crate) fn load(
     address: SocketAddr,
     rate: u64,
     work: impl FnOnce() -> Result<()>,
@@ -101,7 +107,7 @@ fn exchange(stream: &mut Option<TcpStream>, address: SocketAddr) -> Option<()> {
 }
 
 /// A server that says `ok` to everybody.
-pub(super) fn origin() -> Result<SocketAddr> {
+pub(crate) fn origin() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {

@@ -16,9 +16,9 @@ const PATIENCE: Nanos = 10 * NANOS_PER_SEC;
 const STEP: Nanos = NANOS_PER_MS;
 
 /// A gateway of this program.
-pub(super) struct Gateway {
-    pub(super) process: Process,
-    pub(super) http: SocketAddr,
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) http: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Swaps {
 }
 
 impl Gateway {
-    pub(super) fn start(flag: &str, file: &Path, scratch: &Scratch) -> Result<Self> {
+    pub(crate) fn start(flag: &str, file: &Path, scratch: &Scratch) -> Result<Self> {
         let (http, proxy, admin) = (free()?, free()?, free()?);
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(TILLGATE_ROLE).args(["gateway", "--log", "warn"]).arg(flag).arg(file);
@@ -123,6 +123,6 @@ pub(super) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
     }
 }
 
-fn free() -> Result<SocketAddr> {
+pub(crate) fn free() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

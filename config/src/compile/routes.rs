@@ -151,11 +151,7 @@ pub(super) fn hosts(texts: &[HostText], spot: &Spot<'_>, out: &mut Output) -> Ve
 
 /// A pattern as a policy writes it.
 pub(crate) fn host_text(pattern: &HostPattern) -> String {
-    match pattern {
-        HostPattern::Exact(name) => name.to_string(),
-        HostPattern::Suffix(suffix) => format!("*.{suffix}"),
-        HostPattern::Any => "*".to_owned(),
-    }
+    pattern.to_string()
 }
 
 fn class(

@@ -64,6 +64,11 @@ impl Effective {
         }
     }
 
+    /// Where the document called `name` of a section of `holder` stands.
+    pub fn origin_of(&self, holder: &str, section: &str, name: &str) -> Option<&Origin> {
+        self.origins.get(&format!("{holder}.{section}.{}", step(name)))
+    }
+
     /// The path of a rule, below which its values are.
     pub fn path_of_rule(&self, rule: &tillgate_core::matching::Rule) -> String {
         format!("routes.{}.{}", step(&rule.route), step(&rule.name))

@@ -7,6 +7,9 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tillgate_core::gate::Passage;
+use tillgate_core::listener::{ListenerProtocol, ListenerSpec};
+use tillgate_core::tls::ClientAuth;
 
 use super::Effective;
 use super::render::{canonical, shown};
@@ -21,9 +24,12 @@ pub struct Slice {
     pub text: String,
 }
 
-/// What a proxy beside a workload needs to classify and to route to its gateway. Lines, rollouts,
-/// other listeners and the endpoint itself are the gateway's own.
-const SIDECAR: [&str; 6] = ["store", "timeZone", "classes", "backends", "routes", "egress"];
+/// What a proxy beside a workload needs to classify and to route. Lines, rollouts, what may leave
+/// the store, other listeners and the endpoint itself are the gateway's own.
+const SIDECAR: [&str; 5] = ["store", "timeZone", "classes", "backends", "routes"];
+
+/// What it needs to know of a server across the line: it never asks one itself.
+const ACROSS: [&str; 2] = ["location", "protocol"];
 
 impl Effective {
     /// All of it.
@@ -31,12 +37,77 @@ impl Effective {
         slice(&tree::of(self))
     }
 
-    /// What a sidecar may see.
+    /// What a sidecar may see, and where the gateway takes what leads across the line.
     pub fn for_sidecar(&self) -> Slice {
         let Value::Map(sections) = tree::of(self) else { return slice(&Value::Null) };
-        let kept = sections.into_iter().filter(|(key, _)| SIDECAR.contains(&key.as_str()));
-        slice(&Value::Map(kept.collect()))
+        let mut kept: Vec<(String, Value)> =
+            sections.into_iter().filter(|(key, _)| SIDECAR.contains(&key.as_str())).collect();
+        let backends = kept.iter_mut().filter(|(key, _)| key == "backends");
+        for (_, backend) in backends.flat_map(|(_, all)| fields(all)) {
+            let across = self::across(backend);
+            if let Value::Map(fields) = backend
+                && across
+            {
+                fields.retain(|(key, _)| ACROSS.contains(&key.as_str()));
+            }
+        }
+        for (_, routes) in kept.iter_mut().filter(|(key, _)| key == "routes") {
+            for (route, rules) in fields(routes) {
+                for (rule, shown) in fields(rules) {
+                    let passage = Passage::Route { route: route.as_str(), rule: rule.as_str() };
+                    if let Value::Map(shown) = shown
+                        && self.gate.guards(passage)
+                    {
+                        // When is the gateway's to know.
+                        shown.push(("guarded".to_owned(), Value::Flag(true)));
+                    }
+                }
+            }
+        }
+        let hops = [
+            ("http", self.hop(ListenerProtocol::Http)),
+            ("forwardProxy", self.hop(ListenerProtocol::ForwardProxy)),
+        ];
+        let hops = hops.map(|(key, value)| (key.to_owned(), value));
+        kept.push(("gateway".to_owned(), Value::Map(hops.into())));
+        slice(&Value::Map(kept))
     }
+
+    /// The listener of `protocol` that sidecars use: one on the network rather than one on
+    /// loopback, one in the clear rather than one with TLS.
+    fn hop(&self, protocol: ListenerProtocol) -> Value {
+        let usable = |one: &&ListenerSpec| {
+            let wants_certificate = one.tls.as_ref().is_some_and(|tls| {
+                tls.client_certificates.as_ref().is_some_and(|it| it.mode == ClientAuth::Required)
+            });
+            one.protocol == protocol && one.proxy_protocol.is_none() && !wants_certificate
+        };
+        let rank = |one: &&ListenerSpec| (one.address.ip().is_loopback(), one.tls.is_some());
+        let Some(found) = self.listeners.iter().filter(usable).min_by_key(rank) else {
+            return Value::Null;
+        };
+        let entries = [
+            ("port", Value::Number(found.address.port().into())),
+            ("tls", Value::Flag(found.tls.is_some())),
+        ];
+        Value::Map(entries.map(|(key, value)| (key.to_owned(), value)).into())
+    }
+}
+
+/// The entries of a map.
+fn fields(value: &mut Value) -> &mut [(String, Value)] {
+    match value {
+        Value::Map(entries) => entries,
+        Value::Null | Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::List(_) => {
+            &mut []
+        }
+    }
+}
+
+/// Whether a backend is across the line.
+fn across(backend: &mut Value) -> bool {
+    let cloud = Value::Text("Cloud".to_owned());
+    fields(backend).iter().any(|(key, value)| key == "location" && *value == cloud)
 }
 
 fn slice(value: &Value) -> Slice {
@@ -63,9 +134,15 @@ mod tests {
         let keys = |text: &str| read(text).as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(
             keys(&sidecar.text),
-            ["backends", "classes", "egress", "routes", "store", "timeZone"]
+            ["backends", "classes", "gateway", "routes", "store", "timeZone"]
         );
         assert!(keys(&whole.text).contains(&"links".to_owned()));
+        let gateway = &read(&sidecar.text)["gateway"];
+        assert_eq!(
+            (&gateway["http"]["port"], &gateway["http"]["tls"]),
+            (&8080.into(), &false.into())
+        );
+        assert_eq!(gateway["forwardProxy"]["port"], 3128);
     }
 
     #[test]

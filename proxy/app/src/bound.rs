@@ -32,7 +32,7 @@ use crate::mirror::MirrorError;
 use crate::reconcile::{Booted, Told};
 use crate::reload::ReloadError;
 use crate::telemetry::ProcessLog;
-use crate::{datagram, stream};
+use crate::{datagram, sidecar, stream};
 
 /// One for the policy, one for certificates, one for what is asked of the config endpoint:
 /// whichever hangs, the others go on.
@@ -423,6 +423,11 @@ impl Control {
 
     /// Begins to ask the sources of policy.
     pub(crate) fn reconcile(&self, booted: Booted) -> io::Result<Told> {
+        booted.start(Arc::clone(&self.gateway))
+    }
+
+    /// Begins to follow another gateway.
+    pub(crate) fn beside(&self, booted: sidecar::Booted) -> io::Result<()> {
         booted.start(Arc::clone(&self.gateway))
     }
 

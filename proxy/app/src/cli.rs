@@ -17,6 +17,9 @@ mod operate;
 pub mod policy;
 mod promote;
 mod rollouts;
+#[cfg(test)]
+mod scratch;
+mod sidecar;
 pub(crate) mod windows;
 
 use std::ffi::OsString;
@@ -43,6 +46,8 @@ struct Arguments {
 enum Command {
     /// Run the gateway of one store.
     Gateway(gateway::Options),
+    /// Run the proxy beside one workload, with the config that a gateway gives it.
+    Sidecar(sidecar::Options),
     /// Build, sign, verify and look into the bundles that stores fetch.
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -244,6 +249,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Command::Gateway(options) = &arguments.command {
         return gateway::run(options);
     }
+    if let Command::Sidecar(options) = &arguments.command {
+        return sidecar::run(options);
+    }
     if let Command::Rollouts(options) = &arguments.command
         && options.follows()
     {
@@ -256,12 +264,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// name; `None` for the others, and for mistakes in the arguments themselves.
 pub fn ask(args: impl IntoIterator<Item = OsString>) -> Option<policy::Answer> {
     let command = Arguments::try_parse_from(args).ok()?.command;
-    (!matches!(command, Command::Gateway(_))).then(|| answer(command))
+    (!matches!(command, Command::Gateway(_) | Command::Sidecar(_))).then(|| answer(command))
 }
 
 fn answer(command: Command) -> policy::Answer {
     match command {
-        Command::Gateway(_) => policy::Answer::default(),
+        Command::Gateway(_) | Command::Sidecar(_) => policy::Answer::default(),
         Command::Bundle(command) => bundle::run(&command),
         Command::Promote(options) => promote::run(&options),
         Command::Operate(options) => operate::run(&options),

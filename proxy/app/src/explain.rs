@@ -9,18 +9,61 @@ use http::request::Parts;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::civil::Timestamp;
 use tillgate_core::class::ClassId;
 use tillgate_core::filter::Action;
 use tillgate_core::link::{Destination, link_for};
-use tillgate_core::matching::{BackendRef, Found, NaturalClasses, Rule};
+use tillgate_core::matching::{BackendRef, Condition, Found, NaturalClasses, Rule};
 use tillgate_core::retry::{Permission, Repeat, Scope};
+use tillgate_net::http::headers;
 
 use crate::cli::windows;
 use crate::doors;
 use crate::problem::Refusal;
 use crate::serve;
 
-mod text;
+#[cfg(test)]
+mod agrees;
+pub(crate) mod image;
+pub(crate) mod text;
+
+/// What would happen to a request with this head at some moment, or why it meets no rule.
+pub(crate) fn of(effective: &Effective, head: &Parts, at: Timestamp) -> Value {
+    match Explanation::of(effective, head) {
+        Ok(explanation) => Explanation { at, ..explanation }.to_json(),
+        Err(refusal) => json!({
+            "request": request(head),
+            "refused": refusal.failure.reason(),
+            "detail": refusal.detail,
+            "rejected": rejected(effective, head, None),
+        }),
+    }
+}
+
+fn request(head: &Parts) -> Value {
+    json!({"method": head.method.as_str(), "target": head.uri.to_string()})
+}
+
+/// The rules of the request's host that it did not meet, and why not.
+fn rejected(effective: &Effective, head: &Parts, found: Option<Found>) -> Value {
+    let Ok(host) = headers::host_of(head) else { return json!([]) };
+    let near = effective.routes.near(serve::facts(&host, head, None), found);
+    let shown = near.into_iter().map(|one| {
+        let rule = effective.routes.rule(one.rule);
+        let missed: Vec<String> = one.missed.iter().map(Condition::to_string).collect();
+        let because = match missed.as_slice() {
+            [] => "it matches too, but less precisely".to_owned(),
+            missed => format!("not {}", missed.join(", not ")),
+        };
+        json!({
+            "document": format!("ServiceRoute/{}", rule.route),
+            "rule": &*rule.name,
+            "because": because,
+            "origin": effective.origin(&effective.path_of_rule(rule)).map(ToString::to_string),
+        })
+    });
+    shown.collect()
+}
 
 /// See the module.
 pub(crate) struct Explanation<'a> {
@@ -30,6 +73,8 @@ pub(crate) struct Explanation<'a> {
     class: ClassId,
     rule: &'a Rule,
     permission: Permission,
+    /// For windows and freezes; nothing else depends on it.
+    at: Timestamp,
 }
 
 impl<'a> Explanation<'a> {
@@ -42,7 +87,8 @@ impl<'a> Explanation<'a> {
         let (found, class) = serve::classify(effective, natural, head, None)?;
         let rule = effective.routes.rule(found.rule);
         let permission = rule.retry.permission(&head.method, &head.headers);
-        Ok(Self { effective, head, found, class, rule, permission })
+        let at = windows::now();
+        Ok(Self { effective, head, found, class, rule, permission, at })
     }
 
     /// For machines.
@@ -50,19 +96,25 @@ impl<'a> Explanation<'a> {
         let Self { rule, effective, head, .. } = self;
         let class = effective.classes.get(self.class);
         let mut shown = json!({
-            "request": {"method": head.method.as_str(), "target": head.uri.to_string()},
+            "request": request(head),
+            "document": format!("ServiceRoute/{}", rule.route),
             "route": &*rule.route,
             "rule": &*rule.name,
             "origin": self.origin(""),
             "matched": self.value(&format!("/matches/{}", self.found.alternative)),
+            "because": self.because(),
+            "rejected": rejected(effective, head, Some(self.found)),
             "trafficClass": {
                 "name": &*class.name,
+                "priority": class.priority,
                 "critical": class.critical,
+                "guarantee": self.of_class(&class.name, "guarantee"),
+                "maxWait": self.of_class(&class.name, "queue")["maxWait"],
                 "why": self.why_class(),
                 "origin": rule.class.and_then(|_| self.origin("trafficClass")),
             },
         });
-        shown["gate"] = doors::explained(effective, rule, windows::now());
+        shown["gate"] = doors::explained(effective, rule, self.at);
         if rule.action != Action::Forward {
             shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
             return shown;
@@ -75,6 +127,19 @@ impl<'a> Explanation<'a> {
         shown["failover"] = self.value("/failover").into();
         shown["sessionPersistence"] = self.value("/sessionPersistence").into();
         shown
+    }
+
+    /// What of the request met the rule.
+    fn because(&self) -> Vec<String> {
+        let host = self.rule.hosts.iter().map(ToString::to_string);
+        let met = self.effective.routes.alternative(self.found).conditions();
+        let hosts = format!("host {}", host.collect::<Vec<_>>().join(" or "));
+        std::iter::once(hosts).chain(met.map(|one| one.to_string())).collect()
+    }
+
+    /// A part of a class, as the effective config shows it.
+    fn of_class(&self, class: &str, part: &str) -> Value {
+        self.effective.to_json()["effective"]["classes"][class][part].take()
     }
 
     /// A part of the rule, as the effective config shows it.

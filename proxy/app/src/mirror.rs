@@ -55,6 +55,7 @@ mod token;
 mod turns;
 mod upstream;
 
+pub(crate) use self::gate::Judged;
 pub(crate) use self::serve::serve_request;
 
 /// How often what idles is looked at.
@@ -104,9 +105,9 @@ pub enum MirrorError {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     /// As `docker.io`.
-    registry: Arc<str>,
+    pub(crate) registry: Arc<str>,
     /// As the registry calls it.
-    repository: Arc<str>,
+    pub(crate) repository: Arc<str>,
 }
 
 impl Mirror {

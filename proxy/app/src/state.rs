@@ -10,7 +10,7 @@
 //! is full or read-only is an error to report, never a reason to stop serving.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -20,6 +20,7 @@ use tillgate_core::reconcile::{Bundle, Digest, Memory, OnDisk, Revision};
 
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::bundle::{Archive, revision};
+use crate::disk::{read_bounded, remove, replace, sync, write_new};
 
 /// Bundles that are kept: ten to go back to, beside what runs and the last known good.
 const BUNDLES_MAX: usize = 12;
@@ -180,10 +181,7 @@ impl StateDir {
     /// Writes the memory.
     pub(crate) fn remember(&self, memory: &Memory) -> io::Result<()> {
         let beside = self.root.join(format!("{TEMPORARY}{MEMORY}"));
-        remove(&beside)?;
-        write_new(&beside, encode_memory(memory).as_bytes())?;
-        fs::rename(&beside, self.root.join(MEMORY))?;
-        sync(&self.root)
+        replace(&self.root.join(MEMORY), &beside, encode_memory(memory).as_bytes())
     }
 
     /// Keeps what was refused for someone to look at; the last three.
@@ -195,9 +193,7 @@ impl StateDir {
             return Ok(());
         }
         let beside = folder.join(format!("{TEMPORARY}{name}"));
-        remove(&beside)?;
-        write_new(&beside, packed)?;
-        fs::rename(&beside, &path)?;
+        replace(&path, &beside, packed)?;
         let mut kept = by_age(&folder);
         while kept.len() > QUARANTINE_MAX {
             remove(&kept.remove(0).1)?;
@@ -278,40 +274,6 @@ impl StateDir {
 
 fn bare(digest: &str) -> &str {
     digest.strip_prefix("sha256:").unwrap_or(digest)
-}
-
-fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
-}
-
-/// Writes a file that was not there, down to the disk.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// What was renamed into `folder` survives from here on.
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Removes whatever is there, if anything.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// What is in `folder`, oldest first.

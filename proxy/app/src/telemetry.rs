@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
@@ -16,6 +17,35 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::spool::{Output, Spool};
+
+/// What is logged, and how, as flags say it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct LogFlags {
+    /// What is logged: error, warn, info, debug, trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LevelFilter,
+    /// How a log line looks.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+impl LogFlags {
+    /// Runs `serve` with the log, which is told why it fails.
+    pub(crate) fn around(self, serve: impl FnOnce(&ProcessLog) -> Result<(), String>) -> ExitCode {
+        let log = LogOptions { level: self.log, format: self.log_format };
+        let Ok(log) = ProcessLog::start(log) else {
+            // There is no log to say so.
+            return ExitCode::FAILURE;
+        };
+        match serve(&log) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                tracing::error!("{why}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
 
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,14 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tillgate_config::yaml::INPUT_BYTES_MAX;
+
+use crate::disk::read_bounded;
 
 /// How often files are looked at: what is written reaches the gateway within two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -92,15 +94,13 @@ fn look(file: &Path) -> io::Result<Look> {
     })
 }
 
-/// What counts of a regular file: a policy that is longer is refused. Others, a pipe or a device,
+/// What is in a regular file, if it is no longer than a policy may be. Others, a pipe or a device,
 /// may give what they have only once, or keep whoever reads waiting: they are not watched.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(file)?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(INPUT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    read_bounded(file, INPUT_BYTES_MAX as u64)
 }
 
 fn content(files: &[PathBuf]) -> u64 {
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(looks_of(&mut Watch::new(vec![pipe]), 20), [false; 20]);
         let file = folder.0.join("store.yaml");
         fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
-        assert_eq!(read(&file).unwrap().len(), INPUT_BYTES_MAX + 1);
+        assert!(read(&file).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::civil::{Interval, Timestamp, merge, rest};
 use crate::class::ClassId;
 use crate::units::{BitRate, PerDirection};
 
+mod applying;
 mod approval;
 mod blockers;
 mod history;
@@ -23,6 +24,7 @@ mod stages;
 mod subject;
 mod wait;
 
+pub use applying::Applying;
 pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
 pub use blockers::Blocker;
 pub use history::{History, Ran};

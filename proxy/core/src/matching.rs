@@ -8,6 +8,7 @@
 //! not match leaves the request to the next less precise one.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,11 +25,13 @@ use crate::tls::{ClientIdentity, SanMatch};
 
 mod egress;
 mod natural;
+mod near;
 mod query;
 mod routes;
 
 pub use egress::EgressTable;
 pub use natural::{NaturalClasses, natural_class};
+pub use near::{Condition, Near};
 pub use query::QueryMatch;
 pub use routes::RouteTable;
 
@@ -267,6 +270,17 @@ impl HostPattern {
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|labels| !labels.is_empty() && host.parse::<IpAddr>().is_err()),
             Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    /// As a policy writes it: `pay.example`, `*.pay.example`, `*`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*.{suffix}"),
+            Self::Any => f.write_str("*"),
         }
     }
 }

@@ -82,10 +82,34 @@ fn show_link(link: &LinkSnapshot) -> Value {
     })
 }
 
+/// What of `class` waits on the line called `name`: requests for a connection, flows for a turn.
+pub(crate) fn queue(gateway: &Gateway, name: &str, class: &str) -> Value {
+    let running = gateway.running();
+    let links = running.lines().iter().map(|link| link.snapshot());
+    let Some(link) = links.into_iter().find(|link| *link.name == *name) else { return Value::Null };
+    let of = |direction: Direction| {
+        link.directions.get(direction).classes.iter().find(|one| *one.name == *class)
+    };
+    let wait = |direction| of(direction).map_or(0.0, mean_wait_ms);
+    let parked = Direction::BOTH.map(|one| of(one).map_or(0, |class| class.counters.parked));
+    let shelves = gateway.wan().snapshot();
+    let is_ours =
+        |shelf: &&ShelfSnapshot| gateway.class_name(shelf.class).as_deref() == Some(class);
+    json!({
+        "waiting": shelves.iter().filter(is_ours).map(|shelf| shelf.waiting).sum::<usize>(),
+        "parked": parked.into_iter().sum::<u64>(),
+        "meanWaitMs": {"up": wait(Direction::Up), "down": wait(Direction::Down)},
+    })
+}
+
+fn mean_wait_ms(class: &ClassSnapshot) -> f64 {
+    let waits = &class.counters.waits;
+    waits.sum.as_secs_f64() * 1000.0 / waits.count.max(1) as f64
+}
+
 fn show_class(class: &ClassSnapshot, line: u64) -> Value {
     let counters = &class.counters;
     let rate = class.rate.bits_per_second();
-    let mean = counters.waits.sum.as_secs_f64() * 1000.0 / counters.waits.count.max(1) as f64;
     json!({
         "name": &*class.name,
         "rateBitsPerSecond": rate,
@@ -94,7 +118,7 @@ fn show_class(class: &ClassSnapshot, line: u64) -> Value {
         "grants": counters.grants,
         "flows": counters.flows,
         "parked": counters.parked,
-        "meanWaitMs": mean,
+        "meanWaitMs": mean_wait_ms(class),
     })
 }
 

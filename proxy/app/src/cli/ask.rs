@@ -4,13 +4,12 @@
 //! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use clap::Args;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use tillgate_config::defaults;
@@ -19,17 +18,13 @@ use self::shown::text;
 use super::client::Server;
 use super::policy::{Answer, FINDINGS, OK, Output, USAGE};
 use super::windows::Times;
+pub(super) use crate::client::bearer;
+use crate::client::{self, ANSWER_BYTES_MAX, Address, Credentials};
 
 pub(super) mod shown;
 
-/// An effective config of a large store is some hundred kibibytes.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// What a policy is not longer than; the gateway says so too.
 const POLICY_BYTES_MAX: u64 = 1024 * 1024;
-
-/// A token is a line.
-const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The gateway to ask, and how to prove who asks.
 #[derive(Clone, Debug, Default, Args)]
@@ -37,21 +32,8 @@ pub(crate) struct Remote {
     /// The config endpoint of a running gateway, as `https://gateway.example:17443`.
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,
-    /// The file of a token.
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
-    token_file: Option<PathBuf>,
-    /// The file of a certificate, in PEM.
-    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "key"])]
-    cert: Option<PathBuf>,
-    /// The file of its private key, in PEM.
-    #[arg(long, value_name = "FILE", requires_all = ["endpoint", "cert"])]
-    key: Option<PathBuf>,
-    /// The file of the authority that signed the gateway's certificate [default: the system's].
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
-    ca: Option<PathBuf>,
-    /// The name in the gateway's certificate [default: the host of the URL].
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
-    server_name: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// A question, and how its answer is shown.
@@ -121,26 +103,12 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// What would happen to a request with this head.
-    pub(super) fn explain(head: &Parts) -> Self {
-        let text =
-            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers: Map<String, Value> = head
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), Value::from(text(value))))
-            .collect();
-        let named = head.uri.authority().map(ToString::to_string);
-        let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
-        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let body = json!({"http": {
-            "method": head.method.as_str(), "authority": authority, "path": target,
-            "headers": headers,
-        }});
+    /// What would happen to what `asked` describes.
+    pub(super) fn explain(asked: Value) -> Self {
         Self {
-            body: Some(body),
+            body: Some(asked),
             finds: shown::is_refused,
-            ..Self::new("/v1/explain", shown::explain)
+            ..Self::new("/v1/explain", crate::explain::text::of)
         }
     }
 
@@ -152,6 +120,22 @@ impl<'a> Question<'a> {
             given.map(|(name, value)| format!("{name}={}", escaped(value))).collect();
         Self::new(&format!("/v1/windows?{}", pairs.join("&")), shown::windows)
     }
+}
+
+/// A request with this head, as a question has it.
+pub(super) fn request(head: &Parts) -> Value {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers: Map<String, Value> = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), Value::from(text(value))))
+        .collect();
+    let named = head.uri.authority().map(ToString::to_string);
+    let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    json!({
+        "method": head.method.as_str(), "authority": authority, "path": target, "headers": headers,
+    })
 }
 
 /// As a part of a path or of a query.
@@ -215,16 +199,14 @@ impl Remote {
         let Some(endpoint) = self.endpoint.as_deref() else {
             return Err("which gateway? add `--endpoint https://gateway.example:17443`".to_owned());
         };
-        let uri: Uri = endpoint.parse().map_err(|error| format!("`{endpoint}`: {error}"))?;
-        let (Some("https"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return Err(format!("`{endpoint}` is no address of a config endpoint: write https://"));
-        };
-        let request = self.request(authority.as_str(), question)?;
+        let address = Address::of(endpoint)?;
+        let request = self.request(&address, question)?;
+        let Credentials { cert, key, ca, server_name, .. } = &self.credentials;
         let server = Server {
-            uri: &uri,
-            name: self.server_name.as_deref(),
-            ca: (self.ca.as_deref(), "--ca"),
-            pair: self.cert.as_deref().zip(self.key.as_deref()),
+            uri: &address.uri,
+            name: server_name.as_deref(),
+            ca: (ca.as_deref(), "--ca"),
+            pair: cert.as_deref().zip(key.as_deref()),
             oldest: defaults::ENDPOINT_TLS,
         };
         server.ask(request, ANSWER_BYTES_MAX)
@@ -232,20 +214,13 @@ impl Remote {
 
     fn request(
         &self,
-        authority: &str,
+        address: &Address,
         question: &Question<'_>,
     ) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = Request::builder()
-            .uri(&question.path)
-            .header(header::HOST, authority)
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &self.token_file {
-            request = request.header(header::AUTHORIZATION, bearer(file)?);
-        }
+        let mut request = address.question(&question.path, &self.credentials)?;
         let mut body = Bytes::new();
         if let Some(policy) = question.policy {
-            body = read(policy, POLICY_BYTES_MAX)?.into();
+            body = client::read(policy, POLICY_BYTES_MAX)?.into();
             let is_packed = body.starts_with(&[0x1f, 0x8b]);
             let media = if is_packed { "application/gzip" } else { "application/yaml" };
             request = request.method(Method::POST).header(header::CONTENT_TYPE, media);
@@ -260,25 +235,8 @@ impl Remote {
         if let Some(seen) = &question.seen {
             request = request.header(header::IF_MATCH, seen);
         }
-        request.body(Full::new(body)).map_err(|_| "the token is no plain text".to_owned())
+        client::whole(request, body)
     }
-}
-
-/// The token in a file, as it is sent.
-pub(super) fn bearer(file: &Path) -> Result<String, String> {
-    let token = read(file, TOKEN_BYTES_MAX)?;
-    Ok(format!("Bearer {}", String::from_utf8_lossy(&token).trim()))
-}
-
-fn read(file: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let cannot = |error| format!("`{}` cannot be read: {error}", file.display());
-    let opened = std::fs::File::open(file).map_err(cannot)?;
-    let mut bytes = Vec::new();
-    opened.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > most {
-        return Err(format!("`{}` is longer than {most} bytes", file.display()));
-    }
-    Ok(bytes)
 }
 
 /// A refusal of the gateway, with everything that it says is wrong.

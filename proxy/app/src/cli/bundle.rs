@@ -5,7 +5,7 @@
 //! `verify` says what a store would say. Exit codes as everywhere: 1 = no, 2 = a mistake in asking.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -23,6 +23,7 @@ use crate::bundle::archive::{self, PACKED_BYTES_MAX, UNPACKED_BYTES_MAX};
 use crate::bundle::keys::{PrivateKey, PublicKey, signature_text};
 use crate::bundle::verify::{KeyRole, Trust, TrustedKey};
 use crate::bundle::{Archive, Files, entries};
+use crate::disk::read_bounded;
 use crate::send::explain;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -361,14 +362,13 @@ pub(super) fn write(file: &Path, archive: &Archive) -> Result<usize, Refused> {
 }
 
 pub(super) fn read(file: &Path, most: u64) -> Result<Vec<u8>, Refused> {
-    let io = |error| (format!("cannot read {}: {error}", file.display()), USAGE);
-    let mut bytes = Vec::new();
-    let opened = fs::File::open(file).map_err(io)?;
-    opened.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > most {
-        return Err((format!("{} has more than {most} bytes", file.display()), FINDINGS));
-    }
-    Ok(bytes)
+    read_bounded(file, most).map_err(|error| {
+        if error.kind() == ErrorKind::FileTooLarge {
+            (format!("{} has more than {most} bytes", file.display()), FINDINGS)
+        } else {
+            (format!("cannot read {}: {error}", file.display()), USAGE)
+        }
+    })
 }
 
 /// Seconds of the wall clock, or what a reproducible build says instead.

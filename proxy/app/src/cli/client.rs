@@ -10,14 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body_util::Full;
-use tillgate_core::backend::Host;
 use tillgate_core::tls::{ClientTls, KeyPair, TlsVersion, TrustAnchors};
 use tillgate_net::http::post::Post;
 use tillgate_net::metrics::Metrics;
-use tillgate_net::tls::{Application, Tls};
-use tillgate_net::upstream::Upstream;
-use tokio::net::TcpStream;
+use tillgate_net::tls::{Application, Connector, Tls};
 
+use crate::client;
 use crate::send::explain;
 
 /// A person waits no longer.
@@ -61,50 +59,27 @@ impl Server<'_> {
     }
 
     async fn connect(&self) -> Result<Post, String> {
-        let is_secure = self.uri.scheme_str() == Some("https");
-        let host = self.uri.host().ok_or_else(|| format!("{} names no host", self.uri))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = self.uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await;
-        let stream = stream.map_err(|error| format!("{host}:{port} cannot be reached: {error}"))?;
-        let mut stream = Upstream::Local(stream);
-        if is_secure {
-            stream = self.secure(stream, (host, port)).await?;
-        }
-        Post::begin(stream).await.map_err(|error| explain(&error))
+        let (host, port) = client::server(self.uri)?;
+        let connector = match self.uri.scheme_str() {
+            Some("https") => Some(self.connector(host)?),
+            _ => None,
+        };
+        let secure = connector.as_deref().map(|connector| (connector, self.ca.1));
+        client::dial((host, port), secure, PATIENCE).await
     }
 
-    async fn secure(
-        &self,
-        stream: Upstream,
-        (host, port): (&str, u16),
-    ) -> Result<Upstream, String> {
+    fn connector(&self, host: &str) -> Result<Arc<Connector>, String> {
         let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
         let file = |path: &Path| Arc::from(path);
-        let (ca, flag) = self.ca;
         let spec = ClientTls {
             sni: Some(self.name.unwrap_or(host).into()),
-            roots: ca.map_or(TrustAnchors::System, |ca| TrustAnchors::File(file(ca))),
+            roots: self.ca.0.map_or(TrustAnchors::System, |ca| TrustAnchors::File(file(ca))),
             certificate: self
                 .pair
                 .map(|(cert, key)| KeyPair { cert_file: file(cert), key_file: file(key) }),
             min_version: self.oldest,
         };
         let connector = tls.connector(&host.into(), &spec, Application::Http1);
-        let connector = connector.map_err(|error| explain(&error))?;
-        let target = match host.parse() {
-            Ok(address) => Host::Ip(address),
-            Err(_) => Host::Name(host.into()),
-        };
-        let shaken = connector.connect(stream, &target, true, PATIENCE).await;
-        shaken.map(Upstream::Tls).map_err(|error| match error {
-            Some(error) => {
-                format!(
-                    "no TLS with {host}:{port}: {}; here `{flag}` names that file",
-                    explain(&error)
-                )
-            }
-            None => format!("{host}:{port} does not shake hands in time"),
-        })
+        connector.map_err(|error| explain(&error))
     }
 }

@@ -3,12 +3,13 @@
 //! Names are sorted, so that the same folder gives the same answer everywhere. What begins with a
 //! dot is left out (`.git`, and the `..data` of a ConfigMap whose files are links to it).
 
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tillgate_config::fleet::{Fleet, Source};
 use tillgate_config::{Report, yaml};
+
+use crate::disk::read_bounded;
 
 /// Files of a fleet: sixty thousand stores in files of their own, and then some.
 const FILES_MAX: usize = 100_000;
@@ -89,21 +90,17 @@ fn below(folder: &Path) -> Result<Vec<PathBuf>, String> {
 pub(super) fn read(file: &Path) -> Result<String, String> {
     let shown = file.display();
     let advice = "check the path and the permissions";
-    let handle =
-        File::open(file).map_err(|error| format!("cannot read `{shown}` ({error}): {advice}"))?;
-    // A device or an endless pipe must not fill the memory.
-    let most = u64::try_from(yaml::INPUT_BYTES_MAX).unwrap_or(u64::MAX);
-    let mut bytes = Vec::new();
-    handle
-        .take(most.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read `{shown}` ({error}): {advice}"))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
-        return Err(format!(
-            "`{shown}` has more than the {most} bytes that a policy may have: split it, or remove \
-             what is generated"
-        ));
-    }
+    let most = yaml::INPUT_BYTES_MAX;
+    let bytes = read_bounded(file, most as u64).map_err(|error| {
+        if error.kind() == ErrorKind::FileTooLarge {
+            format!(
+                "`{shown}` has more than the {most} bytes that a policy may have: split it, or \
+                 remove what is generated"
+            )
+        } else {
+            format!("cannot read `{shown}` ({error}): {advice}")
+        }
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         format!(
             "`{shown}` is not UTF-8 text (byte {}): save it as UTF-8",

@@ -16,7 +16,6 @@ use clap::Args;
 use tillgate_config::effective::Effective;
 use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
-use tracing::level_filters::LevelFilter;
 
 use self::told::{Begun, Policy, Reader, Signals, Told};
 use super::policy::{self, Overrides};
@@ -27,7 +26,7 @@ use crate::notify::Notify;
 use crate::reconcile::{Booted, Spec};
 use crate::send::explain;
 use crate::takeover::{Predecessor, activation};
-use crate::telemetry::{LogFormat, LogOptions, ProcessLog};
+use crate::telemetry::{LogFlags, ProcessLog};
 use crate::watch::Watch;
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
@@ -62,12 +61,8 @@ pub(crate) struct Options {
     /// connection, and this one from the one before.
     #[arg(long, value_name = "PATH")]
     handover: Option<PathBuf>,
-    /// What is logged: error, warn, info, debug, trace.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log: LevelFilter,
-    /// How a log line looks.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogFlags,
     /// Log every request and tunnel as one JSON line, of the classes too that no policy names.
     #[arg(long)]
     access_log: bool,
@@ -75,19 +70,7 @@ pub(crate) struct Options {
 
 /// Runs the gateway until it has drained.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let log = LogOptions { level: options.log, format: options.log_format };
-    let log = match ProcessLog::start(log) {
-        Ok(log) => log,
-        // There is no log to say so.
-        Err(_) => return ExitCode::FAILURE,
-    };
-    match serve(options, &log) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            tracing::error!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    options.log.around(|log| serve(options, log))
 }
 
 fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
@@ -158,7 +141,7 @@ fn inherit(options: &Options) -> Result<(Inherited, Option<Predecessor>), String
 const FILES_APART: u64 = 128;
 
 /// Takes all the files there are, and says so if the listeners' clients would not fit.
-fn raise_open_files(effective: &Effective) {
+pub(super) fn raise_open_files(effective: &Effective) {
     let files = match raise_limit() {
         Ok(files) => files,
         Err(error) => return tracing::warn!(%error, "the limit of open files stays as it is"),

@@ -4,25 +4,27 @@
 //! admin listener and shows what that says.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
+use http::{StatusCode, Uri};
 use serde_json::Value;
+use tillgate_core::tls::TlsVersion;
 
+use super::client::Server;
 use super::policy::{Answer, Output};
-
-/// A gateway that says nothing for so long has something else to do.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::client;
 
 /// The table follows this often.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// An answer's bytes: thousands of images.
-const BYTES_MAX: u64 = 8 * 1024 * 1024;
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Cells of a bar.
 const BAR: u64 = 24;
@@ -82,19 +84,17 @@ pub(crate) fn follow(options: &Options) -> ExitCode {
     }
 }
 
-fn ask(admin: SocketAddr) -> io::Result<Value> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /v1/rollouts HTTP/1.0\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.take(BYTES_MAX).read_to_string(&mut text)?;
-    let odd = || io::Error::new(io::ErrorKind::InvalidData, "it is no admin listener");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(odd)?;
-    if head.split(' ').nth(1) != Some("200") {
+fn ask(admin: SocketAddr) -> Result<Value, String> {
+    let uri = Uri::try_from(format!("http://{admin}")).map_err(|error| error.to_string())?;
+    let server =
+        Server { uri: &uri, name: None, ca: (None, ""), pair: None, oldest: TlsVersion::V1_3 };
+    let request = client::question(&admin.to_string(), "/v1/rollouts");
+    let answer = server.ask(client::whole(request, Bytes::new())?, BYTES_MAX)?;
+    let odd = || "it is no admin listener".to_owned();
+    if answer.status() != StatusCode::OK {
         return Err(odd());
     }
-    serde_json::from_str(body).map_err(|_| odd())
+    serde_json::from_slice(answer.body()).map_err(|_| odd())
 }
 
 fn table(told: &Value) -> String {

@@ -4,7 +4,7 @@
 //! compared in constant time, all of them, whichever is shown. A file that changes is taken when
 //! it is whole; the old token counts until then.
 
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
 
 use super::hooks::Receiver;
+use crate::disk::read_open;
 
 /// Fewer characters can be guessed: 32 of base64 are 192 bits.
 const TOKEN_CHARS_MIN: usize = 32;
@@ -120,8 +121,7 @@ pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
     let text = private_text(path)?;
     let secret = text.trim_ascii();
     let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
-    let fits = secret.len() >= TOKEN_CHARS_MIN && text.len() as u64 <= FILE_BYTES_MAX;
-    if !is_plain || !fits {
+    if !is_plain || secret.len() < TOKEN_CHARS_MIN {
         return Err(SecretError::Weak(path.to_owned()));
     }
     Ok(secret.to_owned())
@@ -135,9 +135,11 @@ pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     if metadata.mode() & 0o077 != 0 {
         return Err(SecretError::Open(path.to_owned()));
     }
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    Ok(text)
+    let weak = || SecretError::Weak(path.to_owned());
+    let bytes = read_open(&file, FILE_BYTES_MAX).map_err(|error| {
+        if error.kind() == ErrorKind::FileTooLarge { weak() } else { unreadable(error) }
+    })?;
+    String::from_utf8(bytes).map_err(|_| weak())
 }
 
 #[cfg(test)]

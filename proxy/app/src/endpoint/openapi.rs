@@ -97,14 +97,14 @@ fn query_parameter(one: &Parameter) -> Value {
 fn responses(route: &Route) -> Value {
     let mut all = Map::new();
     for (status, media) in route.answers {
-        let mut answer = json!({"description": "Done."});
+        let answer = all.entry(status.to_string());
+        let answer = answer.or_insert_with(|| json!({"description": "Done."}));
         if let Some(media) = media {
-            answer["content"] = json!({*media: {"schema": shape(route, media)}});
+            answer["content"][*media] = json!({"schema": shape(route, media)});
         }
         if *status == 304 {
             answer["description"] = json!("What the caller has is what there is.");
         }
-        all.insert(status.to_string(), answer);
     }
     for status in refusals(route) {
         let media =
@@ -218,7 +218,8 @@ fn schemas() -> Value {
             },
         },
         "Question": {
-            "type": "object", "required": ["http"], "additionalProperties": false,
+            "type": "object", "additionalProperties": false,
+            "oneOf": [{"required": ["http"]}, {"required": ["image"]}],
             "properties": {
                 "http": {
                     "type": "object", "required": ["authority", "path"],
@@ -229,7 +230,18 @@ fn schemas() -> Value {
                         "headers": {"type": "object", "additionalProperties": {"type": "string"}},
                     },
                 },
-                "policy": {"type": "string"},
+                "image": {
+                    "type": "object", "required": ["repository"], "additionalProperties": false,
+                    "properties": {"registry": text, "repository": text, "digest": text},
+                },
+                "at": {"type": "string", "format": "date-time"},
+                "source": {
+                    "type": "object", "required": ["workload"], "additionalProperties": false,
+                    "properties": {"workload": text},
+                },
+                "bundle": {
+                    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}],
+                },
             },
         },
         "Instance": {

@@ -228,7 +228,7 @@ const fn note(route: Route, verb: Verb, schema: &'static str) -> Route {
 pub(crate) static ROUTES: [Route; 29] = [
     Route {
         query: WAIT,
-        answers: &[(200, Some(JSON)), (304, None)],
+        answers: &[(200, Some(JSON)), (200, Some(JSON_V1)), (304, None)],
         errors: &[400, 429, 503],
         ..read(
             "/v1/config",

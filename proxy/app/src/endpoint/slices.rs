@@ -14,7 +14,8 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tillgate_config::effective::{Effective, Slice};
@@ -24,7 +25,7 @@ use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
 use super::problem::Problem;
-use super::routes::JSON;
+use super::routes::{JSON, JSON_V1};
 use super::{Ask, Desk};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
@@ -98,11 +99,25 @@ struct Wanted {
     wait: Option<Duration>,
     narrowed: Option<Role>,
     packed: bool,
+    /// The caller names the version of the shape that it understands.
+    versioned: bool,
+    /// The tags of what it has.
+    known: Box<str>,
 }
 
 impl Wanted {
     fn of(ask: &Ask) -> Result<Self, Problem> {
-        let mut wanted = Self { wait: preferred(&ask.head.headers), narrowed: None, packed: false };
+        let headers = &ask.head.headers;
+        let mut wanted = Self {
+            wait: preferred(headers),
+            narrowed: None,
+            packed: takes_gzip(headers),
+            known: texts(headers, IF_NONE_MATCH).collect::<Vec<_>>().join(",").into(),
+            versioned: headers
+                .get_all(ACCEPT)
+                .iter()
+                .any(|one| one.as_bytes() == JSON_V1.as_bytes()),
+        };
         for (name, value) in ask.query()? {
             match &*name {
                 "wait" => wanted.wait = Some(seconds(&value)?),
@@ -110,7 +125,6 @@ impl Wanted {
                 _ => {}
             }
         }
-        wanted.packed = takes_gzip(&ask.head.headers);
         Ok(wanted)
     }
 }
@@ -138,8 +152,8 @@ fn seconds(text: &str) -> Result<Duration, Problem> {
 
 /// `Prefer: wait=55` (RFC 7240); what it does not understand it passes over, as that says.
 fn preferred(headers: &HeaderMap) -> Option<Duration> {
-    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
-    let mut preferences = values.flat_map(|value| value.split([',', ';'])).map(str::trim);
+    let mut preferences =
+        texts(headers, PREFER).flat_map(|value| value.split([',', ';'])).map(str::trim);
     let wait = preferences.find_map(|one| {
         let (name, value) = one.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))
@@ -148,18 +162,21 @@ fn preferred(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|one| {
+    texts(headers, ACCEPT_ENCODING).flat_map(|value| value.split(',')).any(|one| {
         let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
         let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
         coding.trim().eq_ignore_ascii_case("gzip") && !refused
     })
 }
 
-/// Whether the caller has `digest` already.
-fn has(headers: &HeaderMap, digest: &str) -> bool {
-    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|one| {
+/// The values of a field, as far as they are text.
+fn texts(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+}
+
+/// Whether the caller, who has what these tags name, has `digest` already.
+fn has(known: &str, digest: &str) -> bool {
+    known.split(',').any(|one| {
         let one = one.trim();
         let tag = one.strip_prefix("W/").unwrap_or(one).trim_matches('"');
         one == "*" || tag.strip_suffix("-gzip").unwrap_or(tag) == digest
@@ -167,13 +184,16 @@ fn has(headers: &HeaderMap, digest: &str) -> bool {
 }
 
 /// Answers at once, or when there is something new, or when the time is over.
-pub(super) async fn show(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
-    let wanted = Wanted::of(ask)?;
+pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
+    let wanted = Wanted::of(&ask)?;
+    let who = ask.who;
+    // A head keeps the buffer that it was read into, 8 KiB of each caller who waits.
+    drop((ask.head, ask.body, ask.path));
     let mut news = desk.endpoint().news();
     let first = desk.endpoint().slices(desk.running().as_ref());
-    let shown = first.of(&ask.who, wanted.narrowed);
-    let Some(wait) = wanted.wait.filter(|_| has(&ask.head.headers, &shown.digest)) else {
-        return Ok(answer(&first, &shown, &ask.head.headers, &wanted));
+    let shown = first.of(&who, wanted.narrowed);
+    let Some(wait) = wanted.wait.filter(|_| has(&wanted.known, &shown.digest)) else {
+        return Ok(answer(&first, &shown, &wanted));
     };
     let meters = &desk.endpoint().meters;
     if meters.waiters.get() >= WAITERS_MAX {
@@ -191,29 +211,30 @@ pub(super) async fn show(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
         tokio::select! {
             changed = news.changed() => {
                 let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&ask.who, wanted.narrowed);
-                if changed.is_err() || !has(&ask.head.headers, &shown.digest) {
-                    return Ok(answer(&slices, &shown, &ask.head.headers, &wanted));
+                let shown = slices.of(&who, wanted.narrowed);
+                if changed.is_err() || !has(&wanted.known, &shown.digest) {
+                    return Ok(answer(&slices, &shown, &wanted));
                 }
             }
             () = &mut until => {
                 let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&ask.who, wanted.narrowed);
-                return Ok(answer(&slices, &shown, &ask.head.headers, &wanted));
+                let shown = slices.of(&who, wanted.narrowed);
+                return Ok(answer(&slices, &shown, &wanted));
             }
             () = desk.gateway.drain.reached(Phase::Draining) => return Err(super::stopping()),
         }
     }
 }
 
-fn answer(slices: &Slices, shown: &Shown, headers: &HeaderMap, wanted: &Wanted) -> Response {
+fn answer(slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
     let tag = if wanted.packed { "-gzip" } else { "" };
-    let mut answer = if has(headers, &shown.digest) {
+    let mut answer = if has(&wanted.known, &shown.digest) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let body = if wanted.packed { &shown.packed } else { &shown.plain };
         let mut answer = Response::new(Body::from(body.clone()));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        let media = if wanted.versioned { JSON_V1 } else { JSON };
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
         if wanted.packed {
             answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -225,7 +246,7 @@ fn answer(slices: &Slices, shown: &Shown, headers: &HeaderMap, wanted: &Wanted) 
         (DIGEST, Some(shown.digest.to_string())),
         (STORE, Some(slices.store.to_string())),
         (CACHE_CONTROL, Some("private, no-cache".to_owned())),
-        (VARY, Some("Authorization, Accept-Encoding".to_owned())),
+        (VARY, Some("Authorization, Accept, Accept-Encoding".to_owned())),
         (APPLIED, waited),
     ];
     for (name, value) in all {
@@ -259,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_tag_says_what_the_caller_has() {
-        let has = |text| has(&headers(IF_NONE_MATCH, text), "sha256:ab");
+        let has = |text| has(text, "sha256:ab");
         for text in ["\"sha256:ab\"", "W/\"sha256:ab\"", "\"x\", \"sha256:ab-gzip\"", "*"] {
             assert!(has(text), "{text}");
         }

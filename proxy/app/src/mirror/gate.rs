@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tillgate_config::effective::Effective;
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::{self, Clock, Gate, Holding, Opening, StoreState};
 use tillgate_core::mirror::{Digest, Unknown, Verdict};
@@ -74,41 +75,54 @@ impl Mirror {
         place: &Place,
         digest: &Digest,
     ) -> Verdict {
-        let gate = &running.effective.gate;
-        if gate.is_empty() {
+        if running.effective.gate.is_empty() {
             return Verdict::Allowed;
         }
-        let mirror = running.effective.mirror.as_ref();
-        let upstream = mirror
-            .and_then(|mirror| mirror.upstreams.iter().find(|one| one.registry == place.registry));
-        let unknown = upstream.map_or(Unknown::Hold, |upstream| upstream.unknown);
-        let (clock, now) = self.clock.now();
+        let judged = self.judge(&running.effective, place, digest, self.clock.now()).await;
+        if matches!(judged.verdict, Verdict::Held { .. }) {
+            self.count_held(&judged.verdict);
+        }
+        judged.verdict
+    }
+
+    /// What `effective` says of a manifest at some moment, by what this store has and ran.
+    pub(crate) async fn judge(
+        &self,
+        effective: &Effective,
+        place: &Place,
+        digest: &Digest,
+        (clock, now): (Clock, Timestamp),
+    ) -> Judged {
         let judge = |digest: &Digest, cached: Option<Holding>| {
             let text = digest.to_string();
-            let rollout = gate.in_charge(&place.registry, &place.repository, &text);
+            let rollout = effective.gate.in_charge(&place.registry, &place.repository, &text);
             let (holding, store) = {
                 let ran = self.releases.ran();
                 let store = rollout.map_or(StoreState::Running, |rollout| ran.state(rollout, now));
                 (ran.holding(&place.repository, &text), store)
             };
-            let holding = cached.unwrap_or(holding);
-            let ask = Question { gate, place, digest, holding, store, unknown };
-            ask.answer((clock, now), fastrand::u32(..))
+            let has = (cached.unwrap_or(holding), store);
+            Judged::new(effective, (place, digest), has, (clock, now))
         };
-        let verdict = judge(digest, None);
-        if !matches!(verdict, Verdict::Held { .. }) {
-            return verdict;
+        let judged = judge(digest, None);
+        if !matches!(judged.verdict, Verdict::Held { .. }) {
+            return judged;
         }
-        if let Some(index) = self.members.index_of(digest)
-            && judge(&index, None) == Verdict::Allowed
-        {
-            return Verdict::Allowed;
+        if let Some(index) = self.members.index_of(digest) {
+            let of_index = judge(&index, None);
+            if of_index.verdict == Verdict::Allowed {
+                return of_index;
+            }
         }
-        if !is_whole(&self.store, *digest).await {
-            self.count_held(&verdict);
-            return verdict;
+        if is_whole(&self.store, *digest).await {
+            return judge(digest, Some(Holding::Cached));
         }
-        judge(digest, Some(Holding::Cached))
+        judged
+    }
+
+    /// The store's clock, and what is thought of it.
+    pub(crate) fn now(&self) -> (Clock, Timestamp) {
+        self.clock.now()
     }
 
     /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
@@ -217,6 +231,33 @@ async fn is_whole(store: &Store, digest: Digest) -> bool {
         }
     }
     false
+}
+
+/// What is told to whoever pulls a manifest, and by what of it in this store.
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    /// What the gate was asked about: a manifest, or the index that names it.
+    pub(crate) digest: Digest,
+    pub(crate) holding: Holding,
+    pub(crate) store: StoreState,
+}
+
+impl Judged {
+    /// What `effective` says at some moment of a manifest in a store that has so much of it.
+    pub(crate) fn new(
+        effective: &Effective,
+        (place, digest): (&Place, &Digest),
+        (holding, store): (Holding, StoreState),
+        at: (Clock, Timestamp),
+    ) -> Self {
+        let mirror = effective.mirror.as_ref();
+        let upstream = mirror
+            .and_then(|mirror| mirror.upstreams.iter().find(|one| one.registry == place.registry));
+        let unknown = upstream.map_or(Unknown::Hold, |upstream| upstream.unknown);
+        let ask = Question { gate: &effective.gate, place, digest, holding, store, unknown };
+        let verdict = ask.answer(at, fastrand::u32(..));
+        Self { verdict, digest: *digest, holding, store }
+    }
 }
 
 /// What the gate is asked.

@@ -30,7 +30,7 @@ impl Shown {
         self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set(&self, value: Value) {
+    pub(crate) fn set(&self, value: Value) {
         *self.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 

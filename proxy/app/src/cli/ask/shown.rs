@@ -126,37 +126,9 @@ pub(super) fn has_changes(value: &Value) -> bool {
     list(&value["changes"]).next().is_some()
 }
 
-/// `/v1/explain`: the answer's own words, and how its servers are.
-pub(super) fn explain(value: &Value) -> String {
-    if is_refused(value) {
-        return format!("no rule: {}: {}\n", text(&value["refused"]), text(&value["detail"]));
-    }
-    let mut out = format!(
-        "rule {}/{} ({}), class {}: {}\n",
-        text(&value["route"]),
-        text(&value["rule"]),
-        text(&value["origin"]),
-        text(&value["trafficClass"]["name"]),
-        text(&value["trafficClass"]["why"])
-    );
-    let permission = &value["retry"]["permission"];
-    if permission.is_object() {
-        let (place, why) = (text(&permission["where"]), text(&permission["why"]));
-        out.push_str(&format!("sent again, once it was sent: {place}; {why}\n"));
-    }
-    for tier in list(&value["now"]["rule"]["tiers"]) {
-        let backends = list(&tier["backends"]).map(text).collect::<Vec<_>>().join(", ");
-        out.push_str(&format!("tier {backends}: {}\n", text(&tier["state"])));
-    }
-    for one in list(&value["now"]["endpoints"]) {
-        let (backend, address) = (text(&one["backend"]), text(&one["endpoint"]));
-        out.push_str(&format!("  {backend} {address}: {}\n", text(&one["state"])));
-    }
-    out
-}
-
-pub(super) fn is_refused(value: &Value) -> bool {
-    value["refused"].is_string()
+/// `/v1/explain`: meets no rule, or is not served now.
+pub(in crate::cli) fn is_refused(value: &Value) -> bool {
+    value["refused"].is_string() || value["told"]["status"].as_u64().is_some_and(|it| it != 200)
 }
 
 /// `/v1/plan`: changes, what they do to what is under way, and what the guards refuse.

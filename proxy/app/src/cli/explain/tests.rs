@@ -1,11 +1,11 @@
 //! Questions about the policy of a payment route with a replica in the store.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
 use super::*;
+use crate::cli::scratch::Scratch;
 
 const POLICY: &str = "\
 apiVersion: tillgate.dev/v1alpha1
@@ -48,25 +48,19 @@ spec:
 ";
 
 fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answer {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = format!("tillgate-explain-{}-{number}", std::process::id());
-    let folder = std::env::temp_dir().join(folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    let config = folder.join("store.yaml");
-    std::fs::write(&config, policy).unwrap();
+    let config = Scratch::new("store.yaml", policy.as_bytes());
     let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let (headers, request) = (own(headers), own(request));
-    let answer = run(&Options {
-        config: Some(config),
+    run(&Options {
+        config: Some(config.path.clone()),
         store: None,
+        image: None,
+        at: None,
         headers,
         output,
         request,
         remote: Remote::default(),
-    });
-    std::fs::remove_dir_all(&folder).unwrap();
-    answer
+    })
 }
 
 fn json(policy: &str, headers: &[&str], request: &[&str]) -> Value {
@@ -145,4 +139,72 @@ fn what_meets_no_rule_or_is_no_request_is_told() {
     }
     let bad = ask(&POLICY.replace("5Mbit/s", "5Mbps"), &[], &[URL], Output::Text);
     assert_eq!(bad.code, 1, "{}", bad.stderr);
+}
+
+/// A pull in a store of the example fleet.
+fn pulled(store: &str, image: &str, at: &str, output: Output) -> Answer {
+    let fleet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/examples/fleet/policy");
+    run(&Options {
+        config: Some(fleet),
+        store: Some(store.to_owned()),
+        image: Some(image.to_owned()),
+        at: Some(at.to_owned()),
+        headers: Vec::new(),
+        output,
+        request: Vec::new(),
+        remote: Remote::default(),
+    })
+}
+
+#[test]
+fn a_held_image_is_explained_for_another_time() {
+    let at_noon = "2026-11-28T12:10:00Z";
+    let answer = pulled("0412", "pos/checkout", at_noon, Output::Json);
+    assert_eq!(answer.code, 1, "{}", answer.stderr);
+    let shown: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!((&shown["verdict"], &shown["at"]), (&"Held".into(), &at_noon.into()));
+    let ring = &shown["rollout"]["ring"];
+    assert_eq!((&shown["told"]["status"], ring), (&429.into(), &"pilot".into()));
+    let list = |name: &str| shown[name].as_array().unwrap().clone();
+    let held: Vec<Value> = list("heldBy").into_iter().map(|it| it["document"].clone()).collect();
+    assert_eq!(held, ["Freeze/black-friday-2026", "outside ChangeWindow/closed-hours"]);
+    // The freeze ends at six in the morning of Oslo, while the store is closed.
+    assert_eq!(shown["nextOpen"], "2026-12-01T05:00:00Z");
+    let calendar = list("calendar");
+    let freeze = calendar.iter().find(|it| it["document"] == held[0]).unwrap();
+    assert_eq!(freeze["isActive"], true);
+    let origin = freeze["origin"].as_str().unwrap();
+    assert!(origin.contains("71-freeze-black-friday.yaml:5"), "{origin}");
+    let text = pulled("0412", "pos/checkout", at_noon, Output::Text).stdout;
+    assert!(text.contains("opens      2026-12-01T05:00:00Z"), "{text}");
+
+    // The evening before there is an exception for one store and one image.
+    let friday = "2026-11-27T20:10:00Z";
+    let hotfix = pulled("0412", "pos/checkout", friday, Output::Text);
+    let by = "suspended  Freeze/black-friday-2026 by Override/hotfix-tax-0412";
+    assert_eq!(hotfix.code, 0, "{}", hotfix.stdout);
+    assert!(hotfix.stdout.contains(by) && !hotfix.stdout.contains("opens"), "{}", hotfix.stdout);
+    assert_eq!(pulled("0412", "pos/pricing", friday, Output::Text).code, 1);
+    let night = pulled("0412", "pos/checkout", "2026-12-02T01:00:00Z", Output::Json);
+    assert_eq!(night.code, 0, "{}", night.stdout);
+    let verdict = |store: &str, image: &str| {
+        let image = format!("{image}@sha256:{}", "0".repeat(64));
+        let answer = pulled(store, &image, friday, Output::Json);
+        serde_json::from_str::<Value>(&answer.stdout).unwrap()["verdict"].clone()
+    };
+    assert_eq!(verdict("0412", "pos/checkout"), "Unknown");
+    assert_eq!(verdict("3105", "registry.fjordmart.example/vision/faces"), "Prohibited");
+    for wrong in ["nobody/knows", "pos/checkout@sha256:1"] {
+        assert_eq!(pulled("0412", wrong, friday, Output::Text).code, 2, "{wrong}");
+    }
+}
+
+#[test]
+fn what_else_nearly_matched_is_told() {
+    let shown = json(POLICY, &[], &["http://pay.example/old"]);
+    assert_eq!(shown["because"], serde_json::json!(["host pay.example", "path prefix /old"]));
+    assert_eq!(shown["rejected"][0]["because"], "it matches too, but less precisely");
+    let other = json(POLICY, &[], &["http://pay.example/price"]);
+    assert_eq!(other["rejected"][0]["because"], "not path prefix /old");
+    assert!(other["rejected"][0]["origin"].as_str().unwrap().contains("store.yaml:"), "{other}");
 }

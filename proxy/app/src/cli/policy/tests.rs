@@ -4,6 +4,7 @@
 //! files, the exit codes and the flags.
 
 use super::*;
+use crate::cli::scratch::Scratch;
 
 const GOOD: &str = "\
 apiVersion: tillgate.dev/v1alpha1
@@ -14,42 +15,24 @@ spec:
   links: [{name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}]
 ";
 
-/// A file of this test's own, gone afterwards.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str, bytes: &[u8]) -> Self {
-        let file = format!("tillgate-policy-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(file);
-        std::fs::write(&path, bytes).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 #[test]
 fn a_good_file_is_ok_and_a_bad_one_is_not() {
     let good = Scratch::new("good.yaml", GOOD.as_bytes());
-    let answer = validate(std::slice::from_ref(&good.0), Output::Text);
+    let answer = validate(std::slice::from_ref(&good.path), Output::Text);
     assert_eq!(answer.code, 0, "{}", answer.stderr);
     assert!(answer.stdout.contains(": ok"), "{}", answer.stdout);
 
     let bad = Scratch::new("bad.yaml", GOOD.replace("20Mbit/s", "20Mbps").as_bytes());
-    let answer = validate(&[good.0.clone(), bad.0.clone()], Output::Text);
+    let answer = validate(&[good.path.clone(), bad.path.clone()], Output::Text);
     assert_eq!(answer.code, 1);
     assert!(answer.stderr.contains("`20Mbps`"), "{}", answer.stderr);
     assert!(answer.stdout.contains(": ok"), "the other file is still reported");
 
-    let answer = validate(&[good.0.clone(), bad.0.clone()], Output::Json);
+    let answer = validate(&[good.path.clone(), bad.path.clone()], Output::Json);
     let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(reports[0]["valid"], json!(true));
     assert_eq!(reports[1]["errors"][0]["line"], json!(6));
-    assert!(load(&bad.0).is_err());
+    assert!(load(&bad.path).is_err());
 }
 
 #[test]
@@ -63,7 +46,7 @@ fn a_file_that_cannot_be_read_is_no_policy() {
     assert_eq!(validate(&[], Output::Text).code, 2);
 
     let latin = Scratch::new("latin.yaml", b"kind: Caf\xe9\n");
-    assert!(load(&latin.0).unwrap_err().to_text().contains("is not UTF-8 text (byte 9)"));
+    assert!(load(&latin.path).unwrap_err().to_text().contains("is not UTF-8 text (byte 9)"));
     let endless = load(Path::new("/dev/zero")).unwrap_err().to_text();
     assert!(endless.contains("more than the 4194304 bytes"), "{endless}");
 }
@@ -76,14 +59,14 @@ fn flags_move_listeners_and_say_so() {
         workers: Some(3),
         ..Overrides::default()
     };
-    let answer = config(&good.0, ConfigFormat::Yaml, overrides);
+    let answer = config(&good.path, ConfigFormat::Yaml, overrides);
     assert_eq!(answer.code, 0);
     assert!(answer.stdout.contains("address: \"127.0.0.1:1234\"  # flag --http"));
     assert!(answer.stdout.contains("workers: 3  # flag --workers"));
-    let json = config(&good.0, ConfigFormat::Json, overrides).stdout;
+    let json = config(&good.path, ConfigFormat::Json, overrides).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["effective"]["listeners"]["http"]["address"], json!("127.0.0.1:1234"));
-    assert_ne!(json["digest"], json!(&*load(&good.0).unwrap().digest));
+    assert_ne!(json["digest"], json!(&*load(&good.path).unwrap().digest));
 }
 
 #[test]
