@@ -1,7 +1,8 @@
 //! The fleet example does what its README says.
 //!
 //! Every `console` and `sh` block is run in a copy of the example: `tillgate` in this process, the
-//! rest by the shell. What the former say is compared; `TILLGATE_BLESS=1` writes it into the README.
+//! rest by the shell. What the former say is compared; `TILLGATE_BLESS=1` writes it into the
+//! README.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
