@@ -63,9 +63,16 @@ fn rule(name: &str, given: &Value, servers: &mut Servers<'_>) -> Option<Value> {
     if !tiers.is_empty() {
         here(given, tiers, &mut rule, servers);
     }
-    if crosses && let Some(Value::Object(failover)) = rule.get_mut("failover") {
-        // The gateway knows how old the data of its servers is.
-        failover.remove("maxDataAge");
+    if crosses {
+        if let Some(Value::Object(failover)) = rule.get_mut("failover") {
+            // The gateway knows how old the data of its servers is.
+            failover.remove("maxDataAge");
+        }
+        if given["idempotency"]["scope"] != "AllBackends" {
+            // One backend here is several there: a key that each remembers for itself would be
+            // executed twice if the gateway sent the repetition to another one.
+            rule.remove("idempotency");
+        }
     }
     Some(rule.into())
 }

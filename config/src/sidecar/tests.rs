@@ -140,9 +140,26 @@ fn what_is_across_the_line_goes_through_the_gateway() {
 }
 
 #[test]
+fn a_key_that_one_backend_remembers_permits_nothing_where_one_stands_for_several() {
+    let again = |policy: &str| {
+        let config = taken(policy, "gateway.store");
+        let rule = config.routes.rules.iter().find(|rule| &*rule.name == "both").unwrap();
+        let key = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("idempotency-key"),
+            http::HeaderValue::from_static("7"),
+        )]);
+        rule.retry.repeat(&http::Method::POST, &key)
+    };
+    assert_eq!(again(POLICY), Repeat::Anywhere);
+    assert_eq!(again(&POLICY.replace("AllBackends", "Backend")), Repeat::Nowhere);
+}
+
+#[test]
 fn what_windows_hold_is_held_by_the_gateway() {
+    let near = "    - name: near\n";
+    let policy = POLICY.replacen(near, &format!("{near}      trafficClass: metrics\n"), 1);
     let frozen = format!(
-        "{POLICY}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
+        "{policy}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
          appliesTo: {{routes: [pricing/near]}}\n  from: \
          \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  timeZone: Store\n  reason: peak\n"
     );
