@@ -5,6 +5,7 @@
 //! -rawin` must be given. Everything here is strict and bounded: it comes from a network.
 
 mod memory;
+mod operation;
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,10 @@ use sha2::{Digest as _, Sha256};
 use tillgate_core::reconcile::Wall;
 
 pub use memory::{MemoryError, decode_memory, encode_memory};
+pub use operation::{
+    OPERATION_LASTS_MAX, OPERATIONS_MAX, OperationAction, OperationStatement, Reply,
+    operation_bytes, operations_text, read_operations,
+};
 
 /// In front of a manifest that is signed.
 const MANIFEST_PREFIX: &[u8] = b"tillgate-bundle-v1\n";

@@ -298,15 +298,16 @@ pub const MIRROR_TAGS: TagSpec =
 /// Four blobs at once fill any line; more only finish later. Some thousand waiting ones are a
 /// release of hundreds of images. Runtimes give up a pull of which nothing comes for a minute or
 /// so, and are told to come again before. A registry may take its time to answer (object stores
-/// behind it), but a body that stands still for half a minute without the line's doing will not
-/// move again. A line that is away for a quarter of an hour is no reason to begin a pull anew.
+/// behind it); a body that stands still for ten seconds is gone on with on another connection:
+/// after a line was away the registry's kernel waits as long again before it tries the old one. A
+/// line that is away for a quarter of an hour is no reason to begin a pull anew.
 pub const MIRROR_FETCHES: FetchSpec = FetchSpec {
     running_max: 4,
     waiting_max: 4096,
     first_byte: Duration::from_secs(45),
     connect: CONNECT_TIMEOUT,
     response: Duration::from_secs(30),
-    stall: Duration::from_secs(30),
+    stall: Duration::from_secs(10),
     patience: Duration::from_secs(15 * 60),
     day_bytes_max: None,
 };
@@ -341,6 +342,9 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Over how long the stores come back after an outage: sixty thousand of them are then a hundred
 /// requests a second.
 pub const FETCH_SPREAD: Duration = Duration::from_secs(600);
+
+/// How often a store reports when nothing changes: 60,000 stores are 67 reports a second.
+pub const HEARTBEAT: Duration = Duration::from_secs(900);
 
 /// A new policy is watched for so long at least: failures of what it changed show within the
 /// first requests, and those of a slow backend within a minute.

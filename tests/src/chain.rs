@@ -50,7 +50,7 @@ impl Chain {
         let (shown, counted) = (Arc::clone(&mood), Arc::clone(&sent));
         let server = Origin::start(move |wire, _| serve(wire, &shown, &counted));
         let chain = Self { folder, mood, sent, server };
-        for key in ["ci", "eve", "release"] {
+        for key in ["ci", "eve", "release", "boss"] {
             let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
             fs::write(chain.folder.join(format!("{key}.pem")), pair.serialize_pem()).expect("room");
             fs::write(chain.folder.join(format!("{key}.pub")), pair.public_key_pem())
@@ -97,11 +97,13 @@ impl Chain {
         let text = format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Bootstrap\nmetadata: {{name: \
              {store}}}\nspec:\n  storeId: {store}\n  role: Gateway\n  stateDir: {}\n  \
-             sources:\n{}  trust:\n    threshold: 1\n    keys:\n      - {}\n      - {}\n{more}",
+             sources:\n{}  trust:\n    threshold: 1\n    keys:\n      - {}\n      - {}\n      - \
+             {}\n{more}",
             state.display(),
             sources.iter().map(|one| format!("    - {one}\n")).collect::<String>(),
             key("ci", "roles: [bundle]"),
             key("release", "roles: [ring-promotion, override], approvesAs: [release-manager]"),
+            key("boss", "roles: [operation]"),
         );
         let path = self.folder.join(format!("{store}.bootstrap.yaml"));
         fs::write(&path, text).expect("room");

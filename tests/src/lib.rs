@@ -7,6 +7,7 @@
 //! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
 
 pub mod chain;
+pub mod collector;
 pub mod endpoint;
 pub mod follower;
 pub mod frames;
@@ -17,6 +18,7 @@ pub mod hammer;
 pub mod machine;
 pub mod mirror;
 pub mod moody;
+pub mod operated;
 pub mod origin;
 pub mod program;
 pub mod registry;

@@ -115,11 +115,15 @@ POST /v1/instances/{id}/ack: sidecar
 GET /v1/openapi.json: viewer sidecar operator auditor
 GET /v1/operations/{id}: viewer operator
 GET /v1/overrides: viewer operator
+DELETE /v1/pin: operator
+GET /v1/pin: viewer operator
+PUT /v1/pin: operator
 POST /v1/plan: viewer operator
 POST /v1/reconcile: operator
 GET /v1/revisions: viewer operator
 GET /v1/revisions/{digest}: viewer operator
 GET /v1/revisions/{digest}/diff/{other}: viewer operator
+POST /v1/rollback: operator
 GET /v1/schema/{name}: viewer sidecar operator auditor
 GET /v1/status: viewer operator
 POST /v1/validate: viewer operator
@@ -137,6 +141,10 @@ fn question(path: &str, digest: &str) -> (String, String, &'static str) {
     match path {
         "/v1/instances/{id}" => (asked, INSTANCE.to_owned(), "application/json"),
         "/v1/instances/{id}/ack" => (asked, ack, "application/json"),
+        "/v1/pin" | "/v1/rollback" => {
+            let body = json!({"reason": "x", "ticket": "y", "expiresAt": "2026-11-28T06:00:00Z"});
+            (asked, body.to_string(), "application/json")
+        }
         "/v1/explain" => {
             let http = json!({"authority": "pay.example", "path": "/"});
             (asked, json!({"http": http}).to_string(), "application/json")

@@ -13,7 +13,9 @@ use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
 use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
-use tillgate_net::metrics::{Applying, Metrics, PolicyMeters, RolloutMeters};
+use tillgate_net::metrics::{
+    Applying, EndpointMeters, Metrics, PolicyMeters, ReportMeters, RolloutMeters,
+};
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume};
 
@@ -154,6 +156,11 @@ fn policy_metrics() -> String {
     meters.invalid("Store");
     meters.offset(&"central".into(), 0.0);
     meters.source(&"central".into());
+    let meters = ReportMeters::register(&metrics);
+    meters.stands("InSync", &["InSync"], ["SourceSilent"].into_iter());
+    meters.reported("taken");
+    meters.operated("done");
+    EndpointMeters::register(&metrics).audit("Apply");
     told(&metrics)
 }
 

@@ -18,14 +18,20 @@ use crate::sys;
 /// How often it is looked: a queue changes by 125 KB in that time at 20 Mbit/s.
 const LOOK_EVERY: sys::Nanos = sys::NANOS_PER_SEC / 20;
 
-/// The state of a connection that is open (`include/net/tcp_states.h`).
-const ESTABLISHED: &str = "01";
+/// States of a connection that may still send (`include/net/tcp_states.h`): open, and open although
+/// the other side has ended.
+const SENDING: [&str; 2] = ["01", "08"];
+
+/// A kernel tries a dead connection again within this: twice as long as the line was cut.
+const SETTLES_IN: sys::Nanos = 60 * sys::NANOS_PER_SEC;
 
 /// Both ends and the inode of a socket, and what waits in it.
 type Queues = BTreeMap<(String, String, String), u64>;
 
 /// Looks at the sockets of one process's network for as long as it lives.
 pub(super) struct Watch {
+    pid: u32,
+    port: u16,
     over: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
 }
@@ -46,7 +52,15 @@ impl Watch {
             }
             lost
         })?;
-        Ok(Self { over, thread })
+        Ok(Self { pid, port, over, thread })
+    }
+
+    /// Waits until nothing is to be sent any more: only then has the registry counted everything.
+    pub(super) fn settle(&self) {
+        let deadline = sys::now() + SETTLES_IN;
+        while look(self.pid, self.port).values().any(|queue| *queue > 0) && sys::now() < deadline {
+            sys::sleep_until(sys::now() + LOOK_EVERY);
+        }
     }
 
     /// Bytes that sockets took with them.
@@ -74,7 +88,7 @@ fn socket(line: &str, port: u16) -> Option<((String, String, String), u64)> {
     let is_ours = u16::from_str_radix(local.rsplit_once(':')?.1, 16) == Ok(port);
     let waits = u64::from_str_radix(queues.split_once(':')?.0, 16).ok()?;
     let socket = [local, remote, inode].map(|word| (*word).to_owned());
-    (is_ours && *state == ESTABLISHED).then(|| (socket.into(), waits))
+    (is_ours && SENDING.contains(state)).then(|| (socket.into(), waits))
 }
 
 #[cfg(test)]

@@ -172,6 +172,7 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
         _ => None,
     };
     // The registry logs a request when it has ended.
+    watch.settle();
     rest(1.0);
     let came = if order.mirror == Mirror::Tillgate { lost + fetched() } else { 0 };
     Ok(Figures {

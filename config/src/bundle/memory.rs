@@ -4,7 +4,7 @@
 //! never be half believed. The first line is `tillgate-state-v1` and the SHA-256 of the rest.
 
 use serde::{Deserialize, Serialize};
-use tillgate_core::reconcile::{Applied, Boots, Denied, Memory, Pin, Stage, Wall};
+use tillgate_core::reconcile::{Applied, Boots, Denied, Done, Fate, Memory, Pin, Run, Stage, Wall};
 
 use super::hex;
 
@@ -29,6 +29,12 @@ struct Text {
     denied: Vec<DeniedText>,
     attempts: Vec<AttemptText>,
     pin: Option<PinText>,
+    #[serde(default)]
+    runs: Vec<RunText>,
+    #[serde(default)]
+    done: Vec<DoneText>,
+    #[serde(default)]
+    reports: u64,
     clock_floor: u64,
     clock_known: bool,
     short_boots: u32,
@@ -75,7 +81,103 @@ struct AttemptText {
 #[serde(deny_unknown_fields)]
 struct PinText {
     digest: String,
+    since: u64,
     until: u64,
+    lasts: u64,
+    spent: u64,
+    reason: String,
+    ticket: String,
+    actor: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunText {
+    digest: String,
+    effective: String,
+    sequence: Option<u64>,
+    revision: String,
+    since: u64,
+    fate: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DoneText {
+    id: String,
+    statement: String,
+    until: u64,
+}
+
+impl From<&Pin> for PinText {
+    fn from(pin: &Pin) -> Self {
+        Self {
+            digest: pin.digest.to_string(),
+            since: pin.since.0,
+            until: pin.until.0,
+            lasts: pin.lasts,
+            spent: pin.spent,
+            reason: pin.reason.to_string(),
+            ticket: pin.ticket.to_string(),
+            actor: pin.actor.to_string(),
+        }
+    }
+}
+
+impl From<PinText> for Pin {
+    fn from(text: PinText) -> Self {
+        Self {
+            digest: text.digest.into(),
+            since: Wall(text.since),
+            until: Wall(text.until),
+            lasts: text.lasts,
+            spent: text.spent,
+            reason: text.reason.into(),
+            ticket: text.ticket.into(),
+            actor: text.actor.into(),
+        }
+    }
+}
+
+impl From<&Run> for RunText {
+    fn from(run: &Run) -> Self {
+        Self {
+            digest: run.digest.to_string(),
+            effective: run.effective.to_string(),
+            sequence: run.sequence,
+            revision: run.revision.to_string(),
+            since: run.since.0,
+            fate: run.fate.name().to_owned(),
+        }
+    }
+}
+
+impl From<RunText> for Run {
+    fn from(text: RunText) -> Self {
+        let fate = Fate::ALL.into_iter().find(|fate| fate.name() == text.fate);
+        Self {
+            digest: text.digest.into(),
+            effective: text.effective.into(),
+            sequence: text.sequence,
+            revision: text.revision.into(),
+            since: Wall(text.since),
+            fate: fate.unwrap_or(Fate::Kept),
+        }
+    }
+}
+
+impl From<&Done> for DoneText {
+    fn from(done: &Done) -> Self {
+        let (id, statement) = (done.id.to_string(), done.statement.to_string());
+        Self { id, statement, until: done.until.0 }
+    }
+}
+
+impl From<DoneText> for Done {
+    fn from(text: DoneText) -> Self {
+        let (id, statement) = (text.id.into(), text.statement.into());
+        Self { id, statement, until: Wall(text.until) }
+    }
 }
 
 /// The text of a memory.
@@ -108,10 +210,10 @@ pub fn encode_memory(memory: &Memory) -> String {
             .iter()
             .map(|(digest, count)| AttemptText { digest: digest.to_string(), count: *count })
             .collect(),
-        pin: memory
-            .pin
-            .clone()
-            .map(|pin| PinText { digest: pin.digest.to_string(), until: pin.until.0 }),
+        pin: memory.pin.as_ref().map(PinText::from),
+        runs: memory.runs.iter().map(RunText::from).collect(),
+        done: memory.done.iter().map(DoneText::from).collect(),
+        reports: memory.reports,
         clock_floor: memory.floor.0,
         clock_known: memory.clock_known,
         short_boots: memory.boots.short,
@@ -150,7 +252,10 @@ pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
             .map(|one| Applied { digest: one.digest.into(), stage: stage(one.stage) }),
         denied: text.denied.into_iter().map(denied).collect(),
         attempts: text.attempts.into_iter().map(|one| (one.digest.into(), one.count)).collect(),
-        pin: text.pin.map(|pin| Pin { digest: pin.digest.into(), until: Wall(pin.until) }),
+        pin: text.pin.map(Pin::from),
+        runs: text.runs.into_iter().map(Run::from).collect(),
+        done: text.done.into_iter().map(Done::from).collect(),
+        reports: text.reports,
         floor: Wall(text.clock_floor),
         clock_known: text.clock_known,
         boots: Boots { short: text.short_boots, first: Wall(text.first_short_boot) },
@@ -171,7 +276,26 @@ mod tests {
                 why: "b\"ad\n".into(),
             }],
             attempts: vec![("sha256:42".into(), 1)],
-            pin: Some(Pin { digest: "sha256:41".into(), until: Wall(7) }),
+            pin: Some(Pin {
+                digest: "sha256:41".into(),
+                since: Wall(6),
+                until: Wall(7),
+                lasts: 1,
+                spent: 0,
+                reason: "\"".into(),
+                ticket: "CHG".into(),
+                actor: "token:ops".into(),
+            }),
+            runs: vec![Run {
+                digest: "sha256:41".into(),
+                effective: "sha256:e".into(),
+                sequence: Some(41),
+                revision: "main".into(),
+                since: Wall(5),
+                fate: Fate::RolledBack,
+            }],
+            done: vec![Done { id: "1".into(), statement: "sha256:s".into(), until: Wall(9) }],
+            reports: 8,
             floor: Wall(u64::MAX),
             clock_known: true,
             boots: Boots { short: 2, first: Wall(3) },

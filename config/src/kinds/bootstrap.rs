@@ -191,6 +191,8 @@ pub enum KeyRole {
     RingPromotion,
     /// Overrides.
     Override,
+    /// Operations: what a store is told to do once, from afar.
+    Operation,
 }
 
 /// Where a store reports to.
@@ -205,6 +207,14 @@ pub struct ReportingDoc {
     /// Class of the reports; `control` without it.
     #[serde(default)]
     pub traffic_class: Option<Name>,
+    /// The store's own private key (PKCS#8 in PEM, Ed25519 or P-256), readable by its owner alone:
+    /// it signs what the collector challenges the store to prove. Without it nothing is proven.
+    #[serde(default)]
+    pub key_file: Option<FilePath>,
+    /// Authorities that may have signed the collector's certificate, in PEM; the system's without
+    /// it.
+    #[serde(default)]
+    pub ca_file: Option<FilePath>,
 }
 
 /// A secret in a file of its own.

@@ -31,7 +31,7 @@ use crate::listeners::{Busy, Listening, Opening, Orders};
 use crate::mirror::MirrorError;
 use crate::reconcile::{Booted, Told};
 use crate::reload::ReloadError;
-use crate::spool::Spool;
+use crate::telemetry::ProcessLog;
 use crate::{datagram, sidecar, stream};
 
 /// One for the policy, one for certificates, one for what is asked of the config endpoint:
@@ -456,9 +456,11 @@ impl Control {
         self.gateway.listeners.end_admin();
     }
 
-    /// Lines that `spool` drops are counted with the gateway's own.
-    pub(crate) fn count_log_drops(&self, spool: &Spool) {
-        spool.count_drops(self.gateway.telemetry.log_dropped.clone());
+    /// Lines that `log` drops are counted with the gateway's own, and its last ones are at hand.
+    pub(crate) fn logs_to(&self, log: &ProcessLog) {
+        log.spool().count_drops(self.gateway.telemetry.log_dropped.clone());
+        // There is one log.
+        let _ = self.gateway.endpoint.recent.set(Arc::clone(log.recent()));
     }
 
     /// Returns when somebody asks to look for another policy.

@@ -26,6 +26,8 @@ pub(crate) struct Archive {
     pub(crate) signatures: Vec<u8>,
     /// Signed words that open rings for it; empty if there are none.
     pub(crate) promotions: Vec<u8>,
+    /// Signed operations that travel with it; empty if there are none.
+    pub(crate) operations: Vec<u8>,
     /// The policy.
     pub(crate) files: Files,
 }

@@ -11,7 +11,9 @@ mod explain;
 mod files;
 pub mod fleet;
 mod gateway;
+mod hold;
 mod images;
+mod operate;
 pub mod policy;
 mod promote;
 mod rollouts;
@@ -51,6 +53,9 @@ enum Command {
     Bundle(bundle::Command),
     /// Sign that a bundle may go on to further rings.
     Promote(promote::Options),
+    /// Sign that a store shall do something, once, and say so in its next report: stay, follow
+    /// again, go back, explain, send what people need to help.
+    Operate(operate::Options),
     /// Sign an override or a promotion of rings: prints the approval to add to the document.
     Approve(approve::Options),
     /// Check policy files; each is a policy of its own, a folder is a fleet.
@@ -79,8 +84,13 @@ enum Command {
     Explain(explain::Options),
     /// Show what a running gateway does right now.
     Status(Asked),
-    /// Show the configs that a running gateway has run.
+    /// Show the configs that a running gateway has run, newest first.
     History(Asked),
+    /// Show whether a running gateway stays on what it runs, let it stay there for a while, or
+    /// let it follow its sources again.
+    Pin(hold::PinOptions),
+    /// Take a running gateway back to what it ran before, and let it stay there for a while.
+    Rollback(hold::RollbackOptions),
     /// Check that an audit log is what was written. Exit code 1 says that it is not.
     Audit {
         /// Its folder.
@@ -165,12 +175,11 @@ struct Asked {
 
 #[derive(Debug, clap::Args)]
 struct Diff {
-    /// The policy as it is: a file or a folder. With --endpoint: a digest, `current` or
-    /// `previous`, which is the default.
+    /// The policy as it is: a file or a folder. With --endpoint: a digest, `current`, `lkg`,
+    /// `candidate` or `previous`, which is the default.
     #[arg(value_name = "OLD", required_unless_present = "endpoint")]
     old: Option<PathBuf>,
-    /// The policy as it is to be. With --endpoint: a digest, `previous` or `current`, which is
-    /// the default.
+    /// The policy as it is to be. With --endpoint: a digest or a name, `current` by default.
     #[arg(value_name = "NEW", required_unless_present = "endpoint")]
     new: Option<PathBuf>,
     /// One store, by name or id.
@@ -263,6 +272,7 @@ fn answer(command: Command) -> policy::Answer {
         Command::Gateway(_) | Command::Sidecar(_) => policy::Answer::default(),
         Command::Bundle(command) => bundle::run(&command),
         Command::Promote(options) => promote::run(&options),
+        Command::Operate(options) => operate::run(&options),
         Command::Approve(options) => approve::run(&options),
         Command::Validate { paths, output } => policy::validate(&paths, output),
         Command::Config { path, store, output } => {
@@ -283,6 +293,8 @@ fn answer(command: Command) -> policy::Answer {
         Command::History(Asked { remote, output }) => {
             remote.ask(&ask::Question::new("/v1/revisions", ask::shown::history), output)
         }
+        Command::Pin(options) => hold::pin(&options),
+        Command::Rollback(options) => hold::rollback(&options),
         Command::Rollouts(options) => rollouts::look(&options),
         Command::Audit { folder, output } => audit::check(&folder, output),
         Command::Diff(options) => diff(&options),

@@ -5,7 +5,7 @@
 //! never one of a worker. No route writes policy.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -21,36 +21,44 @@ use tillgate_config::effective::Effective;
 use tillgate_core::endpoint::{EndpointSpec, Who};
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
-use tillgate_net::metrics::{EndpointMeters, Metrics};
+use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
 use tokio::sync::{Notify, Semaphore, watch};
 use tower::ServiceExt as _;
 
 use self::audit::{Action, Audit, Record};
 use self::callers::Callers;
 pub use self::callers::SecretError;
+pub(crate) use self::callers::private_text;
+pub(crate) use self::explain::here as explained;
+use self::gates::Gates;
 use self::hooks::Heard;
 use self::instances::Instances;
 use self::operations::Operations;
+pub(crate) use self::past::Bundle;
 use self::past::{Past, moment};
 use self::problem::Problem;
 use self::slices::Slices;
 use crate::gateway::Gateway;
+use crate::telemetry::Recent;
 
 mod answers;
 mod asked;
 pub(crate) mod audit;
 mod callers;
 mod checks;
-mod drift;
+pub(crate) mod drift;
 mod entrance;
 mod events;
 mod explain;
+mod gates;
 mod hooks;
 mod instances;
 mod openapi;
 mod operations;
 mod past;
+mod pin;
 mod problem;
+mod revisions;
 pub(crate) mod routes;
 mod slices;
 
@@ -70,12 +78,17 @@ type News = watch::Receiver<u64>;
 /// What the endpoint knows, whether it listens or not.
 pub(crate) struct Endpoint {
     pub(crate) meters: EndpointMeters,
+    pub(crate) report_meters: ReportMeters,
+    /// The last lines of the process's log, where it has one.
+    pub(crate) recent: OnceLock<Arc<Recent>>,
     callers: ArcSwap<Callers>,
     /// What is wrong with files that have changed, so that it is said once.
     said: Mutex<Option<String>>,
     /// The number of the running config, counted since the process began.
     news: watch::Sender<u64>,
     past: Mutex<Past>,
+    /// What is about to be put in effect.
+    expected: Mutex<Option<Arrival>>,
     slices: Mutex<Option<Arc<Slices>>>,
     instances: Mutex<Instances>,
     checks: Arc<Semaphore>,
@@ -86,6 +99,7 @@ pub(crate) struct Endpoint {
     /// Somebody asks to look for another policy.
     asked: Notify,
     audit: Mutex<Option<Audit>>,
+    gates: Mutex<Gates>,
 }
 
 /// Messages with a wrong signature that were not told yet.
@@ -103,10 +117,13 @@ impl Endpoint {
     pub(crate) fn new(metrics: &Metrics, effective: &Arc<Effective>) -> Result<Self, SecretError> {
         let endpoint = Self {
             meters: EndpointMeters::register(metrics),
+            report_meters: ReportMeters::register(metrics),
+            recent: OnceLock::new(),
             callers: ArcSwap::default(),
             said: Mutex::default(),
             news: watch::Sender::new(0),
             past: Mutex::default(),
+            expected: Mutex::default(),
             slices: Mutex::default(),
             instances: Mutex::default(),
             checks: Arc::new(Semaphore::new(CHECKS)),
@@ -116,6 +133,7 @@ impl Endpoint {
             operations: Mutex::new(Operations::new(fastrand::u32(..))),
             asked: Notify::new(),
             audit: Mutex::default(),
+            gates: Mutex::default(),
         };
         let ready = endpoint.prepare(effective)?;
         endpoint.took(None, effective, ready);
@@ -138,19 +156,36 @@ impl Endpoint {
         self.follow_audit(effective.config_endpoint());
         let is_known = |name: &Arc<str>| self.callers.load().receiver(name).is_some();
         lock(&self.heard).retain(|name, _| is_known(name));
-        let sequence = lock(&self.past).push(effective, clock::wall());
-        if before != Some(&effective.digest) {
-            self.record(Record {
-                action: Action::Apply,
-                actor: "policy".to_owned(),
-                fields: vec![
-                    ("from", json!(before)),
-                    ("to", json!(&*effective.digest)),
-                    ("result", json!("Applied")),
-                ],
-            });
+        let arrival = lock(&self.expected).take_if(|one| one.effective == effective.digest);
+        let bundle = arrival.as_ref().map(|one| one.bundle.clone());
+        let is_same = lock(&self.past).bundle() == bundle.as_ref();
+        let sequence = lock(&self.past).push(effective, bundle, clock::wall());
+        if before != Some(&effective.digest) || !is_same {
+            let mut fields = vec![("from", json!(before)), ("to", json!(&*effective.digest))];
+            let actor = match arrival {
+                Some(Arrival { bundle, actor, mut more, .. }) => {
+                    fields.push(("bundle", json!(&*bundle.digest)));
+                    fields.push(("revision", json!(bundle.revision)));
+                    fields.push(("sequence", json!(bundle.sequence)));
+                    fields.append(&mut more);
+                    actor
+                }
+                None => "policy".to_owned(),
+            };
+            fields.push(("result", json!("Applied")));
+            self.record(Record { action: Action::Apply, actor, fields });
         }
         self.news.send_replace(sequence);
+    }
+
+    /// `arrival` is about to be put in effect.
+    pub(crate) fn expects(&self, arrival: Arrival) {
+        *lock(&self.expected) = Some(arrival);
+    }
+
+    /// The running config came in this.
+    pub(crate) fn came_in(&self, bundle: Bundle) {
+        lock(&self.past).came_in(bundle);
     }
 
     fn follow_audit(&self, spec: Option<&EndpointSpec>) {
@@ -162,12 +197,12 @@ impl Endpoint {
     }
 
     /// Writes it down, where there is an audit log. Waits for the disk if it changes state.
-    fn record(&self, record: Record) {
+    pub(crate) fn record(&self, record: Record) {
         let mut audit = lock(&self.audit);
         let Some(audit) = audit.as_mut() else { return };
         let has_failed = audit.failure.is_some();
         match audit.write(&record, &moment(clock::wall())) {
-            Ok(()) => drop(self.meters.audited.inc()),
+            Ok(()) => self.meters.audit(record.action.name()),
             Err(error) => {
                 self.meters.unwritten.inc();
                 if !has_failed {
@@ -198,6 +233,20 @@ impl Endpoint {
         let Some(audit) = audit.as_ref() else { return Value::Null };
         let (sequence, head) = audit.standing().unzip();
         json!({ "sequence": sequence, "head": head, "failure": audit.failure })
+    }
+
+    /// The last records of the audit log, as they were written.
+    pub(crate) fn last_records(&self, count: usize, bytes: usize) -> Result<Vec<u8>, String> {
+        let audit = lock(&self.audit);
+        let Some(audit) = audit.as_ref() else { return Ok(Vec::new()) };
+        let last = audit.standing().map_or(0, |(sequence, _)| sequence);
+        let after = last.saturating_sub(count as u64);
+        audit::read(audit.directory(), after, count, bytes).map_err(|error| error.to_string())
+    }
+
+    /// The operation `id` has come to this.
+    pub(crate) fn ended(&self, id: &str, outcome: Result<&str, &str>) {
+        lock(&self.operations).end_one(id, outcome, clock::wall());
     }
 
     /// Asks to look for another policy; the id of the operation.
@@ -269,6 +318,23 @@ impl Endpoint {
         lock(&self.instances).refusals()
     }
 
+    /// How many sidecars there are, and how they stand.
+    pub(crate) fn counted(&self, effective: &Effective) -> Value {
+        let now = clock::now();
+        let is_idle = lock(&self.instances).is_empty(now);
+        let wanted = (!is_idle).then(|| self.slices(effective).for_sidecars());
+        let states = wanted.map(|wanted| lock(&self.instances).states(&wanted, now));
+        let states = states.unwrap_or_default();
+        let count = |state: InstanceState| states.iter().filter(|one| one.1 == state).count();
+        json!({
+            "total": states.len(),
+            "inSync": count(InstanceState::InSync),
+            "pending": count(InstanceState::Pending),
+            "nacked": count(InstanceState::Nacked),
+            "stale": count(InstanceState::Stale),
+        })
+    }
+
     fn news(&self) -> News {
         self.news.subscribe()
     }
@@ -283,6 +349,17 @@ impl Endpoint {
         *slices = Some(Arc::clone(&fresh));
         fresh
     }
+}
+
+/// A config on its way into effect: what it came in, and on whose word.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// Digest of the config.
+    pub(crate) effective: Arc<str>,
+    pub(crate) bundle: Bundle,
+    pub(crate) actor: String,
+    /// What else the audit log shall say.
+    pub(crate) more: Vec<(&'static str, Value)>,
 }
 
 /// What a config needs of files, read and not in effect yet.

@@ -111,17 +111,22 @@ impl Failover {
         })
     }
 
-    /// What workers need of the board for this config; `line` says which line probes of a backend
-    /// take. What is known of endpoints and rules that stay is kept.
+    /// What workers need of the board for this config, and how long calls that fail could not
+    /// reach it meanwhile; `line` says which line probes of a backend take. What is known of
+    /// endpoints and rules that stay is kept.
     pub(crate) fn follow(
         &self,
         effective: &Effective,
         line: impl Fn(Location) -> Option<Way>,
-    ) -> Wiring {
+    ) -> (Wiring, Duration) {
         let layout = layout(effective, line);
-        let wiring = self.board().follow(&layout, clock::now());
+        let mut board = self.board();
+        let began = clock::now();
+        let wiring = board.follow(&layout, began);
+        drop(board);
+        let held = began.elapsed();
         self.wake.notify_one();
-        wiring
+        (wiring, held)
     }
 
     /// How the endpoints of a config are asked.

@@ -115,10 +115,10 @@ impl Gateway {
             rollouts: RolloutMeters::register(&metrics),
         };
         let mut names = Names::default();
-        let (lines, _) = Lines::default().follow(&effective);
         metrics.reloaded(Ok(&effective.digest));
-        let running =
-            Running::new(Arc::clone(&effective), lines, &mut names, sinks.clone(), connectors);
+        let (lines, _) = Lines::default().next(&effective);
+        let (found, _) = Running::wire(&effective, lines, &sinks.failover);
+        let running = Running::new(Arc::clone(&effective), found, &mut names, &sinks, connectors);
         running.failover.ask(&running);
         resolver.keep(running.names());
         let drain = Drain::default();
@@ -183,24 +183,23 @@ impl Gateway {
         if !names.fits(&wanted) {
             return Err(TooManyNames.into());
         }
-        drop(wanted);
         self.follow_mirror(&effective)?;
-        let before = Arc::clone(&self.running().effective.digest);
-        // From here on live flows may notice, and wait for what is held.
+        let now = self.running();
+        let (lines, fresh) = now.lines().next(&effective);
+        let (found, held) = Running::wire(&effective, lines, self.failover());
+        let next = Running::new(Arc::clone(&effective), found, &mut names, &self.sinks, connectors);
+        let next = Arc::new(next);
+        // All that requests could wait for is the board, above, and this.
         let began = clock::now();
-        let (lines, fresh) = self.running().lines().follow(&effective);
-        let digest = Arc::clone(&effective.digest);
-        let next =
-            Running::new(Arc::clone(&effective), lines, &mut names, self.sinks.clone(), connectors);
+        now.lines().reconfigure(&effective);
+        self.running.store(Arc::clone(&next));
+        self.policy_meters.took(Applying::Swap, held + began.elapsed());
         next.failover.ask(&next);
         self.resolver.keep(next.names());
-        let old = self.running.swap(Arc::new(next));
-        self.policy_meters.took(Applying::Swap, began.elapsed());
-        self.retired.push(old);
-        self.retired.forget();
-        self.endpoint.took(Some(&before), &effective, ready);
+        self.endpoint.took(Some(&now.effective.digest), &effective, ready);
+        self.retired.push(now);
         self.wan.cool();
-        self.metrics.reloaded(Ok(&digest));
+        self.metrics.reloaded(Ok(&effective.digest));
         for link in fresh {
             self.drive(link);
         }
@@ -354,6 +353,7 @@ impl Gateway {
                 let running = gateway.running();
                 gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
+                gateway.endpoint.watch_gates(&gateway);
                 drop(running);
                 gateway.retired.forget();
             };

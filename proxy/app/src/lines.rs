@@ -21,14 +21,13 @@ pub(crate) struct Lines {
 type Line = (Arc<str>, LinkId, Arc<Link>);
 
 impl Lines {
-    /// The lines of `effective`: known ones take its numbers at once, new ones are made. Returns
-    /// the new ones beside, so that somebody drives them.
-    pub(crate) fn follow(&self, effective: &Effective) -> (Self, Vec<Arc<Link>>) {
+    /// The lines of `effective`: those that are known, and new ones. Returns the new ones beside,
+    /// so that somebody drives them.
+    pub(crate) fn next(&self, effective: &Effective) -> (Self, Vec<Arc<Link>>) {
         let mut known = self.known.to_vec();
         let mut fresh = Vec::new();
         for spec in &effective.links {
-            if let Some((_, link)) = self.get(&spec.name) {
-                link.reconfigure(spec, &effective.classes);
+            if self.get(&spec.name).is_some() {
                 continue;
             }
             let Ok(id) = u8::try_from(known.len()) else { continue };
@@ -37,6 +36,15 @@ impl Lines {
             fresh.push(link);
         }
         (Self { known: known.into() }, fresh)
+    }
+
+    /// Known ones take the numbers of `effective` at once.
+    pub(crate) fn reconfigure(&self, effective: &Effective) {
+        for spec in &effective.links {
+            if let Some((_, link)) = self.get(&spec.name) {
+                link.reconfigure(spec, &effective.classes);
+            }
+        }
     }
 
     /// The line called `name`, with its number for life.

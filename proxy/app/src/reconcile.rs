@@ -11,12 +11,17 @@
 mod boot;
 mod candidate;
 mod facts;
+mod office;
+mod operations;
+mod report;
 mod run;
 mod shown;
 mod spec;
+mod support;
 mod watch;
 
 pub(crate) use self::boot::{Booted, Finish};
+pub(crate) use self::office::{Found, Hold, Office, Order, OrderError, Tags};
 pub(crate) use self::run::Told;
 pub(crate) use self::shown::Shown;
 pub(crate) use self::spec::Spec;

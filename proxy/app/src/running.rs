@@ -181,12 +181,13 @@ impl Running {
     /// Resolves `effective`: its lines become `lines`, its class names get stable ids.
     pub(crate) fn new(
         effective: Arc<Effective>,
-        lines: Lines,
+        (lines, wiring): (Lines, Wiring),
         names: &mut Names,
-        sinks: Sinks,
+        sinks: &Sinks,
         connectors: Connectors,
     ) -> Self {
-        let Sinks { metrics, access, spans, rates, memory, failover, clock, rollouts } = sinks;
+        let Sinks { metrics, access, spans, rates, memory, failover, clock, rollouts } =
+            sinks.clone();
         memory.set_ceiling(effective.process.buffer_bytes_max);
         let rules = effective.routes.rules.iter();
         let rates =
@@ -222,7 +223,6 @@ impl Running {
         let endpoint_names = effective.backends.iter().map(named).collect();
         let class = &classes[default_class.index()].spec.name;
         let no_route = metrics.request(class, &NO_ROUTE.into());
-        let wiring = failover.follow(&effective, probing::lines(&effective, &lines, default_class));
         Self {
             routes: table(effective.routes.rules.len()),
             egress: Egress::all(&effective, classes.len()),

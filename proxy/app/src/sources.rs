@@ -10,7 +10,8 @@ mod apart;
 pub(crate) mod directory;
 pub(crate) mod git;
 pub(crate) mod http;
-mod relay;
+pub(crate) mod relay;
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

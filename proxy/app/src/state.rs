@@ -22,8 +22,8 @@ use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::bundle::{Archive, revision};
 use crate::disk::{read_bounded, remove, replace, sync, write_new};
 
-/// Bundles that are kept: today's, last known good, and a week of daily ones to go back to.
-const BUNDLES_MAX: usize = 10;
+/// Bundles that are kept: ten to go back to, beside what runs and the last known good.
+const BUNDLES_MAX: usize = 12;
 
 /// And so many bytes of them at most.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -136,6 +136,11 @@ impl StateDir {
         Ok((archive, revision))
     }
 
+    /// Whether the bundle `digest` is there.
+    pub(crate) fn keeps(&self, digest: &str) -> bool {
+        self.folder(digest).is_ok_and(|folder| folder.join(ARCHIVE).exists())
+    }
+
     /// Keeps a bundle, and reads it back.
     pub(crate) fn stage(&self, archive: &Archive) -> io::Result<Digest> {
         let digest = archive.digest();
@@ -240,7 +245,13 @@ impl StateDir {
         }
     }
 
-    fn pointed(&self, pointer: Pointer) -> Option<Digest> {
+    /// What is written of the memory.
+    pub(crate) fn memory_text(&self) -> io::Result<Vec<u8>> {
+        read_bounded(&self.root.join(MEMORY), MEMORY_BYTES_MAX)
+    }
+
+    /// Where a pointer leads.
+    pub(crate) fn pointed(&self, pointer: Pointer) -> Option<Digest> {
         let target = fs::read_link(self.root.join(pointer.name())).ok()?;
         Some(format!("sha256:{}", target.file_name()?.to_str()?).into())
     }

@@ -4,8 +4,10 @@
 //! Lines are formatted where they happen and written by a thread of their own: a terminal that
 //! stands still holds up nobody. What does not fit into the queue is dropped and counted.
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
@@ -61,10 +63,36 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Lines that are kept, and bytes of each: what happened lately, in a quarter of a megabyte.
+const RECENT_LINES: usize = 256;
+const RECENT_LINE_BYTES: usize = 1024;
+
+/// The last lines of a log, for whoever helps from afar.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(Mutex<VecDeque<Box<[u8]>>>);
+
+impl Recent {
+    fn put(&self, line: &[u8]) {
+        let line = line[..line.len().min(RECENT_LINE_BYTES)].into();
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() >= RECENT_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// All of them, oldest first.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned()).collect()
+    }
+}
+
 /// The log of this process; what was said is written before it is dropped.
 #[derive(Debug)]
 pub(crate) struct ProcessLog {
     spool: Spool,
+    recent: Arc<Recent>,
 }
 
 impl ProcessLog {
@@ -78,8 +106,9 @@ impl ProcessLog {
             .with_default(options.level.min(LevelFilter::INFO))
             .with_target("tillgate", options.level)
             .with_target("tillgate_net", options.level);
-        let lines =
-            tracing_subscriber::fmt::layer().with_writer(Lines(spool.clone())).with_ansi(false);
+        let recent = Arc::<Recent>::default();
+        let writer = Lines(spool.clone(), Arc::clone(&recent));
+        let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
         let registry = tracing_subscriber::registry();
         let started = match options.format {
             LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
@@ -88,7 +117,12 @@ impl ProcessLog {
             }
         };
         drop(started);
-        Ok(Self { spool })
+        Ok(Self { spool, recent })
+    }
+
+    /// Its last lines.
+    pub(crate) const fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// Where its lines go.
@@ -105,21 +139,22 @@ impl Drop for ProcessLog {
 
 /// Hands each event's line to a spool.
 #[derive(Debug)]
-struct Lines(Spool);
+struct Lines(Spool, Arc<Recent>);
 
 /// One event on its way; it is written in one piece.
-struct Line<'a>(&'a Spool);
+struct Line<'a>(&'a Spool, &'a Recent);
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
+        Line(&self.0, &self.1)
     }
 }
 
 impl io::Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1.put(bytes);
         self.0.put(bytes.to_vec());
         Ok(bytes.len())
     }

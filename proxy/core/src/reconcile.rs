@@ -7,6 +7,7 @@
 //! one before; nothing is queued. Fetching, verifying and compiling are the caller's: what fails
 //! there never reaches this machine, and what runs stays.
 
+mod cadence;
 mod health;
 mod memory;
 mod poll;
@@ -18,9 +19,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::cadence::{Cadence, CadenceSpec, Reported, Trigger};
 pub use self::health::{Facts, HealthSpec, RouteFact, Since, Verdict, judge};
 pub use self::memory::{
-    Applied, Boot, Boots, Bundle, DENIED_MAX, Denied, Memory, OnDisk, Pin, Remark, Serve, Stage,
+    Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Fate, Memory, OnDisk, Pin,
+    RUNS_MAX, Remark, Run, Serve, Stage,
 };
 pub use self::poll::{Poll, PollSpec, Polled};
 pub use self::promote::{Metric, RingEvidence, Word, judge_ring};
@@ -186,16 +189,21 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`Refusal`]; what runs stays.
-    pub fn examine(&self, candidate: &Revision, wall: Wall) -> Result<(), Refusal> {
+    pub fn examine(&self, candidate: &Revision) -> Result<(), Refusal> {
         if self.running.as_ref().is_some_and(|running| running.digest == candidate.digest) {
             return Err(Refusal::Running);
         }
-        if let Some(pin) = self.memory.pin_at(wall) {
-            if pin.digest != candidate.digest {
-                return Err(Refusal::Pinned(Arc::clone(&pin.digest)));
-            }
+        let pin = self.memory.pin.as_ref();
+        if pin.is_some_and(|pin| pin.digest == candidate.digest) {
             return Ok(());
         }
+        self.orderly(candidate)?;
+        // Nothing else is against it: it waits for the end of the pin.
+        pin.map_or(Ok(()), |pin| Err(Refusal::Pinned(Arc::clone(&pin.digest))))
+    }
+
+    /// Whether its past and its number allow a candidate.
+    fn orderly(&self, candidate: &Revision) -> Result<(), Refusal> {
         if let Some(denied) = self.memory.denial(&candidate.digest) {
             return Err(Refusal::Denied(Arc::clone(&denied.why)));
         }
@@ -231,6 +239,36 @@ impl Reconciler {
             kept: false,
             last: Verdict::Inconclusive("it has just begun".into()),
         });
+    }
+
+    /// `revision`, which was in effect before, serves again because somebody says so. A grudge
+    /// against it is over, and the last known good need not prove itself again.
+    pub fn handle_returned(&mut self, revision: Revision, facts: &Facts, now: Instant) {
+        let digest = Arc::clone(&revision.digest);
+        self.memory.denied.retain(|denied| denied.digest != digest);
+        self.handle_swapped(revision, facts, now);
+        if self.lkg.as_ref().is_some_and(|lkg| lkg.digest == digest) {
+            self.probation = None;
+            self.memory.settle(&digest, Stage::Promoted);
+        }
+    }
+
+    /// Another pin, or none.
+    pub fn handle_pin(&mut self, pin: Option<Pin>) {
+        self.memory.pin = pin;
+        self.effects.push_back(Effect::Remember);
+    }
+
+    /// The wall clock now, and for how long the store has lived since it was last told. The pin
+    /// that is over with that.
+    pub fn handle_time(&mut self, wall: Wall, trusted: bool, lived: Duration) -> Option<Pin> {
+        let pin = self.memory.pin.as_mut()?;
+        pin.spent = pin.spent.saturating_add(lived.as_secs());
+        if !pin.is_over(wall, trusted) {
+            return None;
+        }
+        self.effects.push_back(Effect::Remember);
+        self.memory.pin.take()
     }
 
     /// The health of the store now; to be told every ten seconds or so.
@@ -270,6 +308,10 @@ impl Reconciler {
         }
         match (serves, self.lkg.clone(), bad) {
             (true, Some(lkg), Some(bad)) => {
+                if let Some(pin) = self.memory.pin.as_mut().filter(|pin| pin.digest == bad.digest) {
+                    // Whoever pinned it wanted no change; this one was needed.
+                    pin.digest = Arc::clone(&lkg.digest);
+                }
                 self.memory.settle(&lkg.digest, Stage::Promoted);
                 self.effects.push_back(Effect::PointCurrent(Arc::clone(&lkg.digest)));
                 self.effects.push_back(Effect::Remember);

@@ -304,12 +304,6 @@ pub(crate) fn stay_on(cpu: usize) -> io::Result<()> {
     check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
 }
 
-/// Lets other threads go first on the processors, for good.
-pub(crate) fn give_way(nice: libc::c_int) -> io::Result<()> {
-    // SAFETY: takes numbers only; 0 is this thread.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
-}
-
 /// Ends a process that was started as the first of its own group, and every process of it.
 pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
     let leader = libc::pid_t::try_from(leader).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -1,7 +1,6 @@
 //! Which CPUs the process may use, threads that stay on one, and memory that they give back.
 
-use std::sync::{Mutex, PoisonError};
-use std::{io, panic, thread};
+use std::io;
 
 use crate::sockopt;
 
@@ -44,36 +43,6 @@ pub fn release_freed() {
     sockopt::collect_freed();
 }
 
-/// How much others go first: a tenth of a processor is left where requests want all of it, so that
-/// work ends, too.
-const NICE: i32 = 10;
-
-/// Does `work` on a thread of its own that gives way to all others, and waits for it: for what
-/// takes milliseconds of a processor beside requests that take microseconds. Nobody may wait for a
-/// lock that it holds.
-pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let work = Mutex::new(Some(work));
-    let run = || {
-        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
-        work.map(|work| work())
-    };
-    let done = thread::scope(|scope| {
-        let aside = thread::Builder::new().name("aside".into()).spawn_scoped(scope, || {
-            if let Err(error) = sockopt::give_way(NICE) {
-                tracing::debug!(%error, "a thread cannot give way to others");
-            }
-            run()
-        });
-        match aside.map(thread::ScopedJoinHandle::join) {
-            Ok(Ok(done)) => done,
-            Ok(Err(panicked)) => panic::resume_unwind(panicked),
-            // No thread to be had: then beside the others.
-            Err(_) => run(),
-        }
-    });
-    done.expect("it is run once: on the thread, or here if there is none")
-}
-
 /// Fewer connections that have ended leave less than half a megabyte behind.
 const EBB: usize = 256;
 
@@ -111,21 +80,6 @@ mod tests {
             assert_eq!(tide.follow(open), gives, "{open} are open");
         }
         assert!(!tide.follow(200) && !tide.follow(0), "too few to matter");
-    }
-
-    #[test]
-    fn work_is_done_aside_and_its_panics_are_ours() {
-        let here = thread::current().id();
-        let (there, sum) = aside(|| (thread::current().id(), (1..=4).sum::<u32>()));
-        assert_eq!(sum, 10);
-        assert_ne!(here, there);
-        let nice = aside(|| {
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            let fields = stat.rsplit(')').next().unwrap().split_whitespace().nth(16);
-            fields.unwrap().parse::<i32>().unwrap()
-        });
-        assert!(nice >= NICE, "{nice}");
-        assert!(panic::catch_unwind(|| aside(|| panic!("as it were"))).is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(crate) const UNPACKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const MANIFEST: &str = "manifest.json";
 const SIGNATURES: &str = "signatures.json";
 const PROMOTIONS: &str = "promotions.json";
+const OPERATIONS: &str = "operations.json";
 
 /// Why an archive cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +89,7 @@ fn unpack(from: &mut impl Read, archive: &mut Archive) -> Result<(), ArchiveErro
         }
         check_path(&path).map_err(ArchiveError::Path)?;
         count += 1;
-        if count > FILES_MAX + 3 {
+        if count > FILES_MAX + 4 {
             return Err(ArchiveError::Files);
         }
         let mut bytes = Vec::new();
@@ -97,6 +98,7 @@ fn unpack(from: &mut impl Read, archive: &mut Archive) -> Result<(), ArchiveErro
             MANIFEST => &mut archive.manifest,
             SIGNATURES => &mut archive.signatures,
             PROMOTIONS => &mut archive.promotions,
+            OPERATIONS => &mut archive.operations,
             _ => {
                 if archive.files.insert(path.clone(), bytes).is_some() {
                     return Err(ArchiveError::Twice(path));
@@ -120,6 +122,7 @@ pub(crate) fn write(archive: &Archive) -> io::Result<Vec<u8>> {
         (MANIFEST, &archive.manifest),
         (SIGNATURES, &archive.signatures),
         (PROMOTIONS, &archive.promotions),
+        (OPERATIONS, &archive.operations),
     ];
     let own = own.into_iter().filter(|(_, bytes)| !bytes.is_empty());
     let files = archive.files.iter().map(|(path, bytes)| (path.as_str(), bytes));
@@ -189,6 +192,7 @@ mod tests {
             manifest: b"{}".to_vec(),
             signatures: b"[]".to_vec(),
             promotions: Vec::new(),
+            operations: Vec::new(),
             files: files.map(|(path, text)| (path.into(), text.into())).into(),
         }
     }

@@ -21,6 +21,7 @@ pub(crate) enum KeyRole {
     Bundle,
     RingPromotion,
     Override,
+    Operation,
 }
 
 /// A key that counts.
@@ -127,7 +128,7 @@ impl Trust {
         Ok(self.valid(&signatures, &format::signed_bytes(&archive.manifest)))
     }
 
-    fn valid(&self, signatures: &[SignatureEntry], message: &[u8]) -> Vec<&TrustedKey> {
+    pub(crate) fn valid(&self, signatures: &[SignatureEntry], message: &[u8]) -> Vec<&TrustedKey> {
         let mut seen = BTreeSet::new();
         let key = |entry: &SignatureEntry| {
             let key = self.keys.iter().find(|key| *key.id == *entry.key_id)?;
@@ -179,6 +180,7 @@ impl TrustedKey {
             RoleText::Bundle => KeyRole::Bundle,
             RoleText::RingPromotion => KeyRole::RingPromotion,
             RoleText::Override => KeyRole::Override,
+            RoleText::Operation => KeyRole::Operation,
         };
         let names = |list: &Vec<Name>| list.iter().map(|name| name.0.as_str().into()).collect();
         let approves_as = document.approves_as.as_ref().map(names);

@@ -1,5 +1,5 @@
-//! The commands that ask a running gateway: `status`, `history`, and `diff`, `plan` and `windows`
-//! with `--endpoint`.
+//! The commands that ask a running gateway: `status`, `history`, `pin`, `rollback`, and `diff`,
+//! `plan` and `windows` with `--endpoint`.
 //!
 //! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
@@ -43,6 +43,10 @@ pub(super) struct Question<'a> {
     policy: Option<&'a Path>,
     /// A question to send along.
     body: Option<Value>,
+    /// Another method than a body has.
+    method: Option<Method>,
+    /// What was seen of what it changes.
+    seen: Option<String>,
     show: fn(&Value) -> String,
     /// Whether an answer is a finding, as `diff` says it with its exit code.
     finds: fn(&Value) -> bool,
@@ -51,7 +55,37 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     /// What is at `path`.
     pub(super) fn new(path: &str, show: fn(&Value) -> String) -> Self {
-        Self { path: path.to_owned(), policy: None, body: None, show, finds: |_| false }
+        Self {
+            path: path.to_owned(),
+            policy: None,
+            body: None,
+            method: None,
+            seen: None,
+            show,
+            finds: |_| false,
+        }
+    }
+
+    /// What is at `path` becomes this, if it still is what was `seen`.
+    pub(super) fn put(path: &str, body: Value, seen: String, show: fn(&Value) -> String) -> Self {
+        let (body, method, seen) = (Some(body), Some(Method::PUT), Some(seen));
+        Self { body, method, seen, ..Self::new(path, show) }
+    }
+
+    /// What is at `path` goes, if it still is what was `seen`.
+    pub(super) fn delete(path: &str, seen: String) -> Self {
+        let (method, seen) = (Some(Method::DELETE), Some(seen));
+        Self { method, seen, ..Self::new(path, |_| String::new()) }
+    }
+
+    /// Something is to be done.
+    pub(super) fn post(path: &str, body: Value) -> Self {
+        Self { body: Some(body), ..Self::new(path, shown::operation) }
+    }
+
+    /// What became of it.
+    pub(super) fn operation(id: &str) -> Self {
+        Self::new(&format!("/v1/operations/{}", escaped(id)), shown::operation)
     }
 
     /// What is different between two configs of the gateway's past.
@@ -125,6 +159,9 @@ impl Remote {
             Ok(answer) => answer,
             Err(message) => return Answer::refusal(&message),
         };
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Answer { stdout: String::new(), stderr: String::new(), code: OK };
+        }
         let value: Value = match serde_json::from_slice(answer.body()) {
             Ok(value) => value,
             Err(_) => {
@@ -144,6 +181,18 @@ impl Remote {
         };
         let code = if (question.finds)(&value) { FINDINGS } else { OK };
         Answer { stdout, stderr: String::new(), code }
+    }
+
+    /// The tag of what is there now.
+    pub(super) fn tag(&self, question: &Question<'_>) -> Result<String, Answer> {
+        let answer = self.exchange(question).map_err(|message| Answer::refusal(&message))?;
+        if !answer.status().is_success() {
+            let value = serde_json::from_slice(answer.body()).unwrap_or_default();
+            return Err(refused(answer.status(), &value, Output::Text));
+        }
+        let tag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        // Without one nothing can be changed, which the gateway says better.
+        Ok(tag.unwrap_or_default().to_owned())
     }
 
     fn exchange(&self, question: &Question<'_>) -> Result<Response<Bytes>, String> {
@@ -179,6 +228,12 @@ impl Remote {
         if let Some(question) = &question.body {
             body = question.to_string().into();
             request = request.method(Method::POST).header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(method) = &question.method {
+            request = request.method(method);
+        }
+        if let Some(seen) = &question.seen {
+            request = request.header(header::IF_MATCH, seen);
         }
         client::whole(request, body)
     }

@@ -93,7 +93,7 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         build_with(effective, inherited, Arc::default()).map_err(|error| explain(&error))?;
     let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
-    control.count_log_drops(log.spool());
+    control.logs_to(log);
     let gives_way = Arc::<AtomicBool>::default();
     let notify = Notify::from_environment();
     let reader = Reader {

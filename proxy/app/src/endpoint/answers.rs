@@ -15,7 +15,9 @@ use tillgate_net::http::server::InFlight;
 use super::instances::{Acknowledgement, Refused, Registration};
 use super::problem::Problem;
 use super::routes::{JSON, Op};
-use super::{Ask, Desk, asked, checks, drift, events, explain, lock, openapi, slices};
+use super::{
+    Ask, Desk, asked, checks, drift, events, explain, lock, openapi, pin, revisions, slices,
+};
 use crate::admin;
 use crate::cli::windows::{self, Times};
 
@@ -27,7 +29,7 @@ pub(super) async fn answer(
     flow: Option<InFlight>,
 ) -> Result<Response, Problem> {
     match op {
-        Op::Config => slices::show(desk, ask).await,
+        Op::Config => slices::show(desk, ask).await.map(|it| revisions::stamp(desk, it)),
         Op::Events => events::open(desk, &ask, flow),
         Op::Register => register(desk, &ask),
         Op::Acknowledge => acknowledge(desk, &ask),
@@ -36,19 +38,21 @@ pub(super) async fn answer(
             Ok(document(&lock(&desk.endpoint().instances).list(&wanted, clock::now())))
         }
         Op::Status => Ok(document(&admin::status::of(&desk.gateway))),
-        Op::Drift => Ok(document(&drift::show(desk))),
-        Op::Revisions => Ok(document(&lock(&desk.endpoint().past).list())),
-        Op::Revision => {
-            lock(&desk.endpoint().past).show(ask.part("digest")).map(|it| document(&it))
-        }
+        Op::Drift => Ok(document(&drift::show(desk).await)),
+        Op::Revisions => revisions::list(desk).await.map(|it| document(&it)),
+        Op::Revision => revisions::show(desk, ask.part("digest")).await.map(|it| document(&it)),
         Op::Difference => {
-            let past = lock(&desk.endpoint().past);
-            past.difference(ask.part("digest"), ask.part("other")).map(|it| document(&it))
+            let (old, new) = (ask.part("digest"), ask.part("other"));
+            revisions::difference(desk, old, new).await.map(|it| document(&it))
         }
         Op::Validate => checks::validate(desk, ask).await.map(|it| document(&it)),
         Op::Plan => checks::plan(desk, ask).await.map(|it| document(&it)),
         Op::Explain => explain::explain(desk, ask).await.map(|it| document(&it)),
         Op::Reconcile => Ok(asked::reconcile(desk, &ask)),
+        Op::Pin => Ok(pin::show(desk)),
+        Op::SetPin => pin::set(desk, &ask).await,
+        Op::Unpin => pin::clear(desk, &ask).await,
+        Op::RollBack => pin::roll_back(desk, &ask).await,
         Op::Operation => asked::operation(desk, &ask).map(|it| document(&it)),
         Op::Hook => asked::hook(desk, &ask),
         Op::Audit => asked::records(desk, &ask).await,
@@ -67,7 +71,7 @@ pub(super) async fn answer(
 }
 
 /// A JSON document.
-fn document(value: &Value) -> Response {
+pub(super) fn document(value: &Value) -> Response {
     let mut answer = Response::new(Body::from(value.to_string()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     answer

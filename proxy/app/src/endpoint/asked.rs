@@ -35,7 +35,7 @@ pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Response {
     accepted(Some(&id))
 }
 
-fn accepted(id: Option<&str>) -> Response {
+pub(super) fn accepted(id: Option<&str>) -> Response {
     let mut answer = Response::new(Body::from(json!({ "operation": id }).to_string()));
     *answer.status_mut() = StatusCode::ACCEPTED;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));

@@ -38,25 +38,73 @@ pub(crate) enum Action {
     VerifyFailed,
     /// Other tokens count.
     KeyRotated,
+    /// The store goes back to an earlier config, by itself or because somebody says so.
+    Rollback,
+    /// A config has proven itself.
+    LkgPromote,
+    /// The store stays on what it runs.
+    Pin,
+    /// It follows its sources again.
+    Unpin,
+    /// The wall clock is believed, or is not any more.
+    ClockState,
+    /// A signed operation was carried out, or refused.
+    Operation,
+    /// A rollout opens.
+    GateOpen,
+    /// A rollout is held; told now and then.
+    GateHeld,
+    /// An exception counts.
+    OverrideUsed,
+    /// It counts no longer.
+    OverrideExpired,
     /// The log itself was found broken.
     ChainBroken,
 }
 
 impl Action {
-    const fn name(self) -> &'static str {
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Apply => "Apply",
             Self::Reject => "Reject",
             Self::Fetch => "Fetch",
             Self::VerifyFailed => "VerifyFailed",
             Self::KeyRotated => "KeyRotated",
+            Self::Rollback => "Rollback",
+            Self::LkgPromote => "LkgPromote",
+            Self::Pin => "Pin",
+            Self::Unpin => "Unpin",
+            Self::ClockState => "ClockState",
+            Self::Operation => "Operation",
+            Self::GateOpen => "GateOpen",
+            Self::GateHeld => "GateHeld",
+            Self::OverrideUsed => "OverrideUsed",
+            Self::OverrideExpired => "OverrideExpired",
             Self::ChainBroken => "ChainBroken",
         }
     }
 
     /// Whether it must be on disk before anything else happens.
     const fn changes_state(self) -> bool {
-        matches!(self, Self::Apply | Self::KeyRotated | Self::ChainBroken)
+        match self {
+            Self::Apply
+            | Self::KeyRotated
+            | Self::ChainBroken
+            | Self::Rollback
+            | Self::LkgPromote
+            | Self::Pin
+            | Self::Unpin
+            | Self::Operation
+            | Self::OverrideUsed
+            | Self::OverrideExpired => true,
+            Self::Reject
+            | Self::Fetch
+            | Self::VerifyFailed
+            | Self::ClockState
+            | Self::GateOpen
+            | Self::GateHeld => false,
+        }
     }
 }
 

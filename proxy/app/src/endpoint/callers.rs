@@ -118,6 +118,17 @@ fn hash(bytes: &[u8]) -> Hash {
 
 /// The secret in a file that its owner alone may read.
 pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
+    let text = private_text(path)?;
+    let secret = text.trim_ascii();
+    let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_plain || secret.len() < TOKEN_CHARS_MIN {
+        return Err(SecretError::Weak(path.to_owned()));
+    }
+    Ok(secret.to_owned())
+}
+
+/// The text of a file that its owner alone may read; not much more than a key's.
+pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -128,11 +139,7 @@ pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
     let bytes = read_open(&file, FILE_BYTES_MAX).map_err(|error| {
         if error.kind() == ErrorKind::FileTooLarge { weak() } else { unreadable(error) }
     })?;
-    let secret = bytes.trim_ascii();
-    if !secret.iter().all(u8::is_ascii_graphic) || secret.len() < TOKEN_CHARS_MIN {
-        return Err(weak());
-    }
-    String::from_utf8(secret.to_owned()).map_err(|_| weak())
+    String::from_utf8(bytes).map_err(|_| weak())
 }
 
 #[cfg(test)]

@@ -107,10 +107,10 @@ async fn look(desk: &Desk, ask: Ask, store: &Arc<str>) -> Result<Checked, Proble
 }
 
 /// One at a time, on a thread that serves nobody.
-async fn apart(
+pub(super) async fn apart<T: Send + 'static>(
     desk: &Desk,
-    compile: impl FnOnce() -> Result<Checked, Problem> + Send + 'static,
-) -> Result<Checked, Problem> {
+    compile: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     let Ok(turn) = Arc::clone(&desk.endpoint().checks).try_acquire_owned() else {
         let detail = "another policy is looked at: ask again";
         return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, 1, detail));

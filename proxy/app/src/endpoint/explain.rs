@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::scalar::{Instant, Text as _};
+use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Clock;
 
 use super::problem::Problem;
@@ -19,6 +20,7 @@ use super::{Ask, Desk, checks};
 use crate::admin::status;
 use crate::cli::windows;
 use crate::explain::{self, image};
+use crate::gateway::Gateway;
 
 /// What is asked: about a request, or about an image.
 #[derive(Debug, Deserialize)]
@@ -95,14 +97,8 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
         Some(documents) => Arc::new(checks::compiled(desk, documents.text()).await?),
     };
     let mut shown = match (&question.http, &question.image) {
-        (Some(http), None) => {
-            let mut shown = explain::of(&config, &head(http)?, when);
-            if !is_hypothetical {
-                shown["now"] = now(desk, &config, &shown);
-            }
-            shown
-        }
-        (None, Some(image)) => pull(desk, &config, image, at).await?,
+        (Some(http), None) => told(&desk.gateway, &config, &head(http)?, when, is_hypothetical),
+        (None, Some(image)) => pull(&desk.gateway, &config, image, at).await?,
         (Some(_), Some(_)) | (None, None) => {
             let detail = "ask about one thing: `http` is a request, `image` a pull";
             return Err(Problem::malformed(detail));
@@ -116,9 +112,38 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     Ok(shown)
 }
 
+/// The same for a question that came from afar: about a request, and what runs.
+pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> {
+    let question: Question =
+        serde_json::from_value(question).map_err(|error| format!("the question: {error}"))?;
+    let (Some(http), None) = (&question.http, &question.bundle) else {
+        return Err("only requests, and what runs, are explained from afar".to_owned());
+    };
+    let head = head(http).map_err(|problem| problem.detail().to_owned())?;
+    let config = Arc::clone(&gateway.running().effective);
+    let mut shown = told(gateway, &config, &head, windows::now(), false);
+    shown["digest"] = json!(&*config.digest);
+    shown["hypothetical"] = json!(false);
+    Ok(shown)
+}
+
+fn told(
+    gateway: &Gateway,
+    config: &Effective,
+    head: &http::request::Parts,
+    when: Timestamp,
+    is_hypothetical: bool,
+) -> Value {
+    let mut shown = explain::of(config, head, when);
+    if !is_hypothetical {
+        shown["now"] = now(gateway, config, &shown);
+    }
+    shown
+}
+
 /// What would happen to a pull: by what this store has and ran, whatever the policy.
 async fn pull(
-    desk: &Desk,
+    gateway: &Gateway,
     config: &Effective,
     asked: &Image,
     at: Option<Instant>,
@@ -126,7 +151,7 @@ async fn pull(
     let (registry, digest) = (asked.registry.as_deref(), asked.digest.as_deref());
     let image = image::Image::find(config, registry, &asked.repository, digest);
     let image = image.map_err(Problem::malformed)?;
-    let mirror = desk.gateway.mirror();
+    let mirror = gateway.mirror();
     let (clock, now) = match &mirror {
         Some(mirror) => mirror.now(),
         None => (Clock::Synced, windows::now()),
@@ -141,8 +166,8 @@ async fn pull(
 }
 
 /// How the rule, the servers of its backends and the lines to them are right now.
-fn now(desk: &Desk, config: &Effective, shown: &Value) -> Value {
-    let all = status::failover::of(&desk.gateway);
+fn now(gateway: &Gateway, config: &Effective, shown: &Value) -> Value {
+    let all = status::failover::of(gateway);
     let is_rule = |one: &&Value| one["route"] == shown["route"] && one["rule"] == shown["rule"];
     let rule = all["rules"].as_array().into_iter().flatten().find(is_rule).cloned();
     let mut rules = config.routes.rules.iter();
@@ -170,7 +195,7 @@ fn now(desk: &Desk, config: &Effective, shown: &Value) -> Value {
         json!({
             "name": name,
             "state": if is_down { "Down" } else { "Up" },
-            "queue": status::queue(&desk.gateway, name, class),
+            "queue": status::queue(gateway, name, class),
         })
     });
     json!({

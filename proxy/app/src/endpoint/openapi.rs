@@ -142,11 +142,14 @@ fn meaning(status: u16) -> &'static str {
         404 => "There is no such thing.",
         406 => "What is accepted is not sent here.",
         408 => "The body came too slowly.",
+        410 => "It was here, and is not kept any more.",
+        412 => "What `If-Match` names is not what is.",
         409 => "The state of things is against it; `detail` says which.",
         413 => "The body is too long.",
         414 => "The target is too long.",
         415 => "The body is of a type that is not understood.",
         422 => "The policy is refused; `errors` has everything that is wrong.",
+        428 => "`If-Match` is missing.",
         429 => "Too much at once; `Retry-After` says when to ask again.",
         431 => "The head is too long.",
         503 => "Not now: starting or stopping.",
@@ -178,6 +181,21 @@ fn shape(route: &Route, media: &str) -> Value {
             schema.insert("description".to_owned(), json!(route.meaning));
             Value::Object(schema)
         })
+}
+
+/// Who keeps a store on a revision says why and for how long. `required` is one more field.
+fn held(required: Option<&str>) -> Value {
+    let text = json!({"type": "string", "minLength": 1, "maxLength": 200});
+    let name = required.unwrap_or("digest");
+    let required: Vec<&str> =
+        ["reason", "ticket", "expiresAt"].into_iter().chain(required).collect();
+    json!({
+        "type": "object", "required": required, "additionalProperties": false,
+        "properties": {
+            name: text, "reason": text, "ticket": text,
+            "expiresAt": {"type": "string", "format": "date-time"},
+        },
+    })
 }
 
 fn schemas() -> Value {
@@ -232,6 +250,8 @@ fn schemas() -> Value {
                 "bootId": text, "workload": text, "version": text, "activeDigest": digest,
             },
         },
+        "Pin": held(None),
+        "Rollback": held(Some("to")),
         "Acknowledgement": {
             "type": "object", "required": ["digest", "result"], "additionalProperties": false,
             "properties": {

@@ -1,7 +1,8 @@
 //! What was asked for and takes its time: pending, running, succeeded or failed.
 //!
-//! There is one kind so far: to look for another policy. Whoever asks while one waits gets the
-//! same operation; one that runs already may have read the source too early, so another follows.
+//! Two kinds: to look for another policy, and to go back to an earlier one. Whoever asks to look
+//! while one waits gets the same operation; one that runs already may have read the source too
+//! early, so another follows.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,15 +23,33 @@ enum State {
     Failed,
 }
 
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Reconcile,
+    Rollback,
+}
+
 #[derive(Debug)]
 struct Operation {
     id: Arc<str>,
+    kind: Kind,
     actor: Arc<str>,
     state: State,
     begun: SystemTime,
     ended: Option<SystemTime>,
     /// The digest that is in effect since, or why there is none.
     outcome: Option<String>,
+}
+
+impl Operation {
+    fn end(&mut self, outcome: Result<&str, &str>, now: SystemTime) {
+        if self.state == State::Running {
+            self.state = if outcome.is_ok() { State::Succeeded } else { State::Failed };
+            self.ended = Some(now);
+            self.outcome = Some(outcome.unwrap_or_else(|why| why).to_owned());
+        }
+    }
 }
 
 /// See the module.
@@ -50,21 +69,36 @@ impl Operations {
 
     /// The operation that waits, or another one; and whether it is new.
     pub(super) fn begin(&mut self, actor: &Arc<str>, now: SystemTime) -> (Arc<str>, bool) {
-        if let Some(waiting) = self.all.front().filter(|one| one.state == State::Pending) {
+        if let Some(waiting) = self.all.iter().find(|one| one.state == State::Pending) {
             return (Arc::clone(&waiting.id), false);
         }
+        (self.add(Kind::Reconcile, State::Pending, actor, now), true)
+    }
+
+    /// What is done at once; its id.
+    pub(super) fn add_running(
+        &mut self,
+        kind: Kind,
+        actor: &Arc<str>,
+        now: SystemTime,
+    ) -> Arc<str> {
+        self.add(kind, State::Running, actor, now)
+    }
+
+    fn add(&mut self, kind: Kind, state: State, actor: &Arc<str>, now: SystemTime) -> Arc<str> {
         self.last += 1;
         let id: Arc<str> = format!("{:08x}-{}", self.boot, self.last).into();
         self.all.push_front(Operation {
             id: Arc::clone(&id),
+            kind,
             actor: Arc::clone(actor),
-            state: State::Pending,
+            state,
             begun: now,
             ended: None,
             outcome: None,
         });
         self.all.truncate(KEPT);
-        (id, true)
+        id
     }
 
     /// What waited is done now.
@@ -74,12 +108,18 @@ impl Operations {
         }
     }
 
-    /// What was done has ended.
+    /// Whoever looked is done.
     pub(super) fn end(&mut self, outcome: Result<&str, &str>, now: SystemTime) {
-        for one in self.all.iter_mut().filter(|one| one.state == State::Running) {
-            one.state = if outcome.is_ok() { State::Succeeded } else { State::Failed };
-            one.ended = Some(now);
-            one.outcome = Some(outcome.unwrap_or_else(|why| why).to_owned());
+        let looks = |one: &&mut Operation| one.kind == Kind::Reconcile;
+        for one in self.all.iter_mut().filter(looks) {
+            one.end(outcome, now);
+        }
+    }
+
+    /// The operation `id` has ended.
+    pub(super) fn end_one(&mut self, id: &str, outcome: Result<&str, &str>, now: SystemTime) {
+        if let Some(one) = self.all.iter_mut().find(|one| *one.id == *id) {
+            one.end(outcome, now);
         }
     }
 
@@ -88,7 +128,7 @@ impl Operations {
         let told = |state| one.outcome.as_ref().filter(|_| one.state == state);
         Some(json!({
             "id": &*one.id,
-            "kind": "Reconcile",
+            "kind": format!("{:?}", one.kind),
             "actor": &*one.actor,
             "state": format!("{:?}", one.state),
             "begun": moment(one.begun),

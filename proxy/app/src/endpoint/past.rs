@@ -4,7 +4,7 @@
 //! night. Older ones are forgotten; their number and time are not told any more.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -17,11 +17,29 @@ use crate::wall::timestamp;
 /// Kept whole: some 100 KiB each for a large store.
 const KEPT: usize = 16;
 
+/// What a config came in, where it came in a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bundle {
+    pub(crate) digest: Arc<str>,
+    pub(crate) sequence: Option<u64>,
+    /// As `main@sha1:…`.
+    pub(crate) revision: String,
+}
+
 #[derive(Debug)]
 struct Entry {
     effective: Arc<Effective>,
+    /// Digest of what sidecars see of it, once somebody has asked.
+    sidecar: OnceLock<Arc<str>>,
     sequence: u64,
     since: SystemTime,
+    bundle: Option<Bundle>,
+}
+
+impl Entry {
+    fn sidecar(&self) -> &str {
+        self.sidecar.get_or_init(|| self.effective.for_sidecar().digest)
+    }
 }
 
 /// See the module.
@@ -39,13 +57,21 @@ pub(super) fn moment(time: SystemTime) -> String {
 
 impl Past {
     /// `effective` runs from now on; the number of it.
-    pub(super) fn push(&mut self, effective: &Arc<Effective>, now: SystemTime) -> u64 {
-        let same = |entry: &Entry| entry.effective.digest == effective.digest;
+    pub(super) fn push(
+        &mut self,
+        effective: &Arc<Effective>,
+        bundle: Option<Bundle>,
+        now: SystemTime,
+    ) -> u64 {
+        let same =
+            |entry: &Entry| entry.effective.digest == effective.digest && entry.bundle == bundle;
         if self.entries.front().is_some_and(same) {
             return self.last;
         }
         self.last += 1;
-        let entry = Entry { effective: Arc::clone(effective), sequence: self.last, since: now };
+        let (effective, sequence) = (Arc::clone(effective), self.last);
+        let sidecar = OnceLock::new();
+        let entry = Entry { effective, sidecar, sequence, since: now, bundle };
         self.entries.push_front(entry);
         self.entries.truncate(KEPT);
         self.last
@@ -53,9 +79,27 @@ impl Past {
 
     /// Whether an instance may have been sent a config of which this is the digest.
     pub(super) fn has_sent(&self, digest: &str) -> bool {
-        self.entries.iter().any(|entry| {
-            *entry.effective.digest == *digest || *entry.effective.for_sidecar().digest == *digest
-        })
+        self.entries
+            .iter()
+            .any(|entry| *entry.effective.digest == *digest || *entry.sidecar() == *digest)
+    }
+
+    /// What the running config came in.
+    pub(super) fn bundle(&self) -> Option<&Bundle> {
+        self.entries.front()?.bundle.as_ref()
+    }
+
+    /// The running config came in this.
+    pub(super) fn came_in(&mut self, bundle: Bundle) {
+        if let Some(entry) = self.entries.front_mut() {
+            entry.bundle = Some(bundle);
+        }
+    }
+
+    /// The config of this digest, if it is kept here.
+    pub(super) fn by_digest(&self, digest: &str) -> Option<Arc<Effective>> {
+        let found = self.entries.iter().find(|entry| *entry.effective.digest == *digest);
+        found.map(|entry| Arc::clone(&entry.effective))
     }
 
     /// All of them.
@@ -73,37 +117,20 @@ impl Past {
         json!({ "revisions": self.entries.iter().enumerate().map(show).collect::<Vec<_>>() })
     }
 
-    /// The one called `name`: a digest, `current` or `previous`.
-    fn find(&self, name: &str) -> Result<&Entry, Problem> {
+    /// The one called `name`, a digest, `current` or `previous`, and when it began.
+    pub(super) fn find(&self, name: &str) -> Result<(Arc<Effective>, Value), Problem> {
         let found = match name {
             "current" => self.entries.front(),
             "previous" => self.entries.get(1),
             digest => self.entries.iter().find(|entry| *entry.effective.digest == *digest),
         };
-        found.ok_or_else(|| {
+        let entry = found.ok_or_else(|| {
             Problem::absent(format!(
                 "`{name}` is not among the last {KEPT} configs of this process"
             ))
-        })
-    }
-
-    /// One of them.
-    pub(super) fn show(&self, name: &str) -> Result<Value, Problem> {
-        let entry = self.find(name)?;
-        let mut shown = entry.effective.to_json();
-        shown["sequence"] = json!(entry.sequence);
-        shown["since"] = json!(moment(entry.since));
-        Ok(shown)
-    }
-
-    /// What is different in `new`.
-    pub(super) fn difference(&self, old: &str, new: &str) -> Result<Value, Problem> {
-        let (old, new) = (self.find(old)?, self.find(new)?);
-        Ok(json!({
-            "from": &*old.effective.digest,
-            "to": &*new.effective.digest,
-            "changes": differences(&old.effective, &new.effective),
-        }))
+        })?;
+        let more = json!({ "sequence": entry.sequence, "since": moment(entry.since) });
+        Ok((Arc::clone(&entry.effective), more))
     }
 }
 

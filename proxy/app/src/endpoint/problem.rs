@@ -27,6 +27,11 @@ impl Problem {
         Self(Box::new(told))
     }
 
+    /// Why, for people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// 400: what came cannot be read.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
@@ -80,7 +85,8 @@ impl Problem {
         problem
     }
 
-    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    /// A header of the answer, beside what it says.
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.header = Some((name, value));
         self
     }

@@ -29,6 +29,7 @@ pub(crate) enum Verb {
     Get,
     Put,
     Post,
+    Delete,
 }
 
 impl Verb {
@@ -38,6 +39,7 @@ impl Verb {
             Self::Get => "GET",
             Self::Put => "PUT",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -91,6 +93,10 @@ pub(crate) enum Op {
     Plan,
     Explain,
     Reconcile,
+    Pin,
+    SetPin,
+    Unpin,
+    RollBack,
     Operation,
     Hook,
     Audit,
@@ -219,7 +225,7 @@ const fn note(route: Route, verb: Verb, schema: &'static str) -> Route {
 }
 
 /// The table.
-pub(crate) static ROUTES: [Route; 25] = [
+pub(crate) static ROUTES: [Route; 29] = [
     Route {
         query: WAIT,
         answers: &[(200, Some(JSON)), (200, Some(JSON_V1)), (304, None)],
@@ -274,19 +280,26 @@ pub(crate) static ROUTES: [Route; 25] = [
         "/v1/revisions",
         Op::Revisions,
         VIEWER,
-        "The configs that this process has run, newest first.",
+        "The configs that this store has run, newest first: as far back as its disk remembers, \
+         where policy comes from sources.",
     ),
     Route {
-        errors: &[404],
-        ..read("/v1/revisions/{digest}", Op::Revision, VIEWER, "One of them.")
+        errors: &[404, 410, 429],
+        ..read(
+            "/v1/revisions/{digest}",
+            Op::Revision,
+            VIEWER,
+            "One of them, by a digest of its config or of its bundle, or as `current`, `previous`, \
+             `lkg` or `candidate`.",
+        )
     },
     Route {
-        errors: &[404],
+        errors: &[404, 410, 429],
         ..read(
             "/v1/revisions/{digest}/diff/{other}",
             Op::Difference,
             VIEWER,
-            "What is different between two of them; `current` and `previous` are names too.",
+            "What is different between two of them.",
         )
     },
     check("/v1/validate", Op::Validate, "Checks a policy and changes nothing."),
@@ -301,6 +314,36 @@ pub(crate) static ROUTES: [Route; 25] = [
         verb: Verb::Post,
         answers: &[(202, Some(JSON))],
         ..read("/v1/reconcile", Op::Reconcile, OPERATOR, "Looks for another policy now.")
+    },
+    read("/v1/pin", Op::Pin, VIEWER, "Whether the store stays on a revision, and until when."),
+    Route {
+        errors: &[400, 404, 408, 409, 410, 412, 413, 415, 428, 429],
+        answers: &[(200, Some(JSON))],
+        ..note(
+            read("/v1/pin", Op::SetPin, OPERATOR, "Keeps the store on what runs, for a while."),
+            Verb::Put,
+            "Pin",
+        )
+    },
+    Route {
+        verb: Verb::Delete,
+        answers: &[(204, None)],
+        errors: &[404, 409, 412, 429],
+        ..read("/v1/pin", Op::Unpin, OPERATOR, "Lets the store follow its sources again.")
+    },
+    Route {
+        errors: &[400, 404, 408, 409, 410, 412, 413, 415, 429],
+        answers: &[(202, Some(JSON))],
+        ..note(
+            read(
+                "/v1/rollback",
+                Op::RollBack,
+                OPERATOR,
+                "Goes back to the last known good revision, or to another one, and stays there.",
+            ),
+            Verb::Post,
+            "Rollback",
+        )
     },
     Route {
         errors: &[404],

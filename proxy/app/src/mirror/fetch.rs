@@ -188,6 +188,8 @@ impl Job {
                 // Readers get what is there while the rest waits.
                 fetch.wrote(part.flush().await?, clock::now());
                 lane.wait().await;
+                // It stood still because of us.
+                flow.moved_down(0);
             }
         };
         fetch.wrote(part.flush().await?, clock::now());

@@ -1,5 +1,7 @@
 //! `/v1/rollouts`: how every rollout stands, what slows it, and how far its images are.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tillgate_core::gate::{Ran, Rollout};
 use tillgate_core::units::BitRate;
@@ -9,7 +11,12 @@ use crate::running::Running;
 
 impl Mirror {
     /// What there is to tell.
-    pub(crate) fn show(&self, running: &Running) -> Value {
+    pub(crate) fn show(&self, running: &Arc<Running>) -> Value {
+        // A policy of a moment ago.
+        if running.effective.gate.rollouts.iter().any(|one| self.lanes.stands(&one.name).is_none())
+        {
+            self.look(running);
+        }
         let rollouts = running.effective.gate.rollouts.iter();
         let (caching, (bytes, blobs)) = (self.store.keeps(), self.store.holds());
         json!({

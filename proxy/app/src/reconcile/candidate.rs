@@ -18,10 +18,12 @@ use crate::reload::ReloadError;
 
 /// A policy that can run here.
 #[derive(Debug)]
-pub(super) struct Policy {
-    pub(super) revision: Revision,
-    pub(super) manifest: Manifest,
+pub(crate) struct Policy {
+    pub(crate) revision: Revision,
+    pub(crate) manifest: Manifest,
     pub(super) effective: Effective,
+    /// Keys that have signed it.
+    pub(super) signers: Vec<Arc<str>>,
     /// How the policy reaches stores.
     pub(super) delivery: Delivery,
     /// The most by which a critical guarantee may fall, in percent.
@@ -87,7 +89,7 @@ impl Rejection {
 
     /// Whether nothing is wrong with it but the time.
     pub(super) const fn waits(&self) -> bool {
-        matches!(self, Self::Held(_) | Self::Frozen(_))
+        matches!(self, Self::Held(_) | Self::Frozen(_) | Self::Refused(Refusal::Pinned(_)))
     }
 
     /// Whether the same bytes may do better in a while, for reasons that are not in them.
@@ -135,6 +137,7 @@ pub(super) fn compile(
         revision: crate::bundle::revision(archive, &manifest),
         delivery: fleet.delivery(store).map_err(told)?,
         drop_max: drop_max.map(|percent| percent.0.value()),
+        signers: verified.signers.clone(),
         manifest,
         effective,
     })

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{ClockState, OnDisk, Reconciler, Wall};
+use tillgate_core::reconcile::{ClockState, Fate, OnDisk, Reconciler, Run, Wall};
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
 use tillgate_net::{clock, threads};
@@ -17,17 +17,28 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::boot::Lock;
-use super::candidate::{Policy, soft_expiry};
+use super::candidate::Policy;
 use super::facts::Tally;
+use super::office::{Office, Ordered, Standing};
+use super::operations::{Operations, Outcome};
+use super::report::Reporter;
 use super::shown::{Conditions, Facts, History};
 use super::watch::{Answer, Watched};
 use super::{Booted, Finish, Spec, wall};
+use crate::endpoint::Bundle;
+use crate::endpoint::drift::Item;
 use crate::gateway::Gateway;
 use crate::sources::Source;
 
+mod ages;
+mod check;
 mod effects;
+mod operations;
+mod ordered;
+mod report;
 mod take;
 
+use self::check::written;
 use self::take::Waiting;
 
 /// How often the store's health and clock are looked at.
@@ -38,9 +49,6 @@ const TICK_WATCHED: Duration = Duration::from_secs(1);
 
 /// A start that has lived so long was none that kills.
 const LIVED: Duration = Duration::from_secs(60);
-
-/// How often the clock's floor is written down.
-const FLOOR_EVERY: Duration = Duration::from_secs(600);
 
 /// Clocks that are no further apart, in seconds, are right, both of them: `Date` tells whole
 /// seconds, and a line may be slow.
@@ -74,8 +82,9 @@ impl Told {
 /// See the module.
 pub(super) struct Loop {
     gateway: Arc<Gateway>,
-    spec: Spec,
+    spec: Arc<Spec>,
     finish: Finish,
+    office: Arc<Office>,
     machine: Reconciler,
     running: Option<Arc<Policy>>,
     /// Which source gave it, as far as it is known.
@@ -92,6 +101,26 @@ pub(super) struct Loop {
     began: Instant,
     lived: bool,
     floor_written: Instant,
+    /// Up to when a pin's time has been counted.
+    counted: Instant,
+    /// What was thought of the clock last.
+    clock_told: Option<ClockState>,
+    /// The newest policy that a source gave, and what became of the last one that was tried.
+    desired: Value,
+    attempted: Value,
+    /// What takes time to look at, and when that was done.
+    found: Vec<Item>,
+    /// Digest of what answers requests, computed anew.
+    whole: Arc<str>,
+    checked: Instant,
+    /// Hash of the memory as it was written.
+    written: String,
+    reporter: Option<Reporter>,
+    operations: Operations,
+    /// Outcomes that the centre does not know yet.
+    results: Vec<Outcome>,
+    /// How many there ever were.
+    outcomes: u64,
     probation_since: Option<Instant>,
     _lock: Lock,
 }
@@ -100,6 +129,7 @@ pub(super) struct Loop {
 struct SourceState {
     name: Arc<str>,
     answered: Option<u64>,
+    heard: Option<Instant>,
     error: Option<String>,
 }
 
@@ -118,9 +148,9 @@ impl Booted {
         thread::Builder::new().name("policy".into()).spawn(move || {
             let booted = self.owning();
             runtime.block_on(async move {
-                let mut all = Loop::new(booted, Arc::clone(&gateway));
+                let (mut all, orders) = Loop::new(booted, Arc::clone(&gateway));
                 tokio::select! {
-                    () = all.run(hints) => {}
+                    () = all.run(hints, orders) => {}
                     () = gateway.drain.reached(Phase::Draining) => {}
                 }
                 all.end();
@@ -158,8 +188,10 @@ impl Booted {
 }
 
 impl Loop {
-    fn new(booted: Booted, gateway: Arc<Gateway>) -> Self {
+    fn new(booted: Booted, gateway: Arc<Gateway>) -> (Self, mpsc::Receiver<Ordered>) {
         let Booted { spec, boot, policy, finish, lock, unwritten } = booted;
+        let spec = Arc::new(spec);
+        let (office, orders) = Office::new(Arc::clone(&spec), Arc::clone(&finish));
         let mut conditions = Conditions::default();
         for remark in &boot.remarks {
             let kind = format!("{remark:?}");
@@ -180,10 +212,11 @@ impl Loop {
         gateway.clock.recall(boot.memory.floor, boot.memory.clock_known);
         let is_lkg = machine.lkg() == machine.running();
         let now = clock::now();
-        Self {
+        let all = Self {
             meters: gateway.policy_meters.clone(),
             gateway,
             finish,
+            office,
             lkg: policy.clone().filter(|_| is_lkg),
             running: policy,
             running_from: None,
@@ -198,9 +231,24 @@ impl Loop {
             began: now,
             lived: false,
             floor_written: now,
+            counted: now,
+            clock_told: None,
+            desired: Value::Null,
+            attempted: Value::Null,
+            found: Vec::new(),
+            whole: "".into(),
+            checked: now,
+            written: written(&boot.memory),
+            reporter: None,
+            operations: Operations::default(),
+            results: Vec::new(),
+            outcomes: 0,
             probation_since: None,
             _lock: lock,
-        }
+        };
+        all.show();
+        all.gateway.policy.opens(Arc::clone(&all.office));
+        (all, orders)
     }
 
     /// It was told to stop, which is not dying young.
@@ -215,14 +263,19 @@ impl Loop {
         self.gateway.endpoint.looked(failed.map_or(Ok(&*digest), Err));
     }
 
-    async fn run(&mut self, hints: watch::Receiver<u64>) {
+    async fn run(&mut self, hints: watch::Receiver<u64>, mut orders: mpsc::Receiver<Ordered>) {
         // One answer of each source at a time: it waits for the verdict.
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
+        let (ends, mut reports) = mpsc::channel(1);
+        self.begin_to_report(ends);
         let mut asking = JoinSet::new();
         for watched in self.watched() {
             asking.spawn(watched.ask(Arc::clone(&self.gateway), tell.clone(), hints.clone()));
         }
         if let Some(policy) = self.running.clone() {
+            self.gateway.endpoint.came_in(bundle(&policy));
+            let is_lkg = self.machine.lkg() == self.machine.running();
+            self.runs(&policy, if is_lkg { Fate::Good } else { Fate::Kept });
             self.says_runs(&policy);
             self.conditions.raise("Ready", "FromDisk", &policy.manifest.revision);
         }
@@ -230,13 +283,24 @@ impl Loop {
             self.tick();
             let watched = self.waiting.is_some() || self.machine.probation().is_some();
             let due = clock::now() + if watched { TICK_WATCHED } else { TICK };
+            let due = self.reports_at().map_or(due, |at| at.min(due));
             // Answers may come faster than ticks are due. There is no end of them but the drain's.
-            while let Ok(Some(answer)) = tokio::time::timeout_at(due.into(), answers.recv()).await {
+            loop {
                 let was = self.machine.probation().is_some();
-                let failed = answer.result.as_ref().err().map(|error| error.why.clone());
-                self.hear(answer);
-                self.looked(failed.as_deref());
-                self.show();
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => break,
+                    Some(ordered) = orders.recv() => self.obey(ordered),
+                    Some(sent) = reports.recv() => {
+                        self.reported(sent);
+                        break;
+                    }
+                    Some(answer) = answers.recv() => {
+                        let failed = answer.result.as_ref().err().map(|error| error.why.clone());
+                        self.hear(answer);
+                        self.looked(failed.as_deref());
+                        self.show();
+                    }
+                }
                 if !was && self.machine.probation().is_some() {
                     break;
                 }
@@ -263,7 +327,8 @@ impl Loop {
                     self.conditions.raise(&format!("FetchFailed/{name}"), "Unusable", &why);
                 }
             }
-            self.sources.insert(number, SourceState { name, answered: None, error: None });
+            self.sources
+                .insert(number, SourceState { name, answered: None, heard: None, error: None });
         }
         found
     }
@@ -292,6 +357,7 @@ impl Loop {
             Ok(fetched) => {
                 state.error = None;
                 state.answered = Some(wall().0);
+                state.heard = Some(clock::now());
                 if self.conditions.is(&kind) {
                     tracing::info!(source = &*name, "a source answers again");
                     self.conditions.clear(&kind);
@@ -309,6 +375,7 @@ impl Loop {
         let now = clock::now();
         self.gateway.clock.look();
         self.remember_clock(now);
+        self.pass_time(now);
         let facts = self.tally.facts(&self.gateway);
         self.machine.handle_facts(&facts, now);
         if !self.lived && now.saturating_duration_since(self.began) >= LIVED {
@@ -318,45 +385,12 @@ impl Loop {
         }
         self.do_effects();
         self.try_waiting();
+        self.try_operations();
         self.tell_ages();
+        self.check_if_due(now);
+        self.note_changes();
+        self.report_if_due(now);
         self.show();
-    }
-
-    fn remember_clock(&mut self, now: Instant) {
-        let store_clock = &self.gateway.clock;
-        if store_clock.state() == ClockState::Untrusted {
-            let text = "nobody vouches for the clock, or it cannot be right";
-            self.conditions.raise("ClockUntrusted", "Untrusted", text);
-        } else {
-            self.conditions.clear("ClockUntrusted");
-        }
-        let memory = self.machine.memory_mut();
-        memory.floor = store_clock.floor();
-        memory.clock_known = store_clock.is_known();
-        if now.saturating_duration_since(self.floor_written) >= FLOOR_EVERY {
-            self.floor_written = now;
-            self.remember();
-        }
-    }
-
-    /// Ages of what runs, where somebody has signed when it was made.
-    fn tell_ages(&mut self) {
-        let now = wall();
-        let age = |policy: Option<&Arc<Policy>>| {
-            let made = policy.map_or(0, |policy| policy.revision.created_at.0);
-            if made == 0 { 0 } else { now.0.saturating_sub(made) }
-        };
-        let (running, lkg) = (age(self.running.as_ref()), age(self.lkg.as_ref()));
-        self.meters.age.set(running as f64);
-        self.meters.lkg_age.set(lkg as f64);
-        let most = soft_expiry(self.running.as_deref()).as_secs();
-        let trusted = self.gateway.clock.state() != ClockState::Untrusted;
-        if trusted && running > most {
-            let text = format!("the policy is older than {most} s; it stays in force");
-            self.conditions.raise("Stale", "SoftExpiry", &text);
-        } else {
-            self.conditions.clear("Stale");
-        }
     }
 
     fn show(&self) {
@@ -372,8 +406,10 @@ impl Loop {
         let denied = memory.denied.iter().map(
             |one| json!({ "digest": &*one.digest, "sequence": one.sequence, "why": &*one.why }),
         );
+        let pin = self.pin_shown();
         let facts = Facts {
             store: &self.spec.store,
+            pin: &pin,
             running: self.running.as_ref(),
             lkg: self.lkg.as_ref(),
             waiting: self.waiting.as_ref().map(|waiting| &*waiting.policy),
@@ -387,10 +423,39 @@ impl Loop {
             history: &self.history,
         };
         self.gateway.policy.set(facts.to_json());
+        self.office.stands(Standing {
+            running: self.running.clone(),
+            lkg: self.machine.lkg().map(|lkg| Arc::clone(&lkg.digest)),
+            candidate: self.waiting.as_ref().map(|waiting| Arc::clone(&waiting.policy)),
+            runs: memory.runs.clone(),
+            pin,
+        });
+    }
+
+    /// A policy is in effect from now on.
+    fn runs(&mut self, policy: &Policy, fate: Fate) {
+        let run = Run {
+            digest: Arc::clone(&policy.revision.digest),
+            effective: Arc::clone(&self.gateway.running().effective.digest),
+            sequence: policy.revision.sequence,
+            revision: policy.manifest.revision.as_str().into(),
+            since: wall(),
+            fate,
+        };
+        self.machine.memory_mut().runs(run);
     }
 
     fn says_runs(&self, policy: &Policy) {
         let sequence = policy.revision.sequence.unwrap_or(0);
         self.meters.runs(&policy.manifest.revision, &policy.effective.digest, sequence);
+    }
+}
+
+/// What a policy came in, as the endpoint says it.
+fn bundle(policy: &Policy) -> Bundle {
+    Bundle {
+        digest: Arc::clone(&policy.revision.digest),
+        sequence: policy.revision.sequence,
+        revision: policy.manifest.revision.clone(),
     }
 }

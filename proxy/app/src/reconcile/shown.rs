@@ -1,13 +1,14 @@
 //! What people and scripts are told of the policy: conditions, revisions, sources, history.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::wall_text;
 use tillgate_core::reconcile::Wall;
 
 use super::candidate::Policy;
+use super::office::Office;
 use super::wall;
 
 /// Changes that are remembered.
@@ -18,16 +19,29 @@ const MESSAGE_CHARS_MAX: usize = 2000;
 
 /// The last word, for whoever asks.
 #[derive(Debug, Default)]
-pub(crate) struct Shown(Mutex<Value>);
+pub(crate) struct Shown {
+    value: Mutex<Value>,
+    office: OnceLock<Arc<Office>>,
+}
 
 impl Shown {
     /// The part of the status document about the policy; null before the loop has begun.
     pub(crate) fn value(&self) -> Value {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set(&self, value: Value) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    /// Who is asked about policies, once the loop has begun.
+    pub(crate) fn office(&self) -> Option<&Arc<Office>> {
+        self.office.get()
+    }
+
+    pub(super) fn opens(&self, office: Arc<Office>) {
+        // A process has one loop.
+        let _ = self.office.set(office);
     }
 }
 
@@ -53,6 +67,20 @@ impl Conditions {
     /// `kind` is not so.
     pub(super) fn clear(&mut self, kind: &str) -> bool {
         self.0.contains_key(kind) && self.put(kind, false, "Cleared", "")
+    }
+
+    /// Why `kind` is so, if it is.
+    pub(super) fn message(&self, kind: &str) -> Option<&str> {
+        self.0.get(kind).filter(|one| one.is).map(|one| one.message.as_str())
+    }
+
+    /// Everything that is so or was, without the words.
+    pub(super) fn brief(&self) -> Vec<Value> {
+        let mut all = self.to_json();
+        for one in &mut all {
+            one.as_object_mut().map(|fields| fields.remove("message"));
+        }
+        all
     }
 
     /// Whether `kind` is so.
@@ -131,6 +159,8 @@ pub(super) struct Facts<'a> {
     pub(super) sources: Vec<Value>,
     pub(super) denied: Vec<Value>,
     pub(super) highest: Option<u64>,
+    /// The pin as it is shown.
+    pub(super) pin: &'a Value,
     /// The last policy that was refused.
     pub(super) refused: Option<&'a Value>,
     pub(super) conditions: &'a Conditions,
@@ -150,6 +180,7 @@ impl Facts<'_> {
             "sources": self.sources,
             "denied": self.denied,
             "refused": self.refused,
+            "pin": self.pin,
             "conditions": self.conditions.to_json(),
             "history": self.history.to_json(),
         })

@@ -8,15 +8,21 @@ use std::time::Duration;
 
 use tillgate_config::effective::Effective;
 use tillgate_config::kinds::BootstrapDoc;
-use tillgate_config::kinds::bootstrap::{RoleDoc, SourceDoc, SourceType};
+use tillgate_config::kinds::bootstrap::{ReportingDoc, RoleDoc, SourceDoc, SourceType};
 use tillgate_config::scalar::FilePath;
 use tillgate_config::{bootstrap_endpoint, defaults, load_bootstrap};
 use tillgate_core::endpoint::EndpointSpec;
 use tillgate_core::reconcile::{HealthSpec, ProbationSpec};
+use tillgate_core::tls::TrustAnchors;
 
+use super::report::ReportSpec;
 use crate::bundle::Archive;
+use crate::bundle::keys::PrivateKey;
 use crate::bundle::verify::{KeyRole, Trust, Verified, VerifyError};
 use crate::cli::read_policy;
+use crate::endpoint::private_text;
+use crate::send::explain;
+use crate::sources::relay::CLASS;
 use crate::sources::{Place, Proof, Signers, SourceSpec};
 use crate::state::StateDir;
 
@@ -32,6 +38,8 @@ pub(crate) struct Spec {
     pub(crate) minimal: Effective,
     /// Where sidecars and tools ask, if anywhere.
     pub(crate) endpoint: Option<EndpointSpec>,
+    /// Where it reports to, if anywhere.
+    pub(super) reporting: Option<ReportSpec>,
     /// What of the file is not built yet.
     pub(crate) not_in_effect: Vec<&'static str>,
 }
@@ -76,6 +84,11 @@ impl Spec {
                 trust.threshold
             ));
         }
+        let reporting = spec.reporting.as_ref().map(reporting).transpose();
+        let reporting = reporting.unwrap_or_else(|why| {
+            wrong.push(why);
+            None
+        });
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -87,6 +100,7 @@ impl Spec {
             probation: probation(document),
             minimal,
             endpoint: None,
+            reporting,
             not_in_effect: not_in_effect(document),
         })
     }
@@ -162,6 +176,26 @@ fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
     })
 }
 
+fn reporting(document: &ReportingDoc) -> Result<ReportSpec, String> {
+    let key = document.key_file.as_ref().map(|file| {
+        let text = private_text(&file.0).map_err(|error| explain(&error))?;
+        PrivateKey::read(&text).map_err(|error| format!("{}: {error}", file.0.display()))
+    });
+    let key = key.transpose().map_err(|why| format!("`reporting.keyFile`: {why}"))?;
+    let class = document.traffic_class.as_ref().map_or(CLASS, |name| name.0.as_str());
+    let roots = document.ca_file.as_ref().map(|file| TrustAnchors::File(Arc::clone(&file.0)));
+    let spec = ReportSpec {
+        url: document.url.0.clone(),
+        heartbeat: document.heartbeat.map_or(defaults::HEARTBEAT, |text| text.0),
+        spread: defaults::FETCH_SPREAD,
+        class: class.into(),
+        roots: roots.unwrap_or(TrustAnchors::System),
+        key,
+    };
+    spec.server().map_err(|why| format!("`reporting.url`: {why}"))?;
+    Ok(spec)
+}
+
 fn probation(document: &BootstrapDoc) -> ProbationSpec {
     let given = document.spec.probation;
     let time = |text: Option<tillgate_config::scalar::DurationText>, default: Duration| {
@@ -185,11 +219,7 @@ fn probation(document: &BootstrapDoc) -> ProbationSpec {
 fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
     let spec = &document.spec;
     let resolvers = spec.fixed.as_ref().is_some_and(|fixed| fixed.resolvers.is_some());
-    let parts = [
-        ("spec.reporting", spec.reporting.is_some()),
-        ("spec.secrets", spec.secrets.is_some()),
-        ("spec.static.resolvers", resolvers),
-    ];
+    let parts = [("spec.secrets", spec.secrets.is_some()), ("spec.static.resolvers", resolvers)];
     parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
 }
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{BackendId, BackendSpec, Location, PoolLimit};
 use tillgate_core::class::ClassId;
+use tillgate_core::failover::Wiring;
 use tillgate_core::link::{Destination, link_for};
+use tillgate_core::matching::NaturalClasses;
 use tillgate_net::http::client::Target;
 
 use super::{EGRESS_POOL, Running, TargetFacts, wire};
-use crate::failover::Way;
+use crate::failover::{Failover, Way};
 use crate::lines::Lines;
 
 /// The class that probes travel in: never behind bulk, and not among what they are made for.
@@ -23,7 +25,7 @@ fn probe_class(effective: &Effective, default: ClassId) -> ClassId {
 const PROBE_POOL: PoolLimit = PoolLimit { connections_max: 4, waiting_max: 4, ..EGRESS_POOL };
 
 /// The line that probes take to a place, and whether it is metered.
-pub(super) fn lines<'a>(
+fn way<'a>(
     effective: &'a Effective,
     lines: &'a Lines,
     default_class: ClassId,
@@ -38,6 +40,18 @@ pub(super) fn lines<'a>(
 }
 
 impl Running {
+    /// How calls of `effective` find their servers across `lines`; and how long the board was held
+    /// for that.
+    pub(crate) fn wire(
+        effective: &Effective,
+        lines: Lines,
+        failover: &Failover,
+    ) -> ((Lines, Wiring), Duration) {
+        let default_class = NaturalClasses::of(&effective.classes).default();
+        let (wiring, held) = failover.follow(effective, way(effective, &lines, default_class));
+        ((lines, wiring), held)
+    }
+
     /// How probes reach an endpoint of a backend.
     pub(crate) fn probe_target(
         &self,

@@ -12,9 +12,10 @@ use super::Running;
 pub(crate) struct Retired(Mutex<Vec<Arc<Running>>>);
 
 impl Retired {
-    /// `old` is replaced.
+    /// `old` is replaced; what was replaced before may be forgotten.
     pub(crate) fn push(&self, old: Arc<Running>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        self.forget();
     }
 
     /// Takes apart what no request has any more.

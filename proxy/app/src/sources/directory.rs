@@ -96,9 +96,11 @@ impl Blocks for Looker {
     }
 }
 
-/// Who has signed it, and what was promoted: the same bundle with more of them is news.
+/// Who has signed it, what was promoted and what is to be done: the same bundle with more of them
+/// is news.
 fn witnesses(archive: &Archive) -> String {
-    tillgate_config::bundle::hex(&[archive.signatures.as_slice(), &archive.promotions].concat())
+    let all = [archive.signatures.as_slice(), &archive.promotions, &archive.operations];
+    tillgate_config::bundle::hex(&all.concat())
 }
 
 /// Why it can never change, if so: a `subPath` mount is a copy of the moment of its start.
@@ -145,12 +147,17 @@ fn read(folder: &Path, unsigned: bool) -> Found {
         let archive = archive::read(&bytes).map_err(|error| error.to_string())?;
         return Ok((archive, Proof::Signatures));
     }
-    let mut files = gather(folder, &["manifest.json", "signatures.json", "promotions.json"])?;
+    let mut files = gather(
+        folder,
+        &["manifest.json", "signatures.json", "promotions.json", "operations.json"],
+    )?;
     let mut own = |name: &str| files.remove(name).unwrap_or_default();
     let manifest = own("manifest.json");
     let (signatures, promotions) = (own("signatures.json"), own("promotions.json"));
+    let operations = own("operations.json");
     if !manifest.is_empty() {
-        return Ok((Archive { manifest, signatures, promotions, files }, Proof::Signatures));
+        let archive = Archive { manifest, signatures, promotions, operations, files };
+        return Ok((archive, Proof::Signatures));
     }
     if files.is_empty() {
         return Err(format!("{} has no policy in it", folder.display()));

@@ -8,16 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use tillgate_config::defaults;
-use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
+use tillgate_core::tls::TrustAnchors;
 use tillgate_net::clock;
-use tillgate_net::http::post::Post;
 use tillgate_net::http::retry_after::{date, retry_after};
-use tillgate_net::tls::{Application, Connector};
 
-use super::apart::apart;
+use super::server::Server;
 use super::{FetchError, Fetched, Given, Proof, relay};
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::gateway::Gateway;
@@ -29,13 +26,9 @@ const HOLD_MARGIN: Duration = Duration::from_secs(10);
 /// A bundle's place on a web server.
 #[derive(Debug)]
 pub(crate) struct HttpBundle {
-    uri: Uri,
-    host: String,
-    port: u16,
+    server: Server,
     timeout: Duration,
     long_poll: Duration,
-    post: Option<Post>,
-    connector: Option<Arc<Connector>>,
     /// By its tag.
     given: Given,
     /// How far this machine's clock is ahead of its server's, if that has proven who it is.
@@ -44,22 +37,8 @@ pub(crate) struct HttpBundle {
 
 impl HttpBundle {
     pub(crate) fn new(url: &str, timeout: Duration, long_poll: Duration) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
-        let tls = uri.scheme_str() == Some("https");
-        let name = uri.host().ok_or_else(|| format!("{url} names no host"))?;
-        let host = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self {
-            uri,
-            host,
-            port,
-            timeout,
-            long_poll,
-            post: None,
-            connector: None,
-            given: Given::default(),
-            ahead: None,
-        })
+        let server = Server::new("policy-source", url, relay::CLASS, TrustAnchors::System)?;
+        Ok(Self { server, timeout, long_poll, given: Given::default(), ahead: None })
     }
 
     /// By how many seconds this machine's clock is ahead of its server's, by its last answer.
@@ -73,32 +52,25 @@ impl HttpBundle {
 
     pub(crate) async fn fetch(&mut self, gateway: &Arc<Gateway>) -> Result<Fetched, FetchError> {
         self.ahead = None;
-        let mut post = match self.post.take().filter(Post::is_open) {
-            Some(post) => post,
-            None => self.connect(gateway).await?,
-        };
         // A part of the answer that does not come must not hold the next question for ever.
         let timeout = match self.long_poll {
             Duration::ZERO => self.timeout,
             hold => hold + hold / 16 + HOLD_MARGIN,
         };
         let most = usize::try_from(PACKED_BYTES_MAX).unwrap_or(usize::MAX);
-        let answer = post.ask(self.request()?, timeout, most).await;
-        let answer = answer.map_err(|error| explain(&error))?;
-        if self.connector.is_some() {
+        let request = self.request()?;
+        let answer = self.server.ask(gateway, request, self.timeout, timeout, most).await?;
+        if self.server.is_proven() {
             self.ahead = ahead(answer.headers(), clock::wall());
         }
-        self.post = Some(post);
         self.read(answer)
     }
 
     fn request(&self) -> Result<Request<Full<Bytes>>, String> {
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = self.uri.authority().map_or("", |authority| authority.as_str());
-        let mut request = Request::get(path)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "application/gzip, application/octet-stream")
-            .header(header::USER_AGENT, concat!("tillgate/", env!("CARGO_PKG_VERSION")));
+        let mut request = self
+            .server
+            .request(Method::GET)
+            .header(header::ACCEPT, "application/gzip, application/octet-stream");
         if let Some(tag) = self.given.settled() {
             request = request.header(header::IF_NONE_MATCH, tag);
         }
@@ -130,29 +102,6 @@ impl HttpBundle {
         self.given.gives(tag.map(str::to_owned));
         Ok(Fetched::Bundle { archive, proof: Proof::Signatures, held })
     }
-
-    async fn connect(&mut self, gateway: &Arc<Gateway>) -> Result<Post, String> {
-        let patience = self.timeout.min(defaults::CONNECT_TIMEOUT);
-        if self.uri.scheme_str() == Some("https") && self.connector.is_none() {
-            self.connector = Some(secure(gateway).await?);
-        }
-        let tls = self.connector.as_deref();
-        let stream = relay::dial(gateway, &self.host, self.port, patience, tls).await?;
-        Post::begin(stream).await.map_err(|error| explain(&error))
-    }
-}
-
-/// TLS by the system's authorities; reading those blocks.
-async fn secure(gateway: &Arc<Gateway>) -> Result<Arc<Connector>, String> {
-    let tls = Arc::clone(&gateway.tls);
-    let spec = ClientTls {
-        sni: None,
-        roots: TrustAnchors::System,
-        certificate: None,
-        min_version: TlsVersion::V1_2,
-    };
-    let made = apart(move || tls.connector(&"policy-source".into(), &spec, Application::Http1));
-    made.await?.map_err(|error| explain(&error))
 }
 
 /// By how many seconds `now` is ahead of `Date`, which tells whole ones.
@@ -184,7 +133,7 @@ mod tests {
         let mut source =
             HttpBundle::new("http://[::1]:8000/b?x=1", Duration::from_secs(1), Duration::ZERO)
                 .unwrap();
-        assert_eq!((source.port, source.host.as_str()), (8000, "::1"));
+        assert_eq!((source.server.port, source.server.host.as_str()), (8000, "::1"));
         let mut read = |status: u16, body: &'static str| {
             let answer = Response::builder().status(status).header("etag", "\"a\"");
             source.read(answer.body(Bytes::from_static(body.as_bytes())).unwrap())

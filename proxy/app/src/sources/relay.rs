@@ -18,7 +18,7 @@ use crate::gateway::Gateway;
 use crate::send::explain;
 
 /// The class of everything that the gateway asks for itself.
-const CLASS: &str = "control";
+pub(crate) const CLASS: &str = "control";
 
 /// A request for CONNECT of a program on this machine.
 const HEAD_BYTES_MAX: usize = 4096;
@@ -87,7 +87,8 @@ async fn serve(gateway: Arc<Gateway>, mut client: TcpStream, to: (String, u16), 
             return;
         }
     }
-    let opened = dial(&gateway, &to.0, to.1, defaults::CONNECT_TIMEOUT, None).await;
+    let place = (to.0.as_str(), to.1);
+    let opened = dial(&gateway, place, CLASS, defaults::CONNECT_TIMEOUT, None).await;
     match opened {
         Ok(mut server) => {
             let begun = match kind {
@@ -123,11 +124,11 @@ async fn wanted(client: &mut TcpStream) -> Option<String> {
     (words.next() == Some("CONNECT")).then(|| words.next().map(str::to_lowercase)).flatten()
 }
 
-/// Opens a connection to a source's server, across the line in our own class.
+/// Opens a connection to a server of the centre, across the line in the class of this name.
 pub(crate) async fn dial(
     gateway: &Arc<Gateway>,
-    host: &str,
-    port: u16,
+    (host, port): (&str, u16),
+    class: &str,
     patience: Duration,
     tls: Option<&Connector>,
 ) -> Result<Upstream, String> {
@@ -135,7 +136,7 @@ pub(crate) async fn dial(
     let found = gateway.resolver().resolve(&host, port, ChosenBy::Policy, patience).await;
     let addresses = found.map_err(|error| explain(&error))?;
     let running = gateway.running();
-    let class = running.effective.classes.id(CLASS).unwrap_or(running.default_class());
+    let class = running.effective.classes.id(class).unwrap_or(running.default_class());
     // Loopback is no line, whatever the policy thinks of it.
     let is_here = addresses.iter().all(|address| address.ip().is_loopback());
     let location = if is_here { Location::Local } else { Location::Cloud };

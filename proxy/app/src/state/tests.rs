@@ -114,7 +114,7 @@ fn take(state: &StateDir, store: &mut Reconciler, sequence: u64, step: &str) {
         }
     };
     die("fetched");
-    assert_eq!(store.examine(&known(sequence), NOW), Ok(()));
+    assert_eq!(store.examine(&known(sequence)), Ok(()));
     state.stage(&archive(sequence)).unwrap();
     die("staged");
     store.handle_swapped(known(sequence), &facts(0), clock::now());
@@ -175,7 +175,7 @@ fn settled(name: &str) -> Scratch {
 }
 
 fn may_take(boot: &Boot, sequence: u64) -> Result<(), Refusal> {
-    Reconciler::new(boot, SPEC).examine(&known(sequence), NOW)
+    Reconciler::new(boot, SPEC).examine(&known(sequence))
 }
 
 #[test]

@@ -12,6 +12,13 @@ use super::{ATTEMPTS_MAX, Digest, Revision};
 /// Digests that are remembered as bad: a store sees few, and old ones end with the next sequence.
 pub const DENIED_MAX: usize = 16;
 
+/// Times in effect that are remembered: the bundles that are kept, and as many that are not any
+/// more, so that it can be told which of the two a digest is.
+pub const RUNS_MAX: usize = 32;
+
+/// Operations that are remembered: each lasts a week at most, and people send few.
+pub const DONE_MAX: usize = 256;
+
 /// Starts without a minute of life, within [`SHORT_WITHIN`], after which `current` is not trusted.
 const SHORT_BOOTS_MAX: u32 = 3;
 
@@ -54,7 +61,89 @@ pub struct Denied {
 pub struct Pin {
     /// On which.
     pub digest: Digest,
+    /// Since when, as the clock showed it.
+    pub since: Wall,
     /// Until when.
+    pub until: Wall,
+    /// Seconds between the two.
+    pub lasts: u64,
+    /// Seconds that processes have lived under it.
+    pub spent: u64,
+    /// Why.
+    pub reason: Arc<str>,
+    /// The change record it belongs to.
+    pub ticket: Arc<str>,
+    /// Who says so.
+    pub actor: Arc<str>,
+}
+
+impl Pin {
+    /// Whether it is over at `wall`. A clock that is not `trusted` ends nothing: then the time
+    /// counts that the store has lived under it, so that no clock makes a pin last for ever.
+    pub const fn is_over(&self, wall: Wall, trusted: bool) -> bool {
+        (trusted && wall.0 >= self.until.0) || self.spent >= self.lasts
+    }
+
+    /// Whether half of it is over.
+    pub const fn is_half_over(&self, wall: Wall, trusted: bool) -> bool {
+        let shown = trusted && wall.0 >= self.until.0.saturating_sub(self.lasts / 2);
+        shown || self.spent >= self.lasts / 2
+    }
+}
+
+/// How a revision did while it was in effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was watched, or still is.
+    Watched,
+    /// It became last known good.
+    Good,
+    /// It stayed without that honour.
+    Kept,
+    /// It did harm.
+    RolledBack,
+}
+
+impl Fate {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Watched, Self::Good, Self::Kept, Self::RolledBack];
+
+    /// Its name in answers and on disk.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Watched => "Watched",
+            Self::Good => "LastKnownGood",
+            Self::Kept => "Kept",
+            Self::RolledBack => "RolledBack",
+        }
+    }
+}
+
+/// A time during which a revision was in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Which.
+    pub digest: Digest,
+    /// Digest of the config that it was here.
+    pub effective: Digest,
+    /// Its number.
+    pub sequence: Option<u64>,
+    /// Where it came from, as `main@sha1:…`.
+    pub revision: Arc<str>,
+    /// Since when.
+    pub since: Wall,
+    /// How it did.
+    pub fate: Fate,
+}
+
+/// A signed operation that was carried out or refused for good: never again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Digest of what was signed.
+    pub statement: Digest,
+    /// Until when it could be carried out; it is remembered until then.
     pub until: Wall,
 }
 
@@ -80,6 +169,12 @@ pub struct Memory {
     pub attempts: Vec<(Digest, u8)>,
     /// A pin.
     pub pin: Option<Pin>,
+    /// What was in effect, oldest first.
+    pub runs: Vec<Run>,
+    /// Operations that are not carried out again.
+    pub done: Vec<Done>,
+    /// Number of the last status report.
+    pub reports: u64,
     /// No honest clock shows an earlier time.
     pub floor: Wall,
     /// Whether any clock was ever trusted here.
@@ -89,9 +184,35 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// The pin, unless it has ended.
-    pub fn pin_at(&self, wall: Wall) -> Option<&Pin> {
-        self.pin.as_ref().filter(|pin| wall < pin.until)
+    /// A revision is in effect from now on. The same one, still in effect, is no other time.
+    pub fn runs(&mut self, run: Run) {
+        let is_same = |last: &Run| last.digest == run.digest && last.effective == run.effective;
+        if self.runs.last().is_some_and(is_same) {
+            return;
+        }
+        if self.runs.len() >= RUNS_MAX {
+            self.runs.remove(0);
+        }
+        self.runs.push(run);
+    }
+
+    /// What is in effect now, or was last, did so.
+    pub fn fares(&mut self, digest: &str, fate: Fate) {
+        let last = self.runs.iter_mut().rev().find(|run| *run.digest == *digest);
+        if let Some(run) = last {
+            run.fate = fate;
+        }
+    }
+
+    /// Remembers `done`, unless there are too many that may still come again. Those whose time was
+    /// over at `floor`, which has certainly passed, are forgotten.
+    pub fn does(&mut self, done: Done, floor: Wall) -> bool {
+        self.done.retain(|one| one.until > floor);
+        if self.done.len() >= DONE_MAX {
+            return false;
+        }
+        self.done.push(done);
+        true
     }
 
     /// Why `digest` is not tried again, if so.
@@ -116,11 +237,17 @@ impl Memory {
     /// The probation of `digest` is over.
     pub(super) fn settle(&mut self, digest: &Digest, stage: Stage) {
         self.attempts.retain(|(tried, _)| tried != digest);
+        match stage {
+            Stage::Promoted => self.fares(digest, Fate::Good),
+            Stage::Kept => self.fares(digest, Fate::Kept),
+            Stage::InProbation => {}
+        }
         self.applied = Some(Applied { digest: Arc::clone(digest), stage });
     }
 
     /// `revision` is not tried again.
     pub fn deny(&mut self, revision: &Revision, why: &Arc<str>) {
+        self.fares(&revision.digest, Fate::RolledBack);
         self.denied.retain(|denied| denied.digest != revision.digest);
         if self.denied.len() >= DENIED_MAX {
             self.denied.remove(0);

@@ -159,7 +159,7 @@ impl Poll {
 }
 
 /// The part of `whole` that a uniform draw falls on.
-fn part(whole: Duration, draw: u64) -> Duration {
+pub(super) fn part(whole: Duration, draw: u64) -> Duration {
     let nanos = (whole.as_nanos() * u128::from(draw)) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

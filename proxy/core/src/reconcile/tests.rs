@@ -70,12 +70,12 @@ fn on_probation() -> (Reconciler, Instant) {
 #[test]
 fn a_good_bundle_becomes_last_known_good() {
     let (mut store, now) = (fresh(), epoch());
-    assert_eq!(store.examine(&revision(1), NOW), Ok(()));
+    assert_eq!(store.examine(&revision(1)), Ok(()));
     store.handle_swapped(revision(1), &facts(0, 0), now);
     let digest = revision(1).digest;
     let pointed = [Effect::PointCurrent(Arc::clone(&digest)), Effect::Remember];
     assert_eq!(effects(&mut store), pointed);
-    assert_eq!(store.examine(&revision(1), NOW), Err(Refusal::Running));
+    assert_eq!(store.examine(&revision(1)), Err(Refusal::Running));
     store.handle_facts(&facts(500, 0), now + minutes(1));
     assert_eq!(effects(&mut store), [], "two minutes are the least");
     store.handle_facts(&facts(500, 0), now + minutes(2));
@@ -130,12 +130,12 @@ fn a_bad_bundle_is_rolled_back_once_and_never_taken_again() {
     );
     assert_eq!(store.running(), Some(&revision(41)));
     // The source still has it, and the loop is level-triggered.
-    assert!(matches!(store.examine(&revision(42), NOW), Err(Refusal::Denied(_))));
-    assert_eq!(store.examine(&revision(43), NOW), Ok(()), "the fix is a new commit");
+    assert!(matches!(store.examine(&revision(42)), Err(Refusal::Denied(_))));
+    assert_eq!(store.examine(&revision(43)), Ok(()), "the fix is a new commit");
     store.handle_swapped(revision(43), &facts(700, 56), now + minutes(2));
     assert!(store.memory().denied.is_empty(), "the grudge ends with the next sequence");
     let older = Refusal::Older { offered: 42, accepted: 43 };
-    assert_eq!(store.examine(&revision(42), NOW), Err(older));
+    assert_eq!(store.examine(&revision(42)), Err(older));
 }
 
 #[test]
@@ -168,20 +168,102 @@ fn a_newer_bundle_ends_the_probation_of_the_one_before() {
 fn numbers_never_go_back_and_are_never_used_twice() {
     let (store, _) = settled();
     let older = Refusal::Older { offered: 40, accepted: 41 };
-    assert_eq!(store.examine(&revision(40), NOW), Err(older));
+    assert_eq!(store.examine(&revision(40)), Err(older));
     let other = Revision { digest: "sha256:other".into(), ..revision(41) };
-    assert_eq!(store.examine(&other, NOW), Err(Refusal::SameSequence(41)));
+    assert_eq!(store.examine(&other), Err(Refusal::SameSequence(41)));
     let unordered = Revision { digest: "sha256:folder".into(), sequence: None, ..revision(1) };
-    assert_eq!(store.examine(&unordered, NOW), Ok(()));
+    assert_eq!(store.examine(&unordered), Ok(()));
+}
+
+fn pin(digest: &Digest, lasts: u64) -> Pin {
+    Pin {
+        digest: Arc::clone(digest),
+        since: NOW,
+        until: Wall(NOW.0 + lasts),
+        lasts,
+        spent: 0,
+        reason: "a busy evening".into(),
+        ticket: "CHG-1".into(),
+        actor: "token:ops".into(),
+    }
 }
 
 #[test]
 fn a_pin_holds_a_store_until_it_ends() {
     let (mut store, _) = settled();
     let digest = revision(41).digest;
-    store.memory_mut().pin = Some(Pin { digest: Arc::clone(&digest), until: Wall(NOW.0 + 10) });
-    assert_eq!(store.examine(&revision(42), NOW), Err(Refusal::Pinned(digest)));
-    assert_eq!(store.examine(&revision(42), Wall(NOW.0 + 10)), Ok(()));
+    store.handle_pin(Some(pin(&digest, 100)));
+    assert_eq!(store.examine(&revision(42)), Err(Refusal::Pinned(digest)));
+    // What would be refused anyway is refused for that.
+    let older = Refusal::Older { offered: 40, accepted: 41 };
+    assert_eq!(store.examine(&revision(40)), Err(older));
+    let ten = Duration::from_secs(10);
+    assert_eq!(store.handle_time(Wall(NOW.0 + 99), true, ten), None);
+    let over = store.handle_time(Wall(NOW.0 + 100), true, ten).expect("it is over");
+    assert_eq!((over.spent, store.memory().pin.is_none()), (20, true));
+    assert_eq!(store.examine(&revision(42)), Ok(()));
+}
+
+#[test]
+fn no_clock_ends_a_pin_early_or_makes_it_last_for_ever() {
+    let (mut store, _) = settled();
+    let digest = revision(41).digest;
+    let (tick, far) = (Duration::from_secs(30), Wall(NOW.0 + 1_000_000));
+    store.handle_pin(Some(pin(&digest, 100)));
+    for _ in 0..3 {
+        assert_eq!(store.handle_time(far, false, tick), None, "nobody believes that clock");
+    }
+    assert!(store.memory().pin.as_ref().is_some_and(|pin| pin.is_half_over(NOW, false)));
+    assert!(store.handle_time(Wall(0), false, tick).is_some(), "it has had its time");
+    store.handle_pin(Some(pin(&digest, 100)));
+    assert!(store.handle_time(far, true, Duration::ZERO).is_some(), "a clock that is right");
+}
+
+#[test]
+fn who_goes_back_by_order_stays_there() {
+    let (mut store, now) = settled();
+    store.handle_swapped(revision(42), &Facts::default(), now);
+    store.handle_pin(Some(pin(&revision(41).digest, 100)));
+    store.handle_returned(revision(41), &Facts::default(), now);
+    assert_eq!(store.running(), Some(&revision(41)));
+    assert!(store.probation().is_none(), "the last known good has proven itself");
+    assert_eq!(store.memory().highest.as_ref().map(|(highest, _)| *highest), Some(42));
+    assert!(matches!(store.examine(&revision(42)), Err(Refusal::Pinned(_))));
+    // One that was thrown out comes back if somebody insists, and is watched.
+    store.memory_mut().deny(&revision(40), &"bad".into());
+    store.handle_returned(revision(40), &Facts::default(), now);
+    assert!(store.memory().denial("sha256:40").is_none() && store.probation().is_some());
+}
+
+#[test]
+fn what_was_in_effect_is_remembered_and_bounded() {
+    let mut memory = Memory::default();
+    let run = |sequence: u64| Run {
+        digest: revision(sequence).digest,
+        effective: "sha256:effective".into(),
+        sequence: Some(sequence),
+        revision: "main".into(),
+        since: NOW,
+        fate: Fate::Watched,
+    };
+    for sequence in 0..100 {
+        memory.runs(run(sequence));
+        memory.runs(run(sequence));
+    }
+    assert_eq!(memory.runs.len(), RUNS_MAX);
+    memory.fares(&revision(99).digest, Fate::Good);
+    assert_eq!(memory.runs.last().map(|run| run.fate), Some(Fate::Good));
+    let done = |number: u64| Done {
+        id: number.to_string().into(),
+        statement: "sha256:x".into(),
+        until: Wall(number),
+    };
+    for number in 1..=DONE_MAX as u64 {
+        assert!(memory.does(done(number), Wall(0)));
+    }
+    assert!(!memory.does(done(1000), Wall(0)), "none is forgotten that may come again");
+    assert!(memory.does(done(1000), Wall(10)), "ten are over for certain");
+    assert_eq!(memory.done.len(), DONE_MAX - 9);
 }
 
 #[test]
@@ -220,23 +302,23 @@ fn every_row_of_the_crash_matrix() {
     // Staged, not swapped: the old one serves.
     let boot = disk(&before, 41, 41).boot(NOW);
     assert_eq!(boot.serve, Serve::Current(revision(41)));
-    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42), NOW), Ok(()));
+    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42)), Ok(()));
     // The pointer was replaced, the memory was not: un-probed.
     let boot = disk(&before, 42, 41).boot(NOW);
     assert!(lkg(&boot) && boot.remarks == [Remark::Unproven], "{boot:?}");
-    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42), NOW), Ok(()));
+    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42)), Ok(()));
     // In probation: once is an attempt, twice is enough.
     let boot = disk(&during, 42, 41).boot(NOW);
     assert!(lkg(&boot) && boot.remarks == [Remark::Unproven], "{boot:?}");
     assert_eq!(boot.memory.attempts, [(revision(42).digest, 1)]);
-    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42), NOW), Ok(()), "level-triggered");
+    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(42)), Ok(()), "level-triggered");
     let mut again = boot.memory.clone();
     again.boots = Boots::default();
     let boot = disk(&again, 42, 41).boot(NOW);
     let store = Reconciler::new(&boot, SPEC);
     assert!(lkg(&boot));
-    assert!(matches!(store.examine(&revision(42), NOW), Err(Refusal::Denied(_))));
-    assert_eq!(store.examine(&revision(43), NOW), Ok(()));
+    assert!(matches!(store.examine(&revision(42)), Err(Refusal::Denied(_))));
+    assert_eq!(store.examine(&revision(43)), Ok(()));
     // Promoted, and `lkg` points there, but that was not written down.
     assert_eq!(disk(&during, 42, 42).boot(NOW).serve, Serve::Current(revision(42)));
     // After promotion.
@@ -247,7 +329,7 @@ fn every_row_of_the_crash_matrix() {
     let boot = torn.boot(NOW);
     assert!(lkg(&boot) && boot.remarks == [Remark::MemoryLost, Remark::Unproven], "{boot:?}");
     let older = Refusal::Older { offered: 40, accepted: 42 };
-    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(40), NOW), Err(older));
+    assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(40)), Err(older));
 }
 
 #[test]
@@ -283,8 +365,8 @@ fn a_process_that_keeps_dying_leaves_what_kills_it() {
     let boot = disk(&memory, 42, 41).boot(NOW);
     assert_eq!(boot.serve, Serve::Minimal, "what kills it does not come back by itself");
     let store = Reconciler::new(&boot, SPEC);
-    assert!(matches!(store.examine(&revision(42), NOW), Err(Refusal::Denied(_))));
-    assert_eq!(store.examine(&revision(43), NOW), Ok(()));
+    assert!(matches!(store.examine(&revision(42)), Err(Refusal::Denied(_))));
+    assert_eq!(store.examine(&revision(43)), Ok(()));
     // Slow deaths are no loop.
     let mut memory = whole;
     for start in 0..8 {

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Metrics;
+use super::known::OneLabel;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
@@ -86,8 +87,7 @@ pub struct EndpointMeters {
     pub waiters: Gauge,
     /// Open streams of events.
     pub streams: Gauge,
-    /// Records of the audit log.
-    pub audited: Counter,
+    audited: Family<OneLabel, Counter>,
     /// Records that could not be written.
     pub unwritten: Counter,
 }
@@ -106,7 +106,7 @@ impl EndpointMeters {
             instances: InstanceState::ALL.map(state).into(),
             waiters: Gauge::default(),
             streams: Gauge::default(),
-            audited: Counter::default(),
+            audited: Family::default(),
             unwritten: Counter::default(),
         };
         metrics.with_registry(|registry| {
@@ -118,12 +118,17 @@ impl EndpointMeters {
             registry.register("config_poll_waiters", text, meters.waiters.clone());
             let text = "open streams of events";
             registry.register("config_event_streams", text, meters.streams.clone());
-            let text = "records of the audit log";
+            let text = "records of the audit log, by what happened";
             registry.register("audit_records", text, meters.audited.clone());
             let text = "records of the audit log that could not be written";
             registry.register("audit_write_failures", text, meters.unwritten.clone());
         });
         meters
+    }
+
+    /// Counts a record of the audit log.
+    pub fn audit(&self, action: &'static str) {
+        self.audited.get_or_create_owned(&[("action", action)]).inc();
     }
 
     /// Counts an answer.

@@ -78,7 +78,7 @@ pub enum Applying {
     Compile,
     /// Writing it to disk.
     Stage,
-    /// Putting it in effect, from the first that requests can notice to the last.
+    /// Putting it in effect: as long as a request could have waited for it.
     Swap,
     /// Watching it until it was good.
     Probation,
@@ -115,6 +115,10 @@ pub struct PolicyMeters {
     pub last_success: Gauge,
     /// When a policy was last put in effect.
     pub last_at: Seconds,
+    /// Whether an operator keeps the store on what it runs.
+    pub pinned: Gauge,
+    /// When that ends.
+    pub pin_ends: Seconds,
     /// Since the running policy was made.
     pub age: Seconds,
     /// Since the last known good one was made.
@@ -137,6 +141,8 @@ impl PolicyMeters {
             offset: Family::default(),
             last_success: Gauge::default(),
             last_at: Seconds::default(),
+            pinned: Gauge::default(),
+            pin_ends: Seconds::default(),
             age: Seconds::default(),
             lkg_age: Seconds::default(),
         };
@@ -152,6 +158,10 @@ impl PolicyMeters {
         let text = "when a policy was last put in effect (Unix time)";
         let unit = || Unit::Other("timestamp_seconds".into());
         registry.register_with_unit("config_last_apply", text, unit(), self.last_at.clone());
+        let text = "1 if an operator keeps the store on what it runs";
+        registry.register("config_pinned", text, self.pinned.clone());
+        let text = "when that ends (Unix time); 0 without a pin";
+        registry.register_with_unit("config_pin_expires", text, unit(), self.pin_ends.clone());
         let text = "policies by what became of them: applied, rejected, held or rolled_back";
         registry.register("config_apply", text, self.applies.clone());
         let text = "how long a policy took on its way into effect, by phase";

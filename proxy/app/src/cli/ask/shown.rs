@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::cli::policy::Answer;
+
 /// A text as it is, anything else as JSON.
 pub(super) fn text(value: &Value) -> String {
     if value.is_null() {
@@ -26,6 +28,10 @@ pub(crate) fn status(value: &Value) -> String {
         text(&value["version"]),
         text(&value["digest"])
     );
+    let held = &value["policy"]["pin"];
+    if held["pinned"] == true {
+        out.push_str(&pin(held));
+    }
     for link in list(&value["links"]) {
         out.push_str(&format!(
             "line {}: up {}, down {}, {} connections\n",
@@ -57,14 +63,52 @@ pub(crate) fn status(value: &Value) -> String {
 pub(crate) fn history(value: &Value) -> String {
     let line = |one: &Value| {
         let mark = if one["current"] == true { "*" } else { " " };
-        format!(
-            "{mark} {:>4}  {}  {}\n",
+        let mut line = format!(
+            "{mark} {:>4}  {}  {}",
             text(&one["sequence"]),
             text(&one["since"]),
             text(&one["digest"])
-        )
+        );
+        if let Some(revision) = one["revision"].as_str() {
+            line.push_str(&format!("  {revision}  {}", text(&one["fate"])));
+            let names = list(&one["names"]).map(text).collect::<Vec<_>>().join(", ");
+            let kept = if one["kept"] == true { names } else { "not kept".to_owned() };
+            if !kept.is_empty() {
+                line.push_str(&format!(" ({kept})"));
+            }
+        }
+        line + "\n"
     };
     list(&value["revisions"]).map(line).collect()
+}
+
+/// `/v1/pin`, in a line.
+pub(crate) fn pin(value: &Value) -> String {
+    if value["pinned"] != true {
+        return "not pinned\n".to_owned();
+    }
+    format!(
+        "pinned to {} until {} by {}: {} ({})\n",
+        text(&value["digest"]),
+        text(&value["expiresAt"]),
+        text(&value["actor"]),
+        text(&value["reason"]),
+        text(&value["ticket"])
+    )
+}
+
+/// `/v1/operations/{id}`, in a line.
+pub(crate) fn operation(value: &Value) -> String {
+    let outcome = if value["error"].is_null() { &value["digest"] } else { &value["error"] };
+    format!("{}: {}: {}\n", text(&value["kind"]), text(&value["state"]), text(outcome))
+}
+
+/// A refusal that came as JSON, in a line.
+pub(crate) fn refusal(answer: Answer) -> Answer {
+    let problem: Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
+    let Some(detail) = problem["detail"].as_str() else { return answer };
+    let stderr = format!("error: {} {}: {detail}\n", problem["status"], text(&problem["title"]));
+    Answer { stdout: String::new(), stderr, ..answer }
 }
 
 /// Changes by path, as the offline `diff` writes them.

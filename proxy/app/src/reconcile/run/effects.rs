@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use tillgate_core::reconcile::{Digest, Effect, Event};
+use serde_json::json;
+use tillgate_core::reconcile::{Digest, Effect, Event, Fate};
 use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
 
 use super::Loop;
+use super::check::written;
+use crate::endpoint::audit::Action;
 use crate::reconcile::boot::kept;
 use crate::reconcile::candidate::Policy;
 use crate::send::explain;
@@ -37,13 +40,19 @@ impl Loop {
     /// Writes the memory, and makes room.
     pub(super) fn remember(&mut self) {
         let state = &self.spec.state;
-        let wanted: Vec<Digest> = [self.machine.running(), self.machine.lkg()]
+        let waiting = self.waiting.as_ref().map(|waiting| &waiting.policy.revision);
+        let wanted: Vec<Digest> = [self.machine.running(), self.machine.lkg(), waiting]
             .into_iter()
             .flatten()
             .map(|revision| Arc::clone(&revision.digest))
             .collect();
-        let written = state.remember(self.machine.memory()).and_then(|()| state.prune(&wanted));
-        self.wrote(written);
+        let memory = self.machine.memory();
+        let remembered = state.remember(memory);
+        if remembered.is_ok() {
+            self.written = written(memory);
+        }
+        let pruned = remembered.and_then(|()| state.prune(&wanted));
+        self.wrote(pruned);
     }
 
     /// Keeps what was refused for someone to look at.
@@ -75,7 +84,7 @@ impl Loop {
             (None, None) => Err("there is none".to_owned()),
         };
         let put = lkg.and_then(|lkg| {
-            self.put(&lkg).map_err(|error| explain(&error))?;
+            self.put(&lkg, "policy", Vec::new()).map_err(|error| explain(&error))?;
             Ok(lkg)
         });
         match put {
@@ -83,6 +92,7 @@ impl Loop {
                 if let Some(bad) = self.running.replace(Arc::clone(&lkg)) {
                     self.history.note(&bad, "RolledBack", "");
                 }
+                self.runs(&lkg, Fate::Good);
                 self.says_runs(&lkg);
                 self.lkg = Some(lkg);
                 true
@@ -106,12 +116,17 @@ impl Loop {
                 if let Some(policy) = &self.running {
                     self.history.note(policy, "LastKnownGood", "");
                 }
+                self.audit(Action::LkgPromote, "policy", vec![("bundle", json!(&**digest))]);
             }
             Event::Kept(digest, why) => {
                 tracing::info!(digest = &**digest, why = &**why, "policy stays without proof");
             }
             Event::RolledBack(digest, why) => {
                 tracing::warn!(digest = &**digest, why = &**why, "policy rolled back");
+                let fields = vec![("from", json!(&**digest)), ("reason", json!(&**why))];
+                self.audit(Action::Rollback, "policy", fields);
+                self.attempted =
+                    json!({ "digest": &**digest, "result": "RolledBack", "why": &**why });
                 self.conditions.raise("RolledBack", "Unhealthy", why);
                 self.meters.applied("rolled_back", "Unhealthy");
                 self.meters.last_success.set(0);

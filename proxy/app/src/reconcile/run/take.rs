@@ -3,22 +3,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use tillgate_config::bundle::place;
+use serde_json::{Value, json};
+use tillgate_config::bundle::{Manifest, place, wall_text};
 use tillgate_config::kinds::Kind;
 use tillgate_core::gate::Gate;
 use tillgate_core::reconcile::{Refusal, RingGate};
+use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
-use tillgate_net::{clock, threads};
 
-use super::Loop;
+use super::{Loop, bundle};
 use crate::bundle::verify::Verified;
 use crate::bundle::{Archive, archive};
+use crate::endpoint::Arrival;
+use crate::endpoint::audit::Action;
 use crate::reconcile::candidate::{self, Policy, Rejection};
 use crate::reconcile::wall;
 use crate::reload::{self, Before};
 use crate::send::explain;
 use crate::sources::Fetched;
+
+/// Characters of a reason in the audit log; the rest is in the process's own.
+const TOLD_CHARS_MAX: usize = 1000;
 
 /// A good policy whose ring is not open yet.
 pub(super) struct Waiting {
@@ -27,6 +32,18 @@ pub(super) struct Waiting {
     verified: Verified,
     source: usize,
     seen: Instant,
+}
+
+impl Waiting {
+    /// One that was in effect, and shall be again when it may.
+    pub(super) fn again(
+        policy: Arc<Policy>,
+        archive: Archive,
+        verified: Verified,
+        source: usize,
+    ) -> Self {
+        Self { policy, archive, verified, source, seen: clock::now() }
+    }
 }
 
 impl Loop {
@@ -49,6 +66,8 @@ impl Loop {
             self.meters.signature(Some(signer));
         }
         let digest = archive.digest();
+        self.is_desired(&verified, &digest);
+        self.take_operations(&archive.operations);
         let known = self.machine.running().is_some_and(|running| running.digest == digest);
         if known {
             self.running_from = Some(source);
@@ -59,16 +78,32 @@ impl Loop {
         let seen = before.map_or(now, |waiting| waiting.seen);
         let revision = crate::bundle::revision(&archive, &verified.manifest);
         // What is refused for its number or its past need not be read.
-        if let Err(refusal) = self.machine.examine(&revision, wall()) {
+        if let Err(refusal) = self.machine.examine(&revision)
+            && !matches!(refusal, Refusal::Pinned(_))
+        {
             let sequence = revision.sequence;
             return self.reject(source, sequence, &refusal.into());
         }
-        let compiled = threads::aside(|| self.compile(&archive, &verified));
-        let policy = match compiled {
+        let policy = match self.compile(&archive, &verified) {
             Ok(policy) => Arc::new(policy),
             Err(rejection) => return self.reject(source, revision.sequence, &rejection),
         };
         self.attempt(Waiting { policy, archive, verified, source, seen })
+    }
+
+    /// A source has this, and it is what somebody may have made it.
+    fn is_desired(&mut self, verified: &Verified, digest: &str) {
+        let Manifest { sequence, revision, .. } = &verified.manifest;
+        let known = self.desired["sequence"].as_u64();
+        if known.is_some_and(|known| known > *sequence) || self.desired["digest"] == *digest {
+            return;
+        }
+        self.desired = json!({
+            "revision": revision,
+            "sequence": sequence,
+            "digest": digest,
+            "seenAt": wall_text(wall()),
+        });
     }
 
     fn compile(&self, archive: &Archive, verified: &Verified) -> Result<Policy, Rejection> {
@@ -107,8 +142,7 @@ impl Loop {
 
     fn take(&mut self, candidate: &Waiting) -> Result<(), Rejection> {
         let Waiting { policy, archive, verified, source, .. } = candidate;
-        let now = wall();
-        match self.machine.examine(&policy.revision, now) {
+        match self.machine.examine(&policy.revision) {
             Ok(()) => {}
             Err(Refusal::Running) => return Ok(()),
             Err(refusal) => return Err(refusal.into()),
@@ -125,15 +159,29 @@ impl Loop {
         let staged = self.spec.state.stage(archive);
         self.meters.took(Applying::Stage, began.elapsed());
         staged.map_err(Rejection::Stage)?;
-        self.put(policy)?;
+        let name = self.sources.get(source).map_or("policy", |state| &*state.name);
+        self.put(policy, &format!("source:{name}"), Vec::new())?;
         self.is_live(policy, *source);
         Ok(())
     }
 
-    /// Puts a policy behind the gateway's one pointer.
-    pub(super) fn put(&self, policy: &Policy) -> Result<(), Rejection> {
+    /// Puts a policy behind the gateway's one pointer, on the word of `actor`.
+    pub(super) fn put(
+        &self,
+        policy: &Policy,
+        actor: &str,
+        mut more: Vec<(&'static str, Value)>,
+    ) -> Result<(), Rejection> {
         let before = if self.running.is_none() { Before::Minimal } else { Before::Policy };
         let effective = (self.finish)(policy.effective.clone());
+        let signers: Vec<&str> = policy.signers.iter().map(|key| &**key).collect();
+        more.push(("signers", json!(signers)));
+        self.gateway.endpoint.expects(Arrival {
+            effective: Arc::clone(&effective.digest),
+            bundle: bundle(policy),
+            actor: actor.to_owned(),
+            more,
+        });
         reload::put(&self.gateway, effective, before).map_err(Rejection::from)
     }
 
@@ -190,7 +238,7 @@ impl Loop {
         let facts = self.tally.facts(&self.gateway);
         self.machine.handle_swapped(policy.revision.clone(), &facts, clock::now());
         self.gateway.clock.raise_floor(policy.revision.created_at);
-        self.running = Some(Arc::clone(policy));
+        self.serves(policy);
         self.running_from = Some(source);
         self.probation_since = Some(clock::now());
         let applied = policy.revision.sequence;
@@ -199,12 +247,12 @@ impl Loop {
             self.conditions.clear(kind);
         }
         self.refused = None;
+        self.attempted = json!({ "sequence": policy.revision.sequence, "result": "Applied" });
         self.conditions.raise("Ready", "Applied", &policy.manifest.revision);
         self.history.note(policy, "Applied", "");
         self.meters.applied("applied", "New");
         self.meters.last_success.set(1);
         self.meters.last_at.set(wall().0 as f64);
-        self.says_runs(policy);
         self.do_effects();
     }
 
@@ -215,6 +263,8 @@ impl Loop {
         let (reason, text) = (why.reason(), explain(why));
         let of = sequence.map_or_else(String::new, |sequence| format!(", sequence {sequence}"));
         let message = format!("from {name}{of}: {text}");
+        let result = if why.waits() { "Held" } else { "Rejected" };
+        self.attempted = json!({ "sequence": sequence, "result": result, "reason": reason });
         if why.waits() {
             let is_first = !self.conditions.is("Held");
             self.conditions.raise("Held", reason, &message);
@@ -243,6 +293,16 @@ impl Loop {
                 reason,
                 "policy refused, what runs stays: {text}"
             );
+            let is_forged = matches!(why, Rejection::Verify(_));
+            let action = if is_forged { Action::VerifyFailed } else { Action::Reject };
+            let told: String = text.chars().take(TOLD_CHARS_MAX).collect();
+            let fields = vec![
+                ("sequence", json!(sequence)),
+                ("reason", json!(reason)),
+                ("why", json!(told)),
+                ("result", json!("Rejected")),
+            ];
+            self.audit(action, &format!("source:{name}"), fields);
             self.meters.applied("rejected", reason);
             for finding in why.findings() {
                 self.meters.invalid(finding.kind().map_or("", Kind::name));

@@ -149,8 +149,7 @@ impl Day {
         if self.up >= Duration::from_secs(60) {
             self.store.memory_mut().lived();
         }
-        let wall = self.wall;
-        let taken = self.offered.clone().filter(|one| self.store.examine(one, wall).is_ok());
+        let taken = self.offered.clone().filter(|one| self.store.examine(one).is_ok());
         if let Some(offered) = taken {
             self.disk.bundles.insert(Arc::clone(&offered.digest), offered.clone());
             *self.tries.entry(Arc::clone(&offered.digest)).or_default() += 1;

@@ -1,0 +1,165 @@
+//! A store of a fleet, run by the program, with people who ask its config endpoint.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use serde_json::Value;
+use tillgate_config::bundle::encode_memory;
+use tillgate_core::reconcile::Memory;
+
+use crate::chain::Chain;
+use crate::endpoint::{Caller, NAME, write_secret};
+use crate::eventually;
+use crate::origin::Origin;
+use crate::program::{Program, policy};
+use crate::tls::{self, Authority, Wants};
+use crate::wire::Reply;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A probation that a test can wait for.
+const SOON: &str = "  probation: {least: 1s, requests: 5, most: 1h}\n";
+
+/// See the module.
+pub struct Operated {
+    /// Where its policy comes from.
+    pub chain: Chain,
+    /// The gateway.
+    pub program: Program,
+    origin: Origin,
+    config: Arc<ClientConfig>,
+    path: &'static str,
+}
+
+impl Operated {
+    /// A store that looks into the folder `stick`; `more` is of its Bootstrap. `path` is the
+    /// program.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn new(path: &'static str, name: &str, more: impl Fn(&Chain) -> String) -> Self {
+        let (chain, authority) = (Chain::new(name), Authority::default());
+        let identity = authority.issue(&[NAME, "127.0.0.1"]);
+        for (name, text) in
+            [("ca.crt", &authority.pem), ("tls.crt", &identity.chain), ("tls.key", &identity.key)]
+        {
+            fs::write(chain.folder.join(name), text).expect("room");
+        }
+        let at = |name: &str| chain.folder.join(name).display().to_string();
+        let mut endpoint = format!(
+            "  configEndpoint:\n    listen: 127.0.0.1:0\n    clientAuth: Token\n    certificate: \
+             {{certFile: {}, keyFile: {}}}\n    tokens:\n",
+            at("tls.crt"),
+            at("tls.key")
+        );
+        for role in ["viewer", "operator", "auditor", "sidecar"] {
+            write_secret(&chain.folder.join(role), &format!("{role}-0123456789abcdef0123456789ab"));
+            let file = at(role);
+            endpoint
+                .push_str(&format!("      - {{name: {role}, roles: [{role}], file: {file}}}\n"));
+        }
+        let more = more(&chain);
+        let bootstrap = chain.bootstrap(&[chain.stick("")], &format!("{SOON}{endpoint}{more}"));
+        // A box whose clock was right before: the one of a test may be kept by nobody.
+        let memory = Memory { clock_known: true, ..Memory::default() };
+        fs::create_dir_all(chain.state()).expect("room");
+        fs::write(chain.state().join("state.json"), encode_memory(&memory)).expect("room");
+        let program = start(path, bootstrap);
+        let config = tls::client(&authority, &Wants::default());
+        let store = Self { chain, program, origin: Origin::answering(OK), config, path };
+        store.follows();
+        store
+    }
+
+    /// Waits until it follows its sources, which it does once it serves.
+    fn follows(&self) {
+        eventually("policy is followed", || self.shown()["storeId"].is_string().then_some(()));
+    }
+
+    /// Ends the gateway as a power cut does, and starts it again.
+    pub fn restart(&mut self) {
+        self.program.kill();
+        self.program = start(self.path, self.program.policy.clone());
+        self.follows();
+    }
+
+    /// Puts a policy for `host` on the stick.
+    pub fn put(&self, sequence: u64, host: &str) {
+        let text = policy(host, self.origin.address);
+        self.chain.put(&self.chain.bundle(sequence, &text, "ci", &[]));
+    }
+
+    /// Puts one, and waits until it has proven itself.
+    #[track_caller]
+    pub fn good(&self, sequence: u64, host: &str) {
+        self.put(sequence, host);
+        eventually(&format!("{sequence} is last known good\n{}", self.program.log()), || {
+            (0..5).for_each(|_| drop(self.program.get(host)));
+            (self.shown()["lastKnownGood"]["sequence"] == sequence).then_some(())
+        });
+    }
+
+    /// What the status says of the policy.
+    pub fn shown(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.program.status()).expect("JSON");
+        status["policy"].clone()
+    }
+
+    /// Waits until the policy of this sequence is in effect.
+    #[track_caller]
+    pub fn applied(&self, sequence: u64) {
+        eventually(&format!("sequence {sequence} in effect\n{}", self.program.log()), || {
+            (self.shown()["applied"]["sequence"] == sequence).then_some(())
+        });
+    }
+
+    /// Asks the config endpoint.
+    pub fn ask(&self, role: &str, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+        let address = self.program.address("config-endpoint");
+        let token = fs::read_to_string(self.chain.folder.join(role)).expect("a token");
+        let media = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let headers = format!("Authorization: Bearer {token}\r\n{media}{headers}");
+        let caller = Caller { config: Arc::clone(&self.config), address };
+        caller.ask(method, path, &headers, body)
+    }
+
+    /// The document at `path`.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        let reply = self.ask("viewer", "GET", path, "", "");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        serde_json::from_slice(&reply.body).expect("JSON")
+    }
+
+    /// What an auditor reads.
+    pub fn records(&self) -> Vec<Value> {
+        let text = self.ask("auditor", "GET", "/v1/audit?limit=1000", "", "").text();
+        text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
+    }
+
+    /// A command of the program, with the means to ask this gateway.
+    pub fn command(&self, role: &str, words: &[&str]) -> tillgate::cli::policy::Answer {
+        let at = |name: &str| self.chain.folder.join(name).display().to_string();
+        let url = format!("https://{}", self.program.address("config-endpoint"));
+        let (ca, token) = (at("ca.crt"), at(role));
+        let means = ["--endpoint", &url, "--ca", &ca, "--token-file", &token];
+        let all = ["tillgate"].iter().chain(words).chain(&means).map(OsString::from);
+        tillgate::cli::ask(all.collect::<Vec<_>>()).expect("the arguments make sense")
+    }
+
+    /// The bundle that `current` leads to.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn current(&self) -> PathBuf {
+        let link = fs::read_link(self.chain.state().join("current")).expect("a bundle");
+        self.chain.state().join(link).join("bundle.tar.gz")
+    }
+}
+
+fn start(path: &str, bootstrap: impl AsRef<Path>) -> Program {
+    Program::start_as(path, "--bootstrap", bootstrap.as_ref().to_owned(), &[], |_| {})
+}

@@ -1,0 +1,294 @@
+//! What a store tells its centre, how it proves that, how a hand-made change is found, and what
+//! the centre may have it do: against a web server that takes reports.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tillgate_config::bundle::hex;
+use tillgate_tests::chain::tillgate;
+use tillgate_tests::collector::{Arrived, Collector};
+use tillgate_tests::endpoint::write_secret;
+use tillgate_tests::eventually;
+use tillgate_tests::operated::Operated;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
+
+/// A store that reports to `collector`, with a key of its own.
+fn store(name: &str, collector: &Collector) -> (Operated, Vec<u8>) {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let pem = pair.serialize_pem();
+    let store = Operated::new(PROGRAM, name, |chain| {
+        let key = chain.folder.join("store.pem");
+        write_secret(&key, &pem);
+        collector.reporting(&format!(", keyFile: {}", key.display()))
+    });
+    (store, pair.public_key_raw().to_vec())
+}
+
+/// Whether `signature` in base64 is of the key over `prefix` and `message`.
+fn is_signed(key: &[u8], prefix: &[u8], message: &[u8], signature: &str) -> bool {
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let (_, found) = algorithms
+        .mapping
+        .iter()
+        .find(|(scheme, _)| *scheme == rustls::SignatureScheme::ED25519)
+        .unwrap();
+    let signature = STANDARD.decode(signature).unwrap();
+    let message = [prefix, message].concat();
+    found[0].verify_signature(key, &message, &signature).is_ok()
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(digit).collect()
+}
+
+fn reasons(value: &Value) -> Vec<String> {
+    let all = value.as_array().unwrap().iter();
+    all.map(|item| item["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
+    let collector = Collector::default();
+    let (mut store, key) = store("report", &collector);
+    let first = collector.report("of the start", 0, |report| report["trigger"] == "Start").report;
+    assert_eq!((&first["kind"], &first["storeId"]), (&json!("StoreStatus"), &json!("store-0412")));
+    assert_eq!((&first["applied"], &first["compliance"]), (&Value::Null, &json!("Unknown")));
+    store.good(7, "a.example");
+    let report =
+        collector.report("of the policy", 0, |report| report["lastKnownGood"]["sequence"] == 7);
+    let Arrived { report, body, signature } = report;
+    let effective = store.ask("viewer", "GET", "/v1/config", "", "");
+    let effective = effective.header("tillgate-digest").unwrap().to_owned();
+    assert_eq!(report["applied"]["effectiveDigest"], *effective);
+    assert_eq!(report["desired"]["revision"], "main@sha1:7");
+    assert_eq!(report["attempted"]["result"], "Applied");
+    assert_eq!(report["links"][0]["state"], "Up");
+    assert!(body.len() < 8192, "{} bytes", body.len());
+    assert!(is_signed(&key, b"tillgate-report-v1\n", &body, &signature.unwrap()));
+    // The flags of the test's command line are a change by hand, too, and the only one.
+    assert_eq!(reasons(&report["drift"]), ["FlagOverride"]);
+    assert_eq!(report["compliance"], "Drifted");
+
+    // A challenge is answered with a signature over it and over what the report says.
+    let challenge = [7_u8; 32];
+    let count = collector.count();
+    collector.answers(&json!({"challenge": STANDARD.encode(challenge), "wantDetail": true}));
+    let proof = collector.report("with a proof", count, |report| report["attestation"].is_object());
+    let said = &proof.report;
+    let mut text = challenge.to_vec();
+    for value in [
+        said["applied"]["effectiveDigest"].as_str().unwrap(),
+        &said["applied"]["sequence"].to_string(),
+        said["bootId"].as_str().unwrap(),
+        said["audit"]["head"].as_str().unwrap(),
+    ] {
+        text.extend_from_slice(value.as_bytes());
+        text.push(b'\n');
+    }
+    let signature = said["attestation"]["signature"].as_str().unwrap();
+    let hash = bytes(&hex(&text));
+    assert!(is_signed(&key, b"tillgate-attestation-v1\n", &hash, signature));
+    assert_eq!(said["detail"]["store"], "store-0412");
+    let next = collector.report("without one", collector.count(), |_| true);
+    assert!(next.report["attestation"].is_null() && next.report["detail"].is_null());
+
+    // A centre that is busy gets the newest later, and numbers never go back.
+    collector.refuses("HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+    let metrics = |part: &str| {
+        eventually(part, || {
+            let text = store.ask("viewer", "GET", "/metrics", "", "").text();
+            text.contains(part).then_some(())
+        });
+    };
+    metrics("tillgate_report_total{result=\"busy\"} 1");
+    metrics("tillgate_compliance_state{state=\"Drifted\"} 1");
+    metrics("tillgate_drift_items{reason=\"FlagOverride\"} 1");
+    let last = collector.report("after that", collector.count(), |_| true).report;
+    store.restart();
+    let anew = collector.report("of the next start", collector.count(), |report| {
+        report["bootId"] != last["bootId"]
+    });
+    let number = |report: &Value| report["reportSeq"].as_u64().unwrap();
+    assert!(number(&anew.report) > number(&last), "{} {}", anew.report, last);
+}
+
+/// Does `change` with the file, waits for the drift of this reason, here and at the centre, and
+/// puts the file back.
+#[track_caller]
+fn found(store: &Operated, collector: &Collector, file: &Path, reason: &str, change: &[u8]) {
+    let before = fs::read(file).unwrap();
+    fs::write(file, change).unwrap();
+    let drift = store.get("/v1/drift");
+    assert!(reasons(&drift["items"]).contains(&reason.to_owned()), "{drift}");
+    assert_eq!(drift["compliance"], "Drifted");
+    let count = collector.count();
+    let told = |report: &Value| reasons(&report["drift"]).contains(&reason.to_owned());
+    let report = collector.report(reason, count, told).report;
+    assert_eq!(report["compliance"], "Drifted");
+    fs::write(file, before).unwrap();
+    let drift = store.get("/v1/drift");
+    assert_eq!(reasons(&drift["items"]), ["FlagOverride"], "it is as it was: {drift}");
+}
+
+#[test]
+fn a_change_by_hand_is_found_and_told() {
+    let collector = Collector::default();
+    let (store, _) = store("drift", &collector);
+    store.good(7, "a.example");
+    assert_eq!(reasons(&store.get("/v1/drift")["items"]), ["FlagOverride"]);
+    let bundle = store.current();
+    let good = fs::read(&bundle).unwrap();
+    // Somebody swaps the bundle on disk for one of his own, for the next start.
+    let own = tillgate_tests::program::policy("evil.example", store.chain.address());
+    let eves = store.chain.bundle(7, &own, "eve", &[]);
+    found(&store, &collector, &bundle, "BundleChanged", &eves);
+    // One bit of it.
+    let mut torn = good.clone();
+    let middle = torn.len() / 2;
+    torn[middle] ^= 1;
+    found(&store, &collector, &bundle, "BundleChanged", &torn);
+    // The memory, to lift the floor of sequences.
+    let memory = store.chain.state().join("state.json");
+    let count = collector.count();
+    fs::write(&memory, b"tillgate-state-v1 0\n{}\n").unwrap();
+    // It is told, and written anew: the process knows better than the disk.
+    collector.report("the memory", count, |report| {
+        reasons(&report["drift"]).contains(&"MemoryChanged".to_owned())
+    });
+    eventually("the memory is whole again", || {
+        (reasons(&store.get("/v1/drift")["items"]) == ["FlagOverride"]).then_some(())
+    });
+    // A link to nowhere.
+    let link = store.chain.state().join("current");
+    let target = fs::read_link(&link).unwrap();
+    fs::remove_file(&link).unwrap();
+    assert!(reasons(&store.get("/v1/drift")["items"]).contains(&"PointerChanged".to_owned()));
+    std::os::unix::fs::symlink(target, &link).unwrap();
+    assert_eq!(reasons(&store.get("/v1/drift")["items"]), ["FlagOverride"]);
+    // A sidecar that runs something else than it was sent, whatever it was sent.
+    let other = format!("sha256:{}", "ab".repeat(32));
+    let body = json!({"bootId": "one", "activeDigest": other}).to_string();
+    let registered = store.ask("sidecar", "PUT", "/v1/instances/sidecar", "", &body);
+    assert_eq!(registered.status, 204, "{}", registered.text());
+    let drift = store.get("/v1/drift");
+    let item = drift["items"].as_array().unwrap().iter().find(|one| one["observed"] == *other);
+    assert_eq!(item.unwrap()["reason"], "InstancePending");
+    collector.report("the sidecar", 0, |report| report["instances"]["pending"] == 1);
+}
+
+/// Puts an operation beside the bundle that was made last, signed with `key`.
+fn operate(store: &Operated, key: &str, id: &str, more: &[&str]) {
+    let file = store.chain.folder.join("made.tar.gz").display().to_string();
+    let private = store.chain.folder.join(format!("{key}.pem")).display().to_string();
+    let usual =
+        ["--store", "store-0412", "--reason", "cards fail", "--ticket", "INC-1", "--id", id];
+    let signed = ["--key", &private, "--key-id", key];
+    tillgate(&[&["operate", &file], more, &usual, &signed].concat());
+    store.chain.put(&fs::read(&file).unwrap());
+}
+
+/// The outcome of an operation, in a report.
+#[track_caller]
+fn outcome(collector: &Collector, after: usize, id: &str) -> Value {
+    let all = |report: &Value| report["operations"].as_array().cloned().unwrap_or_default();
+    let has = |report: &Value| all(report).iter().any(|one| one["id"] == id);
+    let report = collector.report(id, after, has).report;
+    all(&report).into_iter().find(|one| one["id"] == id).unwrap()
+}
+
+#[test]
+fn a_centre_has_a_store_do_something_once() {
+    let collector = Collector::default();
+    let (mut store, _) = store("operate", &collector);
+    store.good(7, "a.example");
+    store.good(8, "b.example");
+    let made = store.chain.folder.join("made.tar.gz");
+    let without = fs::read(&made).unwrap();
+    operate(&store, "eve", "forged", &["--action", "rollback"]);
+    let forged = outcome(&collector, 0, "forged");
+    assert_eq!(
+        (&forged["state"], &forged["outcome"]["result"]),
+        (&json!("Refused"), &json!("forged"))
+    );
+    operate(&store, "ci", "role", &["--action", "rollback"]);
+    assert_eq!(outcome(&collector, 0, "role")["state"], "Refused", "its key signs bundles");
+    operate(&store, "boss", "other", &["--action", "unpin"]);
+    let none = outcome(&collector, 0, "other");
+    assert_eq!(
+        (&none["state"], &none["outcome"]["why"]),
+        (&json!("Failed"), &json!("the store is not pinned"))
+    );
+    assert_eq!(store.shown()["applied"]["sequence"], 8);
+
+    operate(&store, "boss", "back", &["--action", "rollback", "--to", "previous", "--for", "2h"]);
+    let back = outcome(&collector, 0, "back");
+    assert_eq!(back["state"], "Succeeded", "{back}");
+    store.applied(7);
+    assert_eq!(store.get("/v1/pin")["actor"], "key:boss");
+    // It is told once, in a report that the centre has taken.
+    let count = collector.count() + 1;
+    let report = collector.report("the next one", count, |_| true).report;
+    assert_eq!(report["operations"], json!([]));
+
+    // Once: not after a restart, not when it is taken away and comes again, not with other words.
+    let with = fs::read(&made).unwrap();
+    let unpinned = store.ask("operator", "DELETE", "/v1/pin", "", "");
+    assert_eq!(unpinned.status, 204);
+    store.applied(8);
+    store.restart();
+    store.applied(8);
+    let count = collector.count();
+    store.chain.put(&without);
+    collector.report("without it", count + 2, |_| true);
+    store.chain.put(&with);
+    let replayed = outcome(&collector, count, "back");
+    assert_eq!(
+        (&replayed["state"], &replayed["outcome"]["result"]),
+        (&json!("Refused"), &json!("replayed"))
+    );
+    assert_eq!(store.shown()["applied"]["sequence"], 8, "it was not done again");
+    let count = collector.count();
+    operate(&store, "boss", "back", &["--action", "pin"]);
+    assert_eq!(outcome(&collector, count, "back")["state"], "Refused", "its id was used");
+    let records = store.records();
+    let is = |one: &&Value| one["operation"] == "back";
+    let told: Vec<(&Value, &Value)> =
+        records.iter().filter(is).map(|one| (&one["action"], &one["result"])).collect();
+    assert_eq!(told[0], (&json!("Operation"), &json!("Succeeded")));
+    assert!(told[1..].iter().all(|one| *one == (&json!("VerifyFailed"), &json!("Refused"))));
+}
+
+#[test]
+fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
+    let collector = Collector::default();
+    let (store, _) = store("help", &collector);
+    store.good(7, "a.example");
+    operate(&store, "boss", "why", &["--action", "explain", "--url", "http://a.example/"]);
+    let why = outcome(&collector, 0, "why");
+    assert_eq!(why["outcome"]["route"], "api", "{why}");
+    operate(&store, "boss", "help", &["--action", "support-bundle"]);
+    let help = outcome(&collector, 0, "help");
+    let content = STANDARD.decode(help["outcome"]["content"].as_str().unwrap()).unwrap();
+    assert_eq!(hex(&content), help["outcome"]["sha256"].as_str().unwrap());
+    let mut text = String::new();
+    let mut reader = flate2::read::GzDecoder::new(content.as_slice());
+    std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+    let bundle: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(bundle["status"]["store"], "store-0412");
+    assert!(bundle["log"].to_string().contains("policy in effect"), "{}", bundle["log"]);
+    assert!(bundle["audit"].to_string().contains("LkgPromote"), "{}", bundle["audit"]);
+    assert!(bundle["config"]["effective"].is_object());
+    for secret in ["operator", "viewer", "store.pem", "tls.key"] {
+        let secret = fs::read_to_string(store.chain.folder.join(secret)).unwrap();
+        let secret = secret.lines().nth(1).or_else(|| secret.lines().next()).unwrap();
+        assert!(!text.contains(secret), "a secret is in it");
+    }
+}
