@@ -146,6 +146,9 @@ fn what_windows_hold_is_held_by_the_gateway() {
          appliesTo: {{routes: [pricing/near]}}\n  from: \
          \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  timeZone: Store\n  reason: peak\n"
     );
+    // What is critical cannot be held.
+    let rule = "    - name: near\n";
+    let frozen = frozen.replace(rule, &format!("{rule}      trafficClass: replication\n"));
     let config = taken(&frozen, "gateway.store");
     assert_eq!(tiers(&config, "near"), [["tillgate-gateway gateway.store:8080"]]);
     assert_eq!(tiers(&config, "both")[0], ["local prices.store:9500"]);

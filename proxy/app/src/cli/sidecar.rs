@@ -74,7 +74,7 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let bound = build_with(effective, Inherited::default(), Arc::default());
     let bound = bound.map_err(|error| explain(&error))?;
     let control = bound.control();
-    control.count_log_drops(log.spool());
+    control.logs_to(log);
     let arm = || until_stopped(control, booted);
     bound.run_armed(arm).map_err(|error| format!("the sidecar cannot start its threads: {error}"))
 }
