@@ -142,9 +142,11 @@ fn what_is_across_the_line_goes_through_the_gateway() {
 #[test]
 fn what_windows_hold_is_held_by_the_gateway() {
     let frozen = format!(
-        "{POLICY}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
+        "{POLICY}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\n\
+         metadata: {{name: peak}}\nspec:\n  \
          appliesTo: {{routes: [pricing/near]}}\n  from: \
-         \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  timeZone: Store\n  reason: peak\n"
+         \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  \
+         timeZone: Store\n  reason: peak\n"
     );
     // What is critical cannot be held.
     let rule = "    - name: near\n";

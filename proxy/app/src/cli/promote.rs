@@ -42,8 +42,9 @@ pub(crate) struct Options {
     /// What it was decided on, for people.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(super) evidence: String,
-    /// What the stores of the ring before say: a folder of their `/v1/status`, one file each. It
-    /// is signed only if they show that the bundle is good.
+    /// What the stores of the ring before say: a folder of their `/v1/status`, or of what they
+    /// report to their centre, one file each. It is signed only if they show that the bundle is
+    /// good.
     #[arg(long, value_name = "FOLDER")]
     pub(super) reports: Option<PathBuf>,
     /// How long the first of them must have had it.

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::scalar::{Instant, Text as _};
-use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Clock;
 
 use super::problem::Problem;
@@ -97,8 +96,14 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
         Some(documents) => Arc::new(checks::compiled(desk, documents.text()).await?),
     };
     let mut shown = match (&question.http, &question.image) {
-        (Some(http), None) => told(&desk.gateway, &config, &head(http)?, when, is_hypothetical),
-        (None, Some(image)) => pull(&desk.gateway, &config, image, at).await?,
+        (Some(http), None) => {
+            let mut shown = explain::of(&config, &head(http)?, when);
+            if !is_hypothetical {
+                shown["now"] = now(&desk.gateway, &config, &shown);
+            }
+            shown
+        }
+        (None, Some(image)) => pull(desk, &config, image, at).await?,
         (Some(_), Some(_)) | (None, None) => {
             let detail = "ask about one thing: `http` is a request, `image` a pull";
             return Err(Problem::malformed(detail));
@@ -112,38 +117,25 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     Ok(shown)
 }
 
-/// The same for a question that came from afar: about a request, and what runs.
+/// A question that came from afar, about a request and what runs.
 pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> {
     let question: Question =
         serde_json::from_value(question).map_err(|error| format!("the question: {error}"))?;
-    let (Some(http), None) = (&question.http, &question.bundle) else {
-        return Err("only requests, and what runs, are explained from afar".to_owned());
+    let Question { at: None, http: Some(http), image: None, bundle: None, source: None } = question
+    else {
+        return Err("what is explained from afar is `http`, here and now".to_owned());
     };
-    let head = head(http).map_err(|problem| problem.detail().to_owned())?;
-    let config = Arc::clone(&gateway.running().effective);
-    let mut shown = told(gateway, &config, &head, windows::now(), false);
+    let config = &gateway.running().effective;
+    let head = head(&http).map_err(|problem| problem.detail().to_owned())?;
+    let mut shown = explain::of(config, &head, windows::now());
+    shown["now"] = now(gateway, config, &shown);
     shown["digest"] = json!(&*config.digest);
-    shown["hypothetical"] = json!(false);
     Ok(shown)
-}
-
-fn told(
-    gateway: &Gateway,
-    config: &Effective,
-    head: &http::request::Parts,
-    when: Timestamp,
-    is_hypothetical: bool,
-) -> Value {
-    let mut shown = explain::of(config, head, when);
-    if !is_hypothetical {
-        shown["now"] = now(gateway, config, &shown);
-    }
-    shown
 }
 
 /// What would happen to a pull: by what this store has and ran, whatever the policy.
 async fn pull(
-    gateway: &Gateway,
+    desk: &Desk,
     config: &Effective,
     asked: &Image,
     at: Option<Instant>,
@@ -151,7 +143,7 @@ async fn pull(
     let (registry, digest) = (asked.registry.as_deref(), asked.digest.as_deref());
     let image = image::Image::find(config, registry, &asked.repository, digest);
     let image = image.map_err(Problem::malformed)?;
-    let mirror = gateway.mirror();
+    let mirror = desk.gateway.mirror();
     let (clock, now) = match &mirror {
         Some(mirror) => mirror.now(),
         None => (Clock::Synced, windows::now()),

@@ -224,10 +224,10 @@ mod tests {
         let t = start();
         let mut cadence = Cadence::new(SPEC, 0, t);
         cadence.begin(t);
-        let failed = Reported::Failed { retry_after: Some(seconds(120)) };
+        let failed = Reported::Failed { retry_after: Some(seconds(1200)) };
         cadence.handle_reported(failed, 0, t);
         cadence.handle_change(t + seconds(1));
-        assert_eq!(cadence.poll_timeout(), t + seconds(120));
+        assert_eq!(cadence.poll_timeout(), t + seconds(1200), "as long as it asks for");
         // A day later stores come back over ten minutes and more, never at once.
         let day = t + seconds(86_400);
         assert!(cadence.begin(day).is_some());

@@ -95,8 +95,17 @@ fn word(report: &Value, sequence: u64) -> (Arc<str>, Word) {
     let is = |place: &Value| place["sequence"] == sequence;
     let denied = report["denied"].as_array().into_iter().flatten().find(|one| is(one));
     let refused = Some(&report["refused"]).filter(|one| is(one));
-    let word = match denied.or(refused) {
-        Some(bad) => Word::Bad(bad["why"].as_str().unwrap_or("refused").into()),
+    // What a store reports to its centre is shorter than what it answers.
+    let failed = |one: &&Value| {
+        let result = one["result"].as_str().unwrap_or_default();
+        is(one) && ["Rejected", "RolledBack"].contains(&result)
+    };
+    let attempted = Some(&report["attempted"]).filter(failed);
+    let word = match denied.or(refused).or(attempted) {
+        Some(bad) => {
+            let why = bad["why"].as_str().or_else(|| bad["reason"].as_str());
+            Word::Bad(why.unwrap_or("refused").into())
+        }
         None if is(&report["applied"]) && is(&report["lastKnownGood"]) => Word::Good,
         None => Word::Pending,
     };
@@ -105,9 +114,11 @@ fn word(report: &Value, sequence: u64) -> (Arc<str>, Word) {
 
 /// When a store has taken it.
 fn taken_at(report: &Value, sequence: u64) -> Option<u64> {
-    let mut history = report["history"].as_array()?.iter();
-    let taken = history.find(|one| one["sequence"] == sequence && one["result"] == "Applied")?;
-    Some(wall(taken["at"].as_str()?)?.0)
+    let mut history = report["history"].as_array().into_iter().flatten();
+    let taken = history.find(|one| one["sequence"] == sequence && one["result"] == "Applied");
+    let applied = Some(&report["applied"]).filter(|one| one["sequence"] == sequence);
+    let at = taken.map(|one| &one["at"]).or_else(|| Some(&applied?["since"]))?;
+    Some(wall(at.as_str()?)?.0)
 }
 
 /// The largest value of an instant query, if each is a number; `None` if there is none.
@@ -156,6 +167,21 @@ mod tests {
             {"sequence": 9, "result": "LastKnownGood", "at": "2026-11-20T22:00:00Z"},
             {"sequence": 9, "result": "Applied", "at": "2026-11-20T20:58:12Z"}]});
         assert_eq!(taken_at(&history, 9), Some(1_795_208_292));
+    }
+
+    #[test]
+    fn what_a_store_reports_to_its_centre_will_do() {
+        let mut report = json!({"kind": "StoreStatus", "storeId": "1",
+            "applied": {"sequence": 9, "since": "2026-11-20T20:58:12Z"},
+            "lastKnownGood": {"sequence": 9}, "attempted": {"sequence": 9, "result": "Applied"}});
+        assert_eq!(word(&report, 9), ("1".into(), Word::Good));
+        assert_eq!(taken_at(&report, 9), Some(1_795_208_292));
+        assert_eq!((word(&report, 8).1, taken_at(&report, 8)), (Word::Pending, None));
+        let attempt = |result| json!({"sequence": 10, "result": result, "reason": "Invalid"});
+        for (result, said) in [("Held", Word::Pending), ("Rejected", Word::Bad("Invalid".into()))] {
+            report["attempted"] = attempt(result);
+            assert_eq!(word(&report, 10).1, said, "{result}");
+        }
     }
 
     #[test]
