@@ -251,7 +251,8 @@ impl Site {
 
     /// Time passes; heartbeats are read meanwhile.
     fn rest(&self, seconds: u64) {
-        self.runtime.block_on(tokio::time::sleep(std::time::Duration::from_secs(seconds)));
+        let time = std::time::Duration::from_secs(seconds);
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 }
 

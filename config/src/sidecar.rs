@@ -135,7 +135,10 @@ fn documents(slice: &Value, beside: &Beside) -> Vec<Value> {
             routes::of(rules, &mut servers).map(|spec| document("ServiceRoute", name, &spec)),
         );
     }
-    let listen = |address: SocketAddr, protocol: &str| json!({ "address": address.to_string(), "protocol": protocol });
+    let listen = |address: SocketAddr, protocol: &str| {
+        let address = address.to_string();
+        json!({ "address": address, "protocol": protocol })
+    };
     all.push(document("Listener", "http", &listen(beside.http, "HTTP")));
     all.push(document("Listener", "admin", &listen(beside.admin, "Admin")));
     // The one that a policy always has; it is taken away again.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tillgate_core::backend::Location;
 use tillgate_core::filter::Action;
+use tillgate_core::retry::Repeat;
 
 use super::*;
 use crate::load_text;
@@ -156,13 +157,16 @@ fn a_key_that_one_backend_remembers_permits_nothing_where_one_stands_for_several
 
 #[test]
 fn what_windows_hold_is_held_by_the_gateway() {
-    let near = "    - name: near\n";
-    let policy = POLICY.replacen(near, &format!("{near}      trafficClass: metrics\n"), 1);
     let frozen = format!(
-        "{policy}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
+        "{POLICY}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\n\
+         metadata: {{name: peak}}\nspec:\n  \
          appliesTo: {{routes: [pricing/near]}}\n  from: \
-         \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  timeZone: Store\n  reason: peak\n"
+         \"2026-11-20T00:00:00\"\n  until: \"2026-12-01T06:00:00\"\n  \
+         timeZone: Store\n  reason: peak\n"
     );
+    // What is critical cannot be held.
+    let rule = "    - name: near\n";
+    let frozen = frozen.replace(rule, &format!("{rule}      trafficClass: replication\n"));
     let config = taken(&frozen, "gateway.store");
     assert_eq!(tiers(&config, "near"), [["tillgate-gateway gateway.store:8080"]]);
     assert_eq!(tiers(&config, "both")[0], ["local prices.store:9500"]);

@@ -277,10 +277,11 @@ impl Follower {
             let Refused { slice, code, message, path, .. } = refused;
             json!({"digest": &*slice.digest, "code": code, "message": message, "path": path})
         });
+        let address = &self.spec.address;
         self.gateway.policy.set(json!({
             "sidecar": {
                 "id": self.spec.id,
-                "configFrom": format!("https://{}:{}", self.spec.address.host, self.spec.address.port),
+                "configFrom": format!("https://{}:{}", address.host, address.port),
                 "activeDigest": self.active.as_ref().map(|(digest, _)| &**digest),
                 "refused": refused,
                 "asking": self.asking,
