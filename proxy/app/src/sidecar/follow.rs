@@ -76,7 +76,15 @@ impl Follower {
     pub(super) fn new(booted: Booted, gateway: Arc<Gateway>) -> Self {
         let Booted { spec, kept, finish, active, suspect, .. } = booted;
         let means = Arc::clone(&gateway.running().effective.digest);
+        let died = |digest: &Arc<str>| {
+            json!({
+                "digest": &**digest,
+                "result": "Rejected",
+                "error": {"code": "DIED", "message": "it ended this process again and again"},
+            })
+        };
         Self {
+            unsaid: suspect.as_ref().map(died),
             line: Line::new(&spec, Arc::clone(&gateway.tls)),
             gateway,
             spec,
@@ -86,7 +94,6 @@ impl Follower {
             refused: None,
             suspect,
             boot_id: format!("{:016x}", fastrand::u64(..)),
-            unsaid: None,
             asking: None,
             saying: None,
             began: clock::now(),
@@ -138,10 +145,21 @@ impl Follower {
     async fn hear(&mut self, answer: Result<Asked, Unanswered>) {
         let outcome = answer.as_ref().map(|_| ()).map_err(|error| error.why.clone());
         note(&mut self.asking, outcome, "the gateway gives no config; what runs stays");
-        if let Ok(Asked::Slice(slice)) = answer {
-            self.take(slice);
-            self.say().await;
+        match answer {
+            Ok(Asked::Slice(slice)) => {
+                self.take(slice);
+                self.say().await;
+            }
+            Ok(Asked::Same { digest: Some(digest), .. }) => self.keep_to(&digest),
+            Ok(Asked::Same { digest: None, .. }) | Err(_) => {}
         }
+    }
+
+    /// The gateway wants `digest`, which is known here: what it wanted before and was refused is
+    /// not tried again.
+    fn keep_to(&mut self, digest: &str) {
+        self.refused.take_if(|refused| *refused.slice.digest != *digest);
+        self.suspect.take_if(|suspect| **suspect != *digest);
     }
 
     /// Puts a slice in effect, or says why not.
@@ -325,7 +343,7 @@ async fn ask(
         let known = knows.borrow().clone();
         let answer = line.config(&known).await;
         let polled = match &answer {
-            Ok(Asked::Same { held }) => Polled::Answered { held: *held && !known.is_empty() },
+            Ok(Asked::Same { held, .. }) => Polled::Answered { held: *held && !known.is_empty() },
             Ok(Asked::Slice(_)) => Polled::Answered { held: true },
             Err(error) => Polled::Failed { retry_after: error.retry_after },
         };

@@ -33,9 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What came of a question for the config.
 pub(super) enum Asked {
-    /// Nothing new; whether the gateway held the question.
+    /// Nothing new.
     Same {
+        /// Whether the gateway held the question.
         held: bool,
+        /// Which of the known slices it wants.
+        digest: Option<Arc<str>>,
     },
     Slice(Slice),
 }
@@ -154,12 +157,14 @@ fn refusal(answer: &Response<Bytes>) -> Unanswered {
 fn read(answer: Response<Bytes>) -> Result<Asked, Unanswered> {
     let headers = answer.headers();
     let held = headers.contains_key("preference-applied");
+    let wanted = headers.get("tillgate-digest").and_then(|value| value.to_str().ok());
     match answer.status() {
-        StatusCode::NOT_MODIFIED => return Ok(Asked::Same { held }),
+        StatusCode::NOT_MODIFIED => {
+            return Ok(Asked::Same { held, digest: wanted.map(Arc::from) });
+        }
         StatusCode::OK => {}
         _ => return Err(refusal(&answer)),
     }
-    let wanted = headers.get("tillgate-digest").and_then(|value| value.to_str().ok());
     let slice = Slice::new(text(headers, answer.body())?);
     if wanted != Some(&*slice.digest) {
         let why = "the slice is not what its digest says: it was changed on its way";
@@ -215,6 +220,10 @@ mod tests {
                 Err(error) => panic!("{}", error.why),
             }
         }
+        match answer(304, &[digest], b"") {
+            Ok(Asked::Same { held: false, digest: Some(same) }) => assert_eq!(same, slice.digest),
+            _ => panic!("it says which one"),
+        }
         for (headers, body) in [
             (&[digest][..], &b"{ }"[..]),
             (&[], b"{}"),
@@ -223,9 +232,9 @@ mod tests {
         ] {
             assert!(answer(200, headers, body).is_err());
         }
-        assert!(matches!(answer(304, &[], b""), Ok(Asked::Same { held: false })));
+        assert!(matches!(answer(304, &[], b""), Ok(Asked::Same { held: false, .. })));
         let held = [("preference-applied", "wait=55")];
-        assert!(matches!(answer(304, &held, b""), Ok(Asked::Same { held: true })));
+        assert!(matches!(answer(304, &held, b""), Ok(Asked::Same { held: true, .. })));
         let late = answer(503, &[("retry-after", "7")], br#"{"detail":"stopping"}"#).err().unwrap();
         assert_eq!(late.retry_after, Some(Duration::from_secs(7)));
         assert!(late.why.contains("503") && late.why.contains("stopping"), "{}", late.why);
