@@ -146,6 +146,11 @@ pub struct Reconciler {
 impl Reconciler {
     /// A loop that begins with what [`OnDisk::boot`] decided to serve.
     pub fn new(boot: &Boot, spec: ProbationSpec) -> Self {
+        // The next start shall not find again what this one has passed over.
+        let passed_over = match &boot.serve {
+            Serve::Lkg(lkg) => Some(Effect::PointCurrent(Arc::clone(&lkg.digest))),
+            Serve::Current(_) | Serve::Minimal => None,
+        };
         Self {
             memory: boot.memory.clone(),
             running: boot.serve.revision().cloned(),
@@ -154,7 +159,7 @@ impl Reconciler {
             probation: None,
             samples: VecDeque::new(),
             baseline: Since::default(),
-            effects: VecDeque::new(),
+            effects: passed_over.into_iter().collect(),
             falling: None,
         }
     }

@@ -122,6 +122,8 @@ pub(super) struct Loop {
     /// How many there ever were.
     outcomes: u64,
     probation_since: Option<Instant>,
+    /// What could not be written last.
+    unwritten: Option<String>,
     _lock: Lock,
 }
 
@@ -244,6 +246,7 @@ impl Loop {
             results: Vec::new(),
             outcomes: 0,
             probation_since: None,
+            unwritten: None,
             _lock: lock,
         };
         all.show();

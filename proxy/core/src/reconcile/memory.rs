@@ -426,8 +426,19 @@ fn proven(
         }
         // Promoted, and that could not be written down.
         Some(Applied { digest, .. }) if is_current(&digest) && is_lkg(&digest) => return true,
+        // Somebody wants just this one: no start undoes that, and none is counted against it.
+        Some(Applied { digest, .. })
+            if is_current(&digest)
+                && memory.pin.as_ref().is_some_and(|pin| pin.digest == digest) =>
+        {
+            memory.settle(&digest, Stage::Kept);
+            return true;
+        }
+        // One that `current` does not lead to any more was not tried by the last start.
         Some(Applied { digest, stage: Stage::InProbation })
-            if memory.denial(&digest).is_none() && memory.attempt(&digest) >= ATTEMPTS_MAX =>
+            if is_current(&digest)
+                && memory.denial(&digest).is_none()
+                && memory.attempt(&digest) >= ATTEMPTS_MAX =>
         {
             let sequence = memory.highest.as_ref().filter(|(_, high)| *high == digest);
             let revision = Revision {
