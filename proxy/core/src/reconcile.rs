@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 pub use self::cadence::{Cadence, CadenceSpec, Reported, Trigger};
 pub use self::health::{Facts, HealthSpec, RouteFact, Since, Verdict, judge};
 pub use self::memory::{
-    Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Fate, Memory, OnDisk, Pin,
-    RUNS_MAX, Remark, Run, Serve, Stage,
+    Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Ended, Fate, Memory, OnDisk,
+    Pin, RUNS_MAX, Remark, Run, Serve, Stage,
 };
 pub use self::poll::{Poll, PollSpec, Polled};
 pub use self::promote::{Metric, RingEvidence, Word, judge_ring};

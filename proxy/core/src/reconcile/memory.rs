@@ -145,6 +145,23 @@ pub struct Done {
     pub statement: Digest,
     /// Until when it could be carried out; it is remembered until then.
     pub until: Wall,
+    /// What it does.
+    pub action: Arc<str>,
+    /// What came of it; `None` while it is carried out.
+    pub ended: Option<Ended>,
+    /// Whether who gave it knows, or nobody is to be told.
+    pub told: bool,
+}
+
+/// What came of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In a word.
+    pub state: Arc<str>,
+    /// When.
+    pub at: Wall,
+    /// More of it, as JSON; empty once it was told.
+    pub outcome: Arc<str>,
 }
 
 /// Starts that did not live for a minute.
@@ -213,6 +230,23 @@ impl Memory {
         }
         self.done.push(done);
         true
+    }
+
+    /// The operation `id` has come to an end.
+    pub fn ends(&mut self, id: &str, ended: Ended) {
+        if let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) {
+            let outcome = if done.told { "".into() } else { ended.outcome };
+            done.ended = Some(Ended { outcome, ..ended });
+        }
+    }
+
+    /// Whoever gave the operation `id` knows that it came to `state`.
+    pub fn tells(&mut self, id: &str, state: &str) {
+        let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) else { return };
+        if let Some(ended) = done.ended.as_mut().filter(|ended| *ended.state == *state) {
+            ended.outcome = "".into();
+            done.told = true;
+        }
     }
 
     /// Why `digest` is not tried again, if so.

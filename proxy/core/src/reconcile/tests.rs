@@ -260,6 +260,9 @@ fn what_was_in_effect_is_remembered_and_bounded() {
         id: number.to_string().into(),
         statement: "sha256:x".into(),
         until: Wall(number),
+        action: "Unpin".into(),
+        ended: None,
+        told: false,
     };
     for number in 1..=DONE_MAX as u64 {
         assert!(memory.does(done(number), Wall(0)));
