@@ -26,9 +26,9 @@ const BRIEF_BYTES_MAX: usize = 1024;
 pub(super) struct Operations {
     /// Hash of the list.
     seen: Option<String>,
-    /// Ids of the list.
-    listed: BTreeSet<Arc<str>>,
-    /// Those that were carried out and then taken away: no more than are remembered.
+    /// Ids of the list, once there was one.
+    listed: Option<BTreeSet<Arc<str>>>,
+    /// Those that were carried out and had been taken away: no more than are remembered.
     pub(super) gone: BTreeSet<Arc<str>>,
     /// What waits for a clock that is believed.
     pub(super) waiting: Vec<PromotionEntry>,
@@ -43,19 +43,34 @@ impl Operations {
         is_new
     }
 
-    /// The list has these entries now, each of which is to be examined.
-    pub(super) fn lists(&mut self, entries: &[PromotionEntry], memory: &Memory) {
+    /// Ids of its list.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.listed.iter().flatten()
+    }
+
+    /// The list has these entries now, each of which is to be examined. What comes to it that was
+    /// carried out was taken away before, unless it is `elsewhere`: then this source was behind.
+    pub(super) fn lists(
+        &mut self,
+        entries: &[PromotionEntry],
+        memory: &Memory,
+        elsewhere: &BTreeSet<Arc<str>>,
+    ) {
         let ids = entries.iter().filter_map(|one| OperationStatement::read(&one.statement).ok());
-        let listed = ids.map(|statement| Arc::from(statement.id)).collect();
-        let before = std::mem::replace(&mut self.listed, listed);
+        let listed: BTreeSet<_> = ids.map(|statement| Arc::from(statement.id)).collect();
         self.waiting.clear();
-        self.gone.extend(before.difference(&self.listed).cloned());
+        if let Some(before) = &self.listed {
+            let known = before.union(elsewhere).cloned().collect();
+            self.gone.extend(listed.difference(&known).chain(before.difference(&listed)).cloned());
+        }
         self.gone.retain(|id| memory.done.iter().any(|done| done.id == *id));
+        self.listed = Some(listed);
     }
 
     /// All of the list was examined: what has come again was told once.
     pub(super) fn examined(&mut self) {
-        self.gone.retain(|id| !self.listed.contains(id));
+        let listed = self.listed.as_ref();
+        self.gone.retain(|id| listed.is_none_or(|listed| !listed.contains(id)));
     }
 }
 
@@ -276,25 +291,34 @@ mod tests {
         let id: Arc<str> = "op-1".into();
         let mut memory = Memory::default();
         let (mut first, mut second) = (Operations::default(), Operations::default());
+        let (one, none) = (std::slice::from_ref(&one), BTreeSet::new());
         assert!(first.sees(b"one"));
-        first.lists(std::slice::from_ref(&one), &memory);
-        first.waiting.push(one.clone());
+        first.lists(one, &memory, &none);
+        first.waiting.extend_from_slice(one);
         first.examined();
+        let elsewhere: BTreeSet<_> = first.listed().cloned().collect();
         assert!(second.sees(b""));
-        second.lists(&[], &memory);
+        second.lists(&[], &memory, &elsewhere);
         assert_eq!(first.waiting.len(), 1, "it waits on, whatever another source has");
         memory.does(done("op-1", "sha256:s", Wall(u64::MAX)), NOW);
         // The second one comes to know of it later: it was never taken away there.
         assert!(!first.sees(b"one") && second.sees(b"one"));
-        second.lists(std::slice::from_ref(&one), &memory);
+        second.lists(one, &memory, &elsewhere);
         assert!(second.gone.is_empty());
         // Taken away, and there again: told once.
-        first.lists(&[], &memory);
+        first.lists(&[], &memory, &none);
         first.examined();
-        first.lists(std::slice::from_ref(&one), &memory);
+        first.lists(one, &memory, &elsewhere);
         assert!(first.gone.contains(&id));
         first.examined();
-        assert!(first.gone.is_empty() && second.gone.is_empty());
+        assert!(first.gone.is_empty());
+        // After a restart: there at once, or only after it was not.
+        let (mut at_once, mut later) = (Operations::default(), Operations::default());
+        at_once.lists(one, &memory, &none);
+        assert!(at_once.gone.is_empty());
+        later.lists(&[], &memory, &none);
+        later.lists(one, &memory, &none);
+        assert!(later.gone.contains(&id));
     }
 
     #[test]

@@ -234,10 +234,9 @@ impl Memory {
 
     /// The operation `id` has come to an end.
     pub fn ends(&mut self, id: &str, ended: Ended) {
-        if let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) {
-            let outcome = if done.told { "".into() } else { ended.outcome };
-            done.ended = Some(Ended { outcome, ..ended });
-        }
+        let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) else { return };
+        let outcome = if done.told { "".into() } else { ended.outcome };
+        done.ended = Some(Ended { outcome, ..ended });
     }
 
     /// Whoever gave the operation `id` knows that it came to `state`.

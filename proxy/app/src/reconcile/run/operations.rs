@@ -32,7 +32,10 @@ impl Loop {
                 Err(error) => return self.refuse(None, None, "malformed", &explain(&error)),
             },
         };
-        self.operations.entry(source).or_default().lists(&entries, self.machine.memory());
+        let others = self.operations.iter().filter(|(other, _)| **other != source);
+        let elsewhere = others.flat_map(|(_, one)| one.listed()).cloned().collect();
+        let memory = self.machine.memory();
+        self.operations.entry(source).or_default().lists(&entries, memory, &elsewhere);
         for entry in &entries {
             self.take_operation(source, entry);
         }
