@@ -81,7 +81,13 @@ impl Operated {
 
     /// Ends the gateway as a power cut does, and starts it again.
     pub fn restart(&mut self) {
+        self.restart_after(|_| {});
+    }
+
+    /// The same; meanwhile something happens to the state directory.
+    pub fn restart_after(&mut self, change: impl FnOnce(&Path)) {
         self.program.kill();
+        change(&self.chain.state());
         self.program = start(self.path, self.program.policy.clone());
         self.follows();
     }

@@ -146,6 +146,48 @@ fn a_store_goes_back_by_order_and_forward_again() {
 }
 
 #[test]
+fn a_power_cut_undoes_no_rollback() {
+    let mut store = store("rollback-cut");
+    store.good(7, "a.example");
+    store.good(8, "b.example");
+    let body = hold(json!({"to": "previous"}));
+    let accepted = store.ask("operator", "POST", "/v1/rollback", "", &body);
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    store.applied(7);
+    // Nobody has asked for anything since: it is on probation.
+    for cut in 1..=2 {
+        store.restart();
+        eventually("8 waits", || (store.shown()["waiting"]["sequence"] == 8).then_some(()));
+        assert_eq!(store.shown()["applied"]["sequence"], 7, "cut {cut}");
+        let pin = store.get("/v1/pin");
+        assert_eq!((&pin["pinned"], &pin["digest"]), (&json!(true), &pin["running"]), "cut {cut}");
+        let drift = store.get("/v1/drift")["items"].to_string();
+        assert!(!drift.contains("PinNotRunning") && !drift.contains("PointerChanged"), "{drift}");
+    }
+    assert_eq!(store.ask("operator", "DELETE", "/v1/pin", "", "").status, 204);
+    store.applied(8);
+}
+
+#[test]
+fn an_order_that_a_restart_would_undo_is_not_called_done() {
+    let store = store("unwritten");
+    store.good(7, "a.example");
+    store.good(8, "b.example");
+    let memory = store.chain.state().join("state.json");
+    fs::remove_file(&memory).unwrap();
+    // Nothing can be put in the place of a folder that has something in it.
+    fs::create_dir_all(memory.join("in the way")).unwrap();
+    let put = || store.ask("operator", "PUT", "/v1/pin", "If-Match: *\r\n", &hold(json!({})));
+    let body = hold(json!({"to": "previous"}));
+    refused(&put(), 503, "cannot be written");
+    refused(&store.ask("operator", "POST", "/v1/rollback", "", &body), 503, "a restart undoes it");
+    store.applied(7);
+    fs::remove_dir_all(&memory).unwrap();
+    assert_eq!(put().status, 200);
+    assert_eq!(store.ask("operator", "DELETE", "/v1/pin", "", "").status, 204);
+}
+
+#[test]
 fn the_past_is_that_of_the_disk_and_what_is_gone_is_known_as_such() {
     let mut store = store("past");
     store.good(7, "a.example");

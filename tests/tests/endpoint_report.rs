@@ -9,7 +9,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tillgate_config::bundle::hex;
+use tillgate_config::bundle::{decode_memory, encode_memory, hex};
+use tillgate_core::reconcile::{Done, Ended, Wall};
 use tillgate_tests::chain::tillgate;
 use tillgate_tests::collector::{Arrived, Collector};
 use tillgate_tests::endpoint::write_secret;
@@ -264,6 +265,40 @@ fn a_centre_has_a_store_do_something_once() {
         records.iter().filter(is).map(|one| (&one["action"], &one["result"])).collect();
     assert_eq!(told[0], (&json!("Operation"), &json!("Succeeded")));
     assert!(told[1..].iter().all(|one| *one == (&json!("VerifyFailed"), &json!("Refused"))));
+}
+
+#[test]
+fn a_power_cut_loses_no_outcome_of_an_operation() {
+    let collector = Collector::default();
+    let (mut store, _) = store("untold", &collector);
+    store.good(7, "a.example");
+    operate(&store, "boss", "told", &["--action", "unpin"]);
+    assert_eq!(outcome(&collector, 0, "told")["state"], "Failed");
+    let memory =
+        |state: &Path| decode_memory(&fs::read(state.join("state.json")).unwrap()).unwrap();
+    eventually("it is known that the centre knows", || {
+        let done = memory(&store.chain.state()).done;
+        done.iter().any(|one| &*one.id == "told" && one.told).then_some(())
+    });
+    // As it is on disk when the power goes between two writes, and before a report.
+    store.restart_after(|state| {
+        let mut memory = memory(state);
+        let last = Done { id: "cut".into(), ended: None, told: false, ..memory.done[0].clone() };
+        let outcome = "{\"pinned\":false}".into();
+        let ended = Some(Ended { state: "Succeeded".into(), at: Wall(1), outcome });
+        memory.done.extend([Done { id: "ended".into(), ended, ..last.clone() }, last]);
+        fs::write(state.join("state.json"), encode_memory(&memory)).unwrap();
+    });
+    let cut = outcome(&collector, 0, "cut");
+    assert_eq!((&cut["state"], &cut["action"]), (&json!("Interrupted"), &json!("Unpin")));
+    let ended = outcome(&collector, 0, "ended");
+    assert_eq!(
+        (&ended["state"], &ended["outcome"]),
+        (&json!("Succeeded"), &json!({"pinned": false}))
+    );
+    eventually("all are told", || {
+        memory(&store.chain.state()).done.iter().all(|one| one.told).then_some(())
+    });
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! never be half believed. The first line is `tillgate-state-v1` and the SHA-256 of the rest.
 
 use serde::{Deserialize, Serialize};
-use tillgate_core::reconcile::{Applied, Boots, Denied, Done, Fate, Memory, Pin, Run, Stage, Wall};
+use tillgate_core::reconcile::{
+    Applied, Boots, Denied, Done, Ended, Fate, Memory, Pin, Run, Stage, Wall,
+};
 
 use super::hex;
 
@@ -107,6 +109,25 @@ struct DoneText {
     id: String,
     statement: String,
     until: u64,
+    #[serde(default)]
+    action: String,
+    #[serde(default)]
+    ended: Option<EndedText>,
+    /// What a version without this has done it has told, or lost.
+    #[serde(default = "yes")]
+    told: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndedText {
+    state: String,
+    at: u64,
+    outcome: String,
 }
 
 impl From<&Pin> for PinText {
@@ -168,15 +189,37 @@ impl From<RunText> for Run {
 
 impl From<&Done> for DoneText {
     fn from(done: &Done) -> Self {
-        let (id, statement) = (done.id.to_string(), done.statement.to_string());
-        Self { id, statement, until: done.until.0 }
+        let ended = |one: &Ended| EndedText {
+            state: one.state.to_string(),
+            at: one.at.0,
+            outcome: one.outcome.to_string(),
+        };
+        Self {
+            id: done.id.to_string(),
+            statement: done.statement.to_string(),
+            until: done.until.0,
+            action: done.action.to_string(),
+            ended: done.ended.as_ref().map(ended),
+            told: done.told,
+        }
     }
 }
 
 impl From<DoneText> for Done {
     fn from(text: DoneText) -> Self {
-        let (id, statement) = (text.id.into(), text.statement.into());
-        Self { id, statement, until: Wall(text.until) }
+        let ended = |one: EndedText| Ended {
+            state: one.state.into(),
+            at: Wall(one.at),
+            outcome: one.outcome.into(),
+        };
+        Self {
+            id: text.id.into(),
+            statement: text.statement.into(),
+            until: Wall(text.until),
+            action: text.action.into(),
+            ended: text.ended.map(ended),
+            told: text.told,
+        }
     }
 }
 
@@ -294,7 +337,18 @@ mod tests {
                 since: Wall(5),
                 fate: Fate::RolledBack,
             }],
-            done: vec![Done { id: "1".into(), statement: "sha256:s".into(), until: Wall(9) }],
+            done: vec![Done {
+                id: "1".into(),
+                statement: "sha256:s".into(),
+                until: Wall(9),
+                action: "Pin".into(),
+                ended: Some(Ended {
+                    state: "Failed".into(),
+                    at: Wall(8),
+                    outcome: "{\"why\":1}".into(),
+                }),
+                told: false,
+            }],
             reports: 8,
             floor: Wall(u64::MAX),
             clock_known: true,

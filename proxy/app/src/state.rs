@@ -31,8 +31,9 @@ const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What was refused and may be looked at.
 const QUARANTINE_MAX: usize = 3;
 
-/// The memory has some kilobytes; more is not ours.
-const MEMORY_BYTES_MAX: u64 = 256 * 1024;
+/// The memory has some kilobytes, and a kilobyte or two for each operation that was not told; more
+/// is not ours.
+const MEMORY_BYTES_MAX: u64 = 1024 * 1024;
 
 const ARCHIVE: &str = "bundle.tar.gz";
 const MEMORY: &str = "state.json";

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 pub use self::cadence::{Cadence, CadenceSpec, Reported, Trigger};
 pub use self::health::{Facts, HealthSpec, RouteFact, Since, Verdict, judge};
 pub use self::memory::{
-    Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Fate, Memory, OnDisk, Pin,
-    RUNS_MAX, Remark, Run, Serve, Stage,
+    Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Ended, Fate, Memory, OnDisk,
+    Pin, RUNS_MAX, Remark, Run, Serve, Stage,
 };
 pub use self::poll::{Poll, PollSpec, Polled};
 pub use self::promote::{Metric, RingEvidence, Word, judge_ring};
@@ -146,6 +146,11 @@ pub struct Reconciler {
 impl Reconciler {
     /// A loop that begins with what [`OnDisk::boot`] decided to serve.
     pub fn new(boot: &Boot, spec: ProbationSpec) -> Self {
+        // The next start shall not find again what this one has passed over.
+        let passed_over = match &boot.serve {
+            Serve::Lkg(lkg) => Some(Effect::PointCurrent(Arc::clone(&lkg.digest))),
+            Serve::Current(_) | Serve::Minimal => None,
+        };
         Self {
             memory: boot.memory.clone(),
             running: boot.serve.revision().cloned(),
@@ -154,7 +159,7 @@ impl Reconciler {
             probation: None,
             samples: VecDeque::new(),
             baseline: Since::default(),
-            effects: VecDeque::new(),
+            effects: passed_over.into_iter().collect(),
             falling: None,
         }
     }

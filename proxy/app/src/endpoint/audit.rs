@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -192,7 +193,7 @@ impl Audit {
     }
 
     fn append(&mut self, record: &Record, at: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
+        make(&self.directory)?;
         // Two processes write while one takes over from the other; each goes on where the log ends.
         let turn = File::open(&self.directory)?;
         turn.lock()?;
@@ -229,7 +230,6 @@ impl Audit {
 impl Open {
     /// Goes on where the newest file ends; half a line at its end is what a loss of power left.
     fn last(directory: &Path) -> io::Result<(Self, Option<Broken>)> {
-        fs::create_dir_all(directory)?;
         let files = files(directory)?;
         let Some(newest) = files.last() else {
             let file = create(directory, 1)?;
@@ -237,6 +237,8 @@ impl Open {
             return Ok((Self { file, first: 1, bytes: 0, sequence: 0, head }, None));
         };
         let file = OpenOptions::new().read(true).append(true).open(newest)?;
+        // One of an earlier version was for everybody to read.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
         let whole = whole_lines(&file)?;
         if whole < file.metadata()?.len() {
             tracing::warn!(file = %newest.display(), "half a record at the end is cut off");
@@ -299,9 +301,14 @@ impl Open {
     }
 }
 
+/// Makes the folder, which is for the gateway alone: records have names of people.
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 fn create(directory: &Path, first: u64) -> io::Result<File> {
     let path = directory.join(format!("audit-{first:020}.ndjson"));
-    let file = OpenOptions::new().create_new(true).append(true).open(path)?;
+    let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
     File::open(directory)?.sync_all()?;
     Ok(file)
 }
@@ -486,6 +493,19 @@ mod tests {
         let next = written(folder.path(), 1);
         assert_eq!(next.standing().unwrap().0, 6);
         assert_eq!(verify(folder.path()).unwrap().1, None);
+    }
+
+    #[test]
+    fn nobody_else_reads_it() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let place = folder.path().join("audit");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        drop(written(&place, 1));
+        assert_eq!((mode(&place), mode(&only(&place))), (0o700, 0o600));
+        // What an earlier version has left open is closed.
+        fs::set_permissions(only(&place), fs::Permissions::from_mode(0o644)).unwrap();
+        drop(written(&place, 1));
+        assert_eq!(mode(&only(&place)), 0o600);
     }
 
     #[test]

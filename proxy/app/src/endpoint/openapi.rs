@@ -152,7 +152,7 @@ fn meaning(status: u16) -> &'static str {
         428 => "`If-Match` is missing.",
         429 => "Too much at once; `Retry-After` says when to ask again.",
         431 => "The head is too long.",
-        503 => "Not now: starting or stopping.",
+        503 => "Not now: starting, stopping, or the state cannot be written.",
         _ => "Refused.",
     }
 }

@@ -83,6 +83,7 @@ fn refused(error: OrderError) -> Problem {
         OrderError::Unknown(why) => Problem::absent(why),
         OrderError::Gone(why) => Problem::new(StatusCode::GONE, why),
         OrderError::Conflict(why) => Problem::conflict(why),
+        OrderError::Unwritten(why) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, why),
         OrderError::Busy => {
             let detail = "the policy is busy with something else: ask again";
             Problem::later(StatusCode::TOO_MANY_REQUESTS, 5, detail)
@@ -139,9 +140,8 @@ pub(super) async fn roll_back(desk: &Desk, ask: &Ask) -> Result<Response, Proble
     match office.order(order, tags(&ask.head.headers), actor).await {
         Ok(_) => Ok(asked::accepted(Some(&id))),
         Err(error) => {
-            let problem = refused(error);
-            desk.endpoint().ended(&id, Err("it was refused"));
-            Err(problem)
+            desk.endpoint().ended(&id, Err(error.why()));
+            Err(refused(error))
         }
     }
 }

@@ -59,6 +59,8 @@ pub(crate) enum OrderError {
     Gone(String),
     /// The state of things is against it.
     Conflict(String),
+    /// It is in effect, and not on disk.
+    Unwritten(String),
     /// The loop does not answer.
     Busy,
 }
@@ -67,7 +69,11 @@ impl OrderError {
     /// Why, for people.
     pub(crate) fn why(&self) -> &str {
         match self {
-            Self::Stale(why) | Self::Unknown(why) | Self::Gone(why) | Self::Conflict(why) => why,
+            Self::Stale(why)
+            | Self::Unknown(why)
+            | Self::Gone(why)
+            | Self::Conflict(why)
+            | Self::Unwritten(why) => why,
             Self::Busy => "the policy is busy with something else",
         }
     }

@@ -9,24 +9,69 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{
-    OperationAction, OperationStatement, PromotionEntry, digest, operation_bytes, wall_text,
+    OperationStatement, PromotionEntry, digest, hex, operation_bytes, wall_text,
 };
-use tillgate_core::reconcile::{ClockState, Memory, Wall};
+use tillgate_core::reconcile::{ClockState, Ended, Memory, Wall};
 
 use crate::bundle::verify::{KeyRole, Trust};
 
 /// How far a store's clock and that of who writes operations may be apart.
 const AHEAD: u64 = 300;
 
-/// What is known of the operations that a source has.
+/// Bytes of an outcome in the memory, which has up to 256 of them.
+const BRIEF_BYTES_MAX: usize = 1024;
+
+/// What is known of the operations that one source has; another may be behind it.
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     /// Hash of the list.
-    pub(super) seen: Option<String>,
-    /// Ids of the list.
-    pub(super) listed: BTreeSet<Arc<str>>,
+    seen: Option<String>,
+    /// Ids of the list, once there was one.
+    listed: Option<BTreeSet<Arc<str>>>,
+    /// Those that were carried out and had been taken away: no more than are remembered.
+    pub(super) gone: BTreeSet<Arc<str>>,
     /// What waits for a clock that is believed.
     pub(super) waiting: Vec<PromotionEntry>,
+}
+
+impl Operations {
+    /// Whether `list` is another one than before.
+    pub(super) fn sees(&mut self, list: &[u8]) -> bool {
+        let seen = hex(list);
+        let is_new = self.seen.as_ref() != Some(&seen);
+        self.seen = Some(seen);
+        is_new
+    }
+
+    /// Ids of its list.
+    pub(super) fn listed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.listed.iter().flatten()
+    }
+
+    /// The list has these entries now, each of which is to be examined. What comes to it that was
+    /// carried out was taken away before, unless it is `elsewhere`: then this source was behind.
+    pub(super) fn lists(
+        &mut self,
+        entries: &[PromotionEntry],
+        memory: &Memory,
+        elsewhere: &BTreeSet<Arc<str>>,
+    ) {
+        let ids = entries.iter().filter_map(|one| OperationStatement::read(&one.statement).ok());
+        let listed: BTreeSet<_> = ids.map(|statement| Arc::from(statement.id)).collect();
+        self.waiting.clear();
+        if let Some(before) = &self.listed {
+            let known = before.union(elsewhere).cloned().collect();
+            self.gone.extend(listed.difference(&known).chain(before.difference(&listed)).cloned());
+        }
+        self.gone.retain(|id| memory.done.iter().any(|done| done.id == *id));
+        self.listed = Some(listed);
+    }
+
+    /// All of the list was examined: what has come again was told once.
+    pub(super) fn examined(&mut self) {
+        let listed = self.listed.as_ref();
+        self.gone.retain(|id| listed.is_none_or(|listed| !listed.contains(id)));
+    }
 }
 
 /// An operation that may be carried out.
@@ -59,9 +104,9 @@ pub(super) struct Outcome {
     /// Counted since the start.
     pub(super) number: u64,
     pub(super) id: Arc<str>,
-    pub(super) action: Option<OperationAction>,
-    /// `Succeeded`, `Failed` or `Refused`.
-    pub(super) state: &'static str,
+    pub(super) action: Option<Arc<str>>,
+    /// `Succeeded`, `Failed`, `Refused`, or `Interrupted` where a process ended in the middle.
+    pub(super) state: Arc<str>,
     pub(super) at: Wall,
     pub(super) outcome: Value,
 }
@@ -70,21 +115,37 @@ impl Outcome {
     pub(super) fn to_json(&self) -> Value {
         json!({
             "id": &*self.id,
-            "action": self.action.map(|action| format!("{action:?}")),
-            "state": self.state,
+            "action": self.action.as_deref(),
+            "state": &*self.state,
             "at": wall_text(self.at),
             "outcome": self.outcome,
         })
     }
 }
 
-/// Whether an operation is to be carried out now.
+/// What survives a restart of what came of an operation: all of it if it is short.
+pub(super) fn brief(outcome: &Value) -> Arc<str> {
+    let text = outcome.to_string();
+    if text.len() <= BRIEF_BYTES_MAX {
+        return text.into();
+    }
+    json!({ "why": "the answer was too long to survive a restart: ask again" }).to_string().into()
+}
+
+/// What is told of an operation that an earlier process began, and that ended with it.
+pub(super) fn interrupted(at: Wall) -> Ended {
+    let why = "the process ended while it was carried out; what runs shows how far it got";
+    let outcome = brief(&json!({ "result": "interrupted", "why": why }));
+    Ended { state: "Interrupted".into(), at, outcome }
+}
+
+/// Whether an operation is to be carried out now. `gone` were carried out and taken away.
 pub(super) fn examine(
     entry: &PromotionEntry,
     trust: &Trust,
     store: &str,
     memory: &Memory,
-    before: Option<&BTreeSet<Arc<str>>>,
+    gone: &BTreeSet<Arc<str>>,
     (clock, now): (ClockState, Wall),
 ) -> Result<Believed, Not> {
     let refused = |id: Option<&Arc<str>>, result, why: &str| Not::Refused {
@@ -114,8 +175,8 @@ pub(super) fn examine(
             let why = "its id was used for other words; each operation needs one of its own";
             return Err(refused(Some(&id), "replayed", why));
         }
-        // Still in the list, or nobody remembers whether it was.
-        if before.is_none_or(|before| before.contains(&id)) {
+        // Still in the list, or of a source that is behind, or of before a restart.
+        if !gone.contains(&id) {
             return Err(Not::Done);
         }
         let why = "it was carried out, taken away, and is there again";
@@ -138,6 +199,7 @@ pub(super) fn examine(
 
 #[cfg(test)]
 mod tests {
+    use tillgate_config::bundle::OperationAction;
     use tillgate_core::reconcile::Done;
 
     use super::*;
@@ -174,47 +236,112 @@ mod tests {
         let keys = vec![ann.trusted(&[KeyRole::Operation]), eve.trusted(&[KeyRole::Bundle])];
         let trust = Trust { threshold: 1, keys };
         let mut memory = Memory::default();
-        let look = |entry: &PromotionEntry, memory: &Memory, before, clock| {
-            examine(entry, &trust, "0412", memory, before, (clock, NOW))
+        let look = |entry: &PromotionEntry, memory: &Memory, gone: &[&str], clock| {
+            let gone = gone.iter().map(|id| Arc::from(*id)).collect();
+            examine(entry, &trust, "0412", memory, &gone, (clock, NOW))
         };
         let synced = ClockState::Synced;
         let good = entry(&ann, &statement(|_| ()));
-        let believed = look(&good, &memory, None, synced).unwrap();
+        let believed = look(&good, &memory, &[], synced).unwrap();
         assert_eq!(&*believed.actor, "key:ann");
-        let result = |entry: &PromotionEntry, memory: &Memory, before| match look(
-            entry, memory, before, synced,
+        let result = |entry: &PromotionEntry, memory: &Memory, gone: &[&str]| match look(
+            entry, memory, gone, synced,
         ) {
             Err(Not::Refused { result, .. }) => result,
             other => panic!("{other:?}"),
         };
-        assert_eq!(result(&entry(&eve, &statement(|_| ())), &memory, None), "forged");
+        assert_eq!(result(&entry(&eve, &statement(|_| ())), &memory, &[]), "forged");
         let mut changed = good.clone();
         changed.statement = changed.statement.replace("CHG-1", "CHG-2");
-        assert_eq!(result(&changed, &memory, None), "forged");
+        assert_eq!(result(&changed, &memory, &[]), "forged");
         changed.statement = "{}".into();
-        assert_eq!(result(&changed, &memory, None), "malformed");
+        assert_eq!(result(&changed, &memory, &[]), "malformed");
         let other = entry(&ann, &statement(|one| one.store_id = "0977".into()));
-        assert_eq!(look(&other, &memory, None, synced).unwrap_err(), Not::Others);
+        assert_eq!(look(&other, &memory, &[], synced).unwrap_err(), Not::Others);
         let late = statement(|one| {
             one.issued_at = wall_text(Wall(NOW.0 - 7200));
             one.expires_at = wall_text(NOW);
         });
-        assert_eq!(result(&entry(&ann, &late), &memory, None), "expired");
+        assert_eq!(result(&entry(&ann, &late), &memory, &[]), "expired");
         // Without a clock nobody knows whether it is over, unless it is for certain.
         let untrusted = ClockState::Untrusted;
-        assert_eq!(look(&good, &memory, None, untrusted).unwrap_err(), Not::Waits);
+        assert_eq!(look(&good, &memory, &[], untrusted).unwrap_err(), Not::Waits);
         let early = statement(|one| {
             one.issued_at = wall_text(Wall(NOW.0 + 600));
         });
-        assert_eq!(look(&entry(&ann, &early), &memory, None, synced).unwrap_err(), Not::Waits);
+        assert_eq!(look(&entry(&ann, &early), &memory, &[], synced).unwrap_err(), Not::Waits);
 
         let Believed { id, digest, statement: said, .. } = believed;
-        memory.does(Done { id: Arc::clone(&id), statement: digest, until: said.expires() }, NOW);
-        let (with, without) = (BTreeSet::from([id]), BTreeSet::new());
-        assert_eq!(look(&good, &memory, Some(&with), synced).unwrap_err(), Not::Done);
-        assert_eq!(look(&good, &memory, None, synced).unwrap_err(), Not::Done);
-        assert_eq!(result(&good, &memory, Some(&without)), "replayed");
+        memory.does(done(&id, &digest, said.expires()), NOW);
+        assert_eq!(look(&good, &memory, &[], synced).unwrap_err(), Not::Done);
+        assert_eq!(result(&good, &memory, &["op-1"]), "replayed");
         let reused = entry(&ann, &statement(|one| one.reason = "something else".into()));
-        assert_eq!(result(&reused, &memory, Some(&with)), "replayed");
+        assert_eq!(result(&reused, &memory, &[]), "replayed");
+    }
+
+    fn done(id: &str, statement: &str, until: Wall) -> Done {
+        let (id, statement) = (id.into(), statement.into());
+        Done { id, statement, until, action: "Unpin".into(), ended: None, told: false }
+    }
+
+    #[test]
+    fn a_source_that_is_behind_takes_nothing_back() {
+        let ann = Signer::new("ann");
+        let one = entry(&ann, &statement(|_| ()));
+        let id: Arc<str> = "op-1".into();
+        let mut memory = Memory::default();
+        let (mut first, mut second) = (Operations::default(), Operations::default());
+        let (one, none) = (std::slice::from_ref(&one), BTreeSet::new());
+        assert!(first.sees(b"one"));
+        first.lists(one, &memory, &none);
+        first.waiting.extend_from_slice(one);
+        first.examined();
+        let elsewhere: BTreeSet<_> = first.listed().cloned().collect();
+        assert!(second.sees(b""));
+        second.lists(&[], &memory, &elsewhere);
+        assert_eq!(first.waiting.len(), 1, "it waits on, whatever another source has");
+        memory.does(done("op-1", "sha256:s", Wall(u64::MAX)), NOW);
+        // The second one comes to know of it later: it was never taken away there.
+        assert!(!first.sees(b"one") && second.sees(b"one"));
+        second.lists(one, &memory, &elsewhere);
+        assert!(second.gone.is_empty());
+        // Taken away, and there again: told once.
+        first.lists(&[], &memory, &none);
+        first.examined();
+        first.lists(one, &memory, &elsewhere);
+        assert!(first.gone.contains(&id));
+        first.examined();
+        assert!(first.gone.is_empty());
+        // After a restart: there at once, or only after it was not.
+        let (mut at_once, mut later) = (Operations::default(), Operations::default());
+        at_once.lists(one, &memory, &none);
+        assert!(at_once.gone.is_empty());
+        later.lists(&[], &memory, &none);
+        later.lists(one, &memory, &none);
+        assert!(later.gone.contains(&id));
+    }
+
+    #[test]
+    fn what_is_kept_of_an_outcome_is_short_and_json() {
+        let outcome = json!({ "pinned": false });
+        assert_eq!(*brief(&outcome), *outcome.to_string());
+        let long: Value =
+            serde_json::from_str(&brief(&json!("x".repeat(BRIEF_BYTES_MAX)))).unwrap();
+        assert!(long["why"].as_str().unwrap().contains("too long"));
+        assert!(interrupted(NOW).outcome.contains("what runs shows"));
+    }
+
+    #[test]
+    fn a_result_is_known_by_the_centre_only_once_that_very_one_was_told() {
+        let mut memory = Memory::default();
+        memory.does(done("op-1", "sha256:s", Wall(u64::MAX)), NOW);
+        memory.tells("op-1", "Succeeded");
+        assert!(!memory.done[0].told, "it has not ended");
+        memory.ends("op-1", interrupted(NOW));
+        memory.tells("op-1", "Refused");
+        assert!(!memory.done[0].told, "that was of other words with the same id");
+        memory.tells("op-1", "Interrupted");
+        let ended = memory.done[0].ended.clone().unwrap();
+        assert_eq!((memory.done[0].told, &*ended.outcome), (true, ""));
     }
 }

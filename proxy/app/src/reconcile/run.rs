@@ -116,12 +116,15 @@ pub(super) struct Loop {
     /// Hash of the memory as it was written.
     written: String,
     reporter: Option<Reporter>,
-    operations: Operations,
+    /// Of each source.
+    operations: BTreeMap<usize, Operations>,
     /// Outcomes that the centre does not know yet.
     results: Vec<Outcome>,
     /// How many there ever were.
     outcomes: u64,
     probation_since: Option<Instant>,
+    /// What could not be written last.
+    unwritten: Option<String>,
     _lock: Lock,
 }
 
@@ -240,10 +243,11 @@ impl Loop {
             checked: now,
             written: written(&boot.memory),
             reporter: None,
-            operations: Operations::default(),
+            operations: BTreeMap::new(),
             results: Vec::new(),
             outcomes: 0,
             probation_since: None,
+            unwritten: None,
             _lock: lock,
         };
         all.show();
@@ -268,6 +272,7 @@ impl Loop {
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
         let (ends, mut reports) = mpsc::channel(1);
         self.begin_to_report(ends);
+        self.tell_untold();
         let mut asking = JoinSet::new();
         for watched in self.watched() {
             asking.spawn(watched.ask(Arc::clone(&self.gateway), tell.clone(), hints.clone()));

@@ -145,6 +145,23 @@ pub struct Done {
     pub statement: Digest,
     /// Until when it could be carried out; it is remembered until then.
     pub until: Wall,
+    /// What it does.
+    pub action: Arc<str>,
+    /// What came of it; `None` while it is carried out.
+    pub ended: Option<Ended>,
+    /// Whether who gave it knows, or nobody is to be told.
+    pub told: bool,
+}
+
+/// What came of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In a word.
+    pub state: Arc<str>,
+    /// When.
+    pub at: Wall,
+    /// More of it, as JSON; empty once it was told.
+    pub outcome: Arc<str>,
 }
 
 /// Starts that did not live for a minute.
@@ -213,6 +230,22 @@ impl Memory {
         }
         self.done.push(done);
         true
+    }
+
+    /// The operation `id` has come to an end.
+    pub fn ends(&mut self, id: &str, ended: Ended) {
+        let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) else { return };
+        let outcome = if done.told { "".into() } else { ended.outcome };
+        done.ended = Some(Ended { outcome, ..ended });
+    }
+
+    /// Whoever gave the operation `id` knows that it came to `state`.
+    pub fn tells(&mut self, id: &str, state: &str) {
+        let Some(done) = self.done.iter_mut().find(|done| *done.id == *id) else { return };
+        if let Some(ended) = done.ended.as_mut().filter(|ended| *ended.state == *state) {
+            ended.outcome = "".into();
+            done.told = true;
+        }
     }
 
     /// Why `digest` is not tried again, if so.
@@ -426,8 +459,19 @@ fn proven(
         }
         // Promoted, and that could not be written down.
         Some(Applied { digest, .. }) if is_current(&digest) && is_lkg(&digest) => return true,
+        // Somebody wants just this one: no start undoes that, and none is counted against it.
+        Some(Applied { digest, .. })
+            if is_current(&digest)
+                && memory.pin.as_ref().is_some_and(|pin| pin.digest == digest) =>
+        {
+            memory.settle(&digest, Stage::Kept);
+            return true;
+        }
+        // One that `current` does not lead to any more was not tried by the last start.
         Some(Applied { digest, stage: Stage::InProbation })
-            if memory.denial(&digest).is_none() && memory.attempt(&digest) >= ATTEMPTS_MAX =>
+            if is_current(&digest)
+                && memory.denial(&digest).is_none()
+                && memory.attempt(&digest) >= ATTEMPTS_MAX =>
         {
             let sequence = memory.highest.as_ref().filter(|(_, high)| *high == digest);
             let revision = Revision {

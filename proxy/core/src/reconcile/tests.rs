@@ -20,6 +20,9 @@ const SPEC: ProbationSpec = ProbationSpec {
     health: HealthSpec { samples: 50, points: 5 },
 };
 
+/// So many deaths of the young are a loop.
+const SHORT_DEATHS: u32 = 3;
+
 const NOW: Wall = Wall(1_795_000_000);
 
 fn revision(sequence: u64) -> Revision {
@@ -257,6 +260,9 @@ fn what_was_in_effect_is_remembered_and_bounded() {
         id: number.to_string().into(),
         statement: "sha256:x".into(),
         until: Wall(number),
+        action: "Unpin".into(),
+        ended: None,
+        told: false,
     };
     for number in 1..=DONE_MAX as u64 {
         assert!(memory.does(done(number), Wall(0)));
@@ -330,6 +336,49 @@ fn every_row_of_the_crash_matrix() {
     assert!(lkg(&boot) && boot.remarks == [Remark::MemoryLost, Remark::Unproven], "{boot:?}");
     let older = Refusal::Older { offered: 40, accepted: 42 };
     assert_eq!(Reconciler::new(&boot, SPEC).examine(&revision(40)), Err(older));
+}
+
+#[test]
+fn what_was_ordered_back_outlives_restarts() {
+    let (mut store, now) = settled();
+    store.handle_swapped(revision(42), &facts(600, 6), now);
+    store.handle_facts(&facts(1000, 6), now + minutes(3));
+    effects(&mut store);
+    assert_eq!(store.lkg(), Some(&revision(42)));
+    store.handle_returned(revision(41), &facts(1000, 6), now + minutes(4));
+    store.handle_pin(Some(pin(&revision(41).digest, 86_400)));
+    let first = store.poll_effect();
+    assert_eq!(first, Some(Effect::PointCurrent(revision(41).digest)), "before any memory");
+    let mut memory = store.memory().clone();
+    for start in 0..4 {
+        memory.boots = Boots::default();
+        let boot = disk(&memory, 41, 42).boot(NOW);
+        assert_eq!(boot.serve, Serve::Current(revision(41)), "start {start}");
+        assert_eq!((&boot.remarks[..], &boot.memory.attempts[..]), (&[][..], &[][..]));
+        let store = Reconciler::new(&boot, SPEC);
+        assert_eq!(store.examine(&revision(42)), Err(Refusal::Pinned(revision(41).digest)));
+        memory = boot.memory;
+    }
+    // Only a process that keeps dying leaves it.
+    memory.boots = Boots { short: SHORT_DEATHS, first: NOW };
+    let boot = disk(&memory, 41, 42).boot(NOW);
+    assert_eq!(boot.serve, Serve::Lkg(revision(42)));
+}
+
+#[test]
+fn a_start_without_the_candidate_is_none_of_its_attempts() {
+    let (store, _) = on_probation();
+    let boot = disk(store.memory(), 42, 41).boot(NOW);
+    let mut store = Reconciler::new(&boot, SPEC);
+    assert_eq!(effects(&mut store), [Effect::PointCurrent(revision(41).digest)]);
+    let mut memory = boot.memory;
+    for _ in 0..3 {
+        memory.boots = Boots::default();
+        memory = disk(&memory, 41, 41).boot(NOW).memory;
+    }
+    assert_eq!(memory.attempts, [(revision(42).digest, 1)]);
+    let again = disk(&memory, 41, 41).boot(NOW);
+    assert_eq!(Reconciler::new(&again, SPEC).examine(&revision(42)), Ok(()));
 }
 
 #[test]

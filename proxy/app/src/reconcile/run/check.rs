@@ -144,6 +144,12 @@ impl Loop {
             let wanted = &waiting.policy.manifest.revision;
             items.push(Item::new(State::Pending, reason, "policy", wanted, runs.clone()));
         }
+        let running = self.machine.running().map_or("nothing", |running| &*running.digest);
+        if let Some(pin) = self.machine.memory().pin.as_ref().filter(|pin| *pin.digest != *running)
+        {
+            let (wanted, found) = (&pin.digest, running.to_owned());
+            items.push(Item::new(State::Drifted, "PinNotRunning", "the pin", wanted, found));
+        }
         for (kind, reason) in [("Rejected", "PolicyRefused"), ("RolledBack", "PolicyRolledBack")] {
             if let Some(why) = self.conditions.message(kind) {
                 items.push(Item::new(State::Failed, reason, "policy", "in effect", why.to_owned()));

@@ -41,10 +41,13 @@ impl Loop {
     pub(super) fn remember(&mut self) {
         let state = &self.spec.state;
         let waiting = self.waiting.as_ref().map(|waiting| &waiting.policy.revision);
+        let pinned = self.machine.memory().pin.as_ref().map(|pin| &pin.digest);
         let wanted: Vec<Digest> = [self.machine.running(), self.machine.lkg(), waiting]
             .into_iter()
             .flatten()
-            .map(|revision| Arc::clone(&revision.digest))
+            .map(|revision| &revision.digest)
+            .chain(pinned)
+            .map(Arc::clone)
             .collect();
         let memory = self.machine.memory();
         let remembered = state.remember(memory);
@@ -67,6 +70,7 @@ impl Loop {
             Ok(()) => drop(self.conditions.clear("StateUnwritten")),
             Err(error) => {
                 let why = explain(&error);
+                self.unwritten = Some(why.clone());
                 if self.conditions.raise("StateUnwritten", "Disk", &why) {
                     let folder = self.spec.state.root().display();
                     tracing::error!(%folder, why, "the state cannot be written; what runs stays");

@@ -1,19 +1,18 @@
 //! The loop's part of operations from afar: once, written down, and told in the next report.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{
-    OperationAction, OperationStatement, PromotionEntry, hex, read_operations,
+    OperationAction, OperationStatement, PromotionEntry, read_operations,
 };
-use tillgate_core::reconcile::Done;
+use tillgate_core::reconcile::{Done, Ended, Wall};
 
 use super::Loop;
 use crate::endpoint::audit::{Action, Record};
 use crate::endpoint::explained;
 use crate::reconcile::office::{Hold, Order};
-use crate::reconcile::operations::{Believed, Not, Outcome, examine};
+use crate::reconcile::operations::{Believed, Not, Outcome, brief, examine, interrupted};
 use crate::reconcile::{support, wall};
 use crate::send::explain;
 
@@ -21,13 +20,11 @@ use crate::send::explain;
 const RESULTS_MAX: usize = 32;
 
 impl Loop {
-    /// Takes the list of operations that came with a bundle.
-    pub(super) fn take_operations(&mut self, list: &[u8]) {
-        let seen = hex(list);
-        if self.operations.seen.as_ref() == Some(&seen) {
+    /// Takes the list of operations that came with a bundle of `source`.
+    pub(super) fn take_operations(&mut self, source: usize, list: &[u8]) {
+        if !self.operations.entry(source).or_default().sees(list) {
             return;
         }
-        let is_first = self.operations.seen.replace(seen).is_none();
         let entries = match list {
             [] => Vec::new(),
             list => match read_operations(list) {
@@ -35,35 +32,67 @@ impl Loop {
                 Err(error) => return self.refuse(None, None, "malformed", &explain(&error)),
             },
         };
-        let before = std::mem::take(&mut self.operations.listed);
-        self.operations.waiting.clear();
+        let others = self.operations.iter().filter(|(other, _)| **other != source);
+        let elsewhere = others.flat_map(|(_, one)| one.listed()).cloned().collect();
+        let memory = self.machine.memory();
+        self.operations.entry(source).or_default().lists(&entries, memory, &elsewhere);
         for entry in &entries {
-            self.take_operation(entry, (!is_first).then_some(&before));
+            self.take_operation(source, entry);
         }
-        let ids =
-            entries.iter().filter_map(|entry| OperationStatement::read(&entry.statement).ok());
-        self.operations.listed = ids.map(|statement| statement.id.into()).collect();
+        self.operations.entry(source).or_default().examined();
     }
 
     /// Looks again at what waits for a clock.
     pub(super) fn try_operations(&mut self) {
-        for entry in std::mem::take(&mut self.operations.waiting) {
-            self.take_operation(&entry, None);
+        let waiting: Vec<(usize, PromotionEntry)> = self
+            .operations
+            .iter_mut()
+            .flat_map(|(source, one)| one.waiting.drain(..).map(|entry| (*source, entry)))
+            .collect();
+        for (source, entry) in waiting {
+            self.take_operation(source, &entry);
         }
     }
 
-    fn take_operation(&mut self, entry: &PromotionEntry, before: Option<&BTreeSet<Arc<str>>>) {
+    /// Says what came of those that an earlier process did not tell.
+    pub(super) fn tell_untold(&mut self) {
+        let memory = self.machine.memory_mut();
+        let all: Vec<Done> = memory.done.iter().filter(|done| !done.told).cloned().collect();
+        for Done { id, action, ended, .. } in all {
+            let ended = ended.unwrap_or_else(|| interrupted(wall()));
+            self.machine.memory_mut().ends(&id, ended.clone());
+            let outcome = serde_json::from_str(&ended.outcome).unwrap_or_default();
+            tracing::warn!(id = &*id, state = &*ended.state, "an operation was not told before");
+            self.comes_to((id, Some(action)), ended.state, ended.at, outcome);
+        }
+    }
+
+    /// The centre has taken a report with every outcome up to this number.
+    pub(super) fn centre_knows(&mut self, number: u64) {
+        let known = self.results.extract_if(.., |one| one.number <= number);
+        let known: Vec<Outcome> = known.collect();
+        if known.is_empty() {
+            return;
+        }
+        let memory = self.machine.memory_mut();
+        known.iter().for_each(|one| memory.tells(&one.id, &one.state));
+        self.remember();
+    }
+
+    fn take_operation(&mut self, source: usize, entry: &PromotionEntry) {
         let time = (self.gateway.clock.state(), wall());
         let (trust, store) = (&self.spec.trust, &self.spec.store);
-        match examine(entry, trust, store, self.machine.memory(), before, time) {
+        let gone = &self.operations.entry(source).or_default().gone;
+        match examine(entry, trust, store, self.machine.memory(), gone, time) {
             Ok(believed) => self.operate(&believed),
             Err(Not::Others | Not::Done) => {}
             Err(Not::Waits) => {
                 self.gateway.endpoint.report_meters.operated("waits");
-                self.operations.waiting.push(entry.clone());
+                self.operations.entry(source).or_default().waiting.push(entry.clone());
             }
             Err(Not::Refused { id, result, why }) => {
-                let action = OperationStatement::read(&entry.statement).ok().map(|one| one.action);
+                let action = OperationStatement::read(&entry.statement).ok();
+                let action = action.map(|one| named(one.action));
                 self.refuse(id, action, result, &why);
             }
         }
@@ -72,7 +101,7 @@ impl Loop {
     fn refuse(
         &mut self,
         id: Option<Arc<str>>,
-        action: Option<OperationAction>,
+        action: Option<Arc<str>>,
         result: &'static str,
         why: &str,
     ) {
@@ -88,15 +117,23 @@ impl Loop {
             vec![("operation", json!(&*id)), ("reason", json!(why)), ("result", json!("Refused"))];
         self.audit(record, "operation", fields);
         let outcome = json!({ "result": result, "why": why });
-        self.comes_to(id, action, "Refused", outcome);
+        self.comes_to((id, action), "Refused".into(), wall(), outcome);
     }
 
     /// Carries out an operation, once.
     fn operate(&mut self, believed: &Believed) {
         let Believed { statement, id, digest, actor } = believed;
         let until = statement.expires();
-        let done = Done { id: Arc::clone(id), statement: Arc::clone(digest), until };
-        let (floor, action) = (self.machine.memory().floor, Some(statement.action));
+        let action = named(statement.action);
+        let done = Done {
+            id: Arc::clone(id),
+            statement: Arc::clone(digest),
+            until,
+            action: Arc::clone(&action),
+            ended: None,
+            told: self.reporter.is_none(),
+        };
+        let (floor, action) = (self.machine.memory().floor, Some(action));
         if !self.machine.memory_mut().does(done, floor) {
             let why = "this store remembers as many operations as it can";
             return self.refuse(Some(Arc::clone(id)), action, "full", why);
@@ -105,6 +142,7 @@ impl Loop {
         if self.conditions.is("StateUnwritten") {
             // After a restart it would be done again.
             let why = "the state directory cannot be written, so it could be done twice";
+            self.ends(id, "Refused", &json!({ "result": "unwritten", "why": why }));
             return self.refuse(Some(Arc::clone(id)), action, "unwritten", why);
         }
         let outcome = self.do_operation(statement, actor);
@@ -125,7 +163,17 @@ impl Loop {
             ],
         });
         let outcome = outcome.unwrap_or_else(|why| json!({ "why": why }));
-        self.comes_to(Arc::clone(id), action, state, outcome);
+        let at = self.ends(id, state, &outcome);
+        self.remember();
+        self.comes_to((Arc::clone(id), action), state.into(), at, outcome);
+    }
+
+    /// Keeps what came of an operation; when that was.
+    fn ends(&mut self, id: &str, state: &str, outcome: &Value) -> Wall {
+        let at = wall();
+        let ended = Ended { state: state.into(), at, outcome: brief(outcome) };
+        self.machine.memory_mut().ends(id, ended);
+        at
     }
 
     fn do_operation(
@@ -161,9 +209,9 @@ impl Loop {
     /// The centre shall know, soon.
     fn comes_to(
         &mut self,
-        id: Arc<str>,
-        action: Option<OperationAction>,
-        state: &'static str,
+        (id, action): (Arc<str>, Option<Arc<str>>),
+        state: Arc<str>,
+        at: Wall,
         outcome: Value,
     ) {
         if self.reporter.is_none() {
@@ -173,7 +221,12 @@ impl Loop {
             self.results.remove(0);
         }
         self.outcomes += 1;
-        let (number, at) = (self.outcomes, wall());
+        let number = self.outcomes;
         self.results.push(Outcome { number, id, action, state, at, outcome });
     }
+}
+
+/// The name of an action in reports and on disk.
+fn named(action: OperationAction) -> Arc<str> {
+    format!("{action:?}").into()
 }

@@ -33,6 +33,10 @@ impl Loop {
     /// Carries out an order, or says why not.
     pub(super) fn obey(&mut self, ordered: Ordered) {
         let Ordered { order, tags, actor, answer } = ordered;
+        if answer.is_closed() {
+            // Who gave it was told that it was not carried out, or has gone.
+            return;
+        }
         let is_stale = tags.is_some_and(|tags| {
             let shown = self.pin_shown();
             !tags.have(shown["tag"].as_str().unwrap_or_default())
@@ -45,7 +49,7 @@ impl Loop {
             self.carry_out(order, &actor)
         };
         self.show();
-        // Whoever gave it may have gone; it counts all the same.
+        // Whoever gave it may have gone meanwhile; it counts all the same.
         let _ = answer.send(result);
     }
 
@@ -69,12 +73,10 @@ impl Loop {
                 let outcome = self.go_back(&way, actor);
                 if let Some(id) = operation {
                     let digest = Arc::clone(&self.gateway.running().effective.digest);
-                    let outcome = outcome.as_ref().map(|()| &*digest).map_err(String::as_str);
+                    let outcome = outcome.as_ref().map(|()| &*digest).map_err(OrderError::why);
                     self.gateway.endpoint.ended(&id, outcome);
-                } else if let Err(why) = outcome {
-                    return Err(OrderError::Conflict(why));
                 }
-                Ok(self.pin_shown())
+                outcome.map(|()| self.pin_shown())
             }
         }
     }
@@ -103,7 +105,7 @@ impl Loop {
             )));
         }
         let pin = self.pin_of(running, hold, actor)?;
-        self.put_pin(pin);
+        self.put_pin(pin)?;
         Ok(self.pin_shown())
     }
 
@@ -111,7 +113,7 @@ impl Loop {
         let Some(pin) = self.machine.memory().pin.clone() else {
             return Err(OrderError::Unknown("the store is not pinned".to_owned()));
         };
-        self.end_pin(&pin, actor);
+        self.end_pin(&pin, actor)?;
         Ok(self.pin_shown())
     }
 
@@ -152,23 +154,36 @@ impl Loop {
         })
     }
 
-    fn put_pin(&mut self, pin: Pin) {
+    fn put_pin(&mut self, pin: Pin) -> Result<(), OrderError> {
         self.audit(Action::Pin, &pin.actor, hold_fields(&pin));
         let (digest, until) = (Arc::clone(&pin.digest), wall_text(pin.until));
         tracing::info!(digest = &*digest, until, actor = &*pin.actor, "policy is pinned");
         self.machine.handle_pin(Some(pin));
-        self.do_effects();
+        let written = self.write_effects();
         self.tell_pin();
+        written
     }
 
-    fn end_pin(&mut self, pin: &Pin, actor: &str) {
+    fn end_pin(&mut self, pin: &Pin, actor: &str) -> Result<(), OrderError> {
         self.audit(Action::Unpin, actor, hold_fields(pin));
         tracing::info!(digest = &*pin.digest, actor, "policy is not pinned any more");
         self.machine.handle_pin(None);
-        self.do_effects();
+        let written = self.write_effects();
         self.tell_pin();
         // What has waited for this need not wait for the next look.
         self.try_waiting();
+        written
+    }
+
+    /// Does what the machine wants for an order, which is carried out only once it is on disk.
+    fn write_effects(&mut self) -> Result<(), OrderError> {
+        self.unwritten = None;
+        self.do_effects();
+        self.unwritten.take().map_or(Ok(()), |why| {
+            Err(OrderError::Unwritten(format!(
+                "it is in effect, but a restart undoes it: the state cannot be written: {why}"
+            )))
+        })
     }
 
     /// Lets a pin run out, by the time that has passed since it was last looked at.
@@ -177,7 +192,8 @@ impl Loop {
         self.counted += lived;
         let trusted = self.gateway.clock.state() != ClockState::Untrusted;
         if let Some(over) = self.machine.handle_time(wall(), trusted, lived) {
-            self.end_pin(&over, TIME);
+            // A disk that takes nothing has its condition; a pin that is over ends all the same.
+            drop(self.end_pin(&over, TIME));
         }
         self.tell_pin();
     }
@@ -228,23 +244,25 @@ impl Loop {
     }
 
     /// Lets an earlier policy serve again, and stay.
-    fn go_back(&mut self, way: &Return, actor: &Arc<str>) -> Result<(), String> {
+    fn go_back(&mut self, way: &Return, actor: &Arc<str>) -> Result<(), OrderError> {
         let Return { policy, pin } = way;
         let left = self.running.clone();
-        self.put(policy, actor, hold_fields(pin)).map_err(|error| explain(&error))?;
+        self.put(policy, actor, hold_fields(pin))
+            .map_err(|error| OrderError::Conflict(explain(&error)))?;
         let mut fields = hold_fields(pin);
         fields.push(("from", json!(left.as_ref().map(|left| &*left.revision.digest))));
         self.audit(Action::Rollback, actor, fields);
         self.meters.applied("rolled_back", "Ordered");
-        self.machine.handle_pin(Some(pin.clone()));
         let facts = self.tally.facts(&self.gateway);
+        // The pointer before the memory: a memory that knows of this is never alone.
         self.machine.handle_returned(policy.revision.clone(), &facts, clock::now());
+        self.machine.handle_pin(Some(pin.clone()));
         self.serves(policy);
         self.probation_since = self.machine.probation().map(|(since, _)| since);
         if self.probation_since.is_none() {
             self.machine.memory_mut().fares(&policy.revision.digest, Fate::Good);
         }
-        self.do_effects();
+        let written = self.write_effects();
         self.tell_pin();
         if let Some(left) = left {
             self.history.note(&left, "Left", &pin.reason);
@@ -256,7 +274,7 @@ impl Loop {
             actor = &**actor,
             "policy rolled back by order"
         );
-        Ok(())
+        written
     }
 
     /// What was left by order is the next candidate: no source gives it again.

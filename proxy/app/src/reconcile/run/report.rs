@@ -77,7 +77,8 @@ impl Loop {
     /// What came of a report.
     pub(super) fn reported(&mut self, sent: Sent) {
         let Sent { server, answer } = sent;
-        let meters = &self.gateway.endpoint.report_meters;
+        let gateway = Arc::clone(&self.gateway);
+        let meters = &gateway.endpoint.report_meters;
         let (reported, result, failed) = match answer {
             Ok(answer) if answer.status().is_success() => {
                 let reply = match answer.status() {
@@ -90,7 +91,7 @@ impl Loop {
                     reporter.challenged(reply.challenge.as_deref());
                     reporter.wants_detail = reply.want_detail;
                     let told = reporter.tells;
-                    self.results.retain(|one| one.number > told);
+                    self.centre_knows(told);
                 }
                 meters.last_success.set(wall().0 as f64);
                 (Reported::Taken { next }, "taken", None)

@@ -67,7 +67,7 @@ impl Loop {
         }
         let digest = archive.digest();
         self.is_desired(&verified, &digest);
-        self.take_operations(&archive.operations);
+        self.take_operations(source, &archive.operations);
         let known = self.machine.running().is_some_and(|running| running.digest == digest);
         if known {
             self.running_from = Some(source);
