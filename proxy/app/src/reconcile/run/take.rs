@@ -103,7 +103,8 @@ impl Loop {
         let candidate = Waiting { policy, archive, verified, source, seen, rests: None };
         match self.attempt(candidate) {
             // The source gives it again.
-            Err((rejection, candidate)) => {
+            Err(refused) => {
+                let (rejection, candidate) = *refused;
                 self.reject(source, candidate.policy.revision.sequence, &rejection)
             }
             Ok(()) => true,
@@ -163,17 +164,18 @@ impl Loop {
         let now = clock::now();
         let may = |waiting: &mut Waiting| waiting.rests.is_none_or(|until| until <= now);
         let Some(waiting) = self.waiting.take_if(may) else { return };
-        let Err((rejection, mut waiting)) = self.attempt(waiting) else { return };
+        let Err(refused) = self.attempt(waiting) else { return };
+        let (rejection, mut waiting) = *refused;
         self.reject(waiting.source, waiting.policy.revision.sequence, &rejection);
         // Its source was told that it need not give it again.
         if rejection.passes() {
             waiting.rests = Some(clock::now() + TRY_AGAIN);
-            self.waiting = Some(*waiting);
+            self.waiting = Some(waiting);
         }
     }
 
     /// Puts a policy in effect, or lets it wait; or gives it back with why not.
-    fn attempt(&mut self, candidate: Waiting) -> Result<(), (Rejection, Box<Waiting>)> {
+    fn attempt(&mut self, candidate: Waiting) -> Result<(), Box<(Rejection, Waiting)>> {
         let (source, sequence) = (candidate.source, candidate.policy.revision.sequence);
         match self.take(&candidate) {
             Ok(()) => {}
@@ -184,7 +186,7 @@ impl Loop {
                     self.waiting = Some(candidate);
                 }
             }
-            Err(rejection) => return Err((rejection, Box::new(candidate))),
+            Err(rejection) => return Err(Box::new((rejection, candidate))),
         }
         Ok(())
     }
