@@ -51,6 +51,17 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Says aloud that a test does not run here, for want of `what`.
+///
+/// # Panics
+/// Where `CI` is set: what the tests need is installed there.
+#[track_caller]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+pub fn skipped(what: &str) {
+    eprintln!("SKIPPED: {what}");
+    assert!(std::env::var_os("CI").is_none(), "a skip is a failure here: {what}");
+}
+
 /// The clock of the tests.
 #[allow(clippy::disallowed_methods, reason = "tests measure the product from outside")]
 pub fn now() -> Instant {

@@ -6,7 +6,7 @@
 //! cannot be installed it says SKIPPED; where `CI` is set that is a failure.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "what was skipped is said aloud")]
+#![allow(clippy::print_stdout, reason = "what was found is said aloud")]
 
 use std::fs;
 use std::path::Path;
@@ -42,8 +42,9 @@ fn installed(folder: &Path) -> Option<std::path::PathBuf> {
 fn schemathesis_finds_no_server_error_and_nothing_undocumented() {
     let folder = TempDir::new().unwrap();
     let Some(schemathesis) = installed(folder.path()) else {
-        println!("SKIPPED: {PACKAGE} cannot be installed here (python3 with venv, a registry)");
-        assert!(std::env::var_os("CI").is_none(), "a skip is a failure here");
+        tillgate_tests::skipped(&format!(
+            "{PACKAGE} cannot be installed here (python3 with venv, a registry)"
+        ));
         return;
     };
     let authority = Authority::default();

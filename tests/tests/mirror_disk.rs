@@ -4,7 +4,6 @@
 //! exception to it. Where the system forbids that, the tests say SKIPPED.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(clippy::print_stdout, reason = "what was skipped is said aloud")]
 
 use std::path::Path;
 use std::process::Command;
@@ -30,8 +29,7 @@ fn may_mount(mounts: &str, folder: &Path) -> bool {
     let mut command = behind(mounts, folder, &Command::new("true"));
     let may = command.output().is_ok_and(|output| output.status.success());
     if !may {
-        println!("SKIPPED: no user namespace with mounts of its own here");
-        assert!(std::env::var_os("CI").is_none(), "a skip is a failure here");
+        tillgate_tests::skipped("no user namespace with mounts of its own here");
     }
     may
 }

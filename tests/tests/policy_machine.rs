@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use tillgate_config::bundle::wall_text;
+use tillgate_core::reconcile::Wall;
 use tillgate_tests::chain::{Chain, Mood};
 use tillgate_tests::follower::{answers, applied, condition, is_good, shown, start};
 use tillgate_tests::machine::{makes_read_only, sets_clock_ahead};
-use tillgate_tests::now;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{get, policy};
+use tillgate_tests::{now, skipped};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -29,7 +31,6 @@ fn years() -> [(&'static str, i64); 2] {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
     for (year, ahead) in years() {
         let (chain, origin) = (Chain::new(&format!("clock-{year}")), Origin::answering(OK));
@@ -45,7 +46,7 @@ fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
         let (began, mut can) = (now(), true);
         let program = start(PROGRAM, bootstrap, |command| can = sets_clock_ahead(command, ahead));
         if !can {
-            eprintln!("SKIPPED: no C compiler to put another clock before the program");
+            skipped("no C compiler to put another clock before the program");
             return;
         }
         assert_eq!(get(program.address("http"), "a.example").status, 200);
@@ -70,7 +71,6 @@ fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 fn a_first_start_in_1970_takes_the_policy_and_learns_from_it_what_has_passed() {
     let (chain, origin) = (Chain::new("clock-first"), Origin::answering(OK));
     let (_, ahead) = years()[0];
@@ -78,7 +78,7 @@ fn a_first_start_in_1970_takes_the_policy_and_learns_from_it_what_has_passed() {
     let bootstrap = chain.bootstrap(&[chain.http()], SOON);
     let program = start(PROGRAM, bootstrap, |command| can = sets_clock_ahead(command, ahead));
     if !can {
-        eprintln!("SKIPPED: no C compiler to put another clock before the program");
+        skipped("no C compiler to put another clock before the program");
         return;
     }
     condition(&program, "ClockUntrusted", "clock");
@@ -91,7 +91,32 @@ fn a_first_start_in_1970_takes_the_policy_and_learns_from_it_what_has_passed() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+fn what_has_waited_is_tried_again_until_the_disk_takes_it() {
+    let (chain, origin) = (Chain::new("held-full"), Origin::answering(OK));
+    let over = wall_text(Wall(tillgate_net::clock::wall_seconds() + 12));
+    let freeze = FREEZE.replace("2098-11-20T00:00:00", "2020-01-01T00:00:00");
+    let freeze = freeze.replace("2099-12-01T00:00:00", over.trim_end_matches('Z'));
+    let text = policy("a.example", origin.address) + &freeze;
+    let program = start(PROGRAM, chain.bootstrap(&[chain.http()], ""), |_| {});
+    chain.publish(chain.bundle(1, &text, "ci", &[]));
+    applied(&program, 1);
+    chain.publish(chain.bundle(2, &text.replace("a.example", "b.example"), "ci", &[]));
+    condition(&program, "Held", "Freeze/peak");
+    // The freeze ends, and the disk takes nothing; its source has given it, and does not again.
+    let (bundles, away) = (chain.state().join("bundles"), chain.state().join("away"));
+    std::fs::rename(&bundles, &away).expect("it is there");
+    std::fs::write(&bundles, "no folder").expect("room");
+    assert_eq!(condition(&program, "Rejected", "disk"), "StageFailed");
+    assert_eq!(shown(&program)["waiting"]["sequence"], 2);
+    let sent = chain.sent.lock().expect("no panic").0;
+    std::fs::remove_file(&bundles).expect("it is there");
+    std::fs::rename(&away, &bundles).expect("it is there");
+    applied(&program, 2);
+    answers(&program, "b.example", 200);
+    assert_eq!((chain.sent.lock().expect("no panic").0, sent), (2, 2));
+}
+
+#[test]
 fn a_disk_that_can_only_be_read_is_served_from_and_told() {
     let (chain, origin) = (Chain::new("read-only"), Origin::answering(OK));
     let text = policy("a.example", origin.address);
@@ -107,7 +132,7 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
         let change = |command: &mut _| can = makes_read_only(command, &chain.state());
         let mut program = start(PROGRAM, bootstrap.clone(), change);
         if !can {
-            eprintln!("SKIPPED: no user namespaces to make a folder read-only for root");
+            skipped("no user namespaces to make a folder read-only for root");
             return;
         }
         assert_eq!(get(program.address("http"), "a.example").status, 200);

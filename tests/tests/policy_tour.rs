@@ -15,7 +15,7 @@ use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{shown, start};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, route};
-use tillgate_tests::{eventually, now};
+use tillgate_tests::{eventually, now, skipped};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -270,10 +270,9 @@ fn says(store: &Value, kind: &str, part: &str) -> bool {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 fn an_edit_in_git_reaches_the_stores_and_a_bad_one_does_not() {
     if Command::new("git").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: no git on this machine");
+        skipped("no git on this machine");
         return;
     }
     let mut tour = Tour::begin();

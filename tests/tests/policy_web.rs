@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tillgate_tests::chain::Chain;
-use tillgate_tests::eventually;
 use tillgate_tests::follower::{answers, applied, condition, shown, start};
 use tillgate_tests::machine::sets_clock_ahead;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, policy};
 use tillgate_tests::tls::{Authority, Volume};
 use tillgate_tests::wire::Wire;
+use tillgate_tests::{eventually, skipped};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -27,10 +27,9 @@ struct Nginx {
 
 impl Nginx {
     /// `None` where there is none, which is said aloud.
-    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
     fn start(folder: &Path, files: &Volume) -> Option<Self> {
         if Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: no nginx on this machine");
+            skipped("no nginx on this machine");
             return None;
         }
         let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
@@ -103,11 +102,12 @@ fn a_bundle_on_a_real_web_server_is_followed_and_its_clock_vouches_for_ours() {
     );
     let bootstrap = chain.bootstrap(&[source], "");
     let bundle = chain.folder.join("www/0412.tar.gz");
-    let put = |sequence, host| {
-        let made = chain.bundle(sequence, &policy(host, origin.address), "ci", &[]);
+    let put_as = |sequence, host, more: &[&str]| {
+        let made = chain.bundle(sequence, &policy(host, origin.address), "ci", more);
         fs::write(bundle.with_extension("new"), made).expect("room");
         fs::rename(bundle.with_extension("new"), &bundle).expect("room");
     };
+    let put = |sequence, host| put_as(sequence, host, &[]);
     let begin = |ahead| {
         start(PROGRAM, bootstrap.clone(), |command| {
             sets_clock_ahead(command, ahead);
@@ -132,6 +132,10 @@ fn a_bundle_on_a_real_web_server_is_followed_and_its_clock_vouches_for_ours() {
     put(8, "b.example");
     applied(&program, 8);
     answers(&program, "b.example", 200);
+    // One that cannot have been made yet would make every clock wrong that is right.
+    put_as(9, "x.example", &["--created-at", "2100-01-01T00:00:00Z"]);
+    assert_eq!(condition(&program, "Rejected", "made at 2100-01-01"), "MadeAhead");
+    assert_eq!(shown(&program)["clock"], "Synced");
     fs::remove_file(&bundle).expect("it was there");
     condition(&program, "FetchFailed/central", "404");
     assert_eq!(program.get("b.example").status, 200);

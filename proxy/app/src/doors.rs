@@ -16,6 +16,7 @@ use tillgate_core::matching::{EgressRule, Rule, RuleId};
 use tillgate_net::error::Failure;
 use tillgate_net::metrics::{Label, RolloutMeters};
 
+use crate::gateway::Gateway;
 use crate::problem::{Refusal, Wait};
 use crate::running::Running;
 use crate::wall::StoreClock;
@@ -84,7 +85,6 @@ impl Doors {
         clock: Arc<StoreClock>,
         meters: RolloutMeters,
     ) -> Self {
-        meters.clear_calendar();
         let door = |passage: Passage<'_>| {
             let name = || Label::from(passage.to_string());
             let stood = Mutex::default();
@@ -171,9 +171,24 @@ impl Doors {
 }
 
 impl Running {
+    /// It is in effect: what the config before had to show is gone.
+    pub(crate) fn clear_calendar(&self) {
+        self.doors.meters.clear_calendar();
+    }
+}
+
+impl Gateway {
     /// See [`Doors::show`].
     pub(crate) fn show_calendar(&self) {
-        self.doors.show(&self.effective);
+        loop {
+            let running = self.running();
+            running.doors.show(&running.effective);
+            if Arc::ptr_eq(&running, &self.running()) {
+                return;
+            }
+            // Another was put in its place meanwhile: this one's documents would stay for ever.
+            running.clear_calendar();
+        }
     }
 }
 

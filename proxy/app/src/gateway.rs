@@ -193,6 +193,7 @@ impl Gateway {
         let began = clock::now();
         now.lines().reconfigure(&effective);
         self.running.store(Arc::clone(&next));
+        next.clear_calendar();
         self.policy_meters.took(Applying::Swap, held + began.elapsed());
         next.failover.ask(&next);
         self.resolver.keep(next.names());
@@ -363,8 +364,7 @@ impl Gateway {
         }
     }
 
-    /// Closes what has idled across the lines and gives back memory that all threads share, until
-    /// aborted.
+    /// Closes what idles across the lines, gives back memory that threads share, until aborted.
     pub(crate) async fn sweep_wan(self: Arc<Self>) {
         let mut tide = Tide::default();
         loop {
@@ -373,7 +373,7 @@ impl Gateway {
             threads::release_freed();
             tide.follow(self.drain.live());
             self.sinks.failover.sweep(&self.running(), &self.wan, clock::now());
-            self.running().show_calendar();
+            self.show_calendar();
         }
     }
 }

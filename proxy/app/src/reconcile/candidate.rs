@@ -45,6 +45,8 @@ pub(super) enum Rejection {
     Held(#[from] Held),
     #[error("it waits: {0}")]
     Frozen(String),
+    #[error("it says that it was made at {made}, and it is {now} by a clock that is right")]
+    Ahead { made: String, now: String },
     #[error("it is not taken")]
     Refused(#[from] Refusal),
     #[error(
@@ -76,6 +78,7 @@ impl Rejection {
             Self::Refused(Refusal::Denied(_)) => "Denied",
             Self::Refused(Refusal::Pinned(_)) => "Pinned",
             Self::Refused(Refusal::Running) => "Running",
+            Self::Ahead { .. } => "MadeAhead",
             Self::Later => "LaterSource",
             Self::Stage(_) => "StageFailed",
             Self::Swap(_) => "SwapFailed",
@@ -94,7 +97,7 @@ impl Rejection {
 
     /// Whether the same bytes may do better in a while, for reasons that are not in them.
     pub(super) const fn passes(&self) -> bool {
-        matches!(self, Self::Stage(_) | Self::Swap(_))
+        matches!(self, Self::Stage(_) | Self::Swap(_) | Self::Ahead { .. })
     }
 }
 

@@ -81,6 +81,13 @@ impl ClockTrust {
         Self { floor, known, last: None, synced: None, jumped: false }
     }
 
+    /// What was written down before: a time that had passed, and whether it was ever right here.
+    /// What was seen of it since still counts.
+    pub fn recall(&mut self, floor: Wall, known: bool) {
+        self.floor = self.floor.max(floor);
+        self.known |= known;
+    }
+
     /// Looks at it.
     pub fn handle_reading(&mut self, reading: Reading, now: Instant) {
         if let Some((before, then)) = self.last {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tillgate_config::bundle::{Manifest, place, wall_text};
 use tillgate_config::kinds::Kind;
 use tillgate_core::gate::Gate;
-use tillgate_core::reconcile::{Refusal, RingGate};
+use tillgate_core::reconcile::{ClockState, Refusal, Revision, RingGate};
 use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
 
@@ -25,6 +25,14 @@ use crate::sources::Fetched;
 /// Characters of a reason in the audit log; the rest is in the process's own.
 const TOLD_CHARS_MAX: usize = 1000;
 
+/// Before what could not be written or swapped in at its opening is tried again: a full disk or a
+/// busy port lasts longer than a look, and each try writes the whole bundle.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// How far ahead of a clock that is right a bundle may have been made, in seconds: whoever builds
+/// it may have a clock that is off, or shows local time for UTC by one zone.
+const AHEAD_MAX: u64 = 3600;
+
 /// A good policy whose ring is not open yet.
 pub(super) struct Waiting {
     pub(super) policy: Arc<Policy>,
@@ -32,6 +40,8 @@ pub(super) struct Waiting {
     verified: Verified,
     source: usize,
     seen: Instant,
+    /// Not tried before, after this store could not take it.
+    rests: Option<Instant>,
 }
 
 impl Waiting {
@@ -42,7 +52,7 @@ impl Waiting {
         verified: Verified,
         source: usize,
     ) -> Self {
-        Self { policy, archive, verified, source, seen: clock::now() }
+        Self { policy, archive, verified, source, seen: clock::now(), rests: None }
     }
 }
 
@@ -70,8 +80,7 @@ impl Loop {
         self.take_operations(source, &archive.operations);
         let known = self.machine.running().is_some_and(|running| running.digest == digest);
         if known {
-            self.running_from = Some(source);
-            self.conditions.clear("Rejected");
+            self.is_content(source);
             return true;
         }
         let before = self.waiting.take_if(|waiting| waiting.policy.revision.digest == digest);
@@ -84,11 +93,45 @@ impl Loop {
             let sequence = revision.sequence;
             return self.reject(source, sequence, &refusal.into());
         }
+        if let Some(ahead) = self.is_ahead(&revision) {
+            return self.reject(source, revision.sequence, &ahead);
+        }
         let policy = match self.compile(&archive, &verified) {
             Ok(policy) => Arc::new(policy),
             Err(rejection) => return self.reject(source, revision.sequence, &rejection),
         };
-        self.attempt(Waiting { policy, archive, verified, source, seen })
+        let candidate = Waiting { policy, archive, verified, source, seen, rests: None };
+        match self.attempt(candidate) {
+            // The source gives it again.
+            Err(refused) => {
+                let (rejection, candidate) = *refused;
+                self.reject(source, candidate.policy.revision.sequence, &rejection)
+            }
+            Ok(()) => true,
+        }
+    }
+
+    /// A source has what runs: nothing else of it waits, and nothing is wrong with what it has.
+    fn is_content(&mut self, source: usize) {
+        self.waiting.take_if(|waiting| waiting.source == source);
+        if self.waiting.is_none() {
+            self.conditions.clear("Held");
+        }
+        self.conditions.clear("Rejected");
+        let from = self.running_from.replace(source);
+        // A stick with the last known good does not end what the source before it began.
+        if from.is_none_or(|from| source <= from) {
+            self.conditions.clear("RolledBack");
+        }
+    }
+
+    /// Whether a bundle says that it was made when it cannot have been, by a clock that is right:
+    /// its date would be a time that has passed, and the clock would not be believed any more.
+    fn is_ahead(&self, revision: &Revision) -> Option<Rejection> {
+        let (made, now) = (revision.created_at, wall());
+        let is_right = self.gateway.clock.state() == ClockState::Synced;
+        (is_right && made.0 > now.0.saturating_add(AHEAD_MAX))
+            .then(|| Rejection::Ahead { made: wall_text(made), now: wall_text(now) })
     }
 
     /// A source has this, and it is what somebody may have made it.
@@ -118,26 +161,34 @@ impl Loop {
 
     /// Looks again at what waits.
     pub(super) fn try_waiting(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            self.attempt(waiting);
+        let now = clock::now();
+        let may = |waiting: &mut Waiting| waiting.rests.is_none_or(|until| until <= now);
+        let Some(waiting) = self.waiting.take_if(may) else { return };
+        let Err(refused) = self.attempt(waiting) else { return };
+        let (rejection, mut waiting) = *refused;
+        self.reject(waiting.source, waiting.policy.revision.sequence, &rejection);
+        // Its source was told that it need not give it again.
+        if rejection.passes() {
+            waiting.rests = Some(clock::now() + TRY_AGAIN);
+            self.waiting = Some(waiting);
         }
     }
 
-    /// Puts a policy in effect, or says why not. Whether its source need not give it again.
-    fn attempt(&mut self, candidate: Waiting) -> bool {
+    /// Puts a policy in effect, or lets it wait; or gives it back with why not.
+    fn attempt(&mut self, candidate: Waiting) -> Result<(), Box<(Rejection, Waiting)>> {
         let (source, sequence) = (candidate.source, candidate.policy.revision.sequence);
         match self.take(&candidate) {
-            Ok(()) => true,
+            Ok(()) => {}
             Err(rejection) if rejection.waits() => {
-                let settled = self.reject(source, sequence, &rejection);
+                self.reject(source, sequence, &rejection);
                 let newer = |one: &Waiting| one.policy.revision.sequence <= sequence;
                 if self.waiting.as_ref().is_none_or(newer) {
                     self.waiting = Some(candidate);
                 }
-                settled
             }
-            Err(rejection) => self.reject(source, sequence, &rejection),
+            Err(rejection) => return Err(Box::new((rejection, candidate))),
         }
+        Ok(())
     }
 
     fn take(&mut self, candidate: &Waiting) -> Result<(), Rejection> {
