@@ -52,8 +52,14 @@ impl Far {
         let by_others = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&by_others);
         let origin = Origin::start(move |mut wire, _| {
-            let own = sockets("self");
-            if !own.iter().any(|(local, remote)| *remote == wire.local() && *local == wire.peer()) {
+            let own = inodes("self");
+            // Of one that is closed meanwhile nobody can tell whose it was.
+            let others = table("self").into_iter().any(|(local, remote, inode)| {
+                (local, remote) == (wire.peer(), wire.local())
+                    && inode != "0"
+                    && !own.contains(&inode)
+            });
+            if others {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
             while wire.waits_for_more() {
@@ -65,16 +71,20 @@ impl Far {
     }
 }
 
-/// Both ends of the TCP connections of a process, as it sees them.
-fn sockets(process: &str) -> Vec<(SocketAddr, SocketAddr)> {
-    let inodes: BTreeSet<String> = fs::read_dir(format!("/proc/{process}/fd"))
+/// The sockets that a process has open.
+fn inodes(process: &str) -> BTreeSet<String> {
+    fs::read_dir(format!("/proc/{process}/fd"))
         .into_iter()
         .flatten()
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .filter_map(|link| {
             Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
         })
-        .collect();
+        .collect()
+}
+
+/// Both ends of every TCP connection that a process could see, and its socket.
+fn table(process: &str) -> Vec<(SocketAddr, SocketAddr, String)> {
     let address = |text: &str| {
         let (ip, port) = text.split_once(':').unwrap();
         let ip = u32::from_str_radix(ip, 16).unwrap().swap_bytes();
@@ -84,9 +94,16 @@ fn sockets(process: &str) -> Vec<(SocketAddr, SocketAddr)> {
     let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
     // A state of 0A is a listener.
     lines
-        .filter(|line| line[3] != "0A" && inodes.contains(line[9]))
-        .map(|line| (address(line[1]), address(line[2])))
+        .filter(|line| line[3] != "0A")
+        .map(|line| (address(line[1]), address(line[2]), line[9].to_owned()))
         .collect()
+}
+
+/// Both ends of the TCP connections of a process.
+fn sockets(process: &str) -> Vec<(SocketAddr, SocketAddr)> {
+    let own = inodes(process);
+    let all = table(process).into_iter().filter(|(_, _, inode)| own.contains(inode));
+    all.map(|(local, remote, _)| (local, remote)).collect()
 }
 
 fn free_port() -> u16 {
