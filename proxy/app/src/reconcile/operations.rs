@@ -18,6 +18,9 @@ use crate::bundle::verify::{KeyRole, Trust};
 /// How far a store's clock and that of who writes operations may be apart.
 const AHEAD: u64 = 300;
 
+/// Bytes of the outcomes in one report: a support bundle and some others.
+const OUTCOMES_BYTES_MAX: usize = 512 * 1024;
+
 /// Bytes of an outcome in the memory, which has up to 256 of them.
 const BRIEF_BYTES_MAX: usize = 1024;
 
@@ -121,6 +124,30 @@ impl Outcome {
             "outcome": self.outcome,
         })
     }
+}
+
+/// The outcomes that one report has room for, oldest first, and the number of the last of them.
+/// One goes in any case: a centre that does not take it says so.
+pub(super) fn fitting(results: &[Outcome]) -> (u64, Vec<Value>) {
+    let (mut bytes, mut last, mut fitting) = (0, 0, Vec::new());
+    for one in results {
+        let shown = one.to_json();
+        bytes += shown.to_string().len();
+        if bytes > OUTCOMES_BYTES_MAX && !fitting.is_empty() {
+            break;
+        }
+        last = one.number;
+        fitting.push(shown);
+    }
+    (last, fitting)
+}
+
+/// The longest outcome up to number `told`, if any is long enough to be what was too much.
+pub(super) fn longest(results: &mut [Outcome], told: u64) -> Option<&mut Outcome> {
+    let told = results.iter_mut().filter(|one| one.number <= told);
+    let sized = told.map(|one| (one.outcome.to_string().len(), one));
+    let (bytes, one) = sized.max_by_key(|(bytes, _)| *bytes)?;
+    (bytes > BRIEF_BYTES_MAX).then_some(one)
 }
 
 /// What survives a restart of what came of an operation: all of it if it is short.
@@ -319,6 +346,24 @@ mod tests {
         later.lists(&[], &memory, &none);
         later.lists(one, &memory, &none);
         assert!(later.gone.contains(&id));
+    }
+
+    fn outcome(number: u64, bytes: usize) -> Outcome {
+        let (id, state) = ("op".into(), "Succeeded".into());
+        let outcome = json!("x".repeat(bytes));
+        Outcome { number, id, action: None, state, at: NOW, outcome }
+    }
+
+    #[test]
+    fn a_report_has_room_for_so_much_and_the_rest_waits() {
+        let half = OUTCOMES_BYTES_MAX / 2;
+        let mut all = vec![outcome(1, 10), outcome(2, half), outcome(3, half), outcome(4, 10)];
+        let (last, fitting_now) = fitting(&all);
+        assert_eq!((last, fitting_now.len()), (2, 2));
+        assert_eq!((fitting(&all[2..]).0, fitting(&[]).0), (4, 0));
+        assert_eq!(fitting(&[outcome(5, 2 * OUTCOMES_BYTES_MAX)]).0, 5, "one goes in any case");
+        assert_eq!(longest(&mut all, 2).map(|one| one.number), Some(2));
+        assert_eq!(longest(&mut all, 1).map(|one| one.number), None, "that was not too much");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Loop {
     }
 
     /// Keeps what came of an operation; when that was.
-    fn ends(&mut self, id: &str, state: &str, outcome: &Value) -> Wall {
+    pub(super) fn ends(&mut self, id: &str, state: &str, outcome: &Value) -> Wall {
         let at = wall();
         let ended = Ended { state: state.into(), at, outcome: brief(outcome) };
         self.machine.memory_mut().ends(id, ended);

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::Loop;
 use crate::admin::status;
+use crate::reconcile::operations::{fitting, longest};
 use crate::reconcile::report::{Reporter, Sent, attestation, level};
 use crate::reconcile::shown::revision;
 use crate::reconcile::wall;
@@ -61,16 +62,17 @@ impl Loop {
         memory.reports += 1;
         self.remember();
         let mut report = self.report(trigger);
+        let (tells, operations) = fitting(&self.results);
         let spec = Arc::clone(&self.spec);
         let (Some(spec), Some(reporter)) = (&spec.reporting, &mut self.reporter) else { return };
         reporter.told = Some(level(&report));
+        (reporter.tells, report["operations"]) = (tells, operations.into());
         if std::mem::take(&mut reporter.wants_detail) {
             report["detail"] = status::of(&self.gateway);
         }
         if let Some(challenge) = reporter.challenge.take() {
             report["attestation"] = attestation(spec.key.as_ref(), &challenge, &report);
         }
-        reporter.tells = self.outcomes;
         reporter.send(&self.gateway, spec, &report);
     }
 
@@ -100,6 +102,9 @@ impl Loop {
                 // The store's own clock may be wrong; the server's is the one that counts here.
                 let retry_after = retry_after(answer.headers(), date(answer.headers()));
                 let status = answer.status();
+                if status == StatusCode::PAYLOAD_TOO_LARGE {
+                    self.shorten();
+                }
                 let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
                 let result = if is_busy { "busy" } else { "refused" };
                 let why = format!("the centre answers {status}");
@@ -120,6 +125,17 @@ impl Loop {
             reporter.server = Some(server);
             reporter.cadence.handle_reported(reported, fastrand::u64(..), clock::now());
         }
+    }
+
+    /// A report was longer than the centre takes: the longest outcome in it stays here.
+    fn shorten(&mut self) {
+        let told = self.reporter.as_ref().map_or(0, |reporter| reporter.tells);
+        let Some(one) = longest(&mut self.results, told) else { return };
+        tracing::warn!(id = &*one.id, "what came of an operation is too large for the centre");
+        let why = "too large: the centre does not take a report with this outcome";
+        (one.state, one.outcome) = ("Failed".into(), json!({ "why": why }));
+        let (id, outcome) = (Arc::clone(&one.id), one.outcome.clone());
+        self.ends(&id, "Failed", &outcome);
     }
 
     /// The status as it is now.
@@ -164,7 +180,8 @@ impl Loop {
             "rollouts": self.rollouts(),
             "links": self.links(),
             "audit": { "seq": audit["sequence"], "head": audit["head"] },
-            "operations": self.results.iter().map(|one| one.to_json()).collect::<Vec<_>>(),
+            // What came of them is long; it is put in when it is sent.
+            "operations": self.results.iter().map(|one| one.number).collect::<Vec<_>>(),
         })
     }
 
