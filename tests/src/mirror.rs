@@ -187,14 +187,35 @@ pub fn policy_of(release: &str, images: &[(&str, &str)], fields: &str, documents
     )
 }
 
-/// A freeze that ends in so many seconds.
+/// A freeze of all rollouts that ends in so many seconds.
 pub fn freeze(seconds: i64) -> String {
+    freeze_of("{rollouts: ['*']}", Timestamp(seconds_now() + seconds))
+}
+
+/// A freeze of these that has begun and ends then.
+pub fn freeze_of(applies_to: &str, until: Timestamp) -> String {
+    let civil = until.to_string();
     format!(
         "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
-         appliesTo: {{rollouts: ['*']}}\n  from: '{}'\n  until: '{}'\n  timeZone: Etc/UTC\n  \
+         appliesTo: {applies_to}\n  from: '{}'\n  until: '{}'\n  timeZone: Etc/UTC\n  \
          reason: a test\n",
-        civil(-3600),
-        civil(seconds)
+        self::civil(-3600),
+        civil.trim_end_matches('Z')
+    )
+}
+
+/// A window of every day, which begins and ends so many minutes after `now`.
+pub fn window_of(name: &str, applies_to: &str, now: i64, minutes: std::ops::Range<i64>) -> String {
+    let civil = |after: i64| {
+        let minute = (now / 60 + after) % (24 * 60);
+        format!("{:02}:{:02}", minute / 60, minute % 60)
+    };
+    format!(
+        "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\nmetadata: {{name: {name}}}\n\
+         spec:\n  effect: Allow\n  appliesTo: {applies_to}\n  timeZone: Etc/UTC\n  schedule:\n    \
+         weekly: [{{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], start: '{}', end: '{}'}}]\n",
+        civil(minutes.start),
+        civil(minutes.end)
     )
 }
 

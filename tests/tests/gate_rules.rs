@@ -5,37 +5,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tillgate_config::effective::Effective;
+use tillgate_core::civil::Timestamp;
 use tillgate_net::upstream::Resolver;
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
-use tillgate_tests::mirror::{civil, seconds_now};
+use tillgate_tests::mirror::{freeze_of, seconds_now, window_of};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::{Reply, Wire};
 
-/// A freeze of these, for so many seconds from now on.
-fn freeze(applies_to: &str, seconds: i64) -> String {
-    format!(
-        "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {{name: peak}}\nspec:\n  \
-         appliesTo: {applies_to}\n  from: '{}'\n  until: '{}'\n  timeZone: Etc/UTC\n  \
-         reason: a test\n",
-        civil(-3600),
-        civil(seconds)
-    )
-}
+/// How long a freeze lasts that a test sees the end of: a busy machine has begun by then.
+const FREEZE_SECONDS: i64 = 12;
 
-/// A window of half an hour, in so many hours from now.
-fn window(applies_to: &str, hours: i64) -> String {
-    let hour = (seconds_now() / 3600 + hours) % 24;
-    format!(
-        "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\nmetadata: {{name: night}}\n\
-         spec:\n  effect: Allow\n  appliesTo: {applies_to}\n  timeZone: Etc/UTC\n  schedule:\n    \
-         weekly: [{{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], start: '{hour:02}:00', \
-         end: '{hour:02}:30'}}]\n"
-    )
+/// A window of half an hour, in three hours.
+fn later(applies_to: &str) -> String {
+    window_of("night", applies_to, seconds_now(), 180..210)
 }
 
 /// A store whose route `prices` has the rules `file` and `quote`, and whose egress policy has the
@@ -88,16 +74,17 @@ fn connect(gateway: &Gateway, target: &str) -> Reply {
 #[test]
 fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let frozen = freeze("{routes: [prices/file]}", 3);
+    let until = Timestamp(seconds_now() + FREEZE_SECONDS);
+    let frozen = freeze_of("{routes: [prices/file]}", until);
     let gateway = Gateway::start(compiled(&policy(origin.address, &frozen)));
-    let began = tillgate_tests::now();
     let held = get(&gateway, "/file/today");
     assert_eq!((held.status, &*held.reason()), (429, "change_held"), "{}", held.text());
     let wait: u64 = held.header("retry-after").expect("when").parse().unwrap();
-    assert!((1..=3).contains(&wait), "it comes back when it opens: {wait}");
+    // Not before, and up to 40 % later: many wait for the same moment.
+    assert!((1..=17).contains(&wait), "it comes back when it opens: {wait}");
     let text = held.text();
     assert!(text.contains(r#""heldBy":["Freeze/peak"]"#), "{text}");
-    assert!(text.contains(r#""nextOpen":"20"#), "{text}");
+    assert!(text.contains(&format!(r#""nextOpen":"{until}""#)), "{text}");
     assert!(text.contains("ServiceRoute/prices/file is held by Freeze/peak"), "{text}");
     assert_eq!(get(&gateway, "/quote").status, 200, "the other rule is not named");
     let rule = r#"rule="ServiceRoute/prices/file""#;
@@ -108,9 +95,13 @@ fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
     );
     gateway.expect_metric(r#"tillgate_failures_total{class="default",reason="change_held"}"#, 1.0);
     gateway.expect_metric(r#"tillgate_gate_document_active{document="Freeze/peak"}"#, 1.0);
-    eventually("it opens by itself", || (get(&gateway, "/file/today").status == 200).then_some(()));
-    let took = tillgate_tests::now() - began;
-    assert!(took <= Duration::from_secs(4), "{took:?}");
+    let opened = eventually("it opens by itself", || {
+        let asked = seconds_now();
+        (get(&gateway, "/file/today").status == 200).then_some(asked)
+    });
+    // A second is what is promised; another is for a busy machine, and one for whole seconds.
+    let late = opened - until.0;
+    assert!((-1..=3).contains(&late), "{late} s after its time");
     gateway.expect_metric(&format!("tillgate_gate_rule_open{{{rule}}}"), 1.0);
     gateway.expect_metric(r#"tillgate_gate_document_active{document="Freeze/peak"}"#, 0.0);
 }
@@ -118,7 +109,7 @@ fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
 #[test]
 fn a_rule_of_the_egress_policy_waits_for_its_window_in_every_way_through() {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let closed = window("{egressRules: [packages]}", 3);
+    let closed = later("{egressRules: [packages]}");
     let listener = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Listener\n\
          metadata: {name: tls}\nspec: {address: '127.0.0.1:18443', protocol: TLSPassthrough}\n";
     let text = policy(origin.address, &format!("{closed}{listener}"));
@@ -147,10 +138,8 @@ fn a_rule_of_the_egress_policy_waits_for_its_window_in_every_way_through() {
     gateway
         .expect_metric(r#"tillgate_failures_total{class="image-pull",reason="change_held"}"#, 3.0);
     // Another policy opens it at once; what has begun then goes on past the end of its window.
-    let open =
-        policy(origin.address, &format!("{}{listener}", window("{egressRules: [packages]}", 0)));
-    let half = (seconds_now() / 60) % 60 < 29;
-    let open = if half { open } else { policy(origin.address, listener) };
+    let around = window_of("night", "{egressRules: [packages]}", seconds_now(), -60..60);
+    let open = policy(origin.address, &format!("{around}{listener}"));
     gateway.control.reload(compiled(&open)).unwrap();
     let mut begun = Wire::connect(gateway.forward);
     begun.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
@@ -164,7 +153,7 @@ fn a_rule_of_the_egress_policy_waits_for_its_window_in_every_way_through() {
 #[test]
 fn windows_and_explain_say_the_same_as_the_data_path() {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let closed = window("{routes: [prices/file], egressRules: [packages]}", 3);
+    let closed = later("{routes: [prices/file], egressRules: [packages]}");
     let text = policy(origin.address, &closed);
     let gateway = Gateway::start(compiled(&text));
     let told: serde_json::Value =

@@ -8,7 +8,7 @@ use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::mirror::{
     blob_path, bytes, civil, code, compile, folder, freeze, gate, gate_of, get, image, moment,
-    policy_of, seconds_now, start, store,
+    policy_of, seconds_now, start, store, window_of,
 };
 use tillgate_tests::registry::{Registry, Twist};
 
@@ -232,16 +232,9 @@ fn a_replaced_box_pulls_the_running_release_in_a_freeze() {
     check(&gateway);
 }
 
-/// A window on weekdays that is not now.
+/// A window that is not now.
 fn elsewhen() -> String {
-    let hour = (seconds_now() / 3600 + 3) % 24;
-    format!(
-        "---\napiVersion: tillgate.dev/v1alpha1\nkind: ChangeWindow\nmetadata: {{name: later}}\n\
-         spec:\n  effect: Allow\n  appliesTo: {{rollouts: ['*']}}\n  timeZone: Etc/UTC\n  \
-         schedule:\n    \
-         weekly: [{{days: [Mon, Tue, Wed, Thu, Fri, Sat, Sun], start: '{hour:02}:00', \
-         end: '{hour:02}:30'}}]\n"
-    )
+    window_of("later", "{rollouts: ['*']}", seconds_now(), 180..210)
 }
 
 #[test]
@@ -300,5 +293,12 @@ fn a_clock_that_cannot_be_right_opens_nothing_that_needs_one() {
     assert!(held.text().contains("Clock, ChangeWindow/always"), "{}", held.text());
     gateway.expect_metric(r#"tillgate_clock_state{state="Untrusted"}"#, 1.0);
     let told = gateway.admin("/v1/windows").text();
-    assert!(told.contains("ChangeWindow/always") && told.contains("Rollout/pos"), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["windows"][0]["document"], "ChangeWindow/always");
+    let rollout = &told["rollouts"][0];
+    assert_eq!(rollout["document"], "Rollout/pos");
+    assert_eq!(rollout["heldBy"], serde_json::json!(["Clock, ChangeWindow/always"]));
+    assert!(rollout["nextOpen"].is_null(), "as the data path says: {rollout}");
+    let document = r#"tillgate_gate_document_active{document="ChangeWindow/always"}"#;
+    gateway.expect_metric(document, 0.0);
 }

@@ -3,12 +3,13 @@
 //! A registry counts a byte as sent when its kernel takes it. What lies in the send queue of a
 //! socket that dies never crossed the line, or was on its way: it is asked for again and counted
 //! twice there although it was never got. The kernel tells the queue of every socket
-//! (`/proc/PID/net/tcp`); the last word on each that is gone is what it took with it.
+//! (`/proc/PID/net/tcp`); the last word on each that is gone is what it took with it. Only those
+//! count that were there when the trouble began: others died for reasons of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Result;
@@ -25,14 +26,19 @@ const SENDING: [&str; 2] = ["01", "08"];
 /// A kernel tries a dead connection again within this: twice as long as the line was cut.
 const SETTLES_IN: sys::Nanos = 60 * sys::NANOS_PER_SEC;
 
-/// Both ends and the inode of a socket, and what waits in it.
-type Queues = BTreeMap<(String, String, String), u64>;
+/// Both ends and the inode of a socket.
+type Socket = (String, String, String);
+
+/// And what waits in it.
+type Queues = BTreeMap<Socket, u64>;
 
 /// Looks at the sockets of one process's network for as long as it lives.
 pub(super) struct Watch {
     pid: u32,
     port: u16,
     over: Arc<AtomicBool>,
+    /// What was there when the trouble began.
+    hit: Arc<Mutex<BTreeSet<Socket>>>,
     thread: JoinHandle<u64>,
 }
 
@@ -41,18 +47,26 @@ impl Watch {
     pub(super) fn start(pid: u32, port: u16) -> Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&over);
+        let hit = Arc::<Mutex<BTreeSet<Socket>>>::default();
+        let counted = Arc::clone(&hit);
         let thread = std::thread::Builder::new().name("queues".into()).spawn(move || {
             let (mut before, mut lost) = (Queues::new(), 0);
             while !end.load(Ordering::Relaxed) {
                 let now = look(pid, port);
-                let gone = before.iter().filter(|(socket, _)| !now.contains_key(*socket));
-                lost += gone.map(|(_, queue)| queue).sum::<u64>();
+                lost +=
+                    taken(&before, &now, &counted.lock().unwrap_or_else(PoisonError::into_inner));
                 before = now;
                 sys::sleep_until(sys::now() + LOOK_EVERY);
             }
             lost
         })?;
-        Ok(Self { pid, port, over, thread })
+        Ok(Self { pid, port, over, hit, thread })
+    }
+
+    /// The trouble begins: connections that are there now may take bytes with them.
+    pub(super) fn trouble_begins(&self) {
+        let there = look(self.pid, self.port).into_keys().collect();
+        *self.hit.lock().unwrap_or_else(PoisonError::into_inner) = there;
     }
 
     /// Waits until nothing is to be sent any more: only then has the registry counted everything.
@@ -63,11 +77,17 @@ impl Watch {
         }
     }
 
-    /// Bytes that sockets took with them.
+    /// Bytes that sockets which were there took with them.
     pub(super) fn end(self) -> u64 {
         self.over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or(0)
     }
+}
+
+/// What lay in sockets of `hit` that were there `before` and are gone now.
+fn taken(before: &Queues, now: &Queues, hit: &BTreeSet<Socket>) -> u64 {
+    let gone = |socket: &Socket| hit.contains(socket) && !now.contains_key(socket);
+    before.iter().filter(|(socket, _)| gone(socket)).map(|(_, queue)| queue).sum()
 }
 
 fn look(pid: u32, port: u16) -> Queues {
@@ -80,7 +100,7 @@ fn look(pid: u32, port: u16) -> Queues {
 }
 
 /// `sl local remote state tx:rx timer retransmits uid timeout inode`
-fn socket(line: &str, port: u16) -> Option<((String, String, String), u64)> {
+fn socket(line: &str, port: u16) -> Option<(Socket, u64)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, local, remote, state, queues, _, _, _, _, inode, ..] = words.as_slice() else {
         return None;
@@ -94,6 +114,16 @@ fn socket(line: &str, port: u16) -> Option<((String, String, String), u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_there_when_the_trouble_began_is_taken_off() {
+        let socket = |inode: &str| ("a".to_owned(), "b".to_owned(), inode.to_owned());
+        let before = Queues::from([(socket("1"), 100), (socket("2"), 20), (socket("3"), 3)]);
+        let now = Queues::from([(socket("3"), 3)]);
+        let hit = BTreeSet::from([socket("1"), socket("3")]);
+        assert_eq!(taken(&before, &now, &hit), 100, "the second came later, the third lives");
+        assert_eq!(taken(&before, &now, &BTreeSet::new()), 0);
+    }
 
     #[test]
     fn a_line_of_the_kernel_is_a_socket_with_its_queue() {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use super::ask::fetched;
 use super::hit::{self, Hit};
 use super::programs::{IMAGE, Programs, Pull, REGISTRY, Registry, loopback, ready};
+use super::queues::Watch;
 use super::{MIRROR, Tills, image, rest, way};
 use crate::emulator::Direction;
 use crate::line::Shape;
@@ -152,7 +153,7 @@ pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
             programs.pull(at, &scratch.path().join(format!("machine-{machine}")), bed.store_ns())
         })
         .collect();
-    let lost = trouble(order, &bed, &scratch, &registry, before, &mut proxy)?;
+    let lost = trouble(order, &bed, &scratch, (&registry, &watch), before, &mut proxy)?;
     let mut ends: Vec<Result<(), String>> = pulls?.into_iter().map(Pull::end).collect();
     if order.scene == Scene::Killed {
         // Their connections broke; a runtime pulls again.
@@ -195,7 +196,7 @@ fn trouble(
     order: &Order,
     bed: &Testbed,
     scratch: &Scratch,
-    registry: &Registry,
+    (registry, watch): (&Registry, &Watch),
     before: u64,
     proxy: &mut Option<Process>,
 ) -> Result<u64> {
@@ -206,6 +207,7 @@ fn trouble(
         Scene::Indexed | Scene::Held | Scene::Busy | Scene::Lies | Scene::Ahead => {}
         Scene::Cut => {
             rest(whole / 2.0);
+            watch.trouble_begins();
             let line = order.line.line();
             let lost = |shape: Shape| Shape { loss_ppm: ALL_PPM, ..shape };
             bed.emulator.set(Direction::Down, lost(line.down))?;
@@ -220,6 +222,7 @@ fn trouble(
                 bail!("all was fetched before the gateway was killed");
             }
             let lost = fetched();
+            watch.trouble_begins();
             if let Some(gateway) = proxy {
                 gateway.kill();
             }

@@ -4,7 +4,9 @@
 //! there, if not for this store, and carries no critical class: a slip in a calendar must not stop
 //! payments.
 
+use tillgate_core::class::ClassId;
 use tillgate_core::gate::RouteName;
+use tillgate_core::matching::NaturalClasses;
 
 use super::Output;
 use super::gate::{Of, refer};
@@ -117,15 +119,25 @@ fn rules_of(policy: &EgressPolicyDoc) -> impl Iterator<Item = &EgressRuleDoc> {
     policy.spec.rules.iter().flatten()
 }
 
-/// What must never wait carries no critical class.
+/// What must never wait carries no critical class. Without a class of its own, what meets a rule
+/// has one of the natural ones, as it looks: none of them may be critical then.
 fn is_bulk(class: Option<&Name>, rule: &str, spot: &Spot<'_>, of: &Of<'_>, out: &mut Output) {
-    let Some(name) = class else { return };
-    let id = of.classes.id(&name.0);
-    if id.is_some_and(|id| of.classes.get(id).critical) {
+    let critical = |id: &ClassId| of.classes.get(*id).critical;
+    if let Some(name) = class {
+        if of.classes.id(&name.0).as_ref().is_some_and(critical) {
+            out.error(spot.finding(format!(
+                "{rule} has the critical class `{}`, which no calendar may hold: name other rules, \
+                 or give it another class",
+                name.0
+            )));
+        }
+        return;
+    }
+    if let Some(id) = NaturalClasses::of(of.classes).all().find(critical) {
         out.error(spot.finding(format!(
-            "{rule} has the critical class `{}`, which no calendar may hold: name other rules, or \
-             give it another class",
-            name.0
+            "{rule} has no class, so its requests may get the critical class `{}`, which no \
+             calendar may hold: give it a class that is not critical",
+            of.classes.get(id).name
         )));
     }
 }

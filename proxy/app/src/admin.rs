@@ -111,7 +111,7 @@ async fn rollouts(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value
 }
 
 async fn calendar(State(gateway): State<Arc<Gateway>>) -> Response {
-    match windows::of_gateway(&gateway.running().effective) {
+    match windows::of_gateway(&gateway.running().effective, gateway.clock.now()) {
         Some(shown) => Json(shown).into_response(),
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

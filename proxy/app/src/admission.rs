@@ -92,7 +92,7 @@ pub(crate) fn admit(
     request: &Request<'_>,
     outcome: &Outcome,
 ) -> Result<Option<Verdict>, Turned> {
-    running.doors.pass_route(&running.effective, rule)?;
+    running.doors.pass_route(rule)?;
     fits(running, class, request.body_bytes, outcome)?;
     let Some(limits) = running.rates(rule) else { return Ok(None) };
     let Request { head, client, identity, .. } = request;

@@ -280,6 +280,7 @@ fn drive_lines(gateway: &Arc<Gateway>) -> io::Result<oneshot::Sender<()>> {
     let gateway = Arc::clone(gateway);
     thread::Builder::new().name("lines".into()).spawn(move || {
         runtime.block_on(async move {
+            tokio::spawn(Arc::clone(&gateway).follow_calendar());
             tokio::spawn(gateway.sweep_wan());
             // Dropped at the end.
             let _: Result<(), _> = ended.await;

@@ -1,25 +1,32 @@
 //! Windows and freezes in front of rules: of routes, and of the egress policy.
 //!
 //! In: the policy's gate, the store's clock. Out: nothing, or what a client is told. Which rules a
-//! document names is found once per config, so all others cost one look into a table; the gate is
-//! asked at most once a second for each, so that a closed rule costs no more under a flood. Only
-//! what begins is asked about: a download or a tunnel goes on past the end of its window.
+//! document names is found once per config, so all others cost one look into a table. The gate is
+//! asked beside the data path, twice a second: a request reads the last word, so that the search
+//! for the next opening delays nobody. Only what begins is asked about: a download or a tunnel goes
+//! on past the end of its window.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::{self, Clock, Gate, Opening, Passage};
 use tillgate_core::matching::{EgressRule, Rule, RuleId};
+use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::metrics::{Label, RolloutMeters};
 
 use crate::gateway::Gateway;
 use crate::problem::{Refusal, Wait};
 use crate::running::Running;
-use crate::wall::StoreClock;
+use crate::wall::{StoreClock, timestamp};
+
+/// So that what opens does so within a second, also where a timer is late.
+const CALENDAR_EVERY: Duration = Duration::from_millis(500);
 
 /// See the module. Without a named rule both tables are empty.
 pub(crate) struct Doors {
@@ -33,15 +40,30 @@ pub(crate) struct Doors {
 struct Door {
     /// As `ServiceRoute/pricing/price-file`.
     name: Label,
-    stood: Mutex<Option<Stood>>,
+    stood: ArcSwap<Stood>,
 }
 
-/// How it stood in some second.
-#[derive(Clone)]
+/// How it stood when the gate was asked.
 struct Stood {
+    clock: Clock,
     at: Timestamp,
+    /// It stands so until then.
+    until: Timestamp,
     held_by: Arc<[String]>,
     opens: Option<Timestamp>,
+}
+
+impl Stood {
+    fn ask(gate: &Gate, passage: Passage<'_>, (clock, at): (Clock, Timestamp)) -> Self {
+        let opening = gate.of_passage(passage, clock, at);
+        let held_by = opening.held_by.iter().map(ToString::to_string).collect();
+        Self { clock, at, until: opening.stands_until(at), held_by, opens: opening.next_open }
+    }
+
+    /// Whether it surely still stands so; a clock that was put right or wrong is another one.
+    fn holds(&self, clock: Clock, now: Timestamp) -> bool {
+        self.clock == clock && (self.at..self.until).contains(&now)
+    }
 }
 
 fn of_route(rule: &Rule) -> Passage<'_> {
@@ -60,12 +82,16 @@ pub(crate) fn guarded(effective: &Effective) -> impl Iterator<Item = Passage<'_>
 }
 
 /// How a rule of a route stands, as far as a policy says; null if nothing may hold it.
-pub(crate) fn explained(effective: &Effective, rule: &Rule, now: Timestamp) -> Value {
+pub(crate) fn explained(
+    effective: &Effective,
+    rule: &Rule,
+    (clock, now): (Clock, Timestamp),
+) -> Value {
     let (gate, passage) = (&effective.gate, of_route(rule));
     if !gate.guards(passage) {
         return Value::Null;
     }
-    stands(&gate.of_passage(passage, Clock::Synced, now))
+    stands(&gate.of_passage(passage, clock, now))
 }
 
 /// How something stands: for machines.
@@ -85,10 +111,11 @@ impl Doors {
         clock: Arc<StoreClock>,
         meters: RolloutMeters,
     ) -> Self {
+        let now = clock.now();
         let door = |passage: Passage<'_>| {
-            let name = || Label::from(passage.to_string());
-            let stood = Mutex::default();
-            effective.gate.guards(passage).then(|| Door { name: name(), stood })
+            let stood = || ArcSwap::from_pointee(Stood::ask(&effective.gate, passage, now));
+            let door = || Door { name: Label::from(passage.to_string()), stood: stood() };
+            effective.gate.guards(passage).then(door)
         };
         let routes = effective.routes.rules.iter().map(|rule| door(of_route(rule)));
         let egress = effective.egress.iter().flat_map(|policy| &policy.rules);
@@ -100,28 +127,21 @@ impl Doors {
     ///
     /// # Errors
     /// What holds it.
-    pub(crate) fn pass_route(&self, effective: &Effective, id: RuleId) -> Result<(), Refusal> {
-        let Some(Some(door)) = self.routes.get(usize::from(id.0)) else { return Ok(()) };
-        self.pass(door, &effective.gate, of_route(effective.routes.rule(id)))
+    pub(crate) fn pass_route(&self, id: RuleId) -> Result<(), Refusal> {
+        self.pass(self.routes.get(usize::from(id.0)))
     }
 
     /// The same for a rule of the egress policy; without a rule nothing holds it.
     ///
     /// # Errors
     /// What holds it.
-    pub(crate) fn pass_egress(
-        &self,
-        effective: &Effective,
-        rule: Option<usize>,
-    ) -> Result<(), Refusal> {
-        let Some(index) = rule else { return Ok(()) };
-        let Some(Some(door)) = self.egress.get(index) else { return Ok(()) };
-        let rule = effective.egress.as_ref().and_then(|policy| policy.rules.get(index));
-        rule.map_or(Ok(()), |rule| self.pass(door, &effective.gate, of_egress(rule)))
+    pub(crate) fn pass_egress(&self, rule: Option<usize>) -> Result<(), Refusal> {
+        self.pass(rule.and_then(|index| self.egress.get(index)))
     }
 
-    fn pass(&self, door: &Door, gate: &Gate, passage: Passage<'_>) -> Result<(), Refusal> {
-        let stood = self.look(door, gate, passage);
+    fn pass(&self, door: Option<&Option<Door>>) -> Result<(), Refusal> {
+        let Some(Some(door)) = door else { return Ok(()) };
+        let stood = door.stood.load();
         if stood.held_by.is_empty() {
             return Ok(());
         }
@@ -134,26 +154,15 @@ impl Doors {
             Some(at) => format!("{} is held by {by}; it opens at {at}", door.name),
             None => format!("{} is held by {by}; nothing says when it opens", door.name),
         };
-        let after =
-            gate::retry_after(defaults::RETRY_AFTER, stood.opens, stood.at, fastrand::u32(..));
+        let now = timestamp(clock::wall_seconds());
+        let after = gate::retry_after(defaults::RETRY_AFTER, stood.opens, now, fastrand::u32(..));
         let wait = Wait { after, held_by: Arc::clone(&stood.held_by), opens };
         Err(Refusal::new(Failure::ChangeHeld, detail).until(wait))
     }
 
-    fn look(&self, door: &Door, gate: &Gate, passage: Passage<'_>) -> Stood {
-        let (clock, now) = self.clock.now();
-        let mut stood = door.stood.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stood) = stood.as_ref().filter(|stood| stood.at == now) {
-            return stood.clone();
-        }
-        let opening = gate.of_passage(passage, clock, now);
-        let held_by = opening.held_by.iter().map(ToString::to_string).collect();
-        stood.insert(Stood { at: now, held_by, opens: opening.next_open }).clone()
-    }
-
-    /// Puts how all of them stand, windows, freezes, overrides and the clock into the scrape; to be
-    /// called every second or so.
-    fn show(&self, effective: &Effective) {
+    /// Looks at how all of them stand, and puts that, windows, freezes, overrides and the clock
+    /// into the scrape.
+    fn look(&self, effective: &Effective) {
         self.clock.look();
         let (clock, now) = self.clock.now();
         for (document, is_active) in effective.gate.active(clock, now) {
@@ -164,8 +173,11 @@ impl Doors {
         let doors = self.routes.iter().zip(rules).chain(self.egress.iter().zip(egress));
         for (door, passage) in doors {
             let Some(door) = door else { continue };
-            let stood = self.look(door, &effective.gate, passage);
-            self.meters.rule(&door.name, stood.held_by.is_empty());
+            if !door.stood.load().holds(clock, now) {
+                let stood = Stood::ask(&effective.gate, passage, (clock, now));
+                door.stood.store(Arc::new(stood));
+            }
+            self.meters.rule(&door.name, door.stood.load().held_by.is_empty());
         }
     }
 }
@@ -178,11 +190,23 @@ impl Running {
 }
 
 impl Gateway {
-    /// See [`Doors::show`].
-    pub(crate) fn show_calendar(&self) {
+    /// Looks at windows and freezes, until aborted: on a thread of its own, because the search for
+    /// an opening through many documents takes long for whoever waits.
+    pub(crate) async fn follow_calendar(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CALENDAR_EVERY).await;
+            let gateway = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || gateway.look_at_calendar()).await.is_err() {
+                self.metrics.panics.inc();
+            }
+        }
+    }
+
+    /// See [`Doors::look`].
+    fn look_at_calendar(&self) {
         loop {
             let running = self.running();
-            running.doors.show(&running.effective);
+            running.doors.look(&running.effective);
             if Arc::ptr_eq(&running, &self.running()) {
                 return;
             }

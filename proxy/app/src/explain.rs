@@ -12,12 +12,12 @@ use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::civil::Timestamp;
 use tillgate_core::class::ClassId;
 use tillgate_core::filter::Action;
+use tillgate_core::gate::Clock;
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::{BackendRef, Condition, Found, NaturalClasses, Rule};
 use tillgate_core::retry::{Permission, Repeat, Scope};
 use tillgate_net::http::headers;
 
-use crate::cli::windows;
 use crate::doors;
 use crate::problem::Refusal;
 use crate::serve;
@@ -28,9 +28,9 @@ pub(crate) mod image;
 pub(crate) mod text;
 
 /// What would happen to a request with this head at some moment, or why it meets no rule.
-pub(crate) fn of(effective: &Effective, head: &Parts, at: Timestamp) -> Value {
+pub(crate) fn of(effective: &Effective, head: &Parts, at: (Clock, Timestamp)) -> Value {
     match Explanation::of(effective, head) {
-        Ok(explanation) => Explanation { at, ..explanation }.to_json(),
+        Ok(explanation) => explanation.to_json(at),
         Err(refusal) => json!({
             "request": request(head),
             "refused": refusal.failure.reason(),
@@ -73,8 +73,6 @@ pub(crate) struct Explanation<'a> {
     class: ClassId,
     rule: &'a Rule,
     permission: Permission,
-    /// For windows and freezes; nothing else depends on it.
-    at: Timestamp,
 }
 
 impl<'a> Explanation<'a> {
@@ -87,12 +85,11 @@ impl<'a> Explanation<'a> {
         let (found, class) = serve::classify(effective, natural, head, None)?;
         let rule = effective.routes.rule(found.rule);
         let permission = rule.retry.permission(&head.method, &head.headers);
-        let at = windows::now();
-        Ok(Self { effective, head, found, class, rule, permission, at })
+        Ok(Self { effective, head, found, class, rule, permission })
     }
 
-    /// For machines.
-    pub(crate) fn to_json(&self) -> Value {
+    /// For machines; only windows and freezes depend on the time.
+    pub(crate) fn to_json(&self, at: (Clock, Timestamp)) -> Value {
         let Self { rule, effective, head, .. } = self;
         let class = effective.classes.get(self.class);
         let mut shown = json!({
@@ -114,7 +111,7 @@ impl<'a> Explanation<'a> {
                 "origin": rule.class.and_then(|_| self.origin("trafficClass")),
             },
         });
-        shown["gate"] = doors::explained(effective, rule, self.at);
+        shown["gate"] = doors::explained(effective, rule, at);
         if rule.action != Action::Forward {
             shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
             return shown;

@@ -276,7 +276,7 @@ impl Way {
         let class = running.class(self.class);
         outcome.classify(self.class, By::Egress(self.rule));
         outcome.flow().bind(idle, class.critical());
-        running.doors.pass_egress(&running.effective, self.rule)
+        running.doors.pass_egress(self.rule)
     }
 
     /// Opens a connection of this way's own, to the first address that takes it.

@@ -373,7 +373,6 @@ impl Gateway {
             threads::release_freed();
             tide.follow(self.drain.live());
             self.sinks.failover.sweep(&self.running(), &self.wan, clock::now());
-            self.show_calendar();
         }
     }
 }

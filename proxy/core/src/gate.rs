@@ -398,17 +398,16 @@ impl Gate {
         windows.chain(freezes).collect()
     }
 
-    /// Which windows, freezes and overrides are active now, as `Freeze/peak`.
+    /// Which windows, freezes and overrides count as active now by such a clock, as `Freeze/peak`.
     pub fn active(&self, clock: Clock, now: Timestamp) -> Vec<(String, bool)> {
-        let instant = Interval::new(now, now.plus(Duration::from_secs(1)));
         let windows = self.windows.iter().map(|one| {
-            let is_active = !one.window.intervals(instant).is_empty();
+            let is_active = blockers::is_active(&one.window, clock, now);
             (format!("ChangeWindow/{}", one.name), is_active)
         });
-        let freezes = self
-            .freezes
-            .iter()
-            .map(|one| (format!("Freeze/{}", one.name), one.range.interval().contains(now)));
+        let freezes = self.freezes.iter().map(|one| {
+            let is_active = blockers::frozen(one, clock, now).is_some();
+            (format!("Freeze/{}", one.name), is_active)
+        });
         let overrides = self.overrides.iter().map(|one| {
             let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
             (format!("Override/{}", one.name), valid && one.signed.suffices(None))

@@ -75,7 +75,7 @@ pub(super) fn run(options: &Options) -> Answer {
     let effective = Effective { gate, ..effective };
     let shown = at(options).and_then(|at| match (&options.image, head) {
         (Some(name), _) => pull(&effective, name, at),
-        (None, Some(head)) => Ok(explain::of(&effective, &head, at)),
+        (None, Some(head)) => Ok(explain::of(&effective, &head, (Clock::Synced, at))),
         (None, None) => Err("what is asked about?".to_owned()),
     });
     let shown = match shown {

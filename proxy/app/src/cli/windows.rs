@@ -47,7 +47,9 @@ pub(super) fn windows(
         stderr: format!("error: {message}\n"),
         code: USAGE,
     };
-    if let Err(message) = within(times) {
+    // Whoever reads a policy knows which time is meant.
+    let at = (Clock::Synced, now());
+    if let Err(message) = within(times, at.1) {
         return usage(message);
     }
     let effective = match fleet::one(path, store) {
@@ -56,7 +58,7 @@ pub(super) fn windows(
     };
     let Some(effective) = effective else { return usage("there is no config".to_owned()) };
     let gate = effective.gate.clone().verified(|_, _, _| true);
-    let shown = match Shown::new(&effective, gate, times) {
+    let shown = match Shown::new(&effective, gate, times, at) {
         Ok(shown) => shown,
         Err(message) => return usage(message),
     };
@@ -67,22 +69,23 @@ pub(super) fn windows(
     Answer { stdout, stderr: String::new(), code: OK }
 }
 
-/// The same as JSON for a running gateway, by the approvals that count there.
-pub(crate) fn json(effective: &Effective, times: &Times<'_>) -> Result<Value, String> {
-    Ok(Shown::new(effective, effective.gate.clone(), times)?.json())
+/// The same as JSON for a running gateway, by the approvals that count there and by its clock.
+pub(crate) fn json(
+    effective: &Effective,
+    times: &Times<'_>,
+    at: (Clock, Timestamp),
+) -> Result<Value, String> {
+    Ok(Shown::new(effective, effective.gate.clone(), times, at)?.json())
 }
 
 /// The same, a week from now on.
-pub(crate) fn of_gateway(effective: &Effective) -> Option<Value> {
-    json(effective, &Times { from: None, until: None, rollout: None }).ok()
+pub(crate) fn of_gateway(effective: &Effective, at: (Clock, Timestamp)) -> Option<Value> {
+    json(effective, &Times { from: None, until: None, rollout: None }, at).ok()
 }
 
-fn within(times: &Times<'_>) -> Result<Interval, String> {
+fn within(times: &Times<'_>, now: Timestamp) -> Result<Interval, String> {
     let read = |text: Option<&str>| text.map(Instant::read).transpose();
-    let from = match read(times.from)? {
-        Some(from) => from.0,
-        None => now(),
-    };
+    let from = read(times.from)?.map_or(now, |from| from.0);
     let until = read(times.until)?.map_or_else(|| from.plus(SHOWN), |until| until.0);
     let within = Interval::new(from, until);
     if within.is_empty() {
@@ -103,13 +106,21 @@ struct Shown<'a> {
     effective: &'a Effective,
     gate: Gate,
     zone: Arc<Zone>,
+    /// At the beginning of what is asked for; another time than now is known for certain.
+    clock: Clock,
     within: Interval,
     rollout: Option<&'a str>,
 }
 
 impl<'a> Shown<'a> {
-    fn new(effective: &'a Effective, gate: Gate, times: &Times<'a>) -> Result<Self, String> {
-        let within = within(times)?;
+    fn new(
+        effective: &'a Effective,
+        gate: Gate,
+        times: &Times<'a>,
+        (clock, now): (Clock, Timestamp),
+    ) -> Result<Self, String> {
+        let within = within(times, now)?;
+        let clock = times.from.map_or(clock, |_| Clock::Synced);
         let zone = Zones::default().find(&effective.time_zone)?;
         if let Some(name) = times.rollout
             && !gate.rollouts.iter().any(|rollout| *rollout.name == *name)
@@ -119,7 +130,7 @@ impl<'a> Shown<'a> {
             let hint = tillgate_config::suggest::hint(name, names);
             return Err(format!("no rollout is called `{name}`: {hint}"));
         }
-        Ok(Self { effective, gate, zone, within, rollout: times.rollout })
+        Ok(Self { effective, gate, zone, clock, within, rollout: times.rollout })
     }
 
     /// `Fri 2026-11-27 16:00`, by the store's clocks.
@@ -144,8 +155,8 @@ impl<'a> Shown<'a> {
         let wanted = |name: &str| self.rollout.is_none_or(|wanted| wanted == name);
         let rollouts = self.gate.rollouts.iter().filter(|rollout| wanted(&rollout.name));
         let all = rollouts.map(|rollout| {
-            let (store, clock) = (StoreState::Running, Clock::Synced);
-            let opening = self.gate.of_rollout(rollout, store, clock, self.within.from);
+            let (store, from) = (StoreState::Running, self.within.from);
+            let opening = self.gate.of_rollout(rollout, store, self.clock, from);
             let open = self.gate.open_times(rollout, self.within);
             (format!("Rollout/{}", rollout.name), opening, open)
         });
@@ -158,7 +169,7 @@ impl<'a> Shown<'a> {
             return Vec::new();
         }
         let one = |passage| {
-            let opening = self.gate.of_passage(passage, Clock::Synced, self.within.from);
+            let opening = self.gate.of_passage(passage, self.clock, self.within.from);
             (passage, opening, self.gate.open_times_of(passage, self.within))
         };
         doors::guarded(self.effective).map(one).collect()

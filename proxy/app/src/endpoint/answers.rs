@@ -150,7 +150,8 @@ fn shown_windows(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
         |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let times = Times { from: one("from"), until: one("until"), rollout: one("rollout") };
     let running = desk.running();
-    windows::json(&running, &times).map(|it| document(&it)).map_err(Problem::malformed)
+    let shown = windows::json(&running, &times, desk.gateway.clock.now());
+    shown.map(|it| document(&it)).map_err(Problem::malformed)
 }
 
 /// Signed exceptions, with where they stand now.

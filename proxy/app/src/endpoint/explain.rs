@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::scalar::{Instant, Text as _};
+use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Clock;
 
 use super::problem::Problem;
 use super::{Ask, Desk, checks};
 use crate::admin::status;
-use crate::cli::windows;
 use crate::explain::{self, image};
 use crate::gateway::Gateway;
 
@@ -88,7 +88,8 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let mut question: Question = ask.json()?;
     let at = question.at.as_deref().map(Instant::read).transpose();
     let at = at.map_err(|why| Problem::malformed(format!("`at`: {why}")))?;
-    let when = at.map_or_else(windows::now, |at| at.0);
+    // Of another time it is known which one is meant.
+    let when = at.map_or_else(|| desk.gateway.clock.now(), |at| (Clock::Synced, at.0));
     let bundle = question.bundle.take();
     let is_hypothetical = bundle.is_some();
     let config = match bundle {
@@ -103,7 +104,7 @@ pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
             }
             shown
         }
-        (None, Some(image)) => pull(desk, &config, image, at).await?,
+        (None, Some(image)) => pull(desk, &config, image, when).await?,
         (Some(_), Some(_)) | (None, None) => {
             let detail = "ask about one thing: `http` is a request, `image` a pull";
             return Err(Problem::malformed(detail));
@@ -127,7 +128,7 @@ pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> 
     };
     let config = &gateway.running().effective;
     let head = head(&http).map_err(|problem| problem.detail().to_owned())?;
-    let mut shown = explain::of(config, &head, windows::now());
+    let mut shown = explain::of(config, &head, gateway.clock.now());
     shown["now"] = now(gateway, config, &shown);
     shown["digest"] = json!(&*config.digest);
     Ok(shown)
@@ -138,18 +139,12 @@ async fn pull(
     desk: &Desk,
     config: &Effective,
     asked: &Image,
-    at: Option<Instant>,
+    at: (Clock, Timestamp),
 ) -> Result<Value, Problem> {
     let (registry, digest) = (asked.registry.as_deref(), asked.digest.as_deref());
     let image = image::Image::find(config, registry, &asked.repository, digest);
     let image = image.map_err(Problem::malformed)?;
     let mirror = desk.gateway.mirror();
-    let (clock, now) = match &mirror {
-        Some(mirror) => mirror.now(),
-        None => (Clock::Synced, windows::now()),
-    };
-    // Of another time it is known which one is meant.
-    let at = at.map_or((clock, now), |at| (Clock::Synced, at.0));
     let judged = match &mirror {
         Some(mirror) => mirror.judge(config, &image.place, &image.digest, at).await,
         None => image.judge(config, at),

@@ -158,7 +158,7 @@ fn compare(effective: &Effective, head: &Parts, case: &str, in_full: bool) -> bo
         assert!(near.missed.iter().all(|condition| !condition.holds(facts)), "{case}");
     }
     if in_full {
-        let shown = explained.to_json();
+        let shown = explained.to_json((Clock::Synced, crate::cli::windows::now()));
         let rule = effective.routes.rule(found.rule);
         assert_eq!((&shown["route"], &shown["rule"]), (&json!(*rule.route), &json!(*rule.name)));
         assert_eq!(shown["trafficClass"]["name"], *effective.classes.get(*class).name);

@@ -120,11 +120,6 @@ impl Mirror {
         judged
     }
 
-    /// The store's clock, and what is thought of it.
-    pub(crate) fn now(&self) -> (Clock, Timestamp) {
-        self.clock.now()
-    }
-
     /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
     /// pauses when its window closes, and what it is part of did not run before.
     pub(super) fn closed(

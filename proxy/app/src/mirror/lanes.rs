@@ -32,9 +32,6 @@ const TRICKLE: BitRate = BitRate::from_bits_per_second(64_000);
 /// A lane that waits looks again by then, whatever wakes it.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How a held rollout stands is looked at again by then, if nothing says when it opens.
-const STANDING: i64 = 10;
-
 /// What slows a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -130,16 +127,13 @@ pub(super) struct Stands {
 impl Stands {
     fn of(opening: &Opening<'_>, now: Timestamp) -> Self {
         let is_open = opening.held_by.is_empty();
-        let later = Timestamp(now.0.saturating_add(STANDING));
-        let until = opening.next_open.filter(|_| !is_open).map_or(later, |at| at.min(later));
         let suspended = opening.suspended.iter();
         Self {
             held_by: opening.held_by.iter().map(ToString::to_string).collect(),
             suspended: suspended.map(|(what, by)| (what.to_string(), (*by).to_owned())).collect(),
             opens: opening.next_open.filter(|_| !is_open),
             ring: opening.ring.map(str::to_owned),
-            // Open, it is asked every second what is cheap then: a window may end any time.
-            until: if is_open { Timestamp(now.0.saturating_add(1)) } else { until },
+            until: opening.stands_until(now),
         }
     }
 

@@ -1,11 +1,9 @@
 //! What concerns a rollout, active or not: for people who wonder why it is held, or is not.
 
-use std::time::Duration;
-
 use super::subject::{Subject, Whom};
-use super::{Clock, Gate, Override, Rollout, StoreState};
+use super::{Clock, Gate, Override, Rollout, StoreState, blockers};
 use crate::calendar::Effect;
-use crate::civil::{Interval, Timestamp};
+use crate::civil::Timestamp;
 
 /// A window, a freeze or an override that concerns a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +31,11 @@ impl Gate {
     ) -> Vec<Applying<'a>> {
         let subject =
             Subject { whom: Whom::Rollout(rollout), repository, store: StoreState::Running };
-        let instant = Interval::new(now, now.plus(Duration::from_secs(1)));
         let windows = self.allowing(&subject).chain(self.denying(&subject)).map(|one| Applying {
             kind: "ChangeWindow",
             name: &one.name,
             effect: Some(one.window.effect),
-            is_active: !one.window.intervals(instant).is_empty(),
+            is_active: blockers::is_active(&one.window, clock, now),
             reason: None,
         });
         let freezes = self.freezes.iter().filter(|one| one.applies_to.covers(&subject));
@@ -46,7 +43,7 @@ impl Gate {
             kind: "Freeze",
             name: &one.name,
             effect: Some(Effect::Deny),
-            is_active: one.range.interval().contains(now),
+            is_active: blockers::frozen(one, clock, now).is_some(),
             reason: Some(&one.reason),
         });
         let is_valid = |one: &Override| {

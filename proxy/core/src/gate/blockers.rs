@@ -218,8 +218,19 @@ fn next(holds: &[Hold<'_>], now: Timestamp) -> Option<Timestamp> {
     holding.map(|hold| hold.until).try_fold(now, |latest, until| Some(latest.max(until?)))
 }
 
+/// Whether the data path takes a window for active now.
+pub(super) fn is_active(window: &Window, clock: Clock, now: Timestamp) -> bool {
+    match window.effect {
+        Effect::Deny => denied(window, clock, now).is_some(),
+        Effect::Allow => {
+            let from = || allowed_from(window, clock.margin(), now);
+            !matches!(clock, Clock::Untrusted(_)) && from().is_some_and(|from| from <= now)
+        }
+    }
+}
+
 /// When the freeze that is active now ends; `None` if it is not active.
-fn frozen(freeze: &Freeze, clock: Clock, now: Timestamp) -> Option<Option<Timestamp>> {
+pub(super) fn frozen(freeze: &Freeze, clock: Clock, now: Timestamp) -> Option<Option<Timestamp>> {
     let range = freeze.range.interval();
     if let Clock::Untrusted(floor) = clock {
         // Unless it is surely over, it may be now.

@@ -317,6 +317,15 @@ fn a_clock_that_nobody_trusts_opens_nothing() {
             None
         )
     );
+    let active = |clock| {
+        let all = gate.active(clock, oslo(night)).into_iter();
+        all.filter_map(|(document, is_active)| is_active.then_some(document)).collect::<Vec<_>>()
+    };
+    assert_eq!(active(Clock::Synced), ["ChangeWindow/closed"]);
+    assert_eq!(active(before), ["ChangeWindow/no-friday-night", "Freeze/black-friday"]);
+    let told = gate.applying(&gate.rollouts[0], None, before, oslo(night));
+    let told = told.iter().filter(|one| one.is_active).map(|one| one.name);
+    assert!(told.eq(["no-friday-night", "black-friday"]), "what is told is what holds");
     let over = Clock::Untrusted(oslo("2026-12-02T00:00"));
     assert_eq!(held_by(&gate, NEW(), over, night).0.len(), 2, "the freeze is surely over");
     let hour = Clock::holdover(Duration::from_secs(60 * 86_400 + 5));

@@ -26,6 +26,11 @@ impl NaturalClasses {
         }
     }
 
+    /// Whichever a request may get.
+    pub fn all(self) -> impl Iterator<Item = ClassId> {
+        [Some(self.default), self.image_pull, self.metrics].into_iter().flatten()
+    }
+
     /// The class of traffic that nothing is known of.
     pub const fn default(self) -> ClassId {
         self.default
