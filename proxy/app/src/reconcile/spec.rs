@@ -67,7 +67,8 @@ impl Spec {
         let spec = &document.spec;
         let mut wrong = Vec::new();
         if spec.role == RoleDoc::Sidecar {
-            wrong.push("the role `Sidecar` is not built yet: use `Gateway`".to_owned());
+            let how = "the role `Sidecar` has no Bootstrap: begin it with `tillgate sidecar`";
+            wrong.push(how.to_owned());
         }
         let mut take =
             |found: Result<SourceSpec, String>| found.map_err(|why| wrong.push(why)).ok();
@@ -258,7 +259,7 @@ mod tests {
         assert!(wrong.contains("needs 3 signatures, and 1 keys"), "{wrong}");
         assert!(wrong.contains("`OCIArtifact` is not built yet"), "{wrong}");
         let alone = example(|text| text.replace("role: Gateway", "role: Sidecar")).err().unwrap();
-        assert!(alone.contains("`Sidecar` is not built yet"), "{alone}");
+        assert!(alone.contains("begin it with `tillgate sidecar`"), "{alone}");
         let policy = example(|_| "apiVersion: tillgate.dev/v1alpha1\nkind: Freeze\n".to_owned());
         assert!(policy.is_err(), "another document is no Bootstrap");
     }
