@@ -305,12 +305,18 @@ impl Endpoint {
         *said = wrong;
     }
 
-    /// Brings what a scrape shows up to date. Where nobody has ever said to be there, it costs
-    /// nothing: a slice is megabytes of work and code.
+    /// Brings what a scrape shows up to date.
     pub(crate) fn show(&self, effective: &Effective) {
-        let is_idle = lock(&self.instances).is_empty(clock::now());
-        let wanted = (!is_idle).then(|| self.slices(effective).for_sidecars());
-        lock(&self.instances).show(wanted.as_deref(), &self.meters, clock::now());
+        let now = clock::now();
+        let wanted = self.wanted(effective, now);
+        lock(&self.instances).show(wanted.as_deref(), &self.meters, now);
+    }
+
+    /// The digest that sidecars should run. Where nobody has ever said to be there, it costs
+    /// nothing: a slice is megabytes of work and code.
+    fn wanted(&self, effective: &Effective, now: Instant) -> Option<Arc<str>> {
+        let is_idle = lock(&self.instances).is_empty(now);
+        (!is_idle).then(|| self.slices(effective).for_sidecars())
     }
 
     /// How often a sidecar has refused a config; only grows.
@@ -321,8 +327,7 @@ impl Endpoint {
     /// How many sidecars there are, and how they stand.
     pub(crate) fn counted(&self, effective: &Effective) -> Value {
         let now = clock::now();
-        let is_idle = lock(&self.instances).is_empty(now);
-        let wanted = (!is_idle).then(|| self.slices(effective).for_sidecars());
+        let wanted = self.wanted(effective, now);
         let states = wanted.map(|wanted| lock(&self.instances).states(&wanted, now));
         let states = states.unwrap_or_default();
         let count = |state: InstanceState| states.iter().filter(|one| one.1 == state).count();

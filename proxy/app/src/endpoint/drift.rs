@@ -131,11 +131,11 @@ pub(crate) fn live(gateway: &Gateway) -> Vec<Item> {
 
 /// What sidecars say that they run.
 fn instances(gateway: &Gateway) -> Vec<Item> {
-    if lock(&gateway.endpoint.instances).is_empty(clock::now()) {
+    let now = clock::now();
+    let Some(wanted) = gateway.endpoint.wanted(&gateway.running().effective, now) else {
         return Vec::new();
-    }
-    let wanted = gateway.endpoint.slices(&gateway.running().effective).for_sidecars();
-    let states = lock(&gateway.endpoint.instances).states(&wanted, clock::now());
+    };
+    let states = lock(&gateway.endpoint.instances).states(&wanted, now);
     let item = |(id, state, active): (Arc<str>, InstanceState, Option<Arc<str>>)| {
         let (state, reason) = match state {
             InstanceState::InSync => return None,
