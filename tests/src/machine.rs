@@ -53,22 +53,24 @@ fn shim() -> Option<&'static Path> {
     SHIM_FILE.get_or_init(build).as_deref()
 }
 
-/// Lets `command` see `folder`, and nothing in it can be written: also not by root, who ignores
-/// permissions. Whether that can be done here: it takes user namespaces.
-pub fn makes_read_only(command: &mut Command, folder: &Path) -> bool {
-    let unshare = || {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--user", "--map-root-user", "--mount"]).stdin(Stdio::null());
-        unshare
+/// A folder whose files can be read and not be written: also not by root, who ignores permissions.
+pub const READ_ONLY: &str = "mount --bind \"$0\" \"$0\"; mount -o remount,bind,ro \"$0\"";
+
+/// Lets `command` run in namespaces of its own, after `mounts`: a script whose `$0` is `folder`.
+/// Whether that can be done here: it takes user namespaces.
+pub fn runs_behind(command: &mut Command, mounts: &str, folder: &Path) -> bool {
+    let confined = |command: &Command| {
+        let mut outer = Command::new("unshare");
+        outer.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);
+        outer.arg(format!("{mounts}; exec \"$@\"")).arg(folder);
+        outer.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        outer
     };
-    let may = unshare().arg("true").stderr(Stdio::null()).status();
-    if !may.is_ok_and(|status| status.success()) {
+    let may = confined(&Command::new("true")).output();
+    if !may.is_ok_and(|output| output.status.success()) {
         return false;
     }
-    let mut confined = unshare();
-    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
-    confined.args(["sh", "-c", script]).arg(folder);
-    confined.arg(command.get_program()).args(command.get_args());
+    let mut confined = confined(command);
     confined.stdout(Stdio::piped()).stderr(Stdio::piped());
     *command = confined;
     true

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tillgate_tests::eventually;
+use tillgate_tests::machine::{READ_ONLY, runs_behind};
 use tillgate_tests::mirror::{blob_path, bytes, folder};
 use tillgate_tests::program::Program;
 use tillgate_tests::registry::{Registry, Twist};
@@ -16,18 +17,8 @@ use tillgate_tests::wire::{Reply, Wire};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 
-/// Runs what follows in namespaces of its own, after `mounts`; `$0` is a folder.
-fn behind(mounts: &str, folder: &Path, command: &Command) -> Command {
-    let mut outer = Command::new("unshare");
-    outer.args(["--user", "--map-root-user", "--mount", "sh", "-ec"]);
-    outer.arg(format!("{mounts}; exec \"$@\"")).arg(folder);
-    outer.arg(command.get_program()).args(command.get_args());
-    outer
-}
-
 fn may_mount(mounts: &str, folder: &Path) -> bool {
-    let mut command = behind(mounts, folder, &Command::new("true"));
-    let may = command.output().is_ok_and(|output| output.status.success());
+    let may = runs_behind(&mut Command::new("true"), mounts, folder);
     if !may {
         tillgate_tests::skipped("no user namespace with mounts of its own here");
     }
@@ -48,9 +39,7 @@ fn gateway(name: &str, registry: &Registry, folder: &Path, mounts: &str) -> Prog
         folder.join("images").display()
     );
     Program::start_with(PROGRAM, name, &policy, &[], |command| {
-        let mut outer = behind(mounts, folder, command);
-        outer.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        *command = outer;
+        assert!(runs_behind(command, mounts, folder), "it could before");
     })
 }
 
@@ -73,8 +62,7 @@ const PAST_DISK: &str = r#"tillgate_mirror_requests_total{result="past_disk"}"#;
 #[test]
 fn a_read_only_disk_stops_caching_and_no_pull() {
     let (registry, folder) = (Registry::start(), folder());
-    let read_only = "mount --bind \"$0\" \"$0\"; mount -o remount,bind,ro \"$0\"";
-    if !may_mount(read_only, folder.path()) {
+    if !may_mount(READ_ONLY, folder.path()) {
         return;
     }
     let content = bytes(21, 400_000);
@@ -91,7 +79,7 @@ fn a_read_only_disk_stops_caching_and_no_pull() {
             before.signal("TERM");
             assert!(before.ended());
         }
-        let mut program = gateway("disk-read-only", &registry, folder.path(), read_only);
+        let mut program = gateway("disk-read-only", &registry, folder.path(), READ_ONLY);
         for _ in 0..2 {
             let reply = get(&program, &blob_path(&digest));
             assert!(reply.complete && reply.body == content, "{} {is_there}", reply.status);

@@ -7,7 +7,7 @@ use tillgate_config::bundle::wall_text;
 use tillgate_core::reconcile::Wall;
 use tillgate_tests::chain::{Chain, Mood};
 use tillgate_tests::follower::{answers, applied, condition, is_good, shown, start};
-use tillgate_tests::machine::{makes_read_only, sets_clock_ahead};
+use tillgate_tests::machine::{READ_ONLY, runs_behind, sets_clock_ahead};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{get, policy};
 use tillgate_tests::{now, skipped};
@@ -129,7 +129,7 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
     // Killed again on the way: what cannot be counted must not stop the next start, either.
     for _ in 0..4 {
         let (began, mut can) = (now(), true);
-        let change = |command: &mut _| can = makes_read_only(command, &chain.state());
+        let change = |command: &mut _| can = runs_behind(command, READ_ONLY, &chain.state());
         let mut program = start(PROGRAM, bootstrap.clone(), change);
         if !can {
             skipped("no user namespaces to make a folder read-only for root");
@@ -141,7 +141,7 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
         condition(&program, "StateUnwritten", "Read-only file system");
         program.kill();
     }
-    let change = |command: &mut _| assert!(makes_read_only(command, &chain.state()));
+    let change = |command: &mut _| assert!(runs_behind(command, READ_ONLY, &chain.state()));
     let program = start(PROGRAM, bootstrap, change);
     chain.put(&chain.bundle(8, &format!("{text}# 8\n"), "ci", &[]));
     assert_eq!(condition(&program, "Rejected", "disk"), "StageFailed");
