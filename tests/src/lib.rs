@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for something that must happen. Nothing takes that long on a working
 /// machine; a slower one changes this number alone.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

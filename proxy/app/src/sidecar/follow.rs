@@ -29,9 +29,9 @@ const BEAT: Duration = Duration::from_secs(20);
 /// What this machine did not let happen is tried again so often.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// A gateway that holds no question is asked so often, and one that is gone comes back to sidecars
-/// spread over as long again.
-const INTERVAL: Duration = Duration::from_secs(15);
+/// A gateway that holds no question, or is gone, is asked so often. It is in the same store: some
+/// hundred sidecars are as many small questions in this time.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// A start that has lived so long was none that kills.
 const LIVED: Duration = Duration::from_secs(60);
