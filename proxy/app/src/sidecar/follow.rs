@@ -113,6 +113,10 @@ impl Follower {
             tokio::select! {
                 answer = answers.recv() => {
                     let Some((answer, heard)) = answer else { return };
+                    if answer.is_ok() && (self.asking.is_some() || self.saying.is_some()) {
+                        // It is back, and may have forgotten who is there.
+                        next_beat = clock::now();
+                    }
                     self.hear(answer).await;
                     known.send_replace(self.known());
                     let _ = heard.send(());
