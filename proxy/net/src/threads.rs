@@ -1,8 +1,17 @@
 //! Which CPUs the process may use, threads that stay on one, and memory that they give back.
 
 use std::io;
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use rustix::process::setpriority_process;
 
 use crate::sockopt;
+
+/// How nice work is that makes way: a tenth of the share of a thread that serves requests, which
+/// takes the processor from it as soon as it wakes (`sched(7)`), and enough to end on a busy one.
+const NICE: i32 = 10;
 
 /// The CPUs that this thread may use, in order.
 ///
@@ -26,6 +35,34 @@ pub fn stay_on(cpu: usize) -> io::Result<()> {
 /// What the kernel says, for example that there is none.
 pub fn kill_group(leader: u32) -> io::Result<()> {
     sockopt::kill_group(leader)
+}
+
+/// Runs `work` on a thread of its own that makes way for all others, and waits for it. What it
+/// computes must not hold a lock that requests wait for: it may be kept from going on.
+///
+/// A thread may become nicer without any right, and no less nice again: hence its own.
+///
+/// # Panics
+/// If `work` does.
+pub fn making_way<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let work = Mutex::new(Some(work));
+    let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let done = thread::scope(|scope| {
+        let nicely = || {
+            if let Err(error) = setpriority_process(None, NICE) {
+                tracing::debug!(%error, "work that could make way does not");
+            }
+            take().map(|work| work())
+        };
+        let thread = thread::Builder::new().name("compile".into()).spawn_scoped(scope, nicely);
+        // Without a thread it is done here.
+        thread.map_or(Ok(None), thread::ScopedJoinHandle::join)
+    });
+    match done {
+        Ok(Some(done)) => done,
+        Ok(None) => take().expect("no thread has taken it")(),
+        Err(panic) => resume_unwind(panic),
+    }
 }
 
 /// Gives back the memory of code that ran at the start, and of all other code until it runs again.
@@ -80,6 +117,14 @@ mod tests {
             assert_eq!(tide.follow(open), gives, "{open} are open");
         }
         assert!(!tide.follow(200) && !tide.follow(0), "too few to matter");
+    }
+
+    #[test]
+    fn work_makes_way_and_the_thread_that_waits_for_it_does_not() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        assert_eq!(making_way(nice), NICE.max(before));
+        assert_eq!(nice(), before);
     }
 
     #[test]

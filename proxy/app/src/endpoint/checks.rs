@@ -13,6 +13,7 @@ use tillgate_config::effective::Effective;
 use tillgate_config::fleet::{Fleet, Source};
 use tillgate_config::report::Report;
 use tillgate_config::{Checked, check_text};
+use tillgate_net::threads::making_way;
 
 use super::past::differences;
 use super::problem::Problem;
@@ -117,7 +118,7 @@ pub(super) async fn apart<T: Send + 'static>(
     };
     let compiled = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        compile()
+        making_way(compile)
     });
     compiled.await.unwrap_or_else(|_| {
         let detail = "the policy could not be looked at; the log says why";

@@ -189,7 +189,8 @@ impl Follower {
     }
 
     fn put(&mut self, slice: Slice) -> Result<Slice, Box<Refused>> {
-        let effective = match language::load(&slice.text, &self.spec.beside) {
+        let beside = &self.spec.beside;
+        let effective = match threads::making_way(|| language::load(&slice.text, beside)) {
             Ok(effective) => (self.finish)(effective),
             Err(report) => {
                 let path = report.errors.first().map(|one| one.path.clone());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tillgate_net::handover::Named;
-use tillgate_net::threads::release_freed;
+use tillgate_net::threads::{making_way, release_freed};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -138,7 +138,7 @@ impl Reader {
         self.notify.reloading();
         self.control.looks();
         // A refused config is logged and counted where it is refused.
-        let outcome = match load(file, &self.options) {
+        let outcome = match making_way(|| load(file, &self.options)) {
             Ok(effective) => self.control.reload(effective).map_err(|error| explain(&error)),
             Err(why) => {
                 self.control.reload_failed(&why);

@@ -10,6 +10,7 @@ use tillgate_core::gate::Gate;
 use tillgate_core::reconcile::{ClockState, Refusal, Revision, RingGate};
 use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
+use tillgate_net::threads::making_way;
 
 use super::{Loop, bundle};
 use crate::bundle::verify::Verified;
@@ -150,13 +151,16 @@ impl Loop {
     }
 
     fn compile(&self, archive: &Archive, verified: &Verified) -> Result<Policy, Rejection> {
-        let began = clock::now();
-        let fleet = candidate::read(archive);
-        self.meters.took(Applying::Parse, began.elapsed());
-        let began = clock::now();
-        let policy = candidate::compile(&fleet?, archive, verified, &self.spec);
-        self.meters.took(Applying::Compile, began.elapsed());
-        policy
+        let (meters, spec) = (&self.meters, &self.spec);
+        making_way(|| {
+            let began = clock::now();
+            let fleet = candidate::read(archive);
+            meters.took(Applying::Parse, began.elapsed());
+            let began = clock::now();
+            let policy = candidate::compile(&fleet?, archive, verified, spec);
+            meters.took(Applying::Compile, began.elapsed());
+            policy
+        })
     }
 
     /// Looks again at what waits.
