@@ -220,6 +220,9 @@ fn nobody_outside_reaches_this_machines_own_doors() {
         by_network("0.0.0.0/0", &[port]),
     );
     assert_eq!(ask(&Gateway::start(everywhere.build()), ours, &target), 403);
+    let whatever = EgressDestination { hosts: vec![HostPattern::Any], ..by_host("") };
+    let whatever = open().egress_rule("whatever", "default", Location::Cloud, whatever);
+    assert_eq!(ask(&Gateway::start(whatever.build()), ours, &target), 403, "any host is no name");
     let named =
         open().egress_rule("named", "default", Location::Local, by_network("127.0.0.0/8", &[port]));
     assert_eq!(ask(&Gateway::start(named.build()), ours, &target), 200, "a rule names it");

@@ -26,6 +26,10 @@ use crate::testbed::Testbed;
 
 /// A service takes longer to boot than a proxy.
 const BOOT: Duration = Duration::from_secs(1);
+/// What every kernel has and lets a namespace choose. BBR, the default of some, has four packets
+/// under way for 200 ms every ten seconds (PROBE_RTT), on every connection and whether anything
+/// fails or not; calls that share one connection would be charged to the failover for it.
+const CONGESTION_CONTROL: &str = "reno";
 /// Every packet.
 const ALL_LOST: u64 = 1_000_000;
 
@@ -62,7 +66,7 @@ pub(super) fn play(scene: &Scene, terms: &Terms, all_stand: &Barrier) -> Result<
 
 impl<'a> Stage<'a> {
     fn set_up(scene: &'a Scene, terms: &'a Terms) -> Result<Self> {
-        let bed = Testbed::build(terms.line.line(), None)?;
+        let bed = Testbed::build(terms.line.line(), Some(CONGESTION_CONTROL))?;
         let scratch = Scratch::new()?;
         let names = (scene.fault == Fault::DnsGone).then(Names::start).transpose()?;
         let mut cloud = Replica::start(Tier::Cloud, &bed, &scratch, Duration::ZERO)?;

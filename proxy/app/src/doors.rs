@@ -6,7 +6,9 @@
 //! for the next opening delays nobody. Only what begins is asked about: a download or a tunnel goes
 //! on past the end of its window.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -190,13 +192,12 @@ impl Running {
 }
 
 impl Gateway {
-    /// Looks at windows and freezes, until aborted: on a thread of its own, because the search for
-    /// an opening through many documents takes long for whoever waits.
-    pub(crate) async fn follow_calendar(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(CALENDAR_EVERY).await;
-            let gateway = Arc::clone(&self);
-            if tokio::task::spawn_blocking(move || gateway.look_at_calendar()).await.is_err() {
+    /// Looks at windows and freezes until the other end of `over` is dropped: on a thread of its
+    /// own, because the search for an opening through many documents takes long for whoever waits,
+    /// and a resolver that hangs must not keep a freeze from beginning.
+    pub(crate) fn follow_calendar(&self, over: &Receiver<()>) {
+        while over.recv_timeout(CALENDAR_EVERY) == Err(RecvTimeoutError::Timeout) {
+            if catch_unwind(AssertUnwindSafe(|| self.look_at_calendar())).is_err() {
                 self.metrics.panics.inc();
             }
         }

@@ -15,7 +15,7 @@ use hyper::ext::Protocol;
 use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
-use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
+use tillgate_core::matching::{EgressVerdict, canonical_host};
 use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::head::{HeadLimits, until_head};
@@ -43,7 +43,9 @@ pub(crate) async fn serve_request(
 ) -> Answer {
     if let Some(why) = caller.refused {
         let running = worker.gateway().running();
-        return problem::answer(&why.into(), serve::begin(&running, Kind::Forward, caller.flow));
+        let mut outcome = serve::begin(&running, Kind::Forward, caller.flow);
+        outcome.attend(&mut request.into_parts().0, caller.peer, &caller.place);
+        return problem::answer(&why.into(), outcome);
     }
     let is_extended = request.extensions().get::<Protocol>().is_some();
     if request.method() == Method::CONNECT && !is_extended {
@@ -237,7 +239,11 @@ impl Way {
         let rule = if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None };
         let named = rule.and_then(|rule| egress?.rules.get(rule));
         if !client.to_canonical().is_loopback() {
-            addresses.retain(|address| is_named(*address, named) || !is_ours(*address, gateway));
+            let host = canonical_host(&place.host);
+            let is_named = |address: &SocketAddr| {
+                named.is_some_and(|rule| rule.names(&host, place.port, address.ip()))
+            };
+            addresses.retain(|address| is_named(address) || !is_ours(*address, gateway));
             if addresses.is_empty() {
                 return Err(denied(place));
             }
@@ -289,17 +295,6 @@ impl Way {
         let how = How { lane: lane.as_ref(), connect_timeout, tcp: defaults::TCP };
         upstream::dial(&self.addresses, how).await
     }
-}
-
-/// Whether a rule was written for where `address` is, not for every place.
-fn is_named(address: SocketAddr, rule: Option<&EgressRule>) -> bool {
-    let ip = address.ip().to_canonical();
-    let mut destinations = rule.into_iter().flat_map(|rule| &rule.destinations);
-    destinations.any(|destination| {
-        let mut networks = destination.networks.iter();
-        !destination.hosts.is_empty()
-            || networks.any(|network| network.prefix_len() > 0 && network.contains(&ip))
-    })
 }
 
 /// Whether `address` leads back into this gateway, or to what this machine offers itself alone.

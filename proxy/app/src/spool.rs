@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tillgate_config::effective::LogOutput;
+use tillgate_net::clock;
 
 /// Lines that wait: about two seconds of the busiest store, and at some 500 bytes each no more
 /// than 2 MiB when nobody writes them.
@@ -25,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the end waits for lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How soon it tries again to hand over that word while the queue is full.
+const FLUSH_AGAIN: Duration = Duration::from_millis(1);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,9 +119,16 @@ impl Spool {
     /// Waits, not for long, until everything handed over so far is written.
     pub(crate) fn flush(&self) {
         let (tell, told) = sync_channel(1);
-        if self.sender.try_send(Message::Flush(tell)).is_ok() {
-            let _ = told.recv_timeout(FLUSH_TIMEOUT);
+        let until = clock::now() + FLUSH_TIMEOUT;
+        let mut message = Message::Flush(tell);
+        while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
+            if clock::now() >= until {
+                return;
+            }
+            message = back;
+            thread::sleep(FLUSH_AGAIN);
         }
+        let _ = told.recv_timeout(until.saturating_duration_since(clock::now()));
     }
 }
 

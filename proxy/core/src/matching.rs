@@ -174,6 +174,21 @@ pub struct EgressRule {
     pub location: Location,
 }
 
+impl EgressRule {
+    /// Whether it was written for this very place: it has the host by its whole name (canonical,
+    /// see [`canonical_host`]), or a network around the address that is not that of every address.
+    pub fn names(&self, host: &str, port: u16, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let is_host =
+            |one: &HostPattern| matches!(one, HostPattern::Exact(name) if **name == *host);
+        let is_around = |one: &IpNet| one.prefix_len() > 0 && one.contains(&address);
+        self.destinations.iter().any(|one| {
+            (one.ports.is_empty() || one.ports.contains(&port))
+                && (one.hosts.iter().any(is_host) || one.networks.iter().any(is_around))
+        })
+    }
+}
+
 /// A set of destinations: one of the hosts or networks, on one of the ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressDestination {

@@ -135,6 +135,9 @@ impl Circuit {
             let waiting = u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX);
             if waiting >= part(self.waiting_max.load(Ordering::Relaxed), rank) {
                 self.waiting.store(waiting, Ordering::Release);
+                drop(queue);
+                // Asking for a place kept one from others for a moment.
+                self.hand_out();
                 return Err(Full::Queue(waiting));
             }
             let (tell, told) = oneshot::channel();

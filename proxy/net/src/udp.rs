@@ -23,7 +23,7 @@ use self::session::Session;
 use crate::drain::Phase;
 use crate::error::Failure;
 use crate::http::body::Observer;
-use crate::http::server::{Entry, InFlight, Place};
+use crate::http::server::{Entry, InFlight};
 use crate::upstream::Lane;
 
 mod session;
@@ -138,15 +138,26 @@ impl Forwarder {
         router: &Arc<R>,
         client: SocketAddr,
     ) -> Result<Arc<Session>, &'static str> {
-        let place = match self.entry.admit_uncounted() {
-            Some(place) => place,
-            None => self.make_room().ok_or_else(|| {
-                self.entry.meter.refused.inc();
-                "table_full"
-            })?,
+        let full = || {
+            self.entry.meter.refused.inc();
+            "table_full"
         };
+        let free = self.entry.admit_uncounted();
+        let leaves = match free {
+            Some(_) => None,
+            None => Some(self.who_leaves().ok_or_else(full)?),
+        };
+        // Nobody leaves for a client that cannot be served.
         let route = router.route(client).map_err(Failure::reason)?;
         let Route { addresses, lane, flow, record } = route;
+        let left = || {
+            let session = self.sessions().remove(&leaves?)?;
+            session.give_up_place()
+        };
+        let Some(place) = free.or_else(left) else {
+            record.end(Err(Failure::RequestsFull));
+            return Err(full());
+        };
         let opened = Session::open(addresses, lane, flow, place);
         let session = match opened {
             Ok(session) => Arc::new(session),
@@ -164,10 +175,9 @@ impl Forwarder {
         Ok(session)
     }
 
-    /// The place of the session that was silent for longest and is owed nothing.
-    fn make_room(&self) -> Option<Place> {
-        let (_, session) = self.sessions().make_room(|session| !session.is_owed_an_answer())?;
-        session.give_up_place()
+    /// Whose session was silent for longest and is owed nothing.
+    fn who_leaves(&self) -> Option<SocketAddr> {
+        self.sessions().longest_silent(|session| !session.is_owed_an_answer()).copied()
     }
 
     /// Passes a server's datagram on.

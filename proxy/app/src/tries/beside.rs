@@ -11,7 +11,6 @@ use tillgate_core::health::Outcome as Ending;
 use tillgate_core::retry::Body;
 use tillgate_net::circuit::Turn;
 use tillgate_net::clock;
-use tillgate_net::http::grpc::Speech;
 
 use super::{Going, Left, Tried, Tries};
 use crate::outcome::Outcome;
@@ -53,7 +52,7 @@ impl Tries<'_> {
             return Ok(tried);
         }
         // Whoever is left may do better; what the other has shown is not lost.
-        self.forgo(tried, outcome.speech());
+        self.forgo(tried, outcome);
         let mut last = if is_first { second.await } else { first.await };
         // Where it was to go on was found without the other try, so it is looked for again.
         self.put_back(last.left.take());
@@ -61,17 +60,16 @@ impl Tries<'_> {
     }
 
     /// Remembers how a try went that nobody waits for.
-    fn forgo(&self, tried: Tried<'_>, speech: Speech) {
+    fn forgo(&self, tried: Tried<'_>, outcome: &Outcome) {
         match &tried.result {
             Ok(reply) => {
-                let ending = Ending::of_status(send::status_of(&reply.head, speech));
+                let ending = Ending::of_status(send::status_of(&reply.head, outcome.speech()));
                 self.answered(&tried.visit, ending, tried.began);
             }
             Err(unanswered) => {
-                if let Some(loss) = unanswered.refusal.failure.loss() {
-                    tried.visit.load().lost(clock::now());
-                    self.running.failover.tell(tried.visit.stamp(), Ending::Lost(loss));
-                }
+                let failed = (unanswered.refusal.failure, unanswered.unsent);
+                // The call goes on in the other try.
+                let _ = self.lost(&tried.visit, failed, tried.began, outcome);
             }
         }
         self.put_back(tried.left);

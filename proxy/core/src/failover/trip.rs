@@ -14,6 +14,10 @@ use crate::retry::{Body, Course, Ended, Next, Repeat, RetrySpec, Stop};
 /// Endpoints that one call may try.
 const TRIED_MAX: usize = 16;
 
+/// A server that asks for more time than this is not waited for: its answer goes to the client,
+/// who can tell what to do with so much time. Nobody at a checkout looks at a till for longer.
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Trip<'a> {
@@ -103,10 +107,9 @@ impl<'a> Trip<'a> {
         if other.is_none() || number > 1 {
             pause = self.spec.backoff(number, draw.rotate_left(29));
         }
-        if let Some(asked) = end.retry_after.filter(|_| same) {
-            pause = pause.max(asked);
-        }
-        if end.left.is_some_and(|left| left <= pause) {
+        let asked = end.retry_after.filter(|_| same).unwrap_or_default();
+        pause = pause.max(asked);
+        if asked > RETRY_AFTER_MAX || end.left.is_some_and(|left| left <= pause) {
             self.plan.put_back(choice);
             return Err(Stop::TooLate);
         }

@@ -367,3 +367,34 @@ fn query_parameters_come_after_headers_and_names_of_clients_last() {
     assert_eq!(find(&plain, "", Some("DNS:tills")), Ok(0));
     assert_eq!(find(&plain, "", None), Ok(0));
 }
+
+#[test]
+fn a_rule_names_a_place_only_by_its_whole_name_or_a_network() {
+    let rule = |destinations| EgressRule {
+        name: "one".into(),
+        destinations,
+        class: None,
+        location: Location::Local,
+    };
+    let hosts = |one: HostPattern, ports: &[u16]| EgressDestination {
+        hosts: vec![one],
+        networks: vec![],
+        ports: ports.to_vec(),
+    };
+    let networks = |network: &str| EgressDestination {
+        hosts: vec![],
+        networks: vec![network.parse().unwrap()],
+        ports: vec![],
+    };
+    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+    let names = |destinations, name| rule(destinations).names(name, 9900, loopback);
+    let exact = |ports: &[u16]| hosts(host("here.example"), ports);
+    assert!(names(vec![exact(&[])], "here.example"));
+    assert!(names(vec![networks("127.0.0.0/8")], "127.0.0.1"));
+    assert!(!names(vec![exact(&[443])], "here.example"), "another port");
+    assert!(!names(vec![exact(&[])], "there.example"), "another name for loopback");
+    assert!(!names(vec![hosts(host("*"), &[])], "here.example"));
+    assert!(!names(vec![hosts(host("*.example"), &[])], "here.example"));
+    assert!(!names(vec![networks("0.0.0.0/0")], "127.0.0.1"));
+    assert!(!names(vec![networks("0.0.0.0/0"), exact(&[])], "127.0.0.1"), "it is another's host");
+}

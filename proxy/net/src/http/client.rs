@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -29,10 +29,12 @@ use crate::shaped::LineWait;
 use crate::tls::{Connector, Refusal};
 use crate::upstream::{Lane, Resolver};
 
+mod key;
 mod open;
 mod shelf;
 mod sockets;
 
+use key::{Key, Sought, make_room};
 use open::Allowance;
 use shelf::{Shelf, StreamSlot};
 
@@ -167,56 +169,6 @@ impl SendError {
             Self::Exchange(error) if error.is_parse() => Failure::BackendProtocol,
             Self::Exchange(_) | Self::NeverSent | Self::Refused(_) => Failure::BackendClosed,
         }
-    }
-}
-
-/// What connections must have in common to serve the same requests.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
-    endpoint: Endpoint,
-    rest: Rest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Rest {
-    class: ClassId,
-    link: Option<LinkId>,
-    wire: Wire,
-    /// Connections that were opened for one client serve no other.
-    client: Option<SocketAddr>,
-    /// Connections of two TLS identities are never mixed.
-    tls: Option<u32>,
-}
-
-/// A [`Key`] to look for, which has the same hash.
-#[derive(Hash)]
-struct Sought<'a> {
-    endpoint: &'a Endpoint,
-    rest: Rest,
-}
-
-impl<'a> Sought<'a> {
-    fn of(target: &'a Target) -> Self {
-        let rest = Rest {
-            class: target.class,
-            link: target.link,
-            wire: target.wire,
-            client: target.client.map(|(_, client)| client),
-            tls: target.tls.as_ref().map(|tls| tls.id()),
-        };
-        Self { endpoint: &target.endpoint, rest }
-    }
-}
-
-impl Equivalent<Key> for Sought<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        *self.endpoint == key.endpoint && self.rest == key.rest
-    }
-}
-
-impl From<&Sought<'_>> for Key {
-    fn from(sought: &Sought<'_>) -> Self {
-        Self { endpoint: sought.endpoint.clone(), rest: sought.rest }
     }
 }
 
@@ -389,7 +341,13 @@ impl Pool {
         if let Some(shelf) = shelves.get(&sought) {
             return Arc::clone(shelf);
         }
-        Arc::clone(shelves.entry(Key::from(&sought)).or_default())
+        let gone = sought.addresses.and_then(|_| make_room(&mut shelves));
+        let shelf = Arc::clone(shelves.entry(Key::from(&sought)).or_default());
+        drop(shelves);
+        if let Some(gone) = gone {
+            gone.evict(clock::now());
+        }
+        shelf
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Shelf>>> {

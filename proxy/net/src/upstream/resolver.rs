@@ -33,7 +33,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// together (after a power cut in the street, after a rollout) must not ask together for ever.
 const JITTER_PERCENT: u32 = 20;
 
-/// Names remembered, and names asked for at one time, at most.
+/// Names remembered, and names of clients asked for at one time, at most; those of the policy have
+/// their bound there.
 const NAMES_MAX: usize = 1024;
 
 /// Lookups of names that clients chose, at one time. A runtime that resolves must have more
@@ -261,7 +262,8 @@ impl Resolver {
         if let Some(asked) = asking.get(&key) {
             return Ok(asked.clone());
         }
-        if asking.len() >= NAMES_MAX {
+        let of_clients = || asking.keys().filter(|(_, by)| *by == ChosenBy::Client).count();
+        if chosen_by == ChosenBy::Client && of_clients() >= NAMES_MAX {
             return Err(io::Error::other("too many names are being asked for"));
         }
         let (tell, asked) = watch::channel(None);

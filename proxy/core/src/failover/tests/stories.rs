@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use crate::backend::{BackendId, Endpoint, Host};
 use crate::breaker::BreakerSpec;
+use crate::failover::trip::RETRY_AFTER_MAX;
 use crate::failover::{
     Ask, BackendLayout, Board, Choice, Event, FailoverSpec, Healthy, Layout, ProbeReport,
     RuleLayout, Shift, Trip, TryEnd, Waits, Wiring,
@@ -660,4 +663,18 @@ fn a_fleet_with_long_intervals_is_spread_over_them() {
     places.sort_unstable();
     places.dedup();
     assert!(places.len() >= 6, "{places:?}");
+}
+
+#[test]
+fn a_server_that_asks_for_a_long_time_is_not_waited_for() {
+    let story = Story::new(&layout(&[1], &[]));
+    let spec = RetrySpec { codes: vec![StatusCode::SERVICE_UNAVAILABLE], ..retry(BUDGET) };
+    for (asked, waits) in [(RETRY_AFTER_MAX, true), (RETRY_AFTER_MAX * 2, false)] {
+        let mut trip = Trip::new(&story.wiring.plans[0], &spec, Repeat::SameBackend);
+        let at = trip.begin(0, story.now).unwrap();
+        let (ended, retry_after) = (Ended::Answered(StatusCode::SERVICE_UNAVAILABLE), Some(asked));
+        let end = TryEnd { at, ended, body: Body::Kept, retry_after, left: None };
+        let next = trip.next(end, 0, story.now).map(|(to, pause)| (to.is_same(at), pause));
+        assert_eq!(next, if waits { Ok((true, asked)) } else { Err(Stop::TooLate) });
+    }
 }

@@ -280,7 +280,7 @@ impl Shelf {
                 Ok(fresh) => shelf.dialled(fresh, clock::now()),
                 Err(error) => {
                     target.meter.dial_failed(error.failure());
-                    shelf.dial_failed(waiter, error);
+                    shelf.dial_failed((&target, &resolver), waiter, error);
                 }
             }
         });
@@ -315,7 +315,12 @@ impl Shelf {
         }
     }
 
-    fn dial_failed(&self, waiter: Option<u64>, error: DialError) {
+    fn dial_failed(
+        self: &Arc<Self>,
+        (target, resolver): (&Arc<Target>, &Arc<Resolver>),
+        waiter: Option<u64>,
+        error: DialError,
+    ) {
         let mut state = self.lock();
         let place = state.waiting.iter().position(|waiting| Some(waiting.id) == waiter);
         let told = place.and_then(|place| state.waiting.remove(place));
@@ -326,8 +331,28 @@ impl Shelf {
             // It may have left meanwhile.
             let _ = waiter.tell.send(Err(error));
         } else {
-            tracing::debug!(%error, "a connection opened ahead of need did not come about");
+            tracing::debug!(%error, "a connection that nobody waits for did not come about");
         }
+        // Whose dial this was may have the connection of another, who then has nobody's.
+        self.dial_for_next(target, resolver);
+    }
+
+    /// Dials for the first who waits without a dial of his own, if there is a place.
+    fn dial_for_next(self: &Arc<Self>, target: &Arc<Target>, resolver: &Arc<Resolver>) {
+        let mut state = self.lock();
+        let limit = target.limit.connections_max as usize;
+        let next = if state.open < limit {
+            state.waiting.iter_mut().find(|waiter| !waiter.dials && !waiter.tell.is_closed())
+        } else {
+            None
+        };
+        let Some(next) = next else { return };
+        next.dials = true;
+        let id = next.id;
+        state.open += 1;
+        state.dialing += 1;
+        drop(state);
+        self.spawn_dial(target, resolver, Some(id));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -431,19 +456,11 @@ impl Drop for Opened {
     fn drop(&mut self) {
         let mut state = self.shelf.lock();
         state.open = state.open.saturating_sub(1);
-        // The place goes to the first who waits without a dial of his own.
-        let limit = self.target.limit.connections_max as usize;
-        let next = if state.open < limit {
-            state.waiting.iter_mut().find(|waiter| !waiter.dials && !waiter.tell.is_closed())
-        } else {
-            None
-        };
-        let Some(next) = next else { return };
-        next.dials = true;
-        let id = next.id;
-        state.open += 1;
-        state.dialing += 1;
         drop(state);
-        self.shelf.spawn_dial(&self.target, &self.resolver, Some(id));
+        // The place goes to the first who waits without a dial of his own.
+        self.shelf.dial_for_next(&self.target, &self.resolver);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,14 +194,15 @@ impl Watch {
             let time = time.load(Ordering::Relaxed).checked_sub(1)?;
             Some(now.saturating_duration_since(self.born + Duration::from_millis(time)))
         };
-        let stall_limit = Duration::from_millis(self.stall_limit.load(Ordering::Relaxed));
+        let flows = self.flows();
+        let last_limit = Duration::from_millis(self.stall_limit.load(Ordering::Relaxed));
+        let stall_limit = flows.iter().map(|flow| flow.idle_limit()).fold(last_limit, Ord::max);
         if since(&self.stalled_since)
             .is_some_and(|stalled| stalled > stall_limit.max(limits.header_timeout))
         {
             return Verdict::Close;
         }
         let speaks_http2 = self.speaks_http2.load(Ordering::Relaxed);
-        let flows = self.flows();
         let mut overdue = 0;
         for flow in flows.iter() {
             if self.judge_flow(flow, now, limits) {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::super::framing::Framing;
 use super::*;
+use crate::http::flow::Critical;
 use crate::metrics::Metrics;
 use crate::tls::{Terminator, Tls};
 
@@ -82,4 +83,17 @@ fn a_client_that_reads_again_does_not_stand_still() {
         drop(server);
         reader.await.unwrap();
     });
+}
+
+#[test]
+fn a_reader_may_pause_as_long_as_its_request_lets_it() {
+    let (now, limits) = (clock::now(), Limits::FOR_ONE);
+    let watch = Arc::new(Watch::new(now, None));
+    let (flow, _) = Watch::begin(&watch, now);
+    let idle = limits.header_timeout * 3;
+    flow.bind(idle, Critical::No);
+    watch.is_stalled();
+    let at = |pause: Duration| watch.judge(now + pause, &limits);
+    assert_eq!(at(limits.header_timeout * 2), Verdict::Keep, "it unpacks what it has");
+    assert_eq!(at(idle * 2), Verdict::Close);
 }
