@@ -63,8 +63,9 @@ fn whoever_gave_up_its_connection_is_dialled_for_when_that_dial_fails() {
         // The second one's connection goes to the first, who waited longer.
         let served = {
             let mut state = shelf.lock();
+            let served = state.waiting.pop_front().unwrap();
             state.dial_ended();
-            state.waiting.pop_front().unwrap()
+            served
         };
         drop((served, told_first));
         // Then the first one's dial fails: its place is free, nobody dials for the second.
