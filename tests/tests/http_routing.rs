@@ -48,6 +48,12 @@ fn what_no_route_knows_is_refused_with_a_reason() {
 
     let hostless = gateway.ask("GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
     assert_eq!(hostless.status, 400);
+    let before = origin.connections();
+    for path in ["/v1/../v2", "/v1/%2e%2E/v2", "/v1/..;x/v2"] {
+        let climbs = gateway.ask(&get("api.example", path));
+        assert_eq!((climbs.status, &*climbs.reason()), (400, "invalid_request"), "{path}");
+    }
+    assert_eq!(origin.connections(), before, "the server would have seen `/v2`");
     let two = gateway.ask("GET / HTTP/1.1\r\nHost: api.example\r\nHost: b\r\n\r\n");
     assert_eq!(two.status, 400);
     let connect = gateway.ask("CONNECT api.example:443 HTTP/1.1\r\nHost: api.example\r\n\r\n");

@@ -17,7 +17,7 @@ use tillgate_core::backend::{Location, Timeouts};
 use tillgate_core::class::ClassId;
 use tillgate_core::failover::Choice;
 use tillgate_core::filter::{Action, Scheme};
-use tillgate_core::matching::{Found, NaturalClasses, NoRule, RequestFacts, Rule};
+use tillgate_core::matching::{Found, NaturalClasses, NoRule, RequestFacts, Rule, has_dot_segment};
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock;
 use tillgate_net::drain::Ticket;
@@ -242,6 +242,11 @@ pub(crate) fn classify(
         return Err(Failure::MethodUnsupported.into());
     }
     let host = headers::host_of(head)?;
+    if has_dot_segment(head.uri.path()) {
+        let detail = "the path has a segment `.` or `..`, which the server would resolve to another \
+                      path than the one that a rule is found for: ask for that one";
+        return Err(Refusal::new(Failure::InvalidRequest, detail));
+    }
     let facts = facts(&host, head, client);
     let found = effective.routes.find_match(facts).map_err(|none| match none {
         NoRule::UnknownHost => {

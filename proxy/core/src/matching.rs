@@ -275,6 +275,26 @@ pub fn canonical_host(host: &str) -> Cow<'_, str> {
     Cow::Borrowed(name)
 }
 
+/// Whether a segment of `path` is `.` or `..`, also encoded (`%2e`) or with parameters (`..;v=1`).
+/// A server resolves those (RFC 3986 section 5.2.4) and serves another path than the one that a
+/// rule was found for; clients resolve them before they ask.
+pub fn has_dot_segment(path: &str) -> bool {
+    // Most paths have neither, and need no second look.
+    let is_likely = path.contains("/.") || path.contains("/%2");
+    is_likely && path.split('/').any(is_dots)
+}
+
+fn is_dots(segment: &str) -> bool {
+    let mut rest = segment.split(';').next().unwrap_or_default();
+    let mut dots = 0;
+    while !rest.is_empty() {
+        let after = rest.strip_prefix('.').or_else(|| rest.strip_prefix("%2e"));
+        let Some(after) = after.or_else(|| rest.strip_prefix("%2E")) else { return false };
+        (rest, dots) = (after, dots + 1);
+    }
+    (1..=2).contains(&dots)
+}
+
 impl HostPattern {
     /// Whether `host` (canonical, see [`canonical_host`]) is one of this pattern's.
     pub fn matches(&self, host: &str) -> bool {

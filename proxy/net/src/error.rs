@@ -199,7 +199,7 @@ const fn row(
 #[rustfmt::skip]
 pub const TABLE: [Row; 49] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
-        "the request is malformed, or its end or its host can be read in two ways"),
+        "the request is malformed, or its end, host or path can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
         "the target is longer than the listener's limits.uriBytes"),
     row(Failure::HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Blame::Client, Retry::Never,

@@ -398,3 +398,39 @@ fn a_rule_names_a_place_only_by_its_whole_name_or_a_network() {
     assert!(!names(vec![networks("0.0.0.0/0")], "127.0.0.1"));
     assert!(!names(vec![networks("0.0.0.0/0"), exact(&[])], "127.0.0.1"), "it is another's host");
 }
+
+#[test]
+fn segments_that_servers_resolve_are_seen() {
+    for path in [
+        "/..",
+        "/../etc",
+        "/v1/../admin",
+        "/v1/./pay",
+        "/v1/.",
+        "/%2e%2e/admin",
+        "/v1/.%2E",
+        "/v1/%2e",
+        "/v1/..;/admin",
+        "/v1/..;v=1/admin",
+        "/.;x",
+    ] {
+        assert!(has_dot_segment(path), "{path}");
+    }
+    for path in [
+        "/",
+        "*",
+        "/v1/pay",
+        "/.well-known/openid",
+        "/v1/...",
+        "/v1/..a",
+        "/v1/a..",
+        "/a.b/c",
+        "/v1/%2ehidden",
+        "/%2f",
+        "/v1/;..",
+        "//v1",
+        "/%2e%2e%2e",
+    ] {
+        assert!(!has_dot_segment(path), "{path}");
+    }
+}
