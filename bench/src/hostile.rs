@@ -3,7 +3,7 @@
 //! One gateway on one line. Payments run alone first, then beside two hundred hostile clients of
 //! every kind (see `clients`), all on the HTTP entry and in bulk classes. The hostile ones have the
 //! time of a settling phase to fill what they can fill; then the same quantiles are taken again.
-//! The requirement is the issue's: the payments' p99 rises by at most 5 ms, and none fails.
+//! What must hold: the payments' p99 rises by at most 5 ms, and none fails.
 
 use std::fmt::Write as _;
 

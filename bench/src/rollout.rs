@@ -42,7 +42,7 @@ const RATIO_MAX: f64 = 1.02;
 /// What may come twice where a fetch was cut.
 const TWICE_MAX: u64 = 1 << 20;
 
-/// What the first issue's table allows the payments.
+/// What payments may lose to pulls on this line, as beside any other bulk traffic.
 const ADDED_P99_MS: f64 = 20.0;
 
 /// From disk, on one core.

@@ -268,6 +268,16 @@ impl<'a> Group<'a> {
         std::mem::take(&mut self.out.report)
     }
 
+    /// What has no effect yet of the documents that its stores select.
+    pub(crate) fn not_in_effect(&self) -> Vec<NotInEffect> {
+        not_in_effect::shared(&self.selected, Entry::Bootstrap)
+    }
+
+    /// The same of the document of the store that was asked for last.
+    pub(crate) fn own_not_in_effect(&self) -> Vec<NotInEffect> {
+        not_in_effect::own(&self.selected)
+    }
+
     /// The digest of `store`, if neither it nor the group has an error.
     pub(crate) fn digest(
         &mut self,

@@ -126,6 +126,17 @@ impl Fleet {
         self.stores.iter().map(|store| &*store.name)
     }
 
+    /// A few names of stores, for whoever named none of them.
+    fn some_of(&self) -> String {
+        let few: Vec<String> = self.stores().take(3).map(|name| format!("`{name}`")).collect();
+        match self.stores.len() {
+            0 => "the policy has no Store".to_owned(),
+            1 => format!("the only one is {}", few.join(", ")),
+            count if count == few.len() => format!("use one of {}", few.join(", ")),
+            count => format!("use one of the {count} that there are, such as {}", few.join(", ")),
+        }
+    }
+
     /// Every document that is no Store.
     pub fn documents(&self) -> &[Document] {
         &self.input.documents
@@ -194,11 +205,11 @@ impl Fleet {
         found.ok_or_else(|| {
             // Sixty thousand names are no help.
             let near = suggest::nearest(name_or_id, self.stores());
-            let advice = near.map_or_else(
-                || format!("use one of the {} that there are", self.stores.len()),
-                |near| format!("did you mean `{near}`?"),
-            );
-            format!("no store is called `{name_or_id}`: {advice}")
+            let advice =
+                near.map_or_else(|| self.some_of(), |near| format!("did you mean `{near}`?"));
+            format!(
+                "no store is called `{name_or_id}`, nor has it as its label `storeId`: {advice}"
+            )
         })
     }
 }

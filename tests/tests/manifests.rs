@@ -115,13 +115,15 @@ fn a_budget_and_a_service_select_the_gateway() {
 #[test]
 fn the_demo_has_what_it_mounts_and_publishes() {
     let compose = documents("compose.yaml").remove(0);
-    let effective = policy("store.yaml", &text("demo/store.yaml"));
+    let effective = policy("store.yaml", &text("demo/policy/store.yaml"));
     for service in ["gateway", "pos"] {
         for mount in list(at(&compose, &format!("/services/{service}/volumes"))) {
             let path = mount.as_str().and_then(|mount| mount.split(':').next()).expect("a path");
-            assert!(folder().join(path).is_file(), "{path}");
+            assert!(folder().join(path).exists(), "{path}");
         }
     }
+    let mounts = list(at(&compose, "/services/gateway/volumes"));
+    assert_eq!(mounts[0], "./demo/policy:/etc/tillgate:ro", "a folder: changes arrive");
     for port in list(at(&compose, "/services/gateway/ports")) {
         let inside = port.as_str().and_then(|port| port.rsplit(':').next()).expect("a port");
         let is_it = |spec: &&tillgate_config::effective::ListenerSpec| {

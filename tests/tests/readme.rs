@@ -14,7 +14,7 @@ use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
 use tillgate_net::metrics::{
-    Applying, EndpointMeters, Metrics, PolicyMeters, ReportMeters, RolloutMeters,
+    Applying, EndpointMeters, FailoverMeters, Metrics, PolicyMeters, ReportMeters, RolloutMeters,
 };
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume};
@@ -39,7 +39,8 @@ fn the_failure_table_is_the_one_of_the_code() {
 
 #[test]
 fn the_metric_table_is_the_one_of_a_scrape() {
-    let scrape = scrape_after_one_request() + &policy_metrics() + &rollout_metrics();
+    let scrape =
+        scrape_after_one_request() + &failover_metrics() + &policy_metrics() + &rollout_metrics();
     let mut table = String::from("| metric | type | meaning |\n|---|---|---|\n");
     let mut helps = std::collections::BTreeMap::new();
     let mut told = std::collections::BTreeSet::new();
@@ -142,6 +143,17 @@ fn store(files: &Volume, origin: SocketAddr, images: &std::path::Path) -> Store 
 fn closed_port() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("a bound socket")
+}
+
+/// What failover counts when something fails, once each: in the scrape nothing has failed yet.
+fn failover_metrics() -> String {
+    let metrics = Metrics::new("0");
+    let meters = FailoverMeters::register(&metrics);
+    let name = "pricing".into();
+    meters.shift((&name, &name), "down", "probe");
+    meters.probe(&name, "ok");
+    meters.line(&name, true);
+    told(&metrics)
 }
 
 /// What the policy loop counts, once each: a gateway with a file of its own has no such loop.

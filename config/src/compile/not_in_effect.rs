@@ -46,8 +46,26 @@ pub(super) enum Entry {
 
 /// Every field of the selected documents that has no effect yet.
 pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect> {
+    let mut found = own(selected);
+    found.extend(shared(selected, entry));
+    found
+}
+
+/// Those of the store's own document.
+pub(super) fn own(selected: &Selected<'_>) -> Vec<NotInEffect> {
     let mut found = Vec::new();
-    for document in selected.all() {
+    if let Some((document, _)) = selected.store
+        && !hours_count(selected)
+    {
+        of_document(document, not_built(Kind::Store), &mut found);
+    }
+    found
+}
+
+/// Those of all other documents, which are the same for all stores that select the same.
+pub(super) fn shared(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect> {
+    let mut found = Vec::new();
+    for document in selected.all().filter(|document| document.kind != Kind::Store) {
         let is_idle = selected.mirror.is_none()
             && GATE.contains(&document.kind)
             && !document.body.applies_to().is_some_and(AppliesToDoc::names_rules);
@@ -57,19 +75,19 @@ pub(super) fn collect(selected: &Selected<'_>, entry: Entry) -> Vec<NotInEffect>
             found.push(NotInEffect { field: document.title().into(), origin: spot.origin() });
             continue;
         }
-        let table = NOT_BUILT.iter().find(|(kind, _)| *kind == document.kind);
-        let patterns: &[&str] = match (document.kind, table) {
-            (Kind::EgressPolicy, _) => &EGRESS,
-            (_, Some((_, patterns))) => patterns,
-            (_, None) => continue,
-        };
-        if document.kind == Kind::Store && hours_count(selected) {
-            continue;
-        }
-        of_document(document, patterns, &mut found);
+        of_document(document, not_built(document.kind), &mut found);
     }
     untold_traces(selected, &mut found);
     found
+}
+
+fn not_built(kind: Kind) -> &'static [&'static str] {
+    let table = NOT_BUILT.iter().find(|(known, _)| *known == kind);
+    match (kind, table) {
+        (Kind::EgressPolicy, _) => &EGRESS,
+        (_, Some((_, patterns))) => patterns,
+        (_, None) => &[],
+    }
 }
 
 /// Whether a window that is in effect goes by opening hours: of a store, nothing else may be idle.
@@ -98,6 +116,9 @@ fn untold_traces(selected: &Selected<'_>, found: &mut Vec<NotInEffect>) {
 }
 
 fn of_document(document: &Document, patterns: &[&str], found: &mut Vec<NotInEffect>) {
+    if patterns.is_empty() {
+        return;
+    }
     document.walk(|path, _| {
         let Some((Step::Key(root), rest)) = path.split_first() else { return };
         if root == "spec" && patterns.iter().any(|pattern| fits(pattern, rest)) {

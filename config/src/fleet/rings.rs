@@ -25,6 +25,12 @@ pub struct Delivery {
 }
 
 impl Fleet {
+    /// The rings by which the policy goes out, in order.
+    pub fn rings(&self) -> impl Iterator<Item = &str> + Clone {
+        let rollout = self.bundle().and_then(|bundle| bundle.spec.rollout.as_ref());
+        rollout.into_iter().flat_map(|rollout| &rollout.rings).map(|ring| ring.name.0.as_str())
+    }
+
     /// How the policy reaches the store with this name or id.
     ///
     /// # Errors

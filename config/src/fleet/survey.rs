@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Fleet, body, parallel};
 use crate::compile::{Group, select};
 use crate::document::Document;
+use crate::effective::{NotInEffect, Origin};
 use crate::kinds::Kind;
 use crate::report::{Finding, Place, Report, Stores};
 
@@ -34,6 +35,9 @@ pub struct Survey {
     pub stores: Vec<Surveyed>,
     /// What is wrong, each with the number of stores for which it is.
     pub report: Report,
+    /// What has no effect yet, in the order in which it stands, each with the stores in which it
+    /// does not; of stores' own documents one for each field.
+    pub not_in_effect: Vec<(NotInEffect, Stores)>,
     /// How many different sets of documents the stores select.
     pub groups: usize,
     /// In how many stores each document of the fleet counts, in their order.
@@ -46,7 +50,11 @@ struct Found {
     stores: Vec<(usize, Surveyed)>,
     errors: Findings,
     lints: Findings,
+    idle: Idle,
 }
+
+/// What has no effect, by where it stands.
+type Idle = BTreeMap<String, (NotInEffect, Stores)>;
 
 /// Findings by what they say, with the stores for which they are said.
 type Findings = BTreeMap<(Option<Place>, String), Finding>;
@@ -79,9 +87,13 @@ pub(super) fn of(fleet: &Fleet, threads: usize) -> Survey {
         all.stores.extend(one.stores);
         join(&mut all.errors, one.errors);
         join(&mut all.lints, one.lints);
+        for (_, (idle, stores)) in one.idle {
+            rests(&mut all.idle, idle, (stores.count, &stores.first));
+        }
     }
     all.stores.sort_by_key(|(at, _)| *at);
     survey.stores = all.stores.into_iter().map(|(_, store)| store).collect();
+    survey.not_in_effect = all.idle.into_values().collect();
     survey.report.errors = all.errors.into_values().collect();
     survey.report.lints = all.lints.into_values().collect();
     useless(fleet, &survey.counts, &mut survey.report);
@@ -107,6 +119,7 @@ fn slice(
     let context = (&fleet.input, fleet.built_in.as_slice(), &fleet.zones);
     let mut group = Group::new(choices.choose(Some(store)), (document, store), context);
     let shared = group.take_report();
+    let idle = group.not_in_effect();
     for (at, document, store) in stores {
         let digest = group.digest((document, store), context, shared.errors.is_empty());
         let own = group.take_report();
@@ -114,9 +127,36 @@ fn slice(
         note(&mut found.lints, own.lints, document);
         note(&mut found.errors, shared.errors.clone(), document);
         note(&mut found.lints, shared.lints.clone(), document);
+        for one in &idle {
+            rests(&mut found.idle, one.clone(), (1, &document.name));
+        }
+        for one in group.own_not_in_effect() {
+            rests(&mut found.idle, of_any_store(one), (1, &document.name));
+        }
         found.stores.push((at, Surveyed { store: document.name.clone(), digest, group: number }));
     }
     found
+}
+
+/// `Store/store-0412 spec.hours` of one store is that of all: sixty thousand lines are no help.
+fn of_any_store(one: NotInEffect) -> NotInEffect {
+    match one.field.split_once(' ') {
+        Some((_, path)) => {
+            NotInEffect { field: format!("{} {path}", Kind::Store.name()).into(), ..one }
+        }
+        None => one,
+    }
+}
+
+fn rests(all: &mut Idle, one: NotInEffect, (count, first): (usize, &Arc<str>)) {
+    let place = match &one.origin {
+        Origin::File { file, line, column } if !one.field.starts_with("Store ") => {
+            format!("{file}:{line:09}:{column:09}")
+        }
+        _ => one.field.to_string(),
+    };
+    let (_, stores) = all.entry(place).or_insert_with(|| (one, Stores::default()));
+    stores.add(count, first);
 }
 
 fn note(findings: &mut Findings, new: Vec<Finding>, store: &Document) {

@@ -115,9 +115,12 @@ enum Command {
     Rollouts(rollouts::Options),
     /// Print what container runtimes need to pull through the registry mirror.
     MirrorConfig {
-        /// The policy file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// The policy: a file, or the folder of a fleet.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// The store, by name or id; needed where there are several.
+        #[arg(long, value_name = "STORE")]
+        store: Option<String>,
         /// How the store's machines reach the mirror, such as `http://gateway.example:5000`.
         #[arg(long, value_name = "URL")]
         address: Option<String>,
@@ -300,8 +303,8 @@ fn answer(command: Command) -> policy::Answer {
         Command::Diff(options) => diff(&options),
         Command::Plan(options) => plan(&options),
         Command::Windows(options) => shown_windows(&options),
-        Command::MirrorConfig { file, address, client } => {
-            images::mirror_config(&file, address.as_deref(), client)
+        Command::MirrorConfig { path, store, address, client } => {
+            images::mirror_config(&path, store.as_deref(), address.as_deref(), client)
         }
         Command::Cache { command } => images::cache(&command),
         Command::Schema { kind } => policy::schema(kind.as_deref()),

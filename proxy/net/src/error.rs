@@ -201,7 +201,7 @@ pub const TABLE: [Row; 49] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end, host or path can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
-        "the target is longer than the listener's limits.uriBytes"),
+        "the target is longer than the listener's limits.maxUriSize"),
     row(Failure::HeadTooLarge, "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), Blame::Client, Retry::Never,
         "the head has more bytes or fields than the listener's limits"),
     row(Failure::UpgradeUnsupported, "upgrade_unsupported", Some(StatusCode::NOT_IMPLEMENTED), Blame::Client, Retry::Never,

@@ -177,25 +177,34 @@ fn build(options: &Build) -> Result<String, Refused> {
 
 /// Leaves in `files` what concerns `store`; its id, and what they compile to for it.
 fn of_store(files: &mut Files, store: &str) -> Result<(Scope, String), Refused> {
-    let mut sources = Vec::with_capacity(files.len());
-    for (path, bytes) in &*files {
-        let text = String::from_utf8(bytes.clone());
-        let text = text.map_err(|_| (format!("{path} is no text"), FINDINGS))?;
-        sources.push(Source { file: path.clone(), text });
-    }
-    let wrong = |report: &Report| (format!("{}\n{}", report.summary(), report.to_text()), FINDINGS);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (fleet, report) = Fleet::read(&sources, threads);
-    if !report.errors.is_empty() {
-        return Err(wrong(&report));
-    }
+    let (sources, fleet) = fleet(files)?;
     let unknown = |why| (why, USAGE);
     let checked = fleet.compile(store).map_err(unknown)?;
-    let effective = checked.effective.ok_or_else(|| wrong(&checked.report))?;
+    let effective = checked.effective.ok_or_else(|| refused(&checked.report))?;
     let store_id = fleet.id(store).map_err(unknown)?.to_owned();
     let part = fleet.part(&sources, store).map_err(unknown)?;
     *files = part.into_iter().map(|one| (one.file, one.text.into_bytes())).collect();
     Ok((Scope { store_id }, effective.digest.to_string()))
+}
+
+/// The documents in the files of a bundle.
+pub(super) fn fleet(files: &Files) -> Result<(Vec<Source>, Fleet), Refused> {
+    let mut sources = Vec::with_capacity(files.len());
+    for (path, bytes) in files {
+        let text = String::from_utf8(bytes.clone());
+        let text = text.map_err(|_| (format!("{path} is no text"), FINDINGS))?;
+        sources.push(Source { file: path.clone(), text });
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (fleet, report) = Fleet::read(&sources, threads);
+    if !report.errors.is_empty() {
+        return Err(refused(&report));
+    }
+    Ok((sources, fleet))
+}
+
+fn refused(report: &Report) -> Refused {
+    (format!("{}\n{}", report.summary(), report.to_text()), FINDINGS)
 }
 
 fn sign(options: &Sign) -> Result<String, Refused> {

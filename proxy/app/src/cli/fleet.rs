@@ -12,7 +12,7 @@ use tillgate_config::fleet::{self, Effect, Fleet, Happened, Plan, Survey};
 use tillgate_config::{Checked, Report};
 
 use super::files::{self, Opened};
-use super::policy::{Answer, ConfigFormat, FINDINGS, OK, Output, Overrides, USAGE};
+use super::policy::{Answer, ConfigFormat, FINDINGS, OK, Output, Overrides, USAGE, idle};
 
 /// Threads of a command: as many as the process may use.
 fn threads() -> usize {
@@ -69,12 +69,21 @@ pub(super) fn validate(path: &Path, output: Output, answer: &mut Answer) -> Opti
         value["valid"] = json!(valid);
         value["stores"] = json!(stores);
         value["documents"] = json!(documents);
+        let rests = looked.survey.not_in_effect.iter().map(|(one, stores)| {
+            let origin = one.origin.to_string();
+            json!({"field": &*one.field, "origin": origin, "stores": stores.count})
+        });
+        value["notInEffect"] = rests.collect();
         return Some(value);
     }
     answer.stderr.push_str(&looked.report.to_text());
     if !valid {
         answer.stderr.push_str(&format!("{name}: {}\n", looked.report.summary()));
         return None;
+    }
+    for (one, of) in &looked.survey.not_in_effect {
+        let of = plural(of.count, "store");
+        answer.stderr.push_str(&format!("{}, in {of}\n", idle(one)));
     }
     let lints = match looked.report.lints.len() {
         0 => String::new(),

@@ -31,12 +31,13 @@ use crate::watch::Watch;
 
 /// Flags of `tillgate gateway`. Those that name addresses override the file.
 #[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("policy").required(true))]
 pub(crate) struct Options {
     /// The policy file, for a store without a fleet.
-    #[arg(long, value_name = "FILE", required_unless_present = "bootstrap")]
+    #[arg(long, value_name = "FILE", group = "policy")]
     config: Option<PathBuf>,
     /// The file that says where the store's policy comes from, and whose signatures count.
-    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    #[arg(long, value_name = "FILE", group = "policy")]
     bootstrap: Option<PathBuf>,
     /// Beside `--config`, a Bootstrap whose keys count: for approvals of overrides and promotions
     /// in the policy. Without one no approval counts, and what needs one stays closed.

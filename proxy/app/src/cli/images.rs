@@ -17,7 +17,8 @@ use tillgate_net::clock;
 use tillgate_net::mirror::inspect::{self, Contents};
 use tillgate_net::mirror::{Disk, Found, Layout};
 
-use super::policy::{self, Answer};
+use super::fleet;
+use super::policy::Answer;
 use crate::send::explain;
 
 /// A container runtime.
@@ -64,13 +65,19 @@ pub(super) enum CacheCommand {
 }
 
 /// Prints the configuration of `clients`, or of all.
-pub(super) fn mirror_config(file: &Path, address: Option<&str>, client: Option<Client>) -> Answer {
-    let effective = match policy::load(file) {
-        Ok(effective) => effective,
-        Err(report) => return Answer::findings(&report),
+pub(super) fn mirror_config(
+    path: &Path,
+    store: Option<&str>,
+    address: Option<&str>,
+    client: Option<Client>,
+) -> Answer {
+    let effective = match fleet::one(path, store) {
+        Ok((_, checked)) => checked.effective,
+        Err(answer) => return answer,
     };
+    let Some(effective) = effective else { return Answer::refusal("there is no config") };
     let Some(mirror) = &effective.mirror else {
-        return Answer::refusal(&format!("{} has no RegistryMirror", file.display()));
+        return Answer::refusal(&format!("{} has no RegistryMirror", path.display()));
     };
     let Some(url) = address.map(str::to_owned).or_else(|| own_url(&effective, mirror)) else {
         return Answer::refusal(

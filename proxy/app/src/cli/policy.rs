@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_config::effective::{Effective, ListenerProtocol, NotInEffect};
 use tillgate_config::{Checked, Report, schema as schemas};
 
 use super::files::read;
@@ -154,16 +154,18 @@ fn validate_text(answer: &mut Answer, name: &str, checked: &Checked) {
         return;
     };
     for one in &config.not_in_effect {
-        answer.stderr.push_str(&format!(
-            "note: not in effect in this release: {} ({})\n",
-            one.field, one.origin
-        ));
+        answer.stderr.push_str(&format!("{}\n", idle(one)));
     }
     let lints = match checked.report.lints.len() {
         0 => String::new(),
         _ => format!(", {}", checked.report.summary()),
     };
     answer.stdout.push_str(&format!("{name}: ok{lints}, {}\n", config.digest));
+}
+
+/// What is said of a field that has no effect yet.
+pub(super) fn idle(one: &NotInEffect) -> String {
+    format!("note: not in effect in this release: {} ({})", one.field, one.origin)
 }
 
 fn validate_json(name: &str, checked: &Checked) -> Value {

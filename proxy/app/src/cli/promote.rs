@@ -13,8 +13,9 @@ use tillgate_config::bundle::{
 };
 use tillgate_core::reconcile::Wall;
 
-use super::bundle::{answer, open, sign_with, wall_seconds, write};
+use super::bundle::{answer, fleet, open, sign_with, wall_seconds, write};
 use super::policy::{Answer, FINDINGS, USAGE};
+use crate::bundle::Archive;
 use crate::send::explain;
 
 pub(super) use self::prometheus::Query;
@@ -30,6 +31,10 @@ pub(crate) struct Options {
     /// The last ring that may take it from now on.
     #[arg(long, value_name = "RING")]
     pub(super) through: String,
+    /// Sign although the bundle has no such ring: a store goes by the rings of the policy that it
+    /// runs, and those may have had other names.
+    #[arg(long)]
+    pub(super) unknown_ring: bool,
     /// The private key: PKCS#8 in PEM, Ed25519 or P-256.
     #[arg(long, value_name = "FILE")]
     pub(super) key: PathBuf,
@@ -70,10 +75,29 @@ pub(crate) fn run(options: &Options) -> Answer {
     answer(promote(options))
 }
 
+/// A slip in a ring's name would be signed, and open nothing.
+fn knows_ring(found: &Archive, through: &str) -> Result<(), (String, u8)> {
+    let (_, fleet) = fleet(&found.files)?;
+    let mut rings = fleet.rings();
+    // Without rings of its own it opens those of the policy before.
+    if fleet.rings().next().is_none() || rings.any(|ring| ring == through) {
+        return Ok(());
+    }
+    let hint = tillgate_config::suggest::hint(through, fleet.rings());
+    let why = format!(
+        "the bundle has no ring `{through}`: {hint}, or say --unknown-ring if stores still run \
+         rings of other names"
+    );
+    Err((why, USAGE))
+}
+
 fn promote(options: &Options) -> Result<String, (String, u8)> {
     let mut found = open(&options.file)?;
     let no = |error: format::FormatError| (explain(&error), FINDINGS);
     let manifest = Manifest::read(&found.manifest).map_err(no)?;
+    if !options.unknown_ring {
+        knows_ring(&found, &options.through)?;
+    }
     let shown = evidence::of(options, &manifest)?;
     let evidence = match &shown {
         Some(shown) if options.evidence.is_empty() => shown.clone(),

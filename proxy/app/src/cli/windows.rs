@@ -193,6 +193,9 @@ impl<'a> Shown<'a> {
         for (name, opening, open) in self.rollouts() {
             let ring = opening.ring.unwrap_or("none");
             text.push_str(&format!("\n{name}, ring {ring}: {}\n", self.stands(&opening)));
+            if !open.is_empty() {
+                text.push_str("  windows and freezes leave free (the ring is not counted):\n");
+            }
             text.extend(open.iter().map(|interval| self.line(interval)));
         }
         for (passage, opening, open) in self.rules() {

@@ -31,7 +31,7 @@ pub enum SecretError {
     /// It cannot be read.
     #[error("the secret {0} cannot be read; put it there")]
     Unreadable(PathBuf, #[source] std::io::Error),
-    /// Others may read it.
+    /// Others may read it: see [`is_open`].
     #[error("the secret {0} can be read by others than its owner; run `chmod 600` on it")]
     Open(PathBuf),
     /// It is too short, too long, or not one line of plain characters.
@@ -127,12 +127,12 @@ pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
     Ok(secret.to_owned())
 }
 
-/// The text of a file that its owner alone may read; not much more than a key's.
+/// The text of a file that nobody else may read; not much more than a key's.
 pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if metadata.mode() & 0o077 != 0 {
+    if is_open(metadata.mode(), metadata.uid(), rustix::process::geteuid().as_raw()) {
         return Err(SecretError::Open(path.to_owned()));
     }
     let weak = || SecretError::Weak(path.to_owned());
@@ -140,6 +140,13 @@ pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
         if error.kind() == ErrorKind::FileTooLarge { weak() } else { unreadable(error) }
     })?;
     String::from_utf8(bytes).map_err(|_| weak())
+}
+
+/// Whether others than its owner may touch a file. Its group may read it where it is root's or our
+/// own: the secrets of a Kubernetes pod that is not root are root's, and read by `fsGroup`.
+const fn is_open(mode: u32, owner: u32, ours: u32) -> bool {
+    let shut = if owner == 0 || owner == ours { 0o037 } else { 0o077 };
+    mode & shut != 0
 }
 
 #[cfg(test)]
@@ -161,13 +168,31 @@ mod tests {
     fn a_secret_is_its_owners_alone_and_long() {
         let good = "0123456789abcdef0123456789abcdef";
         assert_eq!(secret(file(&format!("{good}\n"), 0o600).path()).unwrap(), good);
-        let open = secret(file(good, 0o640).path());
-        assert!(matches!(open, Err(SecretError::Open(_))));
+        assert_eq!(secret(file(good, 0o440).path()).unwrap(), good);
+        for mode in [0o644, 0o660, 0o604, 0o601] {
+            let open = secret(file(good, mode).path());
+            assert!(matches!(open, Err(SecretError::Open(_))), "{mode:o}");
+        }
         for weak in ["short", &"x".repeat(5000), "0123456789abcdef 0123456789abcdef", ""] {
             assert!(matches!(secret(file(weak, 0o600).path()), Err(SecretError::Weak(_))));
         }
         let gone = secret(Path::new("/nonexistent/token"));
         assert!(matches!(gone, Err(SecretError::Unreadable(..))));
+    }
+
+    #[test]
+    fn the_group_may_read_what_is_roots_or_our_own() {
+        let (root, ours, other) = (0, 65_532, 1_000);
+        for (mode, owner, open) in [
+            (0o400, other, false),
+            (0o440, other, true),
+            (0o440, root, false),
+            (0o640, ours, false),
+            (0o660, root, true),
+            (0o444, root, true),
+        ] {
+            assert_eq!(is_open(mode, owner, ours), open, "{mode:o} of {owner}");
+        }
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Folder {
         super::super::promote::run(&super::super::promote::Options {
             file: self.path("bundle.tar.gz"),
             through: through.into(),
+            unknown_ring: false,
             key: self.path("key.pem"),
             key_id: "ci".into(),
             at: None,
@@ -110,6 +111,22 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn a_ring_that_does_not_exist_is_not_signed() {
+    let folder = Folder::new("rings");
+    let rings = "apiVersion: tillgate.dev/v1alpha1\nkind: Bundle\nmetadata: {name: b}\nspec:\n  \
+                 schemaVersion: v1alpha1\n  minGatewayVersion: \"0.1.0\"\n  rollout:\n    rings:\n      \
+                 - {name: lab, storeSelector: {matchLabels: {ring: lab}}}\n      \
+                 - {name: broad, storeSelector: {}}\n    promotion: {mode: Signed}\n";
+    fs::write(folder.path("policy/bundle.yaml"), rings).unwrap();
+    assert_eq!(folder.build(7).code, OK);
+    let refused = folder.promote("nosuch");
+    assert_eq!(refused.code, USAGE, "{}", refused.stderr);
+    assert!(refused.stderr.contains("use one of `lab`, `broad`"), "{}", refused.stderr);
+    let promoted = folder.promote("broad");
+    assert_eq!(promoted.code, OK, "{}", promoted.stderr);
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Malformed {
             Self::BodyBeforeTunnel => "CONNECT and Upgrade take no body",
             Self::Chunk => "a chunk of the body has no valid size or end",
             Self::Trailers => "the fields after the last chunk are malformed",
-            Self::TargetTooLong => "the target is longer than the listener's limits.uriBytes",
+            Self::TargetTooLong => "the target is longer than the listener's limits.maxUriSize",
             Self::HeadTooLarge => "the head is larger than the listener's limits.headerBytes",
             Self::TooManyFields => "the head has more fields than the listener's limits.headers",
         }
