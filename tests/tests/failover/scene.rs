@@ -19,8 +19,8 @@ pub(crate) const SHARED_KEY: &str =
     "      idempotency: {header: Idempotency-Key, scope: AllBackends}\n";
 pub(crate) const OWN_KEY: &str = "      idempotency: {header: Idempotency-Key, scope: Backend}\n";
 
-/// The least that a failover takes, with the servers where they are here; both inside the store, so that
-/// no line is needed.
+/// The least that a failover takes, with the servers where they are here; both inside the store, so
+/// that no line is needed.
 pub(crate) fn policy(local: SocketAddr, cloud: SocketAddr, rule: &str) -> String {
     let backend = |name: &str, address: SocketAddr| {
         format!(

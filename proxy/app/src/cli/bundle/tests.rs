@@ -117,7 +117,8 @@ impl Drop for Folder {
 fn a_ring_that_does_not_exist_is_not_signed() {
     let folder = Folder::new("rings");
     let rings = "apiVersion: tillgate.dev/v1alpha1\nkind: Bundle\nmetadata: {name: b}\nspec:\n  \
-                 schemaVersion: v1alpha1\n  minGatewayVersion: \"0.1.0\"\n  rollout:\n    rings:\n      \
+                 schemaVersion: v1alpha1\n  minGatewayVersion: \"0.1.0\"\n  \
+                 rollout:\n    rings:\n      \
                  - {name: lab, storeSelector: {matchLabels: {ring: lab}}}\n      \
                  - {name: broad, storeSelector: {}}\n    promotion: {mode: Signed}\n";
     fs::write(folder.path("policy/bundle.yaml"), rings).unwrap();
