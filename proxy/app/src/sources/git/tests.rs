@@ -68,7 +68,7 @@ impl Repository {
             folder: Some("policy".to_owned()),
             reference: reference.to_owned(),
             signers: Signers { ssh: signers.map(Arc::from), open_pgp: None },
-            identity: None,
+            ssh: Ssh::default(),
             repository: self.0.join("kept"),
             timeout: Duration::from_secs(30),
             given: Given::default(),
