@@ -28,7 +28,7 @@ pub(super) fn added(question: &[u8], answer: &[u8]) -> Result<Added> {
     tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     let (server, client) = (Arc::new(tls), Arc::new(certificate.client.as_ref().clone()));
     let name = ServerName::try_from(Service::ALL.first().context("a service")?.host().to_owned())?;
-    let mut pair = || -> Result<Pair> {
+    let pair = || -> Result<Pair> {
         let client = ClientConnection::new(Arc::clone(&client), name.clone())?;
         Ok(Pair { client, server: ServerConnection::new(Arc::clone(&server))? })
     };
