@@ -20,6 +20,8 @@ use tillgate_core::reconcile::{Poll, PollSpec, Polled};
 use crate::say;
 use crate::stats::real;
 
+mod secure;
+
 /// Connections at the same time.
 const ASKERS: usize = 32;
 /// The tag of what every store has already.
@@ -94,13 +96,18 @@ pub(crate) fn run(args: &AskingArgs) -> Result<()> {
     let answered: u64 = seconds.iter().map(|one| one.answered).sum();
     let bytes = server.bytes.load(Ordering::Relaxed) / answered.max(1);
     let daily = 86_400 / 300 * bytes;
+    let tls = secure::added(question().as_bytes(), answer().as_bytes())?;
+    let a_day = |added: usize| daily + 86_400 / 300 * added as u64;
+    say!("one question and its answer: {bytes} bytes of HTTP, {} KB a day", daily / 1000);
+    for (when, added) in [
+        ("on a kept connection", tls.kept),
+        ("on a new one with a known session", tls.resumed),
+        ("on a new one without", tls.full),
+    ] {
+        say!("  with TLS, {when}: {added} bytes more, {} KB a day", a_day(added) / 1000);
+    }
     say!(
-        "one question and its answer: {bytes} bytes; a store that asks every 5 minutes: {} KB a \
-         day",
-        daily / 1000
-    );
-    say!(
-        "60,000 stores every 5 minutes: 200 questions/s, {} KB/s; back after an outage over 10 \
+        "60,000 stores every 5 minutes: 200 questions/s, {} KB/s of HTTP; back after an outage over 10 \
          minutes: 100 questions/s",
         200 * bytes / 1000
     );
@@ -199,14 +206,23 @@ fn askers(address: SocketAddr) -> (mpsc::Sender<u32>, mpsc::Receiver<Asked>) {
 fn ask(address: SocketAddr) -> Option<()> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    let question = format!(
-        "GET /v1/stores/0412 HTTP/1.1\r\nhost: policy.example\r\naccept: application/gzip, \
-         application/octet-stream\r\nuser-agent: tillgate/0.1.0\r\nif-none-match: {TAG}\r\n\r\n"
-    );
-    stream.write_all(question.as_bytes()).ok()?;
+    stream.write_all(question().as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     answer.starts_with(b"HTTP/1.1 304").then_some(())
+}
+
+/// What each store asks.
+fn question() -> String {
+    format!(
+        "GET /v1/stores/0412 HTTP/1.1\r\nhost: policy.example\r\naccept: application/gzip, \
+         application/octet-stream\r\nuser-agent: tillgate/0.1.0\r\nif-none-match: {TAG}\r\n\r\n"
+    )
+}
+
+/// What a server says that has nothing new.
+fn answer() -> String {
+    format!("HTTP/1.1 304 Not Modified\r\nETag: {TAG}\r\nConnection: close\r\n\r\n")
 }
 
 /// A server that has nothing new, as long as it is up.
@@ -225,9 +241,7 @@ fn serve() -> Result<Server> {
                 }
                 let mut question = [0; 1024];
                 let Ok(read) = stream.read(&mut question) else { continue };
-                let answer = format!(
-                    "HTTP/1.1 304 Not Modified\r\nETag: {TAG}\r\nConnection: close\r\n\r\n"
-                );
+                let answer = answer();
                 if stream.write_all(answer.as_bytes()).is_ok() {
                     bytes.fetch_add((read + answer.len()) as u64, Ordering::Relaxed);
                 }

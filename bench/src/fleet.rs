@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use tillgate_config::fleet::{Fleet, Source};
 
 use crate::say;
-use crate::sys::{Nanos, now};
+use crate::stats::{Spread, real};
+use crate::sys::{NANOS_PER_SEC, Nanos, now, process_cpu};
+use crate::verdict::Demands;
 
 /// Stores in one file, as a generator from an inventory would write them.
 const STORES_A_FILE: usize = 500;
@@ -18,6 +20,12 @@ const STORES_A_FILE: usize = 500;
 const RUNS: usize = 51;
 const REGIONS: usize = 40;
 const HEAD: &str = "---\napiVersion: tillgate.dev/v1alpha1\nkind: ";
+
+/// What one store's documents may take from text to effective config.
+const STORE_MAX_MS: f64 = 20.0;
+/// What the whole fleet may take on two cores, and what is aimed at.
+const FLEET_MAX_SECONDS: f64 = 60.0;
+const FLEET_AIM_SECONDS: f64 = 20.0;
 
 /// Arguments of `lab fleet`.
 #[derive(clap::Args, Clone, Copy)]
@@ -28,73 +36,135 @@ pub(crate) struct FleetArgs {
     /// Documents that a store's config is made of.
     #[arg(long, default_value_t = 200)]
     documents: usize,
-    /// Threads; as many as there are processors without it.
-    #[arg(long)]
-    threads: Option<usize>,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Runs of the whole fleet; the median counts.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
 }
 
-fn seconds(from: Nanos) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of minutes")]
-    let nanos = now().saturating_sub(from) as f64;
-    nanos / 1e9
+/// What something took, in seconds: on the wall, and of all processors together.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: f64,
+    cpu: f64,
 }
 
-/// Runs both measurements and says what came out.
+/// What was measured.
+struct Figures {
+    store: Vec<Took>,
+    fleet: Vec<Took>,
+}
+
+/// Does `work`; what it gives, and what it took.
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Took) {
+    let (wall, cpu) = (now(), process_cpu());
+    let done = work();
+    let seconds = |from: Nanos, to: Nanos| real(to.saturating_sub(from)) / real(NANOS_PER_SEC);
+    (done, Took { wall: seconds(wall, now()), cpu: seconds(cpu, process_cpu()) })
+}
+
+/// Of each the wall's spread, and the median of the processors', both times `unit`.
+fn spread(all: &[Took], unit: f64) -> (Spread, f64) {
+    let cpu = Spread::of(all.iter().map(|took| took.cpu * unit)).median;
+    (Spread::of(all.iter().map(|took| took.wall * unit)), cpu)
+}
+
+/// Runs both measurements and judges.
 pub(crate) fn run(args: &FleetArgs) -> Result<()> {
-    let threads =
-        args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let shared = Source { file: "shared.yaml".to_owned(), text: shared(args.documents) };
-    one_store(&shared)?;
-
-    let mut sources = vec![shared];
-    for first in (0..args.stores).step_by(STORES_A_FILE) {
-        let last = args.stores.min(first + STORES_A_FILE);
-        let text = (first..last).map(store).collect();
-        sources.push(Source { file: format!("stores-{first}.yaml"), text });
-    }
-    let begin = now();
-    let (fleet, report) = Fleet::read(&sources, threads);
-    let read = seconds(begin);
-    ensure!(report.errors.is_empty(), "{report}");
-    let begin = now();
-    let survey = fleet.survey(threads);
-    let compiled = seconds(begin);
-    ensure!(survey.report.errors.is_empty(), "{}", survey.report);
-    let counts: usize = survey.counts.iter().sum();
-    say!(
-        "{} stores x {} documents (of {} shared ones, in {} selections), {threads} threads",
-        survey.stores.len(),
-        counts / survey.stores.len().max(1),
-        fleet.documents().len(),
-        survey.groups
-    );
-    say!("  read and check: {read:.1} s");
-    say!("  compile and digest: {compiled:.1} s");
-    say!("  together: {:.1} s, peak memory {} MiB", read + compiled, peak_mib()?);
+    let demands = judge(&measure(args)?);
+    say!("peak memory {} MiB", peak_mib()?);
+    demands.tell();
+    ensure!(demands.hold(), "compiling takes too long");
     Ok(())
 }
 
-/// One store with all of its documents, from text to effective config.
-fn one_store(shared: &Source) -> Result<()> {
+fn measure(args: &FleetArgs) -> Result<Figures> {
+    let shared = Source { file: "shared.yaml".to_owned(), text: shared(args.documents) };
+    let store = one_store(&shared)?;
+    let mut sources = vec![shared];
+    for first in (0..args.stores).step_by(STORES_A_FILE) {
+        let last = args.stores.min(first + STORES_A_FILE);
+        let text = (first..last).map(self::store).collect();
+        sources.push(Source { file: format!("stores-{first}.yaml"), text });
+    }
+    let mut fleet = Vec::new();
+    for _ in 0..args.runs.max(1) {
+        fleet.push(whole(&sources, args.threads)?);
+    }
+    Ok(Figures { store, fleet })
+}
+
+/// All stores, from text to digests.
+fn whole(sources: &[Source], threads: usize) -> Result<Took> {
+    let ((fleet, report), read) = timed(|| Fleet::read(sources, threads));
+    ensure!(report.errors.is_empty(), "{report}");
+    let (survey, compiled) = timed(|| fleet.survey(threads));
+    ensure!(survey.report.errors.is_empty(), "{}", survey.report);
+    let counts: usize = survey.counts.iter().sum();
+    say!(
+        "{} stores x {} documents (of {} shared ones, in {} selections), {threads} threads: read \
+         and check {:.1} s, compile and digest {:.1} s",
+        survey.stores.len(),
+        counts / survey.stores.len().max(1),
+        fleet.documents().len(),
+        survey.groups,
+        read.wall,
+        compiled.wall
+    );
+    Ok(Took { wall: read.wall + compiled.wall, cpu: read.cpu + compiled.cpu })
+}
+
+/// One store with all of its documents, from text to effective config, again and again.
+fn one_store(shared: &Source) -> Result<Vec<Took>> {
     let sources = [shared.clone(), Source { file: "store.yaml".to_owned(), text: store(7) }];
     let mut times = Vec::new();
     let mut documents = 0;
     for _ in 0..RUNS {
-        let begin = now();
-        let (fleet, report) = Fleet::read(&sources, 1);
-        let checked = fleet.compile("store-00007").map_err(anyhow::Error::msg)?;
-        times.push(seconds(begin) * 1e3);
+        let ((fleet, report, checked), took) = timed(|| {
+            let (fleet, report) = Fleet::read(&sources, 1);
+            let checked = fleet.compile("store-00007");
+            (fleet, report, checked)
+        });
+        times.push(took);
         ensure!(report.errors.is_empty(), "{report}");
+        let checked = checked.map_err(anyhow::Error::msg)?;
         checked.effective.with_context(|| checked.report.to_text())?;
         documents = fleet.documents().len();
     }
-    times.sort_by(f64::total_cmp);
-    say!(
-        "one store, {documents} documents read, one thread: median {:.1} ms, worst {:.1} ms",
-        times[RUNS / 2],
-        times[RUNS - 1]
+    say!("one store, {documents} documents read, one thread, {RUNS} times");
+    Ok(times)
+}
+
+fn judge(figures: &Figures) -> Demands {
+    let mut demands = Demands::default();
+    let (store, cpu) = spread(&figures.store, 1e3);
+    demands.add(
+        store.median <= STORE_MAX_MS,
+        format!(
+            "one store compiles in {:.1} ms ({STORE_MAX_MS}), median of {} from {:.1} to {:.1}; \
+             {cpu:.1} ms of processor time",
+            store.median,
+            figures.store.len(),
+            store.low,
+            store.high
+        ),
     );
-    Ok(())
+    let (fleet, cpu) = spread(&figures.fleet, 1.0);
+    let aim = if fleet.median <= FLEET_AIM_SECONDS { "met" } else { "missed" };
+    demands.add(
+        fleet.median <= FLEET_MAX_SECONDS,
+        format!(
+            "the fleet compiles in {:.1} s ({FLEET_MAX_SECONDS}; the aim of {FLEET_AIM_SECONDS} is \
+             {aim}), median of {} from {:.1} to {:.1}; {cpu:.1} s of processor time",
+            fleet.median,
+            figures.fleet.len(),
+            fleet.low,
+            fleet.high
+        ),
+    );
+    demands
 }
 
 /// Documents of which about `count` apply to each store: half of them backends and their routes,
@@ -234,6 +304,21 @@ mod tests {
 
     #[test]
     fn a_small_fleet_is_right() {
-        run(&FleetArgs { stores: 130, documents: 30, threads: Some(2) }).unwrap();
+        let args = FleetArgs { stores: 130, documents: 30, threads: 2, runs: 2 };
+        let figures = measure(&args).unwrap();
+        assert_eq!((figures.store.len(), figures.fleet.len()), (RUNS, 2));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_missed() {
+        let took = |seconds: f64| Took { wall: seconds, cpu: 0.0 };
+        let holds = |store: f64, fleet: &[f64]| {
+            let fleet = fleet.iter().copied().map(took).collect();
+            let store = [1.0, store, 90.0].map(|millis: f64| took(millis / 1e3)).to_vec();
+            judge(&Figures { store, fleet }).hold()
+        };
+        assert!(holds(19.0, &[59.0, 10.0, 90.0]));
+        assert!(!holds(21.0, &[10.0]));
+        assert!(!holds(1.0, &[61.0, 10.0, 90.0]));
     }
 }

@@ -17,6 +17,7 @@ use crate::process::Scratch;
 use crate::say;
 use crate::stats::{Spread, real};
 use crate::sys::{self, NANOS_PER_MS, NANOS_PER_SEC, Nanos, now};
+use crate::verdict::Demands;
 
 pub(crate) mod load;
 pub(crate) mod store;
@@ -62,16 +63,6 @@ struct Window {
     reloads: bool,
 }
 
-/// What must hold, and whether it did.
-#[derive(Default)]
-struct Demands(Vec<(bool, String)>);
-
-impl Demands {
-    fn add(&mut self, holds: bool, text: impl Into<String>) {
-        self.0.push((holds, text.into()));
-    }
-}
-
 /// Runs it and judges.
 pub(crate) fn run(args: &ReloadArgs) -> Result<()> {
     let scratch = Scratch::new()?;
@@ -79,10 +70,8 @@ pub(crate) fn run(args: &ReloadArgs) -> Result<()> {
     let mut demands = Demands::default();
     reloads(args, &scratch, origin, &mut demands)?;
     commits(args, &scratch, origin, &mut demands)?;
-    for (holds, text) in &demands.0 {
-        say!("{} {text}", if *holds { "ok    " } else { "MISSED" });
-    }
-    ensure!(demands.0.iter().all(|(holds, _)| *holds), "policy does not change unnoticed");
+    demands.tell();
+    ensure!(demands.hold(), "policy does not change unnoticed");
     Ok(())
 }
 

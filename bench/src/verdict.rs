@@ -1,11 +1,33 @@
 //! What must hold, and whether it did: thresholds on the medians of a comparison.
 //!
-//! Pure: figures in, verdicts out. Lines without thresholds have no verdicts.
+//! Figures in, verdicts out. Lines without thresholds have no verdicts.
 
 use serde::Serialize;
 
 use crate::compare::{Cell, Row};
 use crate::preset::LineSpec;
+use crate::say;
+
+/// What must hold, and whether it did, in words.
+#[derive(Debug, Default)]
+pub(crate) struct Demands(Vec<(bool, String)>);
+
+impl Demands {
+    pub(crate) fn add(&mut self, holds: bool, text: impl Into<String>) {
+        self.0.push((holds, text.into()));
+    }
+
+    pub(crate) fn hold(&self) -> bool {
+        self.0.iter().all(|(holds, _)| *holds)
+    }
+
+    /// Says all of them.
+    pub(crate) fn tell(&self) {
+        for (holds, text) in &self.0 {
+            say!("{} {text}", if *holds { "ok    " } else { "MISSED" });
+        }
+    }
+}
 
 /// One requirement and what was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]

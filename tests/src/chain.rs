@@ -20,6 +20,8 @@ pub enum Mood {
     Bundle(Arc<Vec<u8>>),
     /// It answers with this text and status.
     Text(u16, &'static str),
+    /// It sends the head and half of this, and then nothing.
+    Half(Arc<Vec<u8>>),
     /// It never answers.
     Hangs,
     /// It sends zeros without end.
@@ -62,6 +64,16 @@ impl Chain {
     /// Where the web server is.
     pub const fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// The same web server inside of TLS.
+    pub fn secure(&self, config: Arc<rustls::ServerConfig>) -> Origin {
+        let (mood, sent) = (Arc::clone(&self.mood), Arc::clone(&self.sent));
+        Origin::start(move |wire, _| {
+            if let Some(wire) = crate::tls::accept(wire, &config) {
+                serve(wire, &mood, &sent);
+            }
+        })
     }
 
     /// Where the store keeps its state.
@@ -208,6 +220,15 @@ pub fn tillgate(arguments: &[&str]) {
     assert_eq!(answer.code, 0, "{arguments:?}: {}{}", answer.stdout, answer.stderr);
 }
 
+/// What `tillgate approve` prints for the document in `file`, at the place of a list in it.
+#[track_caller]
+pub fn approval(file: &str, role: &str, key: &str, id: &str) -> String {
+    let words = ["tillgate", "approve", file, "--role", role, "--key", key, "--key-id", id];
+    let answer = tillgate::cli::ask(words.map(Into::into)).expect("a command");
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+    answer.stdout.lines().map(|line| format!("    {line}\n")).collect()
+}
+
 /// The tag of a bundle.
 fn tag(bundle: &[u8]) -> String {
     format!("\"{}\"", tillgate_config::bundle::hex(bundle))
@@ -237,6 +258,12 @@ fn serve(mut wire: Wire, mood: &Mutex<Mood>, sent: &Mutex<(usize, usize)>) {
                     bytes.len()
                 ));
                 wire.send(&**bytes);
+            }
+            Mood::Half(bytes) => {
+                wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()));
+                wire.send(&bytes[..bytes.len() / 2]);
+                sent.lock().expect("no panic").0 += 1;
+                std::thread::sleep(crate::PATIENCE);
             }
             Mood::Hangs => std::thread::sleep(crate::PATIENCE),
             Mood::Endless => {

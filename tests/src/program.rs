@@ -145,6 +145,14 @@ impl Program {
         let _ = self.child.wait();
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// If the system cannot say.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("ours").is_some()
+    }
+
     /// Waits for its end; whether it was a success.
     #[track_caller]
     pub fn ended(&mut self) -> bool {

@@ -59,12 +59,22 @@ impl Authority {
     }
 
     /// The same, no longer valid after this day.
+    pub fn issue_until(&self, names: &[&str], end: (i32, u8, u8)) -> Identity {
+        self.issue_within(names, (2000, 1, 1), end)
+    }
+
+    /// The same, valid from the first day to the second.
     ///
     /// # Panics
     /// If a name is none.
-    pub fn issue_until(&self, names: &[&str], end: (i32, u8, u8)) -> Identity {
+    pub fn issue_within(
+        &self,
+        names: &[&str],
+        begin: (i32, u8, u8),
+        end: (i32, u8, u8),
+    ) -> Identity {
         let mut params = CertificateParams::default();
-        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_before = rcgen::date_time_ymd(begin.0, begin.1, begin.2);
         params.not_after = rcgen::date_time_ymd(end.0, end.1, end.2);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -16,6 +16,7 @@ use tillgate_tests::collector::{Arrived, Collector};
 use tillgate_tests::endpoint::write_secret;
 use tillgate_tests::eventually;
 use tillgate_tests::operated::Operated;
+use tillgate_tests::program::policy;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 
@@ -326,4 +327,22 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
         let secret = secret.lines().nth(1).or_else(|| secret.lines().next()).unwrap();
         assert!(!text.contains(secret), "a secret is in it");
     }
+}
+
+#[test]
+fn what_its_source_has_taken_back_is_not_desired_any_more() {
+    let collector = Collector::default();
+    let (store, _) = store("desired", &collector);
+    let text = policy("a.example", std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
+    let good = store.chain.bundle(7, &text, "ci", &[]);
+    store.chain.put(&good);
+    store.applied(7);
+    let slip = text.replace("up: 5Mbit/s", "up: 5Mbps");
+    store.chain.put(&store.chain.bundle(8, &slip, "ci", &[]));
+    let bad = collector.report("of the slip", 0, |report| report["desired"]["sequence"] == 8);
+    assert_eq!(bad.report["applied"]["sequence"], 7);
+    let count = collector.count();
+    store.chain.put(&good);
+    let back = |report: &Value| report["desired"]["sequence"] == 7;
+    collector.report("of the way back", count, back);
 }

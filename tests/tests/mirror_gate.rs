@@ -1,6 +1,5 @@
 //! Rollouts in front of the mirror: what is held, by what, and when it opens.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use tillgate_core::mirror::{MirrorSpec, Unknown};
@@ -128,14 +127,7 @@ fn key(name: &str) -> String {
 
 /// What `tillgate approve` prints, at the place of a list in a document.
 fn approval(file: &str, role: &str, private: &str, id: &str) -> String {
-    let key = key(private);
-    let words = ["tillgate", "approve", file, "--role", role, "--key", &key, "--key-id", id];
-    let answer = tillgate::cli::ask(words.map(Into::into)).expect("a command");
-    assert_eq!(answer.code, 0, "{}", answer.stderr);
-    answer.stdout.lines().fold(String::new(), |mut text, line| {
-        writeln!(text, "    {line}").expect("a string takes it");
-        text
-    })
+    tillgate_tests::chain::approval(file, role, &key(private), id)
 }
 
 #[test]

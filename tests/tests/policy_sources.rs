@@ -9,11 +9,11 @@ use std::time::Duration;
 use tillgate_config::bundle::wall_text;
 use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;
-use tillgate_tests::chain::{Chain, Mood, hostile, tillgate};
+use tillgate_tests::chain::{Chain, Mood, approval, hostile, tillgate};
 use tillgate_tests::follower::{self, answers, applied, condition, is_good, shown};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, get, policy, signal};
-use tillgate_tests::{eventually, now, skipped};
+use tillgate_tests::{eventually, now};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -170,14 +170,57 @@ fn policy_goes_out_by_ring_and_guards_want_a_signature() {
     applied(&program, 4);
 }
 
+/// A freeze of policy, for good.
+const FREEZE: &str = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {name: \
+                      always}\nspec:\n  appliesTo: {rollouts: [config]}\n  from: \
+                      \"2020-01-01T00:00:00\"\n  until: \"2099-01-01T00:00:00\"\n  timeZone: \
+                      UTC\n  reason: the end of time\n";
+
+#[test]
+fn an_override_that_comes_in_a_policy_lets_that_very_policy_in() {
+    let (chain, origin) = (Chain::new("override"), Origin::answering(OK));
+    let frozen = format!("{FREEZE}  approvals: {{required: 1, roles: [release-manager]}}\n");
+    let text = |host: &str| policy(host, origin.address) + &frozen;
+    let program = start(chain.bootstrap(&[chain.stick("")], ""));
+    chain.put(&chain.bundle(1, &text("a.example"), "ci", &[]));
+    applied(&program, 1);
+    let now = clock::wall_seconds();
+    let exception = format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Override\nmetadata: {{name: hotfix}}\nspec:\n  \
+         suspends: [{{kind: Freeze, name: always}}]\n  allStores: true\n  appliesTo: {{rollouts: \
+         [config]}}\n  reason: a tax\n  ticket: CHG-1\n  validFrom: '{}'\n  expiresAt: '{}'\n",
+        wall_text(Wall(now - 600)),
+        wall_text(Wall(now + 3600)),
+    );
+    let file = chain.folder.join("override.yaml").display().to_string();
+    fs::write(&file, &exception).unwrap();
+    let with = |sequence, key: &str| {
+        let key = chain.folder.join(format!("{key}.pem")).display().to_string();
+        let approvals = approval(&file, "release-manager", &key, "release");
+        let all = format!("{}---\n{exception}  approvals:\n{approvals}", text("b.example"));
+        chain.put(&chain.bundle(sequence, &all, "ci", &[]));
+    };
+    // Somebody else's signature under the name of who may; then his own.
+    with(2, "eve");
+    condition(&program, "Held", "Freeze/always");
+    assert_eq!(shown(&program)["waiting"]["sequence"], 2);
+    with(3, "release");
+    applied(&program, 3);
+    answers(&program, "b.example", 200);
+    condition(&program, "OverrideActive", "Override/hotfix until");
+    // What comes next needs it, too, and may be without it: the running policy has it.
+    chain.put(&chain.bundle(4, &text("c.example"), "ci", &[]));
+    applied(&program, 4);
+    // That one has none.
+    chain.put(&chain.bundle(5, &text("d.example"), "ci", &[]));
+    condition(&program, "Held", "Freeze/always");
+    assert_eq!(shown(&program)["applied"]["sequence"], 4);
+}
+
 #[test]
 fn a_freeze_of_config_holds_policy_too() {
     let (chain, origin) = (Chain::new("freeze"), Origin::answering(OK));
-    let freeze = "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze\nmetadata: {name: \
-                  always}\nspec:\n  appliesTo: {rollouts: [config]}\n  from: \
-                  \"2020-01-01T00:00:00\"\n  until: \"2099-01-01T00:00:00\"\n  timeZone: UTC\n  \
-                  reason: the end of time\n";
-    let text = policy("a.example", origin.address) + freeze;
+    let text = policy("a.example", origin.address) + FREEZE;
     let program = start(chain.bootstrap(&[chain.stick("")], ""));
     let first = chain.bundle(1, &text, "ci", &[]);
     chain.put(&first);
@@ -335,12 +378,23 @@ fn a_disk_that_cannot_be_written_is_told_and_no_reason_to_stop() {
         shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         *command = shell;
     };
-    let program = Program::start_as(PROGRAM, "--bootstrap", bootstrap, &[], full);
-    answers(&program, "a.example", 404);
+    let start = || Program::start_as(PROGRAM, "--bootstrap", bootstrap.clone(), &[], full);
+    // It had not proven itself, and is not tried from the disk; its source has it still.
+    let mut program = start();
     condition(&program, "StateUnwritten", "large");
+    applied(&program, 7);
+    answers(&program, "a.example", 200);
+    program.kill();
+    // A disk that was full from the first day: better from memory than not at all.
+    fs::remove_dir_all(chain.state()).unwrap();
+    let program = start();
+    applied(&program, 7);
+    answers(&program, "a.example", 200);
+    assert_eq!(condition(&program, "Unkept", "large"), "StageFailed");
     chain.put(&chain.bundle(8, &format!("{text}# 8\n"), "ci", &[]));
     assert_eq!(condition(&program, "Rejected", "disk"), "StageFailed");
-    assert_eq!(program.get("a.example").status, 404);
+    assert_eq!(shown(&program)["applied"]["sequence"], 7);
+    assert_eq!(program.get("a.example").status, 200);
 }
 
 #[test]
@@ -381,34 +435,4 @@ fn a_bootstrap_says_everything_that_is_wrong_with_it() {
     assert!(!program.ended());
     program.line(&["the source `a` has no `path`"]);
     program.line(&["the source `b` has no `url`"]);
-}
-
-/// The first bytes that `git` sends to a server, on the way that the gateway gives it.
-fn first_bytes(name: &str, scheme: &str) -> Vec<u8> {
-    let chain = Chain::new(name);
-    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let source = format!(
-        "{{name: git, type: Git, url: \"{scheme}://{}/fleet\", path: policy, interval: 1s, \
-         timeout: 10s, allowUnsigned: true}}",
-        server.local_addr().expect("bound")
-    );
-    let program = start(chain.bootstrap(&[source], ""));
-    let (mut stream, _) = server.accept().expect("git comes");
-    let mut bytes = [0; 7];
-    std::io::Read::read_exact(&mut stream, &mut bytes).expect("it speaks");
-    drop((stream, server));
-    condition(&program, "FetchFailed/git", "git ls-remote");
-    bytes.to_vec()
-}
-
-#[test]
-fn git_reaches_its_server_by_the_relay_alone() {
-    let is_there = |program| Command::new(program).arg("-V").output().is_ok();
-    if !is_there("git") || !is_there("ssh") {
-        skipped("no git or ssh on this machine");
-        return;
-    }
-    // Its proxy is the relay, and nothing else leads there.
-    assert_eq!(first_bytes("git-https", "https")[..2], [0x16, 3], "a ClientHello");
-    assert_eq!(first_bytes("git-ssh", "ssh"), b"SSH-2.0");
 }

@@ -39,6 +39,10 @@ struct Text {
     reports: u64,
     clock_floor: u64,
     clock_known: bool,
+    #[serde(default)]
+    clock_jumped: bool,
+    #[serde(default)]
+    clock_vouched: Option<u64>,
     short_boots: u32,
     first_short_boot: u64,
 }
@@ -259,6 +263,8 @@ pub fn encode_memory(memory: &Memory) -> String {
         reports: memory.reports,
         clock_floor: memory.floor.0,
         clock_known: memory.clock_known,
+        clock_jumped: memory.clock_jumped,
+        clock_vouched: memory.clock_vouched.map(|at| at.0),
         short_boots: memory.boots.short,
         first_short_boot: memory.boots.first.0,
     };
@@ -301,6 +307,8 @@ pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
         reports: text.reports,
         floor: Wall(text.clock_floor),
         clock_known: text.clock_known,
+        clock_jumped: text.clock_jumped,
+        clock_vouched: text.clock_vouched.map(Wall),
         boots: Boots { short: text.short_boots, first: Wall(text.first_short_boot) },
     })
 }
@@ -352,6 +360,8 @@ mod tests {
             reports: 8,
             floor: Wall(u64::MAX),
             clock_known: true,
+            clock_jumped: true,
+            clock_vouched: Some(Wall(4)),
             boots: Boots { short: 2, first: Wall(3) },
         }
     }

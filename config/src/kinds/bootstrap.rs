@@ -120,6 +120,10 @@ pub struct SourceDoc {
     /// The private key for `ssh://`; with `Git`.
     #[serde(default)]
     pub identity: Option<FilePath>,
+    /// The keys of the server for `ssh://`, as `known_hosts` has them; those that the machine knows
+    /// without it; with `Git`.
+    #[serde(default)]
+    pub known_hosts: Option<FilePath>,
 }
 
 /// What a source is.

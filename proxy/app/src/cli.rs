@@ -362,14 +362,19 @@ fn man() -> policy::Answer {
     let mut bytes = Vec::new();
     let mut program = Arguments::command();
     program.build();
-    let pages = std::iter::once(&program).chain(program.get_subcommands());
-    for page in pages {
-        // Writing into memory cannot fail.
-        let _ = clap_mangen::Man::new(page.clone()).render(&mut bytes);
-    }
+    pages(&program, &mut bytes);
     policy::Answer {
         stdout: String::from_utf8_lossy(&bytes).into_owned(),
         ..policy::Answer::default()
+    }
+}
+
+/// The page of `command`, and those of the commands that it has.
+fn pages(command: &clap::Command, bytes: &mut Vec<u8>) {
+    // Writing into memory cannot fail.
+    let _ = clap_mangen::Man::new(command.clone()).render(bytes);
+    for one in command.get_subcommands() {
+        pages(one, bytes);
     }
 }
 
@@ -378,4 +383,98 @@ fn say(answer: &policy::Answer) -> ExitCode {
     let _ = std::io::stdout().write_all(answer.stdout.as_bytes());
     let _ = std::io::stderr().write_all(answer.stderr.as_bytes());
     ExitCode::from(answer.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    /// Every command, those of commands included, as its words.
+    fn commands(of: &clap::Command, words: &[String]) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        for one in of.get_subcommands() {
+            let words = [words, &[one.get_name().to_owned()]].concat();
+            found.push(words.clone());
+            found.extend(commands(one, &words));
+        }
+        found
+    }
+
+    fn said(words: &[&str]) -> String {
+        let words = ["tillgate"].iter().chain(words).map(Into::into);
+        let answer = ask(words).expect("a command that ends");
+        assert_eq!((answer.code, &*answer.stderr), (0, ""));
+        answer.stdout
+    }
+
+    fn program() -> clap::Command {
+        let mut program = Arguments::command();
+        program.build();
+        program
+    }
+
+    #[test]
+    fn the_manual_has_a_page_for_every_command_with_every_flag() {
+        let program = program();
+        let manual = said(&["man"]).replace("\\-", "-");
+        for words in commands(&program, &[]) {
+            let page = format!(".TH tillgate-{} ", words.join("-"));
+            let found = manual.split_once(&page).unwrap_or_else(|| panic!("no page {page}"));
+            let text = found.1.split("\n.TH ").next().unwrap();
+            let mut command = &program;
+            for word in &words {
+                command = command.find_subcommand(word).unwrap();
+            }
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(text.contains(&format!("--{flag}")), "{words:?} has no --{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_shell_is_told_every_command_and_flag() {
+        let program = program();
+        let all = commands(&program, &[]);
+        assert!(all.len() > 20, "{all:?}");
+        for shell in clap_complete::Shell::value_variants() {
+            let script = said(&["completions", &shell.to_string()]);
+            for words in &all {
+                let name = words.last().unwrap();
+                let is_there = |word: &&str| *word == name;
+                let mut found = script.split(|char: char| !(char.is_alphanumeric() || char == '-'));
+                assert!(found.any(|word| is_there(&word)), "{shell} has no {name}");
+            }
+            for flag in ["--prometheus", "--min-gateway-version", "--bootstrap"] {
+                let bare = flag.trim_start_matches("--");
+                assert!(script.contains(bare), "{shell} has no {flag}");
+            }
+        }
+    }
+
+    #[test]
+    #[allow(clippy::print_stderr, reason = "a test that does not run says so")]
+    fn bash_completes_with_it() {
+        let script = said(&["completions", "bash"]);
+        // As bash does it when the tab key is pressed after these words.
+        let complete = |words: &str, at: usize| {
+            let line = format!(
+                "{script}\nCOMP_WORDS=({words})\nCOMP_CWORD={at}\n\
+                 _tillgate tillgate \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{at}-1]}}\"\n\
+                 echo \"${{COMPREPLY[@]}}\"\n"
+            );
+            let said = std::process::Command::new("bash").args(["-c", &line]).output();
+            said.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let Some(found) = complete("tillgate pro", 1) else {
+            eprintln!("SKIPPED: no bash on this machine");
+            return;
+        };
+        assert_eq!(found, "promote");
+        let found = complete("tillgate bundle ver", 2).unwrap();
+        assert_eq!(found, "verify");
+        let found = complete("tillgate promote --prom", 2).unwrap();
+        assert_eq!(found, "--prometheus");
+    }
 }

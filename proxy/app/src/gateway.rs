@@ -95,7 +95,7 @@ impl Gateway {
         workers: usize,
         resolver: Arc<Resolver>,
     ) -> Result<(Arc<Self>, Vec<Orders>), BuildError> {
-        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let metrics = Metrics::new(crate::admin::status::build());
         let tls = Tls::new(&metrics);
         let connectors = Connectors::new(&effective, &tls)?;
         let telemetry = TelemetryMeters::register(&metrics);
@@ -111,7 +111,7 @@ impl Gateway {
             rates: Arc::new(Book::new(clock::now())),
             memory,
             failover: Failover::new(&effective.store, &metrics, Arc::clone(&resolver)),
-            clock: Arc::new(StoreClock::new(policy_meters.clone())),
+            clock: Arc::new(StoreClock::new(policy_meters.clone(), Arc::clone(tls.floor()))),
             rollouts: RolloutMeters::register(&metrics),
         };
         let mut names = Names::default();

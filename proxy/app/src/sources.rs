@@ -40,14 +40,16 @@ pub(crate) struct SourceSpec {
 pub(crate) enum Place {
     Directory(PathBuf),
     Http(String),
-    Git {
-        url: String,
-        folder: Option<String>,
-        reference: String,
-        signers: Signers,
-        /// The private key for `ssh://`.
-        identity: Option<Arc<Path>>,
-    },
+    Git { url: String, folder: Option<String>, reference: String, signers: Signers, ssh: Ssh },
+}
+
+/// How a server is reached by `ssh://`: files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ssh {
+    /// The private key.
+    pub(crate) identity: Option<Arc<Path>>,
+    /// The server's keys.
+    pub(crate) known_hosts: Option<Arc<Path>>,
 }
 
 /// Whose signatures of commits and tags count: the files of their keys.

@@ -202,6 +202,14 @@ impl StateDir {
         Ok(())
     }
 
+    /// The same with the bundle that a pointer leads to, damaged as it is.
+    pub(crate) fn set_aside(&self, pointer: Pointer) -> io::Result<()> {
+        let Some(digest) = self.pointed(pointer) else { return Ok(()) };
+        // What cannot be read at all is no use to anybody.
+        let read = read_bounded(&self.folder(&digest)?.join(ARCHIVE), PACKED_BYTES_MAX);
+        read.map_or(Ok(()), |packed| self.quarantine(&packed))
+    }
+
     /// Removes the oldest bundles beyond what is kept, but none that a pointer or `keep` names.
     pub(crate) fn prune(&self, keep: &[Digest]) -> io::Result<()> {
         let needed = |path: &Path| {

@@ -7,17 +7,17 @@
 //! battery) and has never been told the time is not believed until it is.
 
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate;
-use tillgate_core::reconcile::{ClockState, ClockTrust, Reading, Wall};
-use tillgate_net::clock;
+use tillgate_core::reconcile::{ClockState, ClockTrust, Memory, Reading, Wall};
+use tillgate_net::clock::{self, Floor};
 use tillgate_net::metrics::PolicyMeters;
 
-/// Before this program was begun (2025-01-01): no clock that was ever set shows an earlier time.
-const RELEASED: Wall = Wall(1_735_689_600);
+/// Before this program was built.
+const BUILT: Wall = Wall(clock::BUILT);
 
 /// How much later a time must be to be written down again.
 const WRITE_EVERY: u64 = 600;
@@ -33,21 +33,38 @@ struct Inner {
     /// Shown while somebody kept the clock.
     proven: Wall,
     written: Wall,
+    /// Somebody has vouched or signed for it: what the clock showed by itself is not in it, because
+    /// a box that was in 2100 for a day must not call every certificate expired ever after.
+    attested: Wall,
+    /// The same, for who cannot wait for a right time.
+    floor: Arc<Floor>,
 }
 
 impl StoreClock {
-    /// Looks at it for the first time.
-    pub(crate) fn new(meters: PolicyMeters) -> Self {
-        let mut trust = ClockTrust::new(RELEASED, has_battery());
-        trust.handle_reading(reading(), clock::now());
-        let inner = Mutex::new(Inner { trust, proven: RELEASED, written: RELEASED });
-        Self { inner, meters }
+    /// Looks at it for the first time; what has passed is told to `floor` from here on.
+    pub(crate) fn new(meters: PolicyMeters, floor: Arc<Floor>) -> Self {
+        let trust = ClockTrust::new(BUILT, has_battery());
+        let mut inner = Inner { trust, proven: BUILT, written: BUILT, attested: BUILT, floor };
+        inner.handle(reading(), clock::now());
+        Self { inner: Mutex::new(inner), meters }
     }
 
-    /// What the process before wrote down: the latest time that it believed, and whether its clock
-    /// was ever right.
-    pub(crate) fn recall(&self, floor: Wall, known: bool) {
-        self.inner().begin(floor, known, reading());
+    /// What the process before wrote down: the latest time that it believed, whether its clock was
+    /// ever right, when somebody vouched for it last, and whether it has jumped since.
+    pub(crate) fn recall(&self, memory: &Memory) {
+        let mut inner = self.inner();
+        inner.trust.recall_word(memory.clock_vouched, memory.clock_jumped);
+        inner.attested = inner.attested.max(memory.clock_vouched.unwrap_or_default());
+        inner.begin(memory.floor, memory.clock_known, reading());
+    }
+
+    /// Puts into `memory` what [`StoreClock::recall`] wants to know.
+    pub(crate) fn write_down(&self, memory: &mut Memory) {
+        let trust = self.inner().trust;
+        memory.floor = trust.floor();
+        memory.clock_known = trust.is_known();
+        memory.clock_vouched = trust.vouched();
+        memory.clock_jumped = trust.has_jumped();
     }
 
     /// What it wrote down with [`StoreClock::news`].
@@ -57,6 +74,7 @@ impl StoreClock {
         inner.proven = inner.proven.max(proven);
         inner.written = inner.proven;
         // It was kept then, so the box is one that gets to know the time.
+        inner.trust.recall_word(Some(proven), false);
         inner.begin(proven, true, reading());
     }
 
@@ -76,7 +94,9 @@ impl StoreClock {
     /// A verified bundle was made at `created_at`: that has passed, unless whoever keeps the clock
     /// knows better. One wrong date must not end every window for good.
     pub(crate) fn raise_floor(&self, created_at: Wall) {
-        self.inner().trust.raise_floor(created_at);
+        let mut inner = self.inner();
+        inner.trust.raise_floor(created_at);
+        inner.attests(created_at);
     }
 
     /// What is to be written down for good, if it is time.
@@ -97,11 +117,6 @@ impl StoreClock {
     /// A time that has passed, as far as is known.
     pub(crate) fn floor(&self) -> Wall {
         self.inner().trust.floor()
-    }
-
-    /// Whether it was ever right here.
-    pub(crate) fn is_known(&self) -> bool {
-        self.inner().trust.is_known()
     }
 
     /// What is thought of it, as the gate asks, and the time that it shows.
@@ -125,7 +140,7 @@ impl Inner {
     /// Goes on with what else is known to have passed; what was seen of the clock since still
     /// counts.
     fn begin(&mut self, floor: Wall, known: bool, reading: Reading) {
-        self.trust.recall(floor.max(self.proven).max(RELEASED), known);
+        self.trust.recall(floor.max(self.proven).max(BUILT), known);
         self.handle(reading, clock::now());
     }
 
@@ -134,11 +149,18 @@ impl Inner {
         if reading.vouched && was_ahead && reading.wall >= self.proven {
             // It was ahead while nobody kept it, and is right now.
             self.trust = ClockTrust::new(self.proven, true);
+            self.attested = self.proven;
         }
         self.trust.handle_reading(reading, now);
         if self.trust.state(now) == ClockState::Synced {
             self.proven = self.proven.max(reading.wall);
         }
+        self.attests(self.proven);
+    }
+
+    fn attests(&mut self, passed: Wall) {
+        self.attested = self.attested.max(passed);
+        self.floor.set(self.attested.0);
     }
 }
 
@@ -171,7 +193,7 @@ mod tests {
     use super::*;
 
     fn begun() -> StoreClock {
-        StoreClock::new(PolicyMeters::register(&Metrics::new("0")))
+        StoreClock::new(PolicyMeters::register(&Metrics::new("0")), Arc::default())
     }
 
     fn shown(clock: &StoreClock, wall: u64, vouched: bool) {
@@ -202,7 +224,8 @@ mod tests {
         let now = clock::wall_seconds();
         clock.recall_proven(&(now - 10).to_string());
         // Steady before the last start, so it was believed; and a year ahead of the truth.
-        clock.recall(Wall(now + 31_536_000), true);
+        let floor = Wall(now + 31_536_000);
+        clock.recall(&Memory { floor, clock_known: true, ..Memory::default() });
         assert!(clock.state() == ClockState::Untrusted || clock::is_kept());
         shown(&clock, now, true);
         assert_eq!(clock.state(), ClockState::Synced);
@@ -220,6 +243,25 @@ mod tests {
         assert_eq!(clock.state(), ClockState::Synced);
         assert!(clock.floor() < Wall(now + 3600), "{:?}", clock.floor());
         assert!(clock.news().is_some_and(|text| text.parse().is_ok_and(|at: u64| at <= now)));
+    }
+
+    #[test]
+    fn certificates_are_judged_by_no_time_that_has_passed_and_by_none_that_nobody_vouched_for() {
+        let floor = Arc::<Floor>::default();
+        let clock = StoreClock::new(PolicyMeters::register(&Metrics::new("0")), Arc::clone(&floor));
+        let (now, year) = (clock::wall_seconds(), 31_536_000);
+        let ahead = |seconds: u64| floor.wall_seconds().saturating_sub(now) >= seconds;
+        // What a clock showed that only went on steadily, however late that was.
+        clock.recall(&Memory { floor: Wall(now + 9 * year), ..Memory::default() });
+        assert!(!ahead(3600));
+        let vouched = Some(Wall(now + year));
+        clock.recall(&Memory { clock_vouched: vouched, ..Memory::default() });
+        assert!(ahead(year) && !ahead(2 * year));
+        clock.raise_floor(Wall(now + 3 * year));
+        assert!(ahead(3 * year) && !ahead(4 * year));
+        // Who keeps the clock now knows better.
+        shown(&clock, now, true);
+        assert!(!ahead(3600));
     }
 
     #[test]

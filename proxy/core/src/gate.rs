@@ -408,11 +408,21 @@ impl Gate {
             let is_active = blockers::frozen(one, clock, now).is_some();
             (format!("Freeze/{}", one.name), is_active)
         });
-        let overrides = self.overrides.iter().map(|one| {
-            let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
-            (format!("Override/{}", one.name), valid && one.signed.suffices(None))
-        });
+        let overrides = self
+            .overrides
+            .iter()
+            .map(|one| (format!("Override/{}", one.name), self.honours(one, clock, now)));
         windows.chain(freezes).chain(overrides).collect()
+    }
+
+    /// Whether an Override suspends anything that it names, now by such a clock.
+    pub fn honours(&self, one: &Override, clock: Clock, now: Timestamp) -> bool {
+        let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
+        let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
+        let mut freezes = self.freezes.iter().filter(named);
+        let windows = !one.windows.is_empty() && one.signed.suffices(None);
+        let enough = |freeze: &Freeze| one.signed.suffices(freeze.approvals.as_ref());
+        valid && (windows || freezes.any(enough))
     }
 
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:

@@ -2,6 +2,7 @@
 //! shell reads it, so that no other file has to.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::sockopt::{self, Precision};
@@ -48,6 +49,39 @@ pub fn is_kept() -> bool {
     sockopt::is_clock_kept()
 }
 
+/// Before this program was built: no clock that was ever set shows an earlier time. The build says
+/// when that was (`SOURCE_DATE_EPOCH`, as reproducible builds have it), else it is 2025-01-01.
+pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(seconds) => seconds,
+        Err(_) => panic!("SOURCE_DATE_EPOCH is no number of seconds"),
+    },
+    None => 1_735_689_600,
+};
+
+/// A time that has certainly passed, whatever the wall clock shows: for checks that need a time and
+/// cannot wait for one that is right.
+#[derive(Debug)]
+pub struct Floor(AtomicU64);
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self(AtomicU64::new(BUILT))
+    }
+}
+
+impl Floor {
+    /// So many seconds since 1970 have passed, as far as is known now.
+    pub fn set(&self, seconds: u64) {
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Seconds of the wall clock, but none that have passed.
+    pub fn wall_seconds(&self) -> u64 {
+        wall_seconds().max(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Microseconds of the monotonic clock since its own zero, for who compares it with his own
 /// (the service manager).
 pub fn monotonic_micros() -> u64 {
@@ -57,6 +91,18 @@ pub fn monotonic_micros() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_has_passed_is_not_shown_again() {
+        let floor = Floor::default();
+        assert!(floor.wall_seconds() >= BUILT.max(wall_seconds() - 1));
+        let later = wall_seconds() + 1000;
+        floor.set(later);
+        assert_eq!(floor.wall_seconds(), later);
+        // Somebody knows better: it had not passed.
+        floor.set(BUILT);
+        assert!(floor.wall_seconds() < later);
+    }
 
     #[test]
     fn lately_is_a_moment_ago() {

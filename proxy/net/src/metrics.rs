@@ -160,9 +160,26 @@ pub struct Metrics {
     pub panics: Counter,
 }
 
+/// What the program was built of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Build {
+    /// Its version.
+    pub version: &'static str,
+    /// The version of the policy language that it reads.
+    pub schema_version: &'static str,
+    /// The version of its database of time zones.
+    pub tzdb: &'static str,
+}
+
+impl From<&'static str> for Build {
+    fn from(version: &'static str) -> Self {
+        Self { version, ..Self::default() }
+    }
+}
+
 impl Metrics {
-    /// All instruments, registered, with `version` in the build info.
-    pub fn new(version: &'static str) -> Arc<Self> {
+    /// All instruments, registered, with `build` as the build info.
+    pub fn new(build: impl Into<Build>) -> Arc<Self> {
         let metrics = Self {
             registry: Mutex::new(Registry::with_prefix("tillgate")),
             requests: Family::default(),
@@ -190,7 +207,7 @@ impl Metrics {
             tls: Arc::default(),
             panics: Counter::default(),
         };
-        metrics.register(version);
+        metrics.register(&build.into());
         Arc::new(metrics)
     }
 
@@ -293,10 +310,16 @@ impl Metrics {
         }
     }
 
-    fn register(&self, version: &'static str) {
+    fn register(&self, build: &Build) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let build = Info::new(vec![("version", version)]);
-        registry.register("build", "version of the running program", build);
+        let labels = [
+            ("version", build.version),
+            ("schema_version", build.schema_version),
+            ("tzdb", build.tzdb),
+        ];
+        let known = labels.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>();
+        let text = "versions of the running program, of its policy language, of its time zones";
+        registry.register("build", text, Info::new(known));
         self.register_requests(&mut registry);
         self.register_connections(&mut registry);
         self.register_upstream(&mut registry);
@@ -442,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_scrape_shows_what_was_counted() {
-        let metrics = Metrics::new("1.2.3");
+        let metrics = Metrics::new(Build { version: "1.2.3", schema_version: "v1", tzdb: "2026b" });
         let class: Label = "payment".into();
         let meter = metrics.request(&class, &"pay".into());
         meter.count(Some(200));
@@ -455,7 +478,7 @@ mod tests {
             r#"tillgate_requests_total{class="payment",route="pay",code="other"} 1"#,
             r#"tillgate_requests_total{class="payment",route="pay",code="none"} 1"#,
             r#"tillgate_failures_total{class="payment",reason="connect_refused"} 1"#,
-            r#"tillgate_build_info{version="1.2.3"} 1"#,
+            r#"tillgate_build_info{version="1.2.3",schema_version="v1",tzdb="2026b"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -4,15 +4,20 @@
 //! clients and [`Connector`]s that begin it to servers, each on files that may change under it:
 //! [`Tls::check_files`] takes what is whole and refuses the rest, and what was running goes on.
 //! [`hello`] reads what a client says first where TLS is passed on. The provider is explicit
-//! (aws-lc-rs, post-quantum key exchange first); nothing here is global.
+//! (aws-lc-rs, post-quantum key exchange first), and so is the time that certificates are judged
+//! by: a box without a battery begins in 1970. Nothing here is global.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use tillgate_core::tls::{ClientTls, ServerTls};
 
+use crate::clock::Floor;
 use crate::metrics::{Metrics, TlsMeters};
 
 mod certificate;
@@ -35,13 +40,32 @@ pub use self::server::{Agreed, ClientSession, Terminator};
 /// TLS of the process: what all listeners and backends share.
 #[derive(Debug)]
 pub struct Tls {
-    provider: Arc<CryptoProvider>,
+    ground: Ground,
     meters: Arc<TlsMeters>,
     /// The system's authorities, read when a backend first needs them.
     system_roots: OnceLock<Arc<RootCertStore>>,
     /// Everything on files, for as long as somebody uses it.
     on_files: Mutex<Vec<Weak<dyn OnFiles>>>,
     connectors: Mutex<Connectors>,
+}
+
+/// What every config of rustls stands on.
+#[derive(Clone, Debug)]
+struct Ground {
+    provider: Arc<CryptoProvider>,
+    floor: Arc<Floor>,
+}
+
+impl Ground {
+    fn time(&self) -> Arc<dyn TimeProvider> {
+        Arc::clone(&self.floor) as Arc<dyn TimeProvider>
+    }
+}
+
+impl TimeProvider for Floor {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.wall_seconds())))
+    }
 }
 
 /// Connectors by what makes them equal: pools and sessions outlive a reload of the policy.
@@ -61,12 +85,20 @@ impl Tls {
     /// TLS without any listener or backend yet; its instruments are added to `metrics`.
     pub fn new(metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
-            provider: Arc::new(aws_lc_rs::default_provider()),
+            ground: Ground {
+                provider: Arc::new(aws_lc_rs::default_provider()),
+                floor: Arc::default(),
+            },
             meters: Arc::clone(metrics.tls()),
             system_roots: OnceLock::new(),
             on_files: Mutex::default(),
             connectors: Mutex::default(),
         })
+    }
+
+    /// Certificates are judged by the wall clock, but by no time before this.
+    pub const fn floor(&self) -> &Arc<Floor> {
+        &self.ground.floor
     }
 
     /// TLS of the listener called `name`, with its files read.
@@ -78,7 +110,7 @@ impl Tls {
         name: &Arc<str>,
         spec: &ServerTls,
     ) -> Result<Arc<Terminator>, FileError> {
-        let terminator = Terminator::new(name, spec, &self.provider, &self.meters)?;
+        let terminator = Terminator::new(name, spec, &self.ground, &self.meters)?;
         let terminator = Arc::new(terminator);
         self.watch(Arc::downgrade(&terminator) as Weak<dyn OnFiles>);
         Ok(terminator)

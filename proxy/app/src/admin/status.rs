@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tillgate_core::units::Direction;
 use tillgate_net::http::client::ShelfSnapshot;
 use tillgate_net::link::snapshot::{ClassSnapshot, LinkSnapshot};
+use tillgate_net::metrics::Build;
 
 use crate::gateway::Gateway;
 
@@ -130,4 +131,13 @@ fn show_shelf(gateway: &Gateway, shelf: &ShelfSnapshot) -> Value {
         "idle": shelf.idle,
         "waiting": shelf.waiting,
     })
+}
+
+/// What this program was built of.
+pub(crate) fn build() -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION"),
+        schema_version: tillgate_config::bundle::SCHEMA_VERSION,
+        tzdb: tillgate_config::zones::database_version().unwrap_or_default(),
+    }
 }

@@ -8,12 +8,12 @@ use std::fs::{File, TryLockError};
 use std::sync::Arc;
 
 use tillgate_config::effective::Effective;
-use tillgate_core::reconcile::{Boot, Revision, Serve};
+use tillgate_core::reconcile::{Boot, Remark, Revision, Serve};
 
 use super::candidate::{self, Policy};
 use super::{Spec, wall};
 use crate::send::explain;
-use crate::state::StateDir;
+use crate::state::{Pointer, StateDir};
 
 /// What flags on the command line say against every policy.
 pub(crate) type Finish = Arc<dyn Fn(Effective) -> Effective + Send + Sync>;
@@ -52,6 +52,16 @@ impl Booted {
         if ours && let Err(error) = state.remember(&boot.memory) {
             // Before anything is tried, so that a start that kills is counted.
             unwritten.get_or_insert(error.to_string());
+        }
+        for (remark, pointer) in
+            [(Remark::CurrentDamaged, Pointer::Current), (Remark::LkgDamaged, Pointer::Lkg)]
+        {
+            if ours
+                && boot.remarks.contains(&remark)
+                && let Err(error) = state.set_aside(pointer)
+            {
+                unwritten.get_or_insert(error.to_string());
+            }
         }
         let policy = serve(&spec, &mut boot);
         for remark in &boot.remarks {

@@ -33,12 +33,14 @@ use crate::sources::Source;
 mod ages;
 mod check;
 mod effects;
+mod keep;
 mod operations;
 mod ordered;
 mod report;
 mod take;
 
 use self::check::written;
+use self::keep::Unkept;
 use self::take::Waiting;
 
 /// How often the store's health and clock are looked at.
@@ -125,6 +127,8 @@ pub(super) struct Loop {
     probation_since: Option<Instant>,
     /// What could not be written last.
     unwritten: Option<String>,
+    /// What serves and is not on disk.
+    unkept: Option<Unkept>,
     _lock: Lock,
 }
 
@@ -134,6 +138,8 @@ struct SourceState {
     answered: Option<u64>,
     heard: Option<Instant>,
     error: Option<String>,
+    /// The policy that it gave last, as the status has it.
+    has: Value,
 }
 
 impl Booted {
@@ -212,7 +218,10 @@ impl Loop {
             conditions.raise("Unsigned", "Allowed", "a source may give policy that nobody signed");
         }
         let machine = Reconciler::new(&boot, spec.probation);
-        gateway.clock.recall(boot.memory.floor, boot.memory.clock_known);
+        gateway.clock.recall(&boot.memory);
+        if let Some(policy) = &policy {
+            gateway.clock.raise_floor(policy.revision.created_at);
+        }
         let is_lkg = machine.lkg() == machine.running();
         let now = clock::now();
         let all = Self {
@@ -248,6 +257,7 @@ impl Loop {
             outcomes: 0,
             probation_since: None,
             unwritten: None,
+            unkept: None,
             _lock: lock,
         };
         all.show();
@@ -332,8 +342,8 @@ impl Loop {
                     self.conditions.raise(&format!("FetchFailed/{name}"), "Unusable", &why);
                 }
             }
-            self.sources
-                .insert(number, SourceState { name, answered: None, heard: None, error: None });
+            let (answered, heard, error, has) = (None, None, None, Value::Null);
+            self.sources.insert(number, SourceState { name, answered, heard, error, has });
         }
         found
     }
@@ -389,8 +399,10 @@ impl Loop {
             self.remember();
         }
         self.do_effects();
+        self.try_to_keep(now);
         self.try_waiting();
         self.try_operations();
+        self.tell_overrides();
         self.tell_ages();
         self.check_if_due(now);
         self.note_changes();

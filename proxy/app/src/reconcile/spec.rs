@@ -23,7 +23,7 @@ use crate::cli::read_policy;
 use crate::endpoint::private_text;
 use crate::send::explain;
 use crate::sources::relay::CLASS;
-use crate::sources::{Place, Proof, Signers, SourceSpec};
+use crate::sources::{Place, Proof, Signers, SourceSpec, Ssh};
 use crate::state::StateDir;
 
 /// What a store knows by itself.
@@ -154,7 +154,10 @@ fn source(document: &SourceDoc) -> Result<SourceSpec, String> {
                 ssh: file(document.allowed_signers.as_ref()),
                 open_pgp: file(document.keyring.as_ref()),
             },
-            identity: file(document.identity.as_ref()),
+            ssh: Ssh {
+                identity: file(document.identity.as_ref()),
+                known_hosts: file(document.known_hosts.as_ref()),
+            },
         },
         SourceType::OciArtifact => {
             return Err(format!(

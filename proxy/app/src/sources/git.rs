@@ -16,7 +16,7 @@ use tillgate_net::clock;
 use self::program::{Program, Way};
 use super::apart::{Apart, Blocks};
 use super::{
-    FetchError, Fetched, Given, Place, Proof, Signers, SourceSpec, directory, relay, wrap,
+    FetchError, Fetched, Given, Place, Proof, Signers, SourceSpec, Ssh, directory, relay, wrap,
 };
 use crate::gateway::Gateway;
 
@@ -49,7 +49,7 @@ struct Asker {
     folder: Option<String>,
     reference: String,
     signers: Signers,
-    identity: Option<Arc<Path>>,
+    ssh: Ssh,
     repository: PathBuf,
     timeout: Duration,
     /// By its commit.
@@ -69,7 +69,7 @@ impl Git {
     /// # Errors
     /// Why it can never be used.
     pub(crate) fn new(spec: &SourceSpec, state: &Path) -> Result<Self, String> {
-        let Place::Git { url, folder, reference, signers, identity } = &spec.place else {
+        let Place::Git { url, folder, reference, signers, ssh } = &spec.place else {
             return Err("no repository".to_owned());
         };
         if !signers.any() && !spec.allow_unsigned {
@@ -82,7 +82,7 @@ impl Git {
             folder: folder.clone(),
             reference: reference.clone(),
             signers: signers.clone(),
-            identity: identity.clone(),
+            ssh: ssh.clone(),
             repository: state.join("git").join(&*spec.name),
             timeout: spec.timeout,
             given: Given::default(),
@@ -126,7 +126,7 @@ impl Blocks for Asker {
 
     fn ask(&mut self, way: Way) -> Result<Fetched, FetchError> {
         let deadline = clock::now() + self.timeout;
-        let program = Program::new(&self.repository, way, self.identity.as_deref(), deadline);
+        let program = Program::new(&self.repository, way, &self.ssh, deadline);
         let tip = self.tip(&program)?;
         if self.given.is_settled(&tip.commit) {
             return Ok(Fetched::Same { held: false });

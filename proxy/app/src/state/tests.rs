@@ -1,27 +1,14 @@
-//! The crash matrix on a real disk, with real processes that die at each point.
+//! The disk of a store: what is torn, damaged or somebody else's is known for what it is.
 //!
-//! The process is this test program itself, started anew as [`child`] with the name of a step
-//! after which it kills itself without a word; or under a file size limit, so that the kernel
-//! kills it in the middle of a write. Each row is printed as it was found:
-//! `cargo test -p tillgate --lib -- --nocapture --test-threads=1 state::tests`.
-//!
-//! - fetch and verify, staged, symlink without memory, probation (twice), promoted:
-//!   [`each_row_of_the_crash_matrix_with_a_process_that_is_killed`]
-//! - inside a write: [`a_process_that_is_killed_inside_a_write_leaves_nothing_half`]
-//! - memory or bundle torn, empty, something else: [`torn_empty_and_foreign_files_are_told`],
-//!   [`what_is_damaged_of_two_is_passed_over`]
-//! - full disk: [`a_full_disk_is_an_error_and_changes_nothing`], and the whole program in
-//!   `tests/tests/policy_sources.rs`, with kill -9 at any moment and again and again
-//! - read-only disk, clock in 1970 or 2100: `tests/tests/policy_machine.rs`
+//! That a process may be killed at any point of its writes, and what the next one does then, is
+//! shown with the whole program in `tests/tests/policy_crash.rs`; a full disk in
+//! `tests/tests/policy_sources.rs`, one that can only be read in `tests/tests/policy_machine.rs`.
 
-use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use tillgate_core::reconcile::{
-    Applied, Boot, Effect, Facts, HealthSpec, ProbationSpec, Reconciler, Refusal, Remark, Serve,
-    Stage, Wall,
+    Applied, Boot, HealthSpec, ProbationSpec, Reconciler, Refusal, Remark, Serve, Stage, Wall,
 };
-use tillgate_net::clock;
 
 use super::*;
 use crate::bundle::verify::tests::bundle;
@@ -57,37 +44,12 @@ impl Scratch {
         self.state().remember(&boot.memory).unwrap();
         boot
     }
-
-    /// What a process that takes 42 leaves behind when it dies after `step`.
-    fn dies_after(&self, step: &str) -> ExitStatus {
-        self.child(step, "exec \"$@\"")
-    }
-
-    fn child(&self, step: &str, shell: &str) -> ExitStatus {
-        let program = std::env::current_exe().unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", shell, "sh"]).arg(program);
-        command.args(["--exact", "state::tests::child", "--ignored", "--nocapture"]);
-        command.env("TILLGATE_STEP", step).env("TILLGATE_STATE", &self.0);
-        command.output().unwrap().status
-    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// Tells a row of the matrix, as it was found.
-#[allow(clippy::print_stdout, reason = "the matrix is what these tests are for")]
-fn row(died: &str, boot: &Boot) {
-    let serves = match &boot.serve {
-        Serve::Current(one) => format!("{} (current)", one.sequence.unwrap_or_default()),
-        Serve::Lkg(one) => format!("{} (last known good)", one.sequence.unwrap_or_default()),
-        Serve::Minimal => "the minimal policy".to_owned(),
-    };
-    println!("{died:<44} serves {serves:<22} {:?}", boot.remarks);
 }
 
 fn archive(sequence: u64) -> Archive {
@@ -101,75 +63,20 @@ fn known(sequence: u64) -> Revision {
     revision(&archive, &Manifest::read(&archive.manifest).unwrap())
 }
 
-fn facts(requests: u64) -> Facts {
-    Facts { requests, ..Facts::default() }
-}
-
-/// Takes the bundle `sequence` and does with the disk what the loop says; dies after `step`.
-fn take(state: &StateDir, store: &mut Reconciler, sequence: u64, step: &str) {
-    let die = |done: &str| {
-        if done == step {
-            let _ = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
-            unreachable!("the signal cannot be caught");
-        }
-    };
-    die("fetched");
-    assert_eq!(store.examine(&known(sequence)), Ok(()));
-    state.stage(&archive(sequence)).unwrap();
-    die("staged");
-    store.handle_swapped(known(sequence), &facts(0), clock::now());
-    write(state, store, die);
-    die("in probation");
-    store.handle_facts(&facts(100), clock::now());
-    write(state, store, |done| die(&format!("promotion: {done}")));
-    die("promoted");
-}
-
-fn write(state: &StateDir, store: &mut Reconciler, die: impl Fn(&str)) {
-    while let Some(effect) = store.poll_effect() {
-        match effect {
-            Effect::PointCurrent(digest) => {
-                state.point(Pointer::Current, &digest).unwrap();
-                die("pointed");
-            }
-            Effect::PointLkg(digest) => {
-                state.point(Pointer::Lkg, &digest).unwrap();
-                die("pointed");
-            }
-            Effect::Remember => {
-                state.remember(store.memory()).unwrap();
-                die("remembered");
-            }
-            Effect::RollBack(_) | Effect::Say(_) => {}
-        }
-    }
-}
-
-/// The process that dies; not a test of its own.
-#[test]
-#[ignore = "started by the others, with a place to die"]
-fn child() {
-    let (Ok(step), Ok(root)) = (std::env::var("TILLGATE_STEP"), std::env::var("TILLGATE_STATE"))
-    else {
-        return;
-    };
-    let state = StateDir::new(root);
-    state.prepare().unwrap();
-    let boot = state.look(|_| true).boot(NOW);
-    state.remember(&boot.memory).unwrap();
-    let mut store = Reconciler::new(&boot, SPEC);
-    store.memory_mut().lived();
-    take(&state, &mut store, 42, &step);
-}
-
 /// A store that runs 41 as last known good.
 fn settled(name: &str) -> Scratch {
     let scratch = Scratch::new(name);
-    let boot = scratch.boot();
-    assert_eq!(boot.serve, Serve::Minimal);
-    let mut store = Reconciler::new(&boot, SPEC);
-    store.memory_mut().lived();
-    take(&scratch.state(), &mut store, 41, "never");
+    let Boot { serve, mut memory, .. } = scratch.boot();
+    assert_eq!(serve, Serve::Minimal);
+    let state = scratch.state();
+    let digest = state.stage(&archive(41)).unwrap();
+    for pointer in [Pointer::Current, Pointer::Lkg] {
+        state.point(pointer, &digest).unwrap();
+    }
+    memory.highest = Some((41, Digest::clone(&digest)));
+    memory.applied = Some(Applied { digest, stage: Stage::Promoted });
+    memory.lived();
+    state.remember(&memory).unwrap();
     assert_eq!(scratch.boot().serve, Serve::Current(known(41)));
     scratch
 }
@@ -179,58 +86,11 @@ fn may_take(boot: &Boot, sequence: u64) -> Result<(), Refusal> {
 }
 
 #[test]
-fn each_row_of_the_crash_matrix_with_a_process_that_is_killed() {
-    let current = |sequence| Serve::Current(known(sequence));
-    let lkg = Serve::Lkg(known(41));
-    for (step, serves, remarks) in [
-        ("fetched", current(41), vec![]),
-        ("staged", current(41), vec![]),
-        ("pointed", lkg.clone(), vec![Remark::Unproven]),
-        ("remembered", lkg.clone(), vec![Remark::Unproven]),
-        ("in probation", lkg, vec![Remark::Unproven]),
-        ("promotion: pointed", current(42), vec![]),
-        ("promotion: remembered", current(42), vec![]),
-        ("promoted", current(42), vec![]),
-    ] {
-        let scratch = settled(&step.replace([' ', ':'], "-"));
-        let status = scratch.dies_after(step);
-        assert!(!status.success(), "{step}: {status}");
-        let boot = scratch.boot();
-        row(&format!("killed after: {step}"), &boot);
-        assert_eq!((&boot.serve, &boot.remarks), (&serves, &remarks), "after {step}");
-        if serves != current(42) {
-            assert_eq!(may_take(&boot, 42), Ok(()), "after {step} it is tried again");
-        }
-        if step == "in probation" {
-            assert!(!scratch.dies_after(step).success());
-            let boot = scratch.boot();
-            row("killed after: in probation, once more", &boot);
-            assert!(matches!(may_take(&boot, 42), Err(Refusal::Denied(_))), "twice is enough");
-        }
-    }
-}
-
-#[test]
-fn a_process_that_is_killed_inside_a_write_leaves_nothing_half() {
-    let scratch = settled("inside");
-    let status = scratch.child("never", "ulimit -f 0; exec \"$@\"");
-    assert!(!status.success(), "{status}");
-    let torn = scratch.0.join(format!("{TEMPORARY}{MEMORY}"));
-    assert_eq!(fs::metadata(&torn).unwrap().len(), 0, "it died in the middle of a write");
-    let boot = scratch.boot();
-    row("killed in the middle of a write", &boot);
-    assert_eq!(boot.serve, Serve::Current(known(41)));
-    assert!(!torn.exists());
-    assert_eq!(may_take(&boot, 42), Ok(()));
-}
-
-#[test]
 fn torn_empty_and_foreign_files_are_told() {
     for (name, bytes) in [("empty", &b""[..]), ("zeros", &[0; 4096]), ("html", b"<html>")] {
         let scratch = settled(name);
         fs::write(scratch.0.join(MEMORY), bytes).unwrap();
         let boot = scratch.boot();
-        row(&format!("state.json is: {name}"), &boot);
         assert_eq!(boot.serve, Serve::Lkg(known(41)), "{name}");
         assert!(boot.remarks.contains(&Remark::MemoryLost), "{name}: {:?}", boot.remarks);
         assert!(matches!(may_take(&boot, 40), Err(Refusal::Older { accepted: 41, .. })), "{name}");
@@ -239,7 +99,6 @@ fn torn_empty_and_foreign_files_are_told() {
         let folder = scratch.state().folder(&known(41).digest).unwrap();
         fs::write(folder.join(ARCHIVE), bytes).unwrap();
         let boot = scratch.boot();
-        row(&format!("the one bundle is: {name}"), &boot);
         assert_eq!(boot.serve, Serve::Minimal, "{name}");
         assert!(boot.remarks.contains(&Remark::CurrentDamaged), "{name}");
         // The same one comes again, whole.
@@ -263,21 +122,13 @@ fn what_is_damaged_of_two_is_passed_over() {
         let folder = state.folder(&known(damaged).digest).unwrap();
         fs::write(folder.join(ARCHIVE), b"torn").unwrap();
         let boot = scratch.boot();
-        row(&format!("{pointer} is damaged, the other one is not"), &boot);
         assert_eq!(boot.serve, serves);
         assert_eq!(boot.remarks.len(), 1, "{:?}", boot.remarks);
     }
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_changes_nothing() {
-    let scratch = settled("full");
-    // The limit without its signal: writes fail, as they do on a full disk.
-    let status = scratch.child("never", "trap '' XFSZ; ulimit -f 0; exec \"$@\"");
-    assert_eq!(status.code(), Some(101), "it is told, not killed");
-    let boot = scratch.boot();
-    row("the disk is full", &boot);
-    assert_eq!(boot.serve, Serve::Current(known(41)));
+fn a_place_that_cannot_be_written_is_an_error_and_a_start_goes_on() {
     let nowhere = StateDir::new("/proc/tillgate");
     assert!(nowhere.prepare().is_err() && nowhere.remember(&Memory::default()).is_err());
     assert_eq!(nowhere.look(|_| true).boot(NOW).serve, Serve::Minimal);

@@ -9,6 +9,10 @@ use std::sync::Arc;
 use super::wall::Wall;
 use super::{ATTEMPTS_MAX, Digest, Revision};
 
+mod pin;
+
+pub use self::pin::Pin;
+
 /// Digests that are remembered as bad: a store sees few, and old ones end with the next sequence.
 pub const DENIED_MAX: usize = 16;
 
@@ -54,41 +58,6 @@ pub struct Denied {
     pub sequence: Option<u64>,
     /// Why.
     pub why: Arc<str>,
-}
-
-/// An operator's word that the store stays on a revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// On which.
-    pub digest: Digest,
-    /// Since when, as the clock showed it.
-    pub since: Wall,
-    /// Until when.
-    pub until: Wall,
-    /// Seconds between the two.
-    pub lasts: u64,
-    /// Seconds that processes have lived under it.
-    pub spent: u64,
-    /// Why.
-    pub reason: Arc<str>,
-    /// The change record it belongs to.
-    pub ticket: Arc<str>,
-    /// Who says so.
-    pub actor: Arc<str>,
-}
-
-impl Pin {
-    /// Whether it is over at `wall`. A clock that is not `trusted` ends nothing: then the time
-    /// counts that the store has lived under it, so that no clock makes a pin last for ever.
-    pub const fn is_over(&self, wall: Wall, trusted: bool) -> bool {
-        (trusted && wall.0 >= self.until.0) || self.spent >= self.lasts
-    }
-
-    /// Whether half of it is over.
-    pub const fn is_half_over(&self, wall: Wall, trusted: bool) -> bool {
-        let shown = trusted && wall.0 >= self.until.0.saturating_sub(self.lasts / 2);
-        shown || self.spent >= self.lasts / 2
-    }
 }
 
 /// How a revision did while it was in effect.
@@ -196,6 +165,10 @@ pub struct Memory {
     pub floor: Wall,
     /// Whether any clock was ever trusted here.
     pub clock_known: bool,
+    /// Whether it has jumped, and nobody has vouched for it since.
+    pub clock_jumped: bool,
+    /// What it showed when somebody vouched for it last.
+    pub clock_vouched: Option<Wall>,
     /// Starts in a row that came to nothing.
     pub boots: Boots,
 }

@@ -71,6 +71,8 @@ pub struct ClockTrust {
     known: bool,
     last: Option<(Reading, Instant)>,
     synced: Option<Instant>,
+    /// What it showed then, which a restart does not forget.
+    vouched: Option<Wall>,
     jumped: bool,
 }
 
@@ -78,7 +80,7 @@ impl ClockTrust {
     /// A clock that has not been looked at. `floor` is the later of the build and of what was
     /// written down; `known` whether it was ever right here.
     pub const fn new(floor: Wall, known: bool) -> Self {
-        Self { floor, known, last: None, synced: None, jumped: false }
+        Self { floor, known, last: None, synced: None, vouched: None, jumped: false }
     }
 
     /// What was written down before: a time that had passed, and whether it was ever right here.
@@ -86,6 +88,13 @@ impl ClockTrust {
     pub fn recall(&mut self, floor: Wall, known: bool) {
         self.floor = self.floor.max(floor);
         self.known |= known;
+    }
+
+    /// What else was written down of it: what it showed when somebody vouched for it last, and
+    /// whether it has jumped since. A word of this process counts more.
+    pub fn recall_word(&mut self, vouched: Option<Wall>, jumped: bool) {
+        self.jumped |= jumped && self.synced.is_none();
+        self.vouched = self.vouched.max(vouched);
     }
 
     /// Looks at it.
@@ -100,6 +109,7 @@ impl ClockTrust {
         self.last = Some((reading, now));
         if reading.vouched && reading.wall >= self.floor {
             self.synced = Some(now);
+            self.vouched = Some(reading.wall);
             self.known = true;
             self.jumped = false;
         }
@@ -137,6 +147,16 @@ impl ClockTrust {
         self.known
     }
 
+    /// What it showed when somebody vouched for it last.
+    pub const fn vouched(&self) -> Option<Wall> {
+        self.vouched
+    }
+
+    /// Whether it has jumped, and nobody has vouched for it since.
+    pub const fn has_jumped(&self) -> bool {
+        self.jumped
+    }
+
     /// The time to check certificates at: never before the floor.
     pub fn at_least(&self, wall: Wall) -> Wall {
         wall.max(self.floor)
@@ -144,8 +164,16 @@ impl ClockTrust {
 
     /// By how much an allowed time shrinks and a forbidden one grows, in seconds.
     pub fn margin(&self, now: Instant) -> u64 {
-        let Some(synced) = self.synced else { return 0 };
-        let beyond = now.saturating_duration_since(synced).saturating_sub(SYNC_LASTS);
+        let age = match (self.synced, self.vouched, self.last) {
+            (Some(synced), ..) => now.saturating_duration_since(synced),
+            // A process before this one heard it: what the clock shows since is all there is.
+            (None, Some(vouched), Some((reading, at))) => {
+                let shown = Duration::from_secs(reading.wall.0.saturating_sub(vouched.0));
+                shown + now.saturating_duration_since(at)
+            }
+            (None, _, _) => return 0,
+        };
+        let beyond = age.saturating_sub(SYNC_LASTS);
         beyond.as_secs().div_ceil(SYNC_LASTS.as_secs()) * DRIFT_A_DAY
     }
 }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::metrics::counter::Counter;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion, version};
@@ -26,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use super::error::{TlsError, refused_us};
 use super::files::{self, FileError, Problem};
 use super::pairs::{Pair, Watched, watch_pair};
-use super::{OnFiles, Tls};
+use super::{Ground, OnFiles, Tls};
 use crate::delegate::{WritePieces, delegate_write};
 use crate::metrics::TlsFileMeter;
 use crate::shaped::LineWait;
@@ -74,7 +73,7 @@ pub struct Connector {
 /// What a config is made of besides files.
 #[derive(Debug)]
 struct Parts {
-    provider: Arc<CryptoProvider>,
+    ground: Ground,
     min_version: TlsVersion,
     application: Application,
 }
@@ -111,14 +110,11 @@ impl Connector {
                 .system_roots()
                 .map_err(|problem| FileError::new(owner, "the system's store".as_ref(), problem))?,
         };
-        let mut pair = spec.certificate.as_ref().map(|pair| watch_pair(pair, &tls.provider));
+        let mut pair = spec.certificate.as_ref().map(|pair| watch_pair(pair, &tls.ground.provider));
         let loaded = pair.as_mut().map(|pair| pair.load(owner)).transpose()?;
         let files = Files { roots_file, roots, pair, loaded };
-        let parts = Parts {
-            provider: Arc::clone(&tls.provider),
-            min_version: spec.min_version,
-            application,
-        };
+        let parts =
+            Parts { ground: tls.ground.clone(), min_version: spec.min_version, application };
         let sni = spec.sni.as_deref().map(|sni| ServerName::try_from(sni.to_owned()));
         let sni = sni.transpose().map_err(|_| Problem::InvalidName);
         let made = sni.and_then(|sni| Ok((sni, parts.config(&files)?)));
@@ -256,7 +252,8 @@ impl OnFiles for Connector {
 
 impl Parts {
     fn config(&self, files: &Files) -> Result<ClientConfig, Problem> {
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let provider = Arc::clone(&self.ground.provider);
+        let builder = ClientConfig::builder_with_details(provider, self.ground.time())
             .with_protocol_versions(versions(self.min_version))
             .map_err(Problem::Refused)?
             .with_root_certificates(Arc::clone(&files.roots));

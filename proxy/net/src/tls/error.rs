@@ -22,7 +22,10 @@ pub enum TlsError {
         why: String,
     },
     /// Its certificate is no longer valid.
-    #[error("the server's certificate expired on {until}; renew it on the server")]
+    #[error(
+        "the server's certificate expired on {until}; renew it on the server, or set the clock of \
+         this machine"
+    )]
     Expired {
         /// When, in GMT.
         until: String,

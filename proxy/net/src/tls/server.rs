@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
@@ -24,12 +24,12 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::OnFiles;
 use super::certificate::identity;
 use super::client::versions;
 use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
+use super::{Ground, OnFiles};
 use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
 
@@ -53,7 +53,7 @@ const HTTP1: &[u8] = b"http/1.1";
 pub struct Terminator {
     config: ArcSwap<ServerConfig>,
     certificates: Arc<ByName>,
-    provider: Arc<CryptoProvider>,
+    ground: Ground,
     spec: ServerTls,
     files: Mutex<Files>,
     half_open: Arc<HalfOpen>,
@@ -83,12 +83,12 @@ impl Terminator {
     pub(super) fn new(
         name: &Arc<str>,
         spec: &ServerTls,
-        provider: &Arc<CryptoProvider>,
+        ground: &Ground,
         meters: &TlsMeters,
     ) -> Result<Self, FileError> {
         let file_meter = meters.listener_files(name);
         let mut pairs: Vec<_> =
-            spec.certificates.iter().map(|pair| watch_pair(pair, provider)).collect();
+            spec.certificates.iter().map(|pair| watch_pair(pair, &ground.provider)).collect();
         let loaded = pairs
             .iter_mut()
             .map(|pair| pair.load(&file_meter.owner))
@@ -102,7 +102,7 @@ impl Terminator {
         let roots = authorities.as_mut().map(|one| one.load(&file_meter.owner)).transpose()?;
         let certificates =
             Arc::new(ByName(ArcSwap::from_pointee(Certificates::new(loaded.clone()))));
-        let config = config(spec, provider, roots, &certificates).map_err(|problem| {
+        let config = config(spec, ground, roots, &certificates).map_err(|problem| {
             let clients = spec.client_certificates.as_ref().map(|clients| &clients.ca_file);
             let pair = spec.certificates.first().map(|pair| &pair.cert_file);
             let path = clients.or(pair).map(|path| &**path);
@@ -111,7 +111,7 @@ impl Terminator {
         let terminator = Self {
             config: ArcSwap::from_pointee(config),
             certificates,
-            provider: Arc::clone(provider),
+            ground: ground.clone(),
             spec: spec.clone(),
             files: Mutex::new(Files { pairs, loaded, authorities }),
             half_open: Arc::default(),
@@ -245,7 +245,7 @@ impl OnFiles for Terminator {
         self.show_ends(&files.loaded);
         let roots = files.authorities.as_mut().and_then(|one| one.look(&self.file_meter));
         let Some(roots) = roots else { return };
-        match config(&self.spec, &self.provider, Some(roots), &self.certificates) {
+        match config(&self.spec, &self.ground, Some(roots), &self.certificates) {
             Ok(config) => self.config.store(Arc::new(config)),
             Err(error) => {
                 tracing::error!(owner = self.file_meter.owner, %error, "authorities refused");
@@ -256,17 +256,18 @@ impl OnFiles for Terminator {
 
 fn config(
     spec: &ServerTls,
-    provider: &Arc<CryptoProvider>,
+    ground: &Ground,
     roots: Option<RootCertStore>,
     certificates: &Arc<ByName>,
 ) -> Result<ServerConfig, Problem> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+    let provider = Arc::clone(&ground.provider);
+    let builder = ServerConfig::builder_with_details(Arc::clone(&provider), ground.time())
         .with_protocol_versions(versions(spec.min_version))
         .map_err(Problem::Refused)?;
     let builder = match (&spec.client_certificates, roots) {
         (Some(clients), Some(roots)) => {
             let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
             let verifier = match clients.mode {
                 ClientAuth::Required => verifier,
                 ClientAuth::Optional => verifier.allow_unauthenticated(),

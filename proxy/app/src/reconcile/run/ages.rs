@@ -29,11 +29,10 @@ impl Loop {
         } else {
             self.conditions.clear("ClockUntrusted");
         }
-        let store_clock = &self.gateway.clock;
-        let memory = self.machine.memory_mut();
-        memory.floor = store_clock.floor();
-        memory.clock_known = store_clock.is_known();
-        if now.saturating_duration_since(self.floor_written) >= FLOOR_EVERY {
+        self.gateway.clock.write_down(self.machine.memory_mut());
+        // A jump must be known after a crash, too.
+        let has_changed = before.is_some_and(|before| before != state);
+        if has_changed || now.saturating_duration_since(self.floor_written) >= FLOOR_EVERY {
             self.floor_written = now;
             self.remember();
         }

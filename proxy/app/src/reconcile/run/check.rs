@@ -88,6 +88,9 @@ impl Loop {
         ];
         for (pointer, name, revision) in wanted {
             let Some(digest) = revision.map(|revision| &*revision.digest) else { continue };
+            if self.is_unkept(digest) {
+                continue;
+            }
             let found = state.pointed(pointer);
             if found.as_deref() != Some(digest) {
                 let found = found.as_deref().unwrap_or("nothing").to_owned();

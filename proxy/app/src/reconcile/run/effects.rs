@@ -32,9 +32,12 @@ impl Loop {
         }
     }
 
-    fn point(&mut self, pointer: Pointer, digest: &str) {
-        let pointed = self.spec.state.point(pointer, digest);
-        self.wrote(pointed);
+    pub(super) fn point(&mut self, pointer: Pointer, digest: &str) {
+        // What is not there yet is pointed to when it is.
+        if !self.is_unkept(digest) {
+            let pointed = self.spec.state.point(pointer, digest);
+            self.wrote(pointed);
+        }
     }
 
     /// Writes the memory, and makes room.

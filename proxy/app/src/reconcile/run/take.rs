@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tillgate_config::bundle::{Manifest, place, wall_text};
 use tillgate_config::kinds::Kind;
-use tillgate_core::gate::Gate;
+use tillgate_core::gate::{Blocker, Gate};
 use tillgate_core::reconcile::{ClockState, Refusal, Revision, RingGate};
 use tillgate_net::clock;
 use tillgate_net::metrics::Applying;
@@ -28,7 +28,7 @@ const TOLD_CHARS_MAX: usize = 1000;
 
 /// Before what could not be written or swapped in at its opening is tried again: a full disk or a
 /// busy port lasts longer than a look, and each try writes the whole bundle.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How far ahead of a clock that is right a bundle may have been made, in seconds: whoever builds
 /// it may have a clock that is off, or shows local time for UTC by one zone.
@@ -43,6 +43,12 @@ pub(super) struct Waiting {
     seen: Instant,
     /// Not tried before, after this store could not take it.
     rests: Option<Instant>,
+}
+
+/// An exception that lets a policy in, and what it suspends.
+struct Used {
+    what: String,
+    by: Arc<str>,
 }
 
 impl Waiting {
@@ -77,7 +83,7 @@ impl Loop {
             self.meters.signature(Some(signer));
         }
         let digest = archive.digest();
-        self.is_desired(&verified, &digest);
+        self.is_desired(source, &verified, &digest);
         self.take_operations(source, &archive.operations);
         let known = self.machine.running().is_some_and(|running| running.digest == digest);
         if known {
@@ -135,19 +141,23 @@ impl Loop {
             .then(|| Rejection::Ahead { made: wall_text(made), now: wall_text(now) })
     }
 
-    /// A source has this, and it is what somebody may have made it.
-    fn is_desired(&mut self, verified: &Verified, digest: &str) {
+    /// A source has this, and it is what somebody may have made it. What is desired is the newest
+    /// of what the sources have now: one that was taken back is not.
+    fn is_desired(&mut self, source: usize, verified: &Verified, digest: &str) {
         let Manifest { sequence, revision, .. } = &verified.manifest;
-        let known = self.desired["sequence"].as_u64();
-        if known.is_some_and(|known| known > *sequence) || self.desired["digest"] == *digest {
-            return;
+        let Some(state) = self.sources.get_mut(&source) else { return };
+        if state.has["digest"] != *digest {
+            state.has = json!({
+                "revision": revision,
+                "sequence": sequence,
+                "digest": digest,
+                "seenAt": wall_text(wall()),
+            });
         }
-        self.desired = json!({
-            "revision": revision,
-            "sequence": sequence,
-            "digest": digest,
-            "seenAt": wall_text(wall()),
-        });
+        // Of equals the first source's: it is the one that is followed.
+        let all = self.sources.values().rev().map(|state| &state.has);
+        let newest = all.max_by_key(|has| has["sequence"].as_u64());
+        self.desired = newest.cloned().unwrap_or_default();
     }
 
     fn compile(&self, archive: &Archive, verified: &Verified) -> Result<Policy, Rejection> {
@@ -206,16 +216,24 @@ impl Loop {
         if policy.revision.sequence.is_none() && is_later {
             return Err(Rejection::Later);
         }
-        self.admit(candidate)?;
+        let used = self.admit(candidate)?;
         if let Some(running) = &self.running {
             candidate::guard(running, policy, verified)?;
         }
         let began = clock::now();
         let staged = self.spec.state.stage(archive);
         self.meters.took(Applying::Stage, began.elapsed());
-        staged.map_err(Rejection::Stage)?;
+        // A store that has nothing serves what it has verified, and keeps it when it can.
+        let unkept = match staged {
+            Err(error) if self.running.is_none() => Some(error),
+            staged => staged.map(|_| None).map_err(Rejection::Stage)?,
+        };
         let name = self.sources.get(source).map_or("policy", |state| &*state.name);
         self.put(policy, &format!("source:{name}"), Vec::new())?;
+        self.uses(&used);
+        if let Some(error) = unkept {
+            self.cannot_keep(archive.clone(), policy.revision.digest.clone(), &error);
+        }
         self.is_live(policy, *source);
         Ok(())
     }
@@ -241,10 +259,11 @@ impl Loop {
     }
 
     /// Whether this is the time, by the rings and the calendar of what runs: a policy does not
-    /// write its own permission. A store that has nothing takes what there is.
-    fn admit(&self, candidate: &Waiting) -> Result<(), Rejection> {
+    /// write its own permission. A store that has nothing takes what there is. The exceptions that
+    /// it needs.
+    fn admit(&self, candidate: &Waiting) -> Result<Vec<Used>, Rejection> {
         let Waiting { policy, verified, seen, .. } = candidate;
-        let Some(running) = &self.running else { return Ok(()) };
+        let Some(running) = &self.running else { return Ok(Vec::new()) };
         let now = clock::now();
         let state = self.gateway.clock.state();
         let gate = RingGate {
@@ -258,26 +277,60 @@ impl Loop {
             seen: now.saturating_duration_since(*seen),
         };
         if policy.delivery.immediate && verified.emergency > 0 {
-            return Ok(running.delivery.rings.admit(&gate, state, wall())?);
+            running.delivery.rings.admit(&gate, state, wall())?;
+            return Ok(Vec::new());
         }
         // What has no order has no rings: nobody could promote it.
         if policy.revision.sequence.is_some() {
             running.delivery.rings.admit(&gate, state, wall())?;
         }
-        self.calendar(running)
+        self.calendar(running, policy)
     }
 
-    /// Whether a window or a freeze that names `config` holds policy now.
-    fn calendar(&self, running: &Policy) -> Result<(), Rejection> {
+    /// Whether a window or a freeze that names `config` holds policy now, and the exceptions that
+    /// let it go. An Override may come in the very policy that is held: its signatures are checked,
+    /// and how many of whom are needed says the freeze that runs.
+    fn calendar(&self, running: &Policy, next: &Policy) -> Result<Vec<Used>, Rejection> {
         let (clock, now) = self.gateway.clock.now();
+        let (gate, coming) = (&running.effective.gate, &next.effective.gate);
+        let overrides = coming.overrides.iter().chain(&gate.overrides).cloned().collect();
         // Rings are looked at with what was signed for this bundle.
-        let calendar = Gate { policy: None, ..running.effective.gate.clone() };
-        let held_by = calendar.of_policy(clock, now).held_by;
-        if held_by.is_empty() {
-            return Ok(());
+        let calendar = Gate { policy: None, overrides, ..gate.clone() };
+        let opening = calendar.of_policy(clock, now);
+        if opening.held_by.is_empty() {
+            let used =
+                |(what, by): &(Blocker, &str)| Used { what: what.to_string(), by: (*by).into() };
+            return Ok(opening.suspended.iter().map(used).collect());
         }
-        let names: Vec<String> = held_by.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
         Err(Rejection::Frozen(names.join(", ")))
+    }
+
+    /// Each use of an exception is a record.
+    fn uses(&self, used: &[Used]) {
+        for Used { what, by } in used {
+            let fields = vec![
+                ("override", json!(&**by)),
+                ("rollout", json!("config")),
+                ("suspends", json!(what)),
+            ];
+            self.audit(Action::OverrideUsed, "policy", fields);
+        }
+    }
+
+    /// Exceptions that count now are a condition until they end.
+    pub(super) fn tell_overrides(&mut self) {
+        let (clock, now) = self.gateway.clock.now();
+        let running = self.gateway.running();
+        let gate = &running.effective.gate;
+        let active = gate.overrides.iter().filter(|one| gate.honours(one, clock, now));
+        let told: Vec<String> =
+            active.map(|one| format!("Override/{} until {}", one.name, one.valid.until)).collect();
+        if told.is_empty() {
+            self.conditions.clear("OverrideActive");
+        } else {
+            self.conditions.raise("OverrideActive", "Signed", &told.join(", "));
+        }
     }
 
     /// It serves: everybody is told, and the disk.

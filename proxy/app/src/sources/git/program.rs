@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use tillgate_net::{clock, threads};
 
+use crate::sources::Ssh;
+
 /// What it may say: names of a few commits.
 const SAID_BYTES_MAX: u64 = 64 * 1024;
 
@@ -34,18 +36,13 @@ pub(super) enum Way {
 pub(super) struct Program<'a> {
     folder: &'a Path,
     way: Way,
-    identity: Option<&'a Path>,
+    ssh: &'a Ssh,
     deadline: Instant,
 }
 
 impl<'a> Program<'a> {
-    pub(super) fn new(
-        folder: &'a Path,
-        way: Way,
-        identity: Option<&'a Path>,
-        deadline: Instant,
-    ) -> Self {
-        Self { folder, way, identity, deadline }
+    pub(super) fn new(folder: &'a Path, way: Way, ssh: &'a Ssh, deadline: Instant) -> Self {
+        Self { folder, way, ssh, deadline }
     }
 
     /// Runs `git` with `arguments` in the repository; what it says. `within` = how large the
@@ -192,8 +189,14 @@ impl<'a> Program<'a> {
 
     fn ssh(&self) -> String {
         let mut ssh = String::from("ssh -o BatchMode=yes -o StrictHostKeyChecking=yes");
-        if let Some(identity) = self.identity {
-            ssh.push_str(&format!(" -o IdentitiesOnly=yes -i '{}'", identity.display()));
+        if let Some(file) = &self.ssh.identity {
+            ssh.push_str(&format!(" -o IdentitiesOnly=yes -i '{}'", file.display()));
+        }
+        if let Some(file) = &self.ssh.known_hosts {
+            ssh.push_str(&format!(
+                " -o 'UserKnownHostsFile={}' -o GlobalKnownHostsFile=/dev/null",
+                file.display()
+            ));
         }
         if let Way::Ssh { to, host } = &self.way {
             // The key is checked as that of the server, not of the relay.

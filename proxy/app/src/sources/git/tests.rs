@@ -1,9 +1,8 @@
-//! Real repositories, over `file://` and over smart HTTP, made with the real `git`.
+//! Real repositories, over `file://`, made with the real `git`. Whole fetches over https and ssh are
+//! in `tests/tests/policy_git.rs`.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -68,7 +67,7 @@ impl Repository {
             folder: Some("policy".to_owned()),
             reference: reference.to_owned(),
             signers: Signers { ssh: signers.map(Arc::from), open_pgp: None },
-            identity: None,
+            ssh: Ssh::default(),
             repository: self.0.join("kept"),
             timeout: Duration::from_secs(30),
             given: Given::default(),
@@ -254,73 +253,6 @@ fn a_server_that_hangs_costs_its_timeout_and_no_process() {
     let why = news(&mut asker).unwrap_err();
     assert!(why.contains("timeout"), "{why}");
     assert!(began.elapsed() < Duration::from_secs(10));
-}
-
-#[test]
-fn smart_http_is_spoken_with_a_real_server() {
-    let Some(repository) = Repository::new("http") else { return };
-    repository.commit("one", &[]);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/repo", listener.local_addr().unwrap());
-    let root = repository.0.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let root = root.clone();
-            std::thread::spawn(move || backend(stream, &root));
-        }
-    });
-    let mut asker = repository.asker(&url, "main", None);
-    assert_eq!(news(&mut asker).unwrap().unwrap().0, "one");
-    assert_eq!(news(&mut asker).unwrap(), None);
-    repository.commit("two", &[]);
-    assert_eq!(news(&mut asker).unwrap().unwrap().0, "two");
-}
-
-/// `git http-backend` behind one connection, as CGI has it (RFC 3875).
-fn backend(stream: TcpStream, root: &Path) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut line = String::new();
-    if reader.read_line(&mut line).unwrap_or(0) == 0 {
-        return;
-    }
-    let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    let mut fields = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        fields.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let length = fields.get("content-length").map_or(0, |text| text.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let mut child = Command::new("git")
-        .arg("http-backend")
-        .env("GIT_PROJECT_ROOT", root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_PROTOCOL", field("git-protocol"))
-        .env("HTTP_CONTENT_ENCODING", field("content-encoding"))
-        .env("CONTENT_TYPE", field("content-type"))
-        .env("CONTENT_LENGTH", length.to_string())
-        .env("REQUEST_METHOD", method)
-        .env("PATH_INFO", path)
-        .env("QUERY_STRING", query)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(&body).unwrap();
-    let said = child.wait_with_output().unwrap().stdout;
-    let mut stream = stream;
-    // CGI's head has its status as a field; git says 200 by saying nothing.
-    let text = String::from_utf8_lossy(&said);
-    let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
-    let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n");
-    let _ = stream.write_all(&said);
 }
 
 #[test]

@@ -173,6 +173,25 @@ fn a_clock_is_believed_as_far_as_someone_vouches() {
 }
 
 #[test]
+fn a_restart_forgets_neither_a_jump_nor_how_long_nobody_has_vouched() {
+    let (start, days) = (epoch(), 86_400);
+    let mut clock = ClockTrust::new(NOW, true);
+    clock.recall_word(Some(NOW), false);
+    assert_eq!(read(&mut clock, NOW.0 + 3 * days, false, start), ClockState::Holdover);
+    assert_eq!(clock.margin(start), 120, "a day of three is free");
+    assert_eq!(clock.margin(start + minutes(1)), 180, "and another has begun");
+    clock.recall_word(None, true);
+    assert_eq!(clock.state(start), ClockState::Untrusted);
+    assert!(clock.has_jumped());
+    let now = start + minutes(2);
+    assert_eq!(read(&mut clock, NOW.0 + 3 * days + 120, true, now), ClockState::Synced);
+    assert_eq!((clock.margin(now), clock.has_jumped()), (0, false));
+    assert_eq!(clock.vouched(), Some(Wall(NOW.0 + 3 * days + 120)));
+    clock.recall_word(Some(NOW), true);
+    assert_eq!(clock.state(now), ClockState::Synced, "what was written down is older");
+}
+
+#[test]
 fn a_bundle_tells_the_time() {
     let start = epoch();
     let mut clock = ClockTrust::new(NOW, true);
