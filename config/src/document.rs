@@ -1,8 +1,8 @@
 //! Documents: from the text of a file to typed values that know their places.
 //!
 //! The envelope is read first, then the typed document from the same text, so that every error
-//! has file, line and column. A document is either read completely or refused with one finding;
-//! the others of the file are read all the same.
+//! has file, line and column. A document is either read completely or refused with everything that
+//! is wrong with it; the others of the file are read all the same.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +15,7 @@ use crate::kinds::{API_VERSION, Kind, StoreSelector};
 use crate::report::{Finding, Place, Report};
 use crate::scalar::{Name, Text as _};
 use crate::suggest;
+use crate::yaml::mistakes::Mistake;
 use crate::yaml::{self, Chunk, Node, Step, Tree};
 
 mod body;
@@ -86,9 +87,9 @@ pub fn read(file: &str, text: &str, report: &mut Report) -> Input {
                 }
                 report.errors.extend(bad);
             }
-            Err(finding) => {
+            Err(findings) => {
                 input.refused.push(identity(&file, chunk));
-                report.errors.push(finding);
+                report.errors.extend(findings);
             }
         }
     }
@@ -117,27 +118,34 @@ pub(crate) fn read_built_in(text: &str) -> Vec<Document> {
 }
 
 /// Reads one document. The places come first, because they tell the kind; if the typed reading
-/// fails, the envelope's own error counts before that of what is in it.
-fn one(file: &Arc<str>, source: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Finding> {
-    yaml::no_tabs(file, chunk)?;
+/// fails, the envelope's own error counts before that of what is in it, and whatever else is wrong
+/// is told with it.
+fn one(file: &Arc<str>, source: &Arc<str>, chunk: Chunk<'_>) -> Result<Document, Vec<Finding>> {
+    let only = |finding| vec![finding];
+    yaml::no_tabs(file, chunk).map_err(only)?;
     let envelope = || yaml::typed::<Envelope>(file, chunk);
     let tree = match Tree::read(file, chunk) {
         Ok(tree) => tree,
-        Err(finding) => return Err(envelope().err().unwrap_or(finding)),
+        Err(finding) => return Err(only(envelope().err().unwrap_or(finding))),
     };
     let kind = text_at(&tree, &["kind"]).and_then(Kind::by_name);
     let (Some(kind), Some(API_VERSION)) = (kind, text_at(&tree, &["apiVersion"])) else {
-        return Err(unreadable(file, &tree, &envelope()?));
+        return Err(only(unreadable(file, &tree, &envelope().map_err(only)?)));
     };
     let body = body::from_places(kind, &tree).map_or_else(|| body::read(kind, file, chunk), Ok);
     let body = body.map_err(|finding| {
-        if let Err(finding) = envelope() {
-            return finding;
-        }
-        let path = finding.place.as_ref().and_then(|at| tree.path_at(at.line, at.column));
-        let Some(path) = path else { return finding };
-        let name = text_at(&tree, &["metadata", "name"]).unwrap_or("?").to_owned();
-        finding.at_path(format!("{}/{name} {}", kind.name(), yaml::show(&path)))
+        let first = envelope().err().unwrap_or_else(|| with_path(finding, kind, &tree));
+        let mut more = body::mistakes(kind, &tree);
+        // What the parser stopped at is found again, sometimes at another place of it.
+        let start = first.place.as_ref().map(|at| (at.line, at.column));
+        let is_first = |one: &Mistake| Some((one.mark.line, one.mark.column)) == start;
+        let twin = more.iter().position(|one| is_first(one) || one.message == first.message);
+        twin.map(|at| more.remove(at));
+        let more = more.into_iter().map(|one| {
+            let finding = Finding::new(Some(one.mark.in_file(file)), one.message);
+            with_path(finding, kind, &tree)
+        });
+        std::iter::once(first).chain(more).collect::<Vec<_>>()
     })?;
     Ok(Document {
         file: Some(file.clone()),
@@ -149,6 +157,14 @@ fn one(file: &Arc<str>, source: &Arc<str>, chunk: Chunk<'_>) -> Result<Document,
         lines_before: chunk.lines_before,
         tree: tree.into(),
     })
+}
+
+/// The same with the path of what stands at its place.
+fn with_path(finding: Finding, kind: Kind, tree: &Tree) -> Finding {
+    let path = finding.place.as_ref().and_then(|at| tree.path_at(at.line, at.column));
+    let Some(path) = path else { return finding };
+    let name = text_at(tree, &["metadata", "name"]).unwrap_or("?").to_owned();
+    finding.at_path(format!("{}/{name} {}", kind.name(), yaml::show(&path)))
 }
 
 /// A document of which not even the kind can be told.

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use crate::compile::host_text;
-use crate::effective::Effective;
+use crate::effective::{Effective, Origin};
 use crate::kinds::BootstrapDoc;
 use crate::load_text;
 use crate::report::Report;
@@ -16,6 +16,9 @@ use crate::report::Report;
 /// The line's numbers are policy, so they are unknown: with more than any line has, nothing is
 /// held back here, and classes still go in their order where the host itself is the bottleneck.
 const LINE: &str = "1Gbit/s";
+
+/// What it is called where a file would be.
+const NAME: &str = "the built-in minimal policy";
 
 const HEAD: &str = "apiVersion: tillgate.dev/v1alpha1\nkind: ";
 
@@ -25,7 +28,12 @@ impl Effective {
     /// # Errors
     /// If what it says of payments does not fit together.
     pub fn minimal(bootstrap: &BootstrapDoc) -> Result<Self, Report> {
-        load_text("the built-in minimal policy", &text(bootstrap))
+        load_text(NAME, &text(bootstrap))
+    }
+
+    /// Whether it is the minimal policy, so that nobody has said yet what this store shall run.
+    pub fn is_minimal(&self) -> bool {
+        self.origins.values().any(|one| matches!(one, Origin::File { file, .. } if **file == *NAME))
     }
 }
 
@@ -86,10 +94,11 @@ mod tests {
                      paymentPorts: [5015]}\n";
         let minimal = Effective::minimal(&bootstrap(fixed)).expect("it compiles");
         let payment = minimal.classes.id("payment").expect("built in");
-        let egress = minimal.egress.expect("there is one");
+        let egress = minimal.egress.as_ref().expect("there is one");
         assert_eq!(egress.rules.len(), 2);
         assert!(egress.rules.iter().all(|rule| rule.class == Some(payment)));
         assert!(minimal.routes.rules.is_empty() && minimal.mirror.is_none());
+        assert!(minimal.is_minimal() && minimal.with_workers(2).is_minimal());
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod source;
 mod time;
 
 pub use images::{ImagePrefix, Username};
-pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath};
+pub use names::{DeviceName, LabelKey, LabelValue, Name, StorePath, WorkloadText};
 pub use net::{Address, Cidr, Fqdn, HeaderField, HeaderText, HostText, ListenAddress, UrlPath};
 pub use numbers::{Dscp, Flag, HealthyCount, Percentage, Rate, ShareText, Size, Whole};
 pub(crate) use numbers::{dscp_text, size_text};

@@ -100,6 +100,9 @@ pub fn load(slice: &str, beside: &Beside) -> Result<Effective, Report> {
     // Its tunnels are the gateway's to open: connections are handed on as they are.
     effective.listeners.retain(|one| one.protocol != ListenerProtocol::ForwardProxy);
     effective.origins.retain(|path, _| !path.starts_with("listeners.forward-proxy"));
+    for spec in effective.backends.iter_mut().filter(|one| backends::is_gateway(&one.name)) {
+        spec.tries_itself = true;
+    }
     if let Some(spec) = effective.backends.iter().find(|one| one.location == Location::Cloud) {
         let why = format!("the backend {} is across the line: a sidecar has none", spec.name);
         return Err(Report::of_error(why));

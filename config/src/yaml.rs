@@ -7,6 +7,7 @@
 //! let pass silently (tabs, empty values, a number in quotes) is refused by this module and by
 //! the scalar types.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use serde_saphyr::{Error, MergeKeyPolicy, MessageFormatter, Options, UserMessage
 use crate::report::{Finding, Place};
 use crate::suggest;
 
+pub(crate) mod mistakes;
 mod tree;
 pub(crate) mod values;
 
@@ -171,24 +173,37 @@ fn innermost(error: &Error) -> &Error {
     error
 }
 
+const NOTHING: &str = "a value is missing here: write one";
+
+const ONE_OF_THESE: &str = "only one of these fields may be given: remove the others";
+
+fn unknown_field(field: &str, expected: &[&str]) -> String {
+    format!("unknown field `{field}`: {}", suggest::hint(field, expected.iter().copied()))
+}
+
+fn unknown_word(word: &str, expected: &[&str]) -> String {
+    format!("unknown word `{word}`: {}", suggest::hint(word, expected.iter().copied()))
+}
+
+fn missing_field(field: &str) -> String {
+    format!("the field `{field}` is missing: add it, it has no default")
+}
+
+fn twice(key: &str) -> String {
+    format!("the key `{key}` appears twice in one mapping: remove one of them")
+}
+
+fn misplaced(unexpected: impl fmt::Display, expected: impl fmt::Display) -> String {
+    format!("{unexpected} stands where {expected} is expected: change the value")
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "the parser's error type may grow")]
 fn message(error: &Error, found: &str) -> String {
     match error {
-        Error::SerdeUnknownField { field, expected, .. } => {
-            format!("unknown field `{field}`: {}", suggest::hint(field, expected.iter().copied()))
-        }
-        Error::SerdeUnknownVariant { variant, expected, .. } => {
-            format!(
-                "unknown word `{variant}`: {}",
-                suggest::hint(variant, expected.iter().copied())
-            )
-        }
-        Error::SerdeMissingField { field, .. } => {
-            format!("the field `{field}` is missing: add it, it has no default")
-        }
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("the key `{key}` appears twice in one mapping: remove one of them")
-        }
+        Error::SerdeUnknownField { field, expected, .. } => unknown_field(field, expected),
+        Error::SerdeUnknownVariant { variant, expected, .. } => unknown_word(variant, expected),
+        Error::SerdeMissingField { field, .. } => missing_field(field),
+        Error::DuplicateMappingKey { key: Some(key), .. } => twice(key),
         Error::DuplicateMappingKey { key: None, .. } => {
             "a key appears twice in one mapping: remove one of them".to_owned()
         }
@@ -198,18 +213,14 @@ fn message(error: &Error, found: &str) -> String {
         Error::UnsupportedTag { tag, .. } => {
             format!("the tag `{tag}` is not part of the policy language: remove it")
         }
-        Error::NullIntoString { .. } => "a value is missing here: write one".to_owned(),
+        Error::NullIntoString { .. } => NOTHING.to_owned(),
         Error::Unexpected { expected, .. } => unexpected(expected, found),
         Error::SerdeInvalidType { unexpected, expected, .. }
-        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            format!("{unexpected} stands where {expected} is expected: change the value")
-        }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => misplaced(unexpected, expected),
         Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
             format!("`{found}` stands where one word is expected: write the word alone")
         }
-        Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
-            "only one of these fields may be given: remove the others".to_owned()
-        }
+        Error::ExpectedMappingEndAfterEnumVariantValue { .. } => ONE_OF_THESE.to_owned(),
         Error::UnexpectedValueForUnitEnumVariant { .. } => {
             format!("`{found}` stands where nothing is expected: write the word alone")
         }

@@ -62,6 +62,12 @@ pub fn policy(at: impl Fn(&str) -> String, wanted: &Wanted<'_>) -> String {
     text
 }
 
+/// Documents beside a store's own: a mirror whose cache is in `images`, a release that a freeze
+/// holds and an exception to it, rules that are held, what may leave the store.
+pub fn everything(images: &Path) -> String {
+    include_str!("endpoint/everything.yaml").replace("IMAGES", &images.display().to_string())
+}
+
 /// Writes a secret that its owner alone may read, in one go.
 ///
 /// # Panics

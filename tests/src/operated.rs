@@ -30,6 +30,7 @@ pub struct Operated {
     /// The gateway.
     pub program: Program,
     origin: Origin,
+    authority: Authority,
     config: Arc<ClientConfig>,
     path: &'static str,
 }
@@ -51,9 +52,10 @@ impl Operated {
         let at = |name: &str| chain.folder.join(name).display().to_string();
         let mut endpoint = format!(
             "  configEndpoint:\n    listen: 127.0.0.1:0\n    clientAuth: Token\n    certificate: \
-             {{certFile: {}, keyFile: {}}}\n    tokens:\n",
+             {{certFile: {}, keyFile: {}}}\n    caFile: {}\n    tokens:\n",
             at("tls.crt"),
-            at("tls.key")
+            at("tls.key"),
+            at("ca.crt")
         );
         for role in ["viewer", "operator", "auditor", "sidecar"] {
             write_secret(&chain.folder.join(role), &format!("{role}-0123456789abcdef0123456789ab"));
@@ -69,7 +71,8 @@ impl Operated {
         fs::write(chain.state().join("state.json"), encode_memory(&memory)).expect("room");
         let program = start(path, bootstrap);
         let config = tls::client(&authority, &Wants::default());
-        let store = Self { chain, program, origin: Origin::answering(OK), config, path };
+        let origin = Origin::answering(OK);
+        let store = Self { chain, program, origin, authority, config, path };
         store.follows();
         store
     }
@@ -94,8 +97,17 @@ impl Operated {
 
     /// Puts a policy for `host` on the stick.
     pub fn put(&self, sequence: u64, host: &str) {
-        let text = policy(host, self.origin.address);
-        self.chain.put(&self.chain.bundle(sequence, &text, "ci", &[]));
+        self.put_text(sequence, &self.policy(host));
+    }
+
+    /// The policy for `host`.
+    pub fn policy(&self, host: &str) -> String {
+        policy(host, self.origin.address)
+    }
+
+    /// Puts this policy on the stick.
+    pub fn put_text(&self, sequence: u64, text: &str) {
+        self.chain.put(&self.chain.bundle(sequence, text, "ci", &[]));
     }
 
     /// Puts one, and waits until it has proven itself.
@@ -122,14 +134,30 @@ impl Operated {
         });
     }
 
+    /// Somebody without a certificate.
+    pub fn caller(&self) -> Caller {
+        let address = self.program.address("config-endpoint");
+        Caller { config: Arc::clone(&self.config), address }
+    }
+
+    /// Somebody with a certificate for `names`.
+    pub fn certified(&self, names: &[&str]) -> Caller {
+        let identity = self.authority.issue(names);
+        let wants = Wants { identity: Some(&identity), ..Wants::default() };
+        Caller { config: tls::client(&self.authority, &wants), ..self.caller() }
+    }
+
+    /// The header that proves a role.
+    pub fn bearer(&self, role: &str) -> String {
+        let token = fs::read_to_string(self.chain.folder.join(role)).expect("a token");
+        format!("Authorization: Bearer {token}\r\n")
+    }
+
     /// Asks the config endpoint.
     pub fn ask(&self, role: &str, method: &str, path: &str, headers: &str, body: &str) -> Reply {
-        let address = self.program.address("config-endpoint");
-        let token = fs::read_to_string(self.chain.folder.join(role)).expect("a token");
         let media = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-        let headers = format!("Authorization: Bearer {token}\r\n{media}{headers}");
-        let caller = Caller { config: Arc::clone(&self.config), address };
-        caller.ask(method, path, &headers, body)
+        let headers = format!("{}{media}{headers}", self.bearer(role));
+        self.caller().ask(method, path, &headers, body)
     }
 
     /// The document at `path`.

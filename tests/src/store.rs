@@ -136,6 +136,7 @@ impl Store {
             name: name.into(),
             location,
             protocol,
+            tries_itself: false,
             endpoints: vec![Endpoint { host: Host::Ip(address.ip()), port: address.port() }],
             pool: self.pool,
             tls: None,

@@ -128,6 +128,72 @@ fn a_gateway_is_asked_from_the_command_line() {
     assert!(refused.stderr.contains("403"), "{refused:?}");
 }
 
+/// What the program says without a gateway.
+fn offline(words: &[&str]) -> tillgate::cli::policy::Answer {
+    let all = ["tillgate"].iter().chain(words).map(std::ffi::OsString::from);
+    tillgate::cli::ask(all.collect::<Vec<_>>()).expect("the arguments make sense")
+}
+
+#[test]
+fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
+    let site = Site::new("endpoint-explained");
+    let everything = endpoint::everything(&site.folder.path().join("images"));
+    // Without a mirror, which knows what the store has of an image.
+    let (documents, _) = everything.rsplit_once("---\n").unwrap();
+    let file = site.folder.path().join("next.yaml");
+    fs::write(&file, policy(&site.folder, "20Mbit/s") + documents).unwrap();
+    let at = ["--at", "2026-11-27T20:10:00Z"];
+    let forbidden = format!("r.example/pos/old@sha256:{}", "a".repeat(64));
+    let questions = [
+        &["explain", "POST", "http://pay.example/charge", "-H", "Idempotency-Key: 7"][..],
+        &["explain", "GET", "/quote", "-H", "Host: pay.example"],
+        &["explain", "http://nobody.example/"],
+        &["explain", "--image", "pos/checkout"],
+        &["explain", "--image", &forbidden],
+    ];
+    let file = file.display().to_string();
+    for output in ["text", "json"] {
+        for words in questions {
+            let words = [words, &at, &["--config", &file, "--output", output]].concat();
+            let (here, there) = (offline(&words), site.command("viewer", &words));
+            assert_eq!(here, there, "{words:?}");
+            assert!(!here.stdout.is_empty() || here.code == 2, "{here:?}");
+        }
+    }
+    // A fleet, for one of its stores.
+    let fleet = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/examples/fleet/policy");
+    let words = ["explain", "--dir", fleet, "--store", "0412", "--image", "pos/checkout"];
+    let words = [&words[..], &at].concat();
+    let (here, there) = (offline(&words), site.command("viewer", &words));
+    assert_eq!(here, there);
+    assert!(here.stdout.contains("Freeze/black-friday-2026 by Override/"), "{here:?}");
+
+    // What runs is explained as its file is, and how things are is told beside.
+    let own = site.program.policy.display().to_string();
+    fs::copy(&file, &own).unwrap();
+    assert_eq!(site.as_role("operator", "POST", "/v1/reconcile").status, 202);
+    eventually("it runs", || {
+        let shown = site.command("viewer", &["explain", "http://pay.example/"]);
+        (shown.code == 0).then_some(())
+    });
+    for words in questions {
+        let read = |answer: tillgate::cli::policy::Answer| {
+            let mut shown: Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
+            let now = shown.as_object_mut().map(|it| (it.remove("now"), it.remove("hypothetical")));
+            (answer.code, answer.stderr, shown, now)
+        };
+        let words = [words, &at, &["--output", "json"]].concat();
+        let there = read(site.command("viewer", &words));
+        let here = read(offline(&[&words[..], &["--config", &own]].concat()));
+        assert_eq!((&here.0, &here.2), (&there.0, &there.2), "{words:?}");
+        let is_request = there.2["request"].is_object();
+        assert_eq!(
+            there.3.is_some_and(|(now, _)| now.is_some_and(|it| it.is_object())),
+            is_request
+        );
+    }
+}
+
 #[test]
 fn an_operator_and_a_hook_say_look_now() {
     let site = Site::new("endpoint-look");

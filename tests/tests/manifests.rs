@@ -44,61 +44,139 @@ fn policy_of(all: &[Value], name: &Value) -> Effective {
     policy("store.yaml", at(map, "/data/store.yaml").as_str().expect("a text"))
 }
 
-fn check_pod(all: &[Value], pod: &Value) {
+/// What is true of every pod.
+fn check_pod(file: &str, pod: &Value) {
     assert_eq!(at(pod, "/securityContext/runAsNonRoot"), true);
     assert_eq!(at(pod, "/automountServiceAccountToken"), false);
-    let effective = policy_of(all, at(pod, "/volumes/0/configMap/name"));
-    let grace = at(pod, "/terminationGracePeriodSeconds").as_u64().expect("a number");
-    assert!(grace > effective.process.drain_timeout.as_secs(), "it is killed while it drains");
-    let containers = list(&pod["containers"]).iter().chain(list(&pod["initContainers"]));
-    for container in containers.clone() {
+    let volumes: Vec<&Value> = list(&pod["volumes"]).iter().map(|one| &one["name"]).collect();
+    for container in containers(pod) {
         assert_eq!(at(container, "/securityContext/allowPrivilegeEscalation"), false);
         assert_eq!(at(container, "/securityContext/readOnlyRootFilesystem"), true);
         assert_eq!(list(at(container, "/securityContext/capabilities/drop")), ["ALL"]);
+        for mount in list(&container["volumeMounts"]) {
+            assert!(volumes.contains(&&mount["name"]), "{file}: {mount}");
+        }
     }
-    let gateway = containers.clone().find(|container| container["name"] == "gateway");
-    check_gateway(gateway.expect("a gateway"), pod, &effective);
 }
 
-fn check_gateway(gateway: &Value, pod: &Value, effective: &Effective) {
-    let mount = at(gateway, "/volumeMounts/0");
-    assert_eq!(mount["name"], at(pod, "/volumes/0/name").clone());
-    let args = list(&gateway["args"]);
-    let path = format!("{}/store.yaml", mount["mountPath"].as_str().expect("a path"));
-    assert!(args.windows(2).any(|two| two[0] == "--config" && two[1] == *path), "{args:?}");
-    assert!(gateway.pointer("/resources/limits/memory").is_some());
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    list(&pod["containers"]).iter().chain(list(&pod["initContainers"]))
+}
+
+/// The container that runs the program, whose arguments it understands.
+fn program<'a>(pod: &'a Value, name: &str) -> (&'a Value, Vec<String>) {
+    let found = containers(pod).find(|container| container["name"] == name).expect("it is there");
+    let args = list(&found["args"]).iter().map(|arg| arg.as_str().expect("a text").to_owned());
+    let args: Vec<String> = args.collect();
+    let all = ["tillgate".to_owned()].into_iter().chain(args.iter().cloned());
+    tillgate::cli::understands(all.map(Into::into)).unwrap_or_else(|error| panic!("{error}"));
+    assert!(found.pointer("/resources/limits/memory").is_some());
+    for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/livez")] {
+        let get = &found[probe]["httpGet"];
+        assert_eq!((&get["path"], &get["port"]), (&path.into(), &"admin".into()), "{probe}");
+    }
+    (found, args)
+}
+
+/// Where a mount of `container` that holds `path` comes from, and the path below it.
+fn mounted<'a>(pod: &'a Value, container: &'a Value, path: &str) -> (&'a Value, String) {
+    let is_above = |mount: &&Value| {
+        path.starts_with(&format!("{}/", mount["mountPath"].as_str().expect("a path")))
+            || mount["mountPath"] == *path
+    };
+    let mount = list(&container["volumeMounts"]).iter().find(is_above);
+    let mount = mount.unwrap_or_else(|| panic!("nothing is mounted for {path}"));
+    let volume = list(&pod["volumes"]).iter().find(|one| one["name"] == mount["name"]);
+    let below = path.strip_prefix(mount["mountPath"].as_str().expect("a path"));
+    (volume.expect("it is there"), below.expect("it is above").trim_start_matches('/').to_owned())
+}
+
+#[test]
+fn the_gateway_fits_to_its_policy() {
+    let all = documents("kubernetes/gateway.yaml");
+    let pod = pod(&all);
+    check_pod("gateway.yaml", pod);
+    let effective = policy_of(&all, at(pod, "/volumes/0/configMap/name"));
+    let grace = at(pod, "/terminationGracePeriodSeconds").as_u64().expect("a number");
+    assert!(grace > effective.process.drain_timeout.as_secs(), "it is killed while it drains");
+    let (gateway, args) = program(pod, "gateway");
+    assert_eq!(at(gateway, "/startupProbe/httpGet/path"), "/readyz");
+    let file = args.windows(2).find(|two| two[0] == "--config").expect("a policy")[1].clone();
+    let (volume, name) = mounted(pod, gateway, &file);
+    assert_eq!((&volume["name"], &*name), (&"policy".into(), "store.yaml"));
+    let endpoint = effective.config_endpoint().expect("sidecars ask somewhere");
+    let pair = &endpoint.listener.tls.as_ref().expect("always").certificates[0];
+    let tokens = endpoint.tokens.iter().map(|token| &token.file);
+    for file in [&pair.cert_file, &pair.key_file].into_iter().chain(tokens) {
+        let (volume, _) = mounted(pod, gateway, &file.display().to_string());
+        assert!(volume["secret"].is_object(), "{}", file.display());
+    }
+    let audit = endpoint.audit_directory.display().to_string();
+    assert!(mounted(pod, gateway, &audit).0["emptyDir"].is_object());
+    let all: Vec<_> = effective.listeners.iter().chain([&endpoint.listener]).collect();
     for port in list(&gateway["ports"]) {
         let name = port["name"].as_str().expect("a name");
-        let listener = effective.listeners.iter().find(|spec| &*spec.name == name);
+        let listener = all.iter().find(|spec| &*spec.name == name);
         let listener = listener.unwrap_or_else(|| panic!("no listener {name}"));
         assert_eq!(port["containerPort"], listener.address.port());
         assert!(listener.address.ip().is_unspecified(), "{name} is reached from outside");
         assert!(listener.address.port() > 1023, "{name} would need a right that it does not have");
-    }
-    for (probe, path) in
-        [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]
-    {
-        let get = &gateway[probe]["httpGet"];
-        assert_eq!((&get["path"], &get["port"]), (&path.into(), &"admin".into()), "{probe}");
     }
     let admin = effective.listeners.iter().find(|spec| &*spec.name == "admin");
     assert_eq!(admin.expect("an admin listener").protocol, ListenerProtocol::Admin);
 }
 
 #[test]
-fn manifests_fit_to_their_policies() {
-    for file in ["kubernetes/gateway.yaml", "kubernetes/sidecar.yaml"] {
-        let all = documents(file);
-        for document in &all {
-            for field in ["/apiVersion", "/kind", "/metadata/name"] {
-                assert!(at(document, field).is_string(), "{file}: {field}");
-            }
-        }
-        let pods: Vec<_> =
-            all.iter().filter_map(|document| document.pointer("/spec/template/spec")).collect();
-        assert_eq!(pods.len(), 1, "{file}");
-        check_pod(&all, pods[0]);
+fn the_sidecar_fits_to_its_gateway() {
+    let all = documents("kubernetes/sidecar.yaml");
+    let pod = pod(&all);
+    check_pod("sidecar.yaml", pod);
+    let (sidecar, args) = program(pod, "tillgate");
+    assert_eq!(args[0], "sidecar");
+    assert_eq!(sidecar["restartPolicy"], "Always", "a sidecar, not a step before the start");
+    assert_eq!(at(sidecar, "/startupProbe/httpGet/path"), "/startupz");
+    let flag = |name: &str| {
+        let text = args.iter().find_map(|arg| arg.strip_prefix(&format!("--{name}=")));
+        text.unwrap_or_else(|| panic!("no --{name}")).to_owned()
+    };
+    // The authority from a config map, the token from a secret, room for slices on disk.
+    for (name, source) in [("ca", "configMap"), ("token-file", "secret")] {
+        let (volume, file) = mounted(pod, sidecar, &flag(name));
+        let has =
+            |one: &&Value| list(&one[source]["items"]).iter().any(|item| item["path"] == *file);
+        assert!(list(at(volume, "/projected/sources")).iter().any(|one| has(&one)), "{name}");
     }
+    assert!(mounted(pod, sidecar, &flag("state")).0["emptyDir"].is_object());
+    let admin: std::net::SocketAddr = flag("admin").parse().expect("an address");
+    assert!(admin.ip().is_unspecified(), "probes come from the node");
+    assert_eq!(at(sidecar, "/ports/0/containerPort"), admin.port());
+
+    // The gateway has the address that is asked, and knows the token by its name and workload.
+    let of = documents("kubernetes/gateway.yaml");
+    let effective = policy_of(&of, &"tillgate-store".into());
+    let endpoint = effective.config_endpoint().expect("an endpoint");
+    let service = of.iter().find(|document| document["kind"] == "Service").expect("one");
+    let (name, space) = (at(service, "/metadata/name"), at(service, "/metadata/namespace"));
+    let (name, space) = (name.as_str().expect("a text"), space.as_str().expect("a text"));
+    let port = endpoint.listener.address.port();
+    assert_eq!(flag("config-from"), format!("https://{name}.{space}.svc:{port}"));
+    let is_open =
+        |wanted: u16| list(at(service, "/spec/ports")).iter().any(|one| one["port"] == wanted);
+    assert!(effective.listeners.iter().all(|spec| is_open(spec.address.port())) && is_open(port));
+    let token = endpoint.tokens.iter().find(|token| *token.name == *flag("id"));
+    assert_eq!(token.expect("a token").workload.as_deref(), Some(&*flag("workload")));
+}
+
+/// The pod of the one deployment in a file, all of whose documents have names.
+fn pod(all: &[Value]) -> &Value {
+    for document in all {
+        for field in ["/apiVersion", "/kind", "/metadata/name"] {
+            assert!(at(document, field).is_string(), "{field}");
+        }
+    }
+    let mut pods = all.iter().filter_map(|document| document.pointer("/spec/template/spec"));
+    let (Some(pod), None) = (pods.next(), pods.next()) else { panic!("not one pod") };
+    pod
 }
 
 #[test]

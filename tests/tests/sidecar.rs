@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tillgate_config::effective::{Effective, ListenerProtocol};
 use tillgate_config::load_text;
-use tillgate_core::backend::Host;
+use tillgate_core::backend::{BackendSpec, Host, Location};
 use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
@@ -142,6 +142,11 @@ impl Site {
 
     /// A server in the store and one across the line, by `names`.
     fn store(&self, names: [&str; 2]) -> Effective {
+        self.store_and(names, "", self.far.origin.address)
+    }
+
+    /// The same and `more` documents; all that is across the line is at `far`.
+    fn store_and(&self, names: [&str; 2], more: &str, far: SocketAddr) -> Effective {
         let tokens = &[("pos-1", "sidecar"), ("viewer", "viewer")];
         let wanted = Wanted { auth: "Token", has_ca: false, tokens, hooks: &[], down: "20Mbit/s" };
         let [http, forward, endpoint] = self.ports;
@@ -159,11 +164,13 @@ impl Site {
                 at.port()
             ));
         }
-        let mut effective = load_text("store.yaml", &text).unwrap();
+        let mut effective = load_text("store.yaml", &(text + more)).unwrap();
         // The language knows that loopback is not across a line.
-        let far = effective.backends.iter_mut().find(|one| &*one.name == "far").unwrap();
-        far.endpoints[0].host = Host::Ip(self.far.origin.address.ip());
-        far.endpoints[0].port = self.far.origin.address.port();
+        let across = |one: &&mut BackendSpec| one.location == Location::Cloud;
+        for spec in effective.backends.iter_mut().filter(across) {
+            spec.endpoints[0].host = Host::Ip(far.ip());
+            spec.endpoints[0].port = far.port();
+        }
         effective
             .with_listener(ListenerProtocol::Http, loopback(http))
             .with_listener(ListenerProtocol::ForwardProxy, loopback(forward))
@@ -257,6 +264,60 @@ fn a_sidecar_runs_what_its_gateway_says_and_nothing_across_the_line() {
         let is_client = own.contains(&local.port());
         assert!(is_client || allowed.contains(&remote.port()), "{local} -> {remote}");
     }
+}
+
+/// A rule whose server in the store is gone, so that the gateway tries the one across the line.
+const BOTH: &str = "---
+apiVersion: tillgate.dev/v1alpha1
+kind: Backend
+metadata: {name: gone}
+spec: {location: Local, protocol: HTTP, endpoints: [{ip: {address: 127.0.0.1, port: GONE}}]}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: ServiceRoute
+metadata: {name: both}
+spec:
+  hostnames: [both.example]
+  trafficClass: payment
+  rules:
+    - name: all
+      timeouts: {request: 40s, backendRequest: 1s}
+      retry: {attempts: 3}
+      backendRefs: [{name: gone}, {name: far, fallback: true}]
+";
+
+#[test]
+fn the_time_of_one_try_does_not_end_those_of_the_gateway() {
+    let site = Site::new();
+    // It is silent twice, and answers the third time that it is asked.
+    let asked = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&asked);
+    let moody = Origin::start(move |mut wire, _| {
+        while wire.waits_for_more() {
+            let request = wire.reply();
+            if request.line.starts_with("HEAD") {
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            } else if counted.fetch_add(1, Ordering::SeqCst) >= 2 {
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthird");
+            } else {
+                wire.waits_for_more();
+            }
+        }
+    });
+    let more = BOTH.replace("GONE", &free_port().to_string());
+    let names = ["near.example", "far.example"];
+    let gateway = Gateway::start(site.store_and(names, &more, moody.address));
+    let sidecar = site.sidecar();
+    answers(&sidecar, "near.example", "near");
+    assert_eq!(get(sidecar.address("http"), "both.example").text(), "third");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    let metrics = gateway.admin("/metrics").text();
+    let is_it = |line: &&str| {
+        line.starts_with("tillgate_requests_total") && line.contains("route=\"both\"")
+    };
+    let lines: Vec<&str> = metrics.lines().filter(is_it).collect();
+    let [line] = lines[..] else { panic!("it was asked more than once: {lines:?}") };
+    assert!(line.contains("code=\"200\"") && line.ends_with(" 1"), "{line}");
 }
 
 #[test]

@@ -95,6 +95,7 @@ fn one(document: &Document, backend: &BackendDoc, out: &mut Output) -> Compiled 
                 location(spec.location),
             ),
             protocol: out.given(&format!("{base}.protocol"), &spot.key("protocol"), protocol),
+            tries_itself: false,
             endpoints,
             pool: match protocol {
                 BackendProtocol::Udp => defaults::POOL,

@@ -46,6 +46,13 @@ pub(super) fn compile(
     once(tokens.iter().map(|token| &*token.name.0), &spot.key("tokens"), out);
     once(hooks.iter().map(|hook| &*hook.name.0), &spot.key("hooks"), out);
     files(given, spot, out);
+    for (index, token) in tokens.iter().enumerate() {
+        if token.workload.is_some() && !token.roles.contains(&EndpointRole::Sidecar) {
+            let message = "only a sidecar stands beside a workload: add the role `sidecar`, or \
+                           remove `workload`";
+            out.error(spot.key("tokens").index(index).key("workload").finding(message));
+        }
+    }
     let pair = &given.certificate;
     let tls = ServerTls {
         certificates: vec![KeyPair {
@@ -151,6 +158,7 @@ fn token(given: &EndpointTokenDoc) -> TokenSpec {
     TokenSpec {
         name: given.name.0.as_str().into(),
         roles: Roles::of(&roles),
+        workload: given.workload.as_ref().map(|workload| workload.0.as_str().into()),
         file: Arc::clone(&given.file.0),
     }
 }

@@ -34,6 +34,13 @@ macro_rules! bodies {
             })
         }
 
+        /// What keeps a document from being one of `kind`.
+        pub(super) fn mistakes(kind: Kind, tree: &yaml::Tree) -> Vec<yaml::mistakes::Mistake> {
+            match kind {
+                $(Kind::$kind => yaml::mistakes::of::<kinds::$document>(tree),)+
+            }
+        }
+
         /// The schema of documents of `kind`.
         pub(crate) fn schema(kind: Kind, generator: schemars::SchemaGenerator) -> schemars::Schema {
             match kind {

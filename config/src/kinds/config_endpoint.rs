@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::tls::CertificateDoc;
-use crate::scalar::{FilePath, ListenAddress, Name};
+use crate::scalar::{FilePath, ListenAddress, Name, WorkloadText};
 
 /// Where sidecars and tools ask.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -53,6 +53,10 @@ pub struct EndpointTokenDoc {
     /// What it opens.
     #[schemars(length(min = 1))]
     pub roles: Vec<EndpointRole>,
+    /// What a sidecar stands beside, as `pos/checkout`: it may say no other of itself, and asks
+    /// for no other's config.
+    #[serde(default)]
+    pub workload: Option<WorkloadText>,
     /// The file that holds it, readable by its owner alone.
     pub file: FilePath,
 }

@@ -3,6 +3,8 @@
 //! The grammars are those of Kubernetes object names and labels, because the same words are also
 //! used there; names end up as metric labels and in logs.
 
+use tillgate_core::endpoint::is_workload;
+
 use super::{Text, text_types};
 
 /// Name of a document, rule or link: lower case letters, digits, `-` and `.`.
@@ -25,7 +27,11 @@ pub struct StorePath(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceName(pub String);
 
-text_types!(Name, LabelKey, LabelValue, StorePath, DeviceName);
+/// A workload by its namespace and name: `pos/checkout`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadText(pub String);
+
+text_types!(Name, LabelKey, LabelValue, StorePath, DeviceName, WorkloadText);
 
 impl StorePath {
     /// Whether this path is `group` or lies below it, by whole segments.
@@ -61,6 +67,20 @@ impl Text for Name {
 
 fn label_char(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+impl Text for WorkloadText {
+    const EXPECTED: &'static str = "a workload such as `pos/checkout`";
+    const PATTERN: &'static str =
+        "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}/[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$";
+    const SCHEMA: &'static str = "Workload";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if is_workload(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!("`{text}` is no workload: write its namespace and its name, as `pos/checkout`"))
+    }
 }
 
 impl Text for LabelKey {

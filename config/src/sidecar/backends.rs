@@ -94,6 +94,12 @@ impl<'a> Servers<'a> {
     }
 }
 
+/// Whether the backend called `name` is the gateway, which tries servers by itself.
+pub(super) fn is_gateway(name: &str) -> bool {
+    let rest = name.strip_prefix(GATEWAY).filter(|_| name != PROXY);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 /// Whether an endpoint is on the machine of whoever asks it.
 fn is_loopback(endpoint: &str) -> bool {
     let address = endpoint.parse::<SocketAddr>();

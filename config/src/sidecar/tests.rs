@@ -104,6 +104,17 @@ fn tiers(config: &Effective, rule: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
+fn a_try_of_the_gateway_is_all_of_its_tries() {
+    let config = taken(POLICY, "gateway.store");
+    let both = config.routes.rules.iter().find(|one| &*one.name == "both").unwrap();
+    assert!(both.timeouts.backend_request.is_some(), "servers of the store have no more time");
+    let tries_itself =
+        |name: &str| config.backends.iter().find(|one| &*one.name == name).unwrap().tries_itself;
+    assert!(tries_itself("tillgate-gateway") && tries_itself("tillgate-gateway-http2"));
+    assert!(!tries_itself("local") && !tries_itself("tillgate-gateway-proxy"));
+}
+
+#[test]
 fn what_is_across_the_line_goes_through_the_gateway() {
     let config = taken(POLICY, "gateway.store");
     let (near, through) = ("local prices.store:9500", "tillgate-gateway gateway.store:8080");

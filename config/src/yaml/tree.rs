@@ -181,6 +181,40 @@ impl Tree {
         }
     }
 
+    /// The place of the key at the end of `path`, or of the nearest thing around it.
+    pub(super) fn key_mark(&self, path: &[Step]) -> Mark {
+        let (_, key, found) = self.walk(path);
+        key.filter(|_| found == path.len()).unwrap_or_else(|| self.mark(path))
+    }
+
+    /// The same without what is at `path`; whether it was there.
+    pub(super) fn leave_out(&mut self, path: &[Step]) -> bool {
+        let Some((last, around)) = path.split_last() else { return false };
+        let mut node = &mut self.root;
+        for step in around {
+            let next = match (node, step) {
+                (Node::Map { entries, .. }, Step::Key(key)) => {
+                    entries.iter_mut().find(|(name, ..)| name == key).map(|(.., value)| value)
+                }
+                (Node::List { items, .. }, Step::Index(index)) => items.get_mut(*index),
+                _ => None,
+            };
+            let Some(next) = next else { return false };
+            node = next;
+        }
+        match (node, last) {
+            (Node::Map { entries, .. }, Step::Key(key)) => {
+                let at = entries.iter().position(|(name, ..)| name == key);
+                at.map(|at| entries.remove(at)).is_some()
+            }
+            (Node::List { items, .. }, Step::Index(index)) if *index < items.len() => {
+                items.remove(*index);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The path of the value or key that starts at this line and column.
     pub fn path_at(&self, line: u32, column: u32) -> Option<Vec<Step>> {
         let mut path = Vec::new();

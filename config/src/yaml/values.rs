@@ -1,9 +1,9 @@
 //! Typed values from a tree of places, so that a good document is parsed once and not twice.
 //!
 //! Only what can be read in one way is read here: plain texts, `true` and `false`, short whole
-//! numbers, lists, mappings without repeated keys. Everything else, and every mistake, is left to
-//! the parser itself, which says what is wrong and where; a test compares both on whatever the
-//! parser accepts.
+//! numbers, lists, mappings without repeated keys. Everything else is left to the parser itself,
+//! which also has the first word on what is wrong; a test compares both on whatever the parser
+//! accepts. What keeps a value from being read here is told as far as it is certain.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,19 +14,63 @@ use serde::de::{
     MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{Node, Tree};
+use super::{Node, Step, Tree};
 
 /// The value of `tree`; `None` says that the parser has to be asked.
 pub(crate) fn of<T: DeserializeOwned>(tree: &Tree) -> Option<T> {
-    if !tree.is_simple() {
-        return None;
-    }
-    T::deserialize(Value(tree.root())).ok()
+    if tree.is_simple() { read(tree).ok() } else { None }
+}
+
+/// The value of `tree`, or what keeps it from being one.
+pub(super) fn read<T: DeserializeOwned>(tree: &Tree) -> Result<T, Otherwise> {
+    T::deserialize(Value(tree.root()))
 }
 
 /// Something that is not read here.
+#[derive(Debug, Default)]
+pub(super) struct Otherwise {
+    /// What is wrong, if that is certain; without it the parser may think otherwise.
+    pub(super) why: Option<Why>,
+    /// Where, from the inside out.
+    pub(super) path: Vec<Step>,
+}
+
+/// What is wrong.
 #[derive(Debug)]
-struct Otherwise;
+pub(super) enum Why {
+    /// The mapping lacks this field.
+    Missing(&'static str),
+    /// The key, which is the last step, means nothing there.
+    Key(String),
+    /// The value.
+    Value(String),
+}
+
+impl Otherwise {
+    fn value(message: impl Into<String>) -> Self {
+        Self { why: Some(Why::Value(message.into())), path: Vec::new() }
+    }
+
+    /// `node` stands where one of `expected` should.
+    fn unexpected(expected: &str, node: &Node) -> Self {
+        let found = match node {
+            Node::Scalar { text, .. } => text,
+            Node::List { .. } => "a list",
+            Node::Map { .. } => "a mapping",
+            Node::Alias { .. } => return Self::default(),
+        };
+        Self::value(super::unexpected(expected, found))
+    }
+
+    fn inside(mut self, step: Step) -> Self {
+        self.path.push(step);
+        self
+    }
+
+    fn at_key(self, key: &str) -> Self {
+        self.inside(Step::Key(key.to_owned()))
+    }
+}
 
 impl fmt::Display for Otherwise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,17 +81,29 @@ impl fmt::Display for Otherwise {
 impl std::error::Error for Otherwise {}
 
 impl de::Error for Otherwise {
-    fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::value(message.to_string())
     }
 
-    // These would build messages that nobody reads.
-    fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
-        Self
+    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::value(super::misplaced(&unexpected, expected))
     }
 
-    fn missing_field(_: &'static str) -> Self {
-        Self
+    fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::value(super::misplaced(&unexpected, expected))
+    }
+
+    fn unknown_variant(word: &str, expected: &'static [&'static str]) -> Self {
+        Self::value(super::unknown_word(word, expected))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let message = super::unknown_field(field, expected);
+        Self { why: Some(Why::Key(message)), path: Vec::new() }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { why: Some(Why::Missing(field)), path: Vec::new() }
     }
 }
 
@@ -56,9 +112,16 @@ struct Value<'a>(&'a Node);
 
 impl<'a> Value<'a> {
     fn text(self) -> Result<&'a str, Otherwise> {
-        let Node::Scalar { text, plain, .. } = self.0 else { return Err(Otherwise) };
-        if *plain && is_null(text) { Err(Otherwise) } else { Ok(text) }
+        match self.0 {
+            Node::Scalar { text, plain: true, .. } if is_null(text) => Err(missing()),
+            Node::Scalar { text, .. } => Ok(text),
+            other => Err(Otherwise::unexpected("string scalar", other)),
+        }
     }
+}
+
+fn missing() -> Otherwise {
+    Otherwise::value(super::NOTHING)
 }
 
 fn is_null(text: &str) -> bool {
@@ -72,16 +135,38 @@ fn short_number(text: &str) -> Option<u64> {
     (digits && canonical && (1..=15).contains(&text.len())).then(|| text.parse().ok()).flatten()
 }
 
+/// The same below zero.
+fn negative(text: &str) -> Option<i64> {
+    let number = short_number(text.strip_prefix('-')?).filter(|number| *number > 0)?;
+    i64::try_from(number).ok().map(|number| -number)
+}
+
+/// A text that no reader takes for a number or a boolean: it has a letter or sign that these do
+/// not have, and is none of their words.
+fn is_word(text: &str) -> bool {
+    let numeric = |one: char| one.is_ascii_hexdigit() || "xXoO+-._".contains(one);
+    let words = ["true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"];
+    let bare = text.trim_start_matches(['+', '-']);
+    !text.chars().all(numeric) && !words.iter().any(|word| word.eq_ignore_ascii_case(bare))
+}
+
 impl<'de> Deserializer<'de> for Value<'_> {
     type Error = Otherwise;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Otherwise> {
-        let Node::Scalar { text, plain: true, .. } = self.0 else { return Err(Otherwise) };
-        match (text.as_str(), short_number(text)) {
-            ("true", _) => visitor.visit_bool(true),
-            ("false", _) => visitor.visit_bool(false),
-            (_, Some(number)) => visitor.visit_u64(number),
-            _ => Err(Otherwise),
+        let Node::Scalar { text, plain, .. } = self.0 else {
+            return Err(Otherwise::unexpected("one value", self.0));
+        };
+        match (text.as_str(), short_number(text), negative(text)) {
+            (text, ..) if !plain => visitor.visit_str(text),
+            ("true", ..) => visitor.visit_bool(true),
+            ("false", ..) => visitor.visit_bool(false),
+            (_, Some(number), _) => visitor.visit_u64(number),
+            (_, _, Some(number)) => visitor.visit_i64(number),
+            (text, ..) if is_null(text) => Err(missing()),
+            (text, ..) if is_word(text) => visitor.visit_str(text),
+            // A number in some other way of writing, or a boolean of some other YAML.
+            _ => Err(Otherwise::default()),
         }
     }
 
@@ -97,7 +182,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
         if let Node::Scalar { text, plain: true, .. } = self.0
             && is_null(text)
         {
-            return Err(Otherwise);
+            return Err(missing());
         }
         visitor.visit_some(self)
     }
@@ -111,17 +196,26 @@ impl<'de> Deserializer<'de> for Value<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Otherwise> {
-        let Node::List { items, .. } = self.0 else { return Err(Otherwise) };
-        visitor.visit_seq(Items(items.iter()))
+        let Node::List { items, .. } = self.0 else {
+            return Err(Otherwise::unexpected("sequence start", self.0));
+        };
+        visitor.visit_seq(Items(items.iter().enumerate()))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Otherwise> {
-        let Node::Map { entries, .. } = self.0 else { return Err(Otherwise) };
+        let Node::Map { entries, .. } = self.0 else {
+            return Err(Otherwise::unexpected("mapping start", self.0));
+        };
         let mut seen = BTreeSet::new();
-        if entries.iter().any(|(key, ..)| key.is_empty() || key == "<<" || !seen.insert(key)) {
-            return Err(Otherwise);
+        for (key, ..) in entries {
+            if key.is_empty() || key == "<<" {
+                return Err(Otherwise::default().at_key(key));
+            }
+            if !seen.insert(key) {
+                return Err(Otherwise::value(super::twice(key)).at_key(key));
+            }
         }
-        visitor.visit_map(Entries { rest: entries.iter(), value: None })
+        visitor.visit_map(Entries { rest: entries.iter(), entry: None })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -143,9 +237,12 @@ impl<'de> Deserializer<'de> for Value<'_> {
             Node::Scalar { .. } => visitor.visit_enum(Choice { word: self.text()?, value: None }),
             Node::Map { entries, .. } => match entries.as_slice() {
                 [(word, _, value)] => visitor.visit_enum(Choice { word, value: Some(value) }),
-                _ => Err(Otherwise),
+                [] => Err(Otherwise::default()),
+                _ => Err(Otherwise::value(super::ONE_OF_THESE)),
             },
-            Node::List { .. } | Node::Alias { .. } => Err(Otherwise),
+            Node::List { .. } | Node::Alias { .. } => {
+                Err(Otherwise::unexpected("string scalar", self.0))
+            }
         }
     }
 
@@ -159,7 +256,7 @@ impl<'de> Deserializer<'de> for Value<'_> {
     }
 }
 
-struct Items<'a>(std::slice::Iter<'a, Node>);
+struct Items<'a>(std::iter::Enumerate<std::slice::Iter<'a, Node>>);
 
 impl<'de> SeqAccess<'de> for Items<'_> {
     type Error = Otherwise;
@@ -168,13 +265,16 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Otherwise> {
-        self.0.next().map(|item| seed.deserialize(Value(item))).transpose()
+        let Some((index, item)) = self.0.next() else { return Ok(None) };
+        let read = seed.deserialize(Value(item));
+        read.map(Some).map_err(|error| error.inside(Step::Index(index)))
     }
 }
 
 struct Entries<'a> {
     rest: std::slice::Iter<'a, (String, super::Mark, Node)>,
-    value: Option<&'a Node>,
+    /// The key that was read last, and its value.
+    entry: Option<(&'a str, &'a Node)>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -185,13 +285,14 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, Otherwise> {
         let Some((key, _, value)) = self.rest.next() else { return Ok(None) };
-        self.value = Some(value);
-        let key: StrDeserializer<'_, Otherwise> = key.as_str().into_deserializer();
-        seed.deserialize(key).map(Some)
+        self.entry = Some((key, value));
+        let read: StrDeserializer<'_, Otherwise> = key.as_str().into_deserializer();
+        seed.deserialize(read).map(Some).map_err(|error| error.at_key(key))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Otherwise> {
-        seed.deserialize(Value(self.value.take().ok_or(Otherwise)?))
+        let (key, value) = self.entry.take().ok_or_else(Otherwise::default)?;
+        seed.deserialize(Value(value)).map_err(|error| error.at_key(key))
     }
 }
 
@@ -210,25 +311,26 @@ impl<'a, 'de> EnumAccess<'de> for Choice<'a> {
         seed: V,
     ) -> Result<(V::Value, Chosen<'a>), Otherwise> {
         let word: StrDeserializer<'_, Otherwise> = self.word.into_deserializer();
-        Ok((seed.deserialize(word)?, Chosen(self.value)))
+        Ok((seed.deserialize(word)?, Chosen(self.value.map(|value| (self.word, value)))))
     }
 }
 
-struct Chosen<'a>(Option<&'a Node>);
+struct Chosen<'a>(Option<(&'a str, &'a Node)>);
 
 impl<'de> VariantAccess<'de> for Chosen<'_> {
     type Error = Otherwise;
 
     fn unit_variant(self) -> Result<(), Otherwise> {
-        if self.0.is_none() { Ok(()) } else { Err(Otherwise) }
+        if self.0.is_none() { Ok(()) } else { Err(Otherwise::default()) }
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Otherwise> {
-        seed.deserialize(Value(self.0.ok_or(Otherwise)?))
+        let (word, value) = self.0.ok_or_else(Otherwise::default)?;
+        seed.deserialize(Value(value)).map_err(|error| error.at_key(word))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Otherwise> {
-        Err(Otherwise)
+        Err(Otherwise::default())
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -236,6 +338,7 @@ impl<'de> VariantAccess<'de> for Chosen<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Otherwise> {
-        Value(self.0.ok_or(Otherwise)?).deserialize_map(visitor)
+        let (word, value) = self.0.ok_or_else(Otherwise::default)?;
+        Value(value).deserialize_map(visitor).map_err(|error| error.at_key(word))
     }
 }

@@ -33,6 +33,7 @@ impl AdminEntry {
         let router = Router::new()
             .route("/livez", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
+            .route("/startupz", get(startupz))
             .route("/metrics", get(metrics))
             .route("/v1/status", get(show_status))
             .route("/v1/config", get(config))
@@ -86,6 +87,18 @@ pub(crate) fn ready(gateway: &Gateway, is_verbose: bool) -> Response {
     text.push_str(verdict);
     text.push('\n');
     (code, text).into_response()
+}
+
+async fn startupz(State(gateway): State<Arc<Gateway>>) -> Response {
+    started(&gateway)
+}
+
+/// Whether it has begun to serve; once it has, it stays so.
+pub(crate) fn started(gateway: &Gateway) -> Response {
+    if gateway.has_started() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {

@@ -270,6 +270,14 @@ pub fn ask(args: impl IntoIterator<Item = OsString>) -> Option<policy::Answer> {
     (!matches!(command, Command::Gateway(_) | Command::Sidecar(_))).then(|| answer(command))
 }
 
+/// Whether the program would take `args`, the first of which is its name.
+///
+/// # Errors
+/// What it would say of them.
+pub fn understands(args: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    Arguments::try_parse_from(args).map(|_| ()).map_err(|error| error.to_string())
+}
+
 fn answer(command: Command) -> policy::Answer {
     match command {
         Command::Gateway(_) | Command::Sidecar(_) => policy::Answer::default(),

@@ -134,7 +134,7 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let target = running.egress_target(way.rule, endpoint, &way.addresses, way.location, way.class);
     let pool = worker.pool(way.location);
     let timeouts = &EGRESS_TIMEOUTS;
-    let call = Call { pool, target: &target, timeouts, socket: None };
+    let call = Call { pool, target: &target, timeouts, tries_itself: false, socket: None };
     match send::send(call, (&mut head, body), &caller.name, &mut outcome).await {
         Ok(reply) => send::relay(reply, outcome),
         Err(refusal) => problem::answer(&refusal, outcome),

@@ -165,6 +165,16 @@ impl Listeners {
         Ok(Plan { next, openings })
     }
 
+    /// What `effective` would take away, each with the connections that it would have to end.
+    pub(crate) fn ends(&self, effective: &Effective) -> Vec<(Listening, usize)> {
+        let own = effective.config_endpoint().map(|endpoint| &endpoint.listener);
+        let stays =
+            |live: &Live| effective.listeners.iter().chain(own).any(|spec| is_same(live, spec));
+        let live = self.live();
+        let going = live.iter().filter(|live| !stays(live));
+        going.map(|live| (live.show(), live.entry.drain.live())).collect()
+    }
+
     /// Puts `plan` in effect after `swap` has put its config in effect.
     ///
     /// # Errors

@@ -44,6 +44,8 @@ pub(crate) struct Call<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) target: &'a Arc<Target>,
     pub(crate) timeouts: &'a Timeouts,
+    /// The server tries others by itself, and has the time of all tries.
+    pub(crate) tries_itself: bool,
     pub(crate) socket: Option<&'a WebSocket>,
 }
 
@@ -69,9 +71,9 @@ pub(crate) async fn try_once(
     watch: &mut impl Watch,
     flow: &Flow,
 ) -> Result<Reply, Unanswered> {
-    let Call { pool, target, timeouts, .. } = call;
-    let limits =
-        HeadLimits { request: timeouts.request, backend_request: timeouts.backend_request };
+    let Call { pool, target, timeouts, tries_itself, .. } = call;
+    let backend_request = timeouts.backend_request.filter(|_| !tries_itself);
+    let limits = HeadLimits { request: timeouts.request, backend_request };
     let ended = {
         // Not moved any more: it is large.
         let exchange = pin!(pool.exchange(target, request, flow));

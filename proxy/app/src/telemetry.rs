@@ -40,7 +40,8 @@ impl LogFlags {
         match serve(&log) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
-                tracing::error!("{why}");
+                // It is the command that says so, not its log.
+                tracing::error!(target: "tillgate", "{why}");
                 ExitCode::FAILURE
             }
         }

@@ -251,6 +251,7 @@ impl Tries<'_> {
             pool: self.worker.pool(self.running.location(backend)),
             target: &attempt.target,
             timeouts: self.timeouts,
+            tries_itself: self.running.effective.backend(backend).tries_itself,
             socket: self.socket,
         };
         send::try_once(call, &mut attempt.request, attempt.gate.take(), attend, flow).await

@@ -73,6 +73,9 @@ pub struct BackendSpec {
     pub location: Location,
     /// What it speaks.
     pub protocol: BackendProtocol,
+    /// It is a gateway that tries servers by itself: one try of ours is all of its tries, which
+    /// the rule's time for one (`backendRequest`) must not end.
+    pub tries_itself: bool,
     /// Its servers, at least one.
     pub endpoints: Vec<Endpoint>,
     /// Bounds of its connection pools, per endpoint and class.

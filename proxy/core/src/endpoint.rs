@@ -30,6 +30,8 @@ pub struct TokenSpec {
     pub name: Arc<str>,
     /// What it opens.
     pub roles: Roles,
+    /// The workload that its sidecar stands beside, as `pos/checkout`.
+    pub workload: Option<Arc<str>>,
     /// The file that holds it.
     pub file: Arc<Path>,
 }
@@ -143,23 +145,37 @@ pub struct Who {
     pub name: Arc<str>,
     /// What it may.
     pub roles: Roles,
+    /// The workload that a sidecar stands beside, where its credential says so.
+    pub workload: Option<Arc<str>>,
 }
 
 /// What names that carry a role begin with.
 const SCHEME: &str = "URI:tillgate://";
+
+/// What stands in the place of a role before the workload of a sidecar.
+const WORKLOAD: &str = "workload";
 
 /// The longest name of a caller: what DNS allows.
 const NAME_MAX: usize = 253;
 
 impl Who {
     /// Whom a verified certificate describes: each `URI:tillgate://ROLE/NAME` among its names is
-    /// a role. `None` without any, and where they disagree about the name.
+    /// a role, `URI:tillgate://workload/NAMESPACE/NAME` what a sidecar stands beside. `None`
+    /// without any role, and where they disagree about the name or the workload.
     pub fn of_certificate(identity: &ClientIdentity) -> Option<Self> {
         let mut roles = Roles::NONE;
         let mut name: Option<&str> = None;
+        let mut workload: Option<&str> = None;
         for san in &identity.sans {
             let Some(rest) = san.strip_prefix(SCHEME) else { continue };
             let (role, who) = rest.split_once('/')?;
+            if role == WORKLOAD {
+                if !is_workload(who) || workload.is_some_and(|other| other != who) {
+                    return None;
+                }
+                workload = Some(who);
+                continue;
+            }
             let role = Role::by_name(role)?;
             if !is_name(who) || name.is_some_and(|other| other != who) {
                 return None;
@@ -168,7 +184,8 @@ impl Who {
             roles = roles.with(role);
         }
         let name = name?;
-        Some(Self { actor: format!("certificate:{name}").into(), name: name.into(), roles })
+        let actor = format!("certificate:{name}").into();
+        Some(Self { actor, name: name.into(), roles, workload: workload.map(Arc::from) })
     }
 
     /// Whoever has this token.
@@ -177,6 +194,7 @@ impl Who {
             actor: format!("token:{}", token.name).into(),
             name: Arc::clone(&token.name),
             roles: token.roles,
+            workload: token.workload.clone(),
         }
     }
 }
@@ -185,6 +203,11 @@ impl Who {
 pub fn is_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(fits) && !text.starts_with('.')
+}
+
+/// Whether `text` is a workload, as `pos/checkout`.
+pub fn is_workload(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(space, name)| is_name(space) && is_name(name))
 }
 
 #[cfg(test)]
@@ -203,6 +226,9 @@ mod tests {
         assert!(anna.roles.has(Role::Viewer) && !anna.roles.has(Role::Operator));
         let both = who(&["URI:tillgate://viewer/anna", "URI:tillgate://auditor/anna"]).unwrap();
         assert_eq!(both.roles.iter().collect::<Vec<_>>(), [Role::Viewer, Role::Auditor]);
+        assert_eq!(both.workload, None);
+        let beside = ["URI:tillgate://workload/pos/checkout", "URI:tillgate://sidecar/pos-1"];
+        assert_eq!(who(&beside).unwrap().workload.as_deref(), Some("pos/checkout"));
     }
 
     #[test]
@@ -220,6 +246,14 @@ mod tests {
             &["URI:tillgate://viewer/a%2Fb"],
             &["URI:tillgate://viewer/anna", "URI:tillgate://operator/otto"],
             &["URI:tillgate://viewer/anna", "URI:tillgate://root/anna"],
+            &["URI:tillgate://workload/pos/checkout"],
+            &["URI:tillgate://sidecar/a", "URI:tillgate://workload/checkout"],
+            &["URI:tillgate://sidecar/a", "URI:tillgate://workload/pos/a/b"],
+            &[
+                "URI:tillgate://sidecar/a",
+                "URI:tillgate://workload/pos/a",
+                "URI:tillgate://workload/pos/b",
+            ],
         ] {
             assert_eq!(who(sans), None, "{sans:?}");
         }

@@ -20,7 +20,7 @@ mod through;
 #[cfg(test)]
 mod tests;
 
-pub use self::disk::{CacheError, Disk, Found, Layout};
+pub use self::disk::{CacheError, Disk, Found, Layout, our_user};
 pub use self::keep::{Manifest, tag_of};
 pub use self::live::{Broken, Live};
 pub use self::memory::Note;

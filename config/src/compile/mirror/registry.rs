@@ -85,6 +85,7 @@ pub(super) fn backend(
         name: name.into(),
         location,
         protocol: BackendProtocol::Http,
+        tries_itself: false,
         endpoints: vec![endpoint],
         pool: defaults::POOL,
         tls,

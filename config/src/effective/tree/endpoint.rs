@@ -27,8 +27,12 @@ pub(super) fn of_endpoint(one: &EndpointSpec) -> Value {
 
 fn of_token(one: &TokenSpec) -> (String, Value) {
     let roles: Vec<&str> = one.roles.iter().map(|role| role.name()).collect();
-    let shown = map([("roles", list(&roles, text)), ("file", text(one.file.display()))]);
-    (one.name.to_string(), shown)
+    let mut shown = vec![("roles".to_owned(), list(&roles, text))];
+    if let Some(workload) = &one.workload {
+        shown.push(("workload".to_owned(), text(workload)));
+    }
+    shown.push(("file".to_owned(), text(one.file.display())));
+    (one.name.to_string(), Value::Map(shown))
 }
 
 fn of_hook(one: &HookSpec) -> (String, Value) {

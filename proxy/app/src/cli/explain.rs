@@ -9,24 +9,24 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
-use tillgate_config::scalar::{Instant, Text as _};
-use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::Clock;
+use tillgate_config::fleet::Source;
 
 use super::ask::{self, Question, Remote};
 use super::policy::{Answer, FINDINGS, Output};
 use super::{files, fleet, windows};
-use crate::explain::image::{self, Image};
-use crate::explain::{self, text};
+use crate::endpoint::explained_offline;
+use crate::explain::image;
+use crate::explain::text;
 
 /// Arguments of `tillgate explain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// The policy: a file, or the folder of a fleet. With --endpoint a file that is asked about
-    /// instead of the policy that runs there.
+    /// The policy: a file, or the folder of a fleet. With --endpoint it is asked about instead of
+    /// the policy that runs there.
     #[arg(long, visible_alias = "dir", value_name = "PATH", required_unless_present = "endpoint")]
     config: Option<PathBuf>,
-    /// The store, by name or id; needed where there are several.
+    /// The store, by name or id; needed where there are several, with --endpoint the gateway's own
+    /// without it.
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     /// A field of the request's head, such as `Idempotency-Key: 1`; may be repeated.
@@ -51,84 +51,54 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Answer {
+    answered(options).unwrap_or_else(|message| Answer::refusal(&message))
+}
+
+/// The same question, whoever answers it.
+fn answered(options: &Options) -> Result<Answer, String> {
+    let mut asked = asked(options)?;
     if options.remote.endpoint.is_some() {
-        return match asked(options) {
-            Ok(asked) => options.remote.ask(&Question::explain(asked), options.output),
-            Err(message) => Answer::refusal(&message),
-        };
+        if let Some(config) = &options.config {
+            asked["bundle"] = policy(config)?;
+        }
+        if let Some(store) = &options.store {
+            asked["store"] = json!(store);
+        }
+        return Ok(options.remote.ask(&Question::explain(asked), options.output));
     }
-    let head = match &options.image {
-        Some(_) => None,
-        None => match head(options) {
-            Ok(head) => Some(head),
-            Err(message) => return Answer::refusal(&message),
-        },
-    };
-    let Some(config) = &options.config else { return Answer::refusal("there is no config") };
+    let Some(config) = &options.config else { return Err("there is no config".to_owned()) };
     let effective = match fleet::one(config, options.store.as_deref()) {
         Ok((_, checked)) => checked.effective,
-        Err(answer) => return answer,
+        Err(answer) => return Ok(answer),
     };
-    let Some(effective) = effective else { return Answer::refusal("there is no config") };
+    let Some(effective) = effective else { return Err("there is no config".to_owned()) };
     // Signatures are taken for right: whoever reads a policy has no keys.
     let gate = effective.gate.clone().verified(|_, _, _| true);
     let effective = Effective { gate, ..effective };
-    let shown = at(options).and_then(|at| match (&options.image, head) {
-        (Some(name), _) => pull(&effective, name, at),
-        (None, Some(head)) => Ok(explain::of(&effective, &head, (Clock::Synced, at))),
-        (None, None) => Err("what is asked about?".to_owned()),
-    });
-    let shown = match shown {
-        Ok(shown) => shown,
-        Err(message) => return Answer::refusal(&message),
-    };
+    let shown = explained_offline(&effective, asked, windows::now())?;
     let stdout = match options.output {
         Output::Text => text::of(&shown),
         Output::Json => format!("{shown:#}\n"),
     };
     let code = if ask::shown::is_refused(&shown) { FINDINGS } else { super::policy::OK };
-    Answer { stdout, code, ..Answer::default() }
+    Ok(Answer { stdout, code, ..Answer::default() })
 }
 
-/// The moment that is meant.
-fn at(options: &Options) -> Result<Timestamp, String> {
-    let at = options.at.as_deref().map(Instant::read).transpose();
-    Ok(at.map_err(|why| format!("--at: {why}"))?.map_or_else(windows::now, |at| at.0))
-}
-
-/// What would happen to a pull in a store that has nothing of the image.
-fn pull(effective: &Effective, name: &str, at: Timestamp) -> Result<Value, String> {
-    let at = (Clock::Synced, at);
-    let image = Image::named(effective, name)?;
-    Ok(image::of(effective, &image, &image.judge(effective, at), at))
-}
-
-/// The question for a running gateway.
 fn asked(options: &Options) -> Result<Value, String> {
     let mut asked = match &options.image {
-        Some(name) => {
-            let (registry, repository, digest) = image::split(name);
-            json!({"image": {"registry": registry, "repository": repository, "digest": digest}})
-        }
+        Some(name) => json!({ "image": image::asked(name) }),
         None => json!({"http": ask::request(&head(options)?)}),
     };
     if let Some(at) = &options.at {
         asked["at"] = json!(at);
     }
-    if let Some(config) = &options.config {
-        asked["bundle"] = json!(policy(config)?);
-    }
     Ok(asked)
 }
 
-/// The policy that is asked about.
-fn policy(config: &Path) -> Result<String, String> {
-    if config.is_dir() {
-        return Err(
-            "a gateway is asked about a file: name one, or ask without --endpoint".to_owned()
-        );
-    }
-    files::read(config)
+/// The policy that is asked about, with the names of its files, for a gateway to look at.
+fn policy(config: &Path) -> Result<Value, String> {
+    let one = |source: Source| json!({"file": source.file, "text": source.text});
+    Ok(files::sources(config)?.into_iter().map(one).collect())
 }
 
 /// The request that is meant.

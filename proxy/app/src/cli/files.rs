@@ -31,6 +31,15 @@ pub(super) struct Opened {
 /// # Errors
 /// A sentence if it cannot be read.
 pub(super) fn open(path: &Path, threads: usize) -> Result<Opened, String> {
+    let (fleet, report) = Fleet::read(&sources(path)?, threads);
+    Ok(Opened { fleet, report })
+}
+
+/// The texts of the policy in `path`, a file or a folder.
+///
+/// # Errors
+/// A sentence if it cannot be read.
+pub(super) fn sources(path: &Path) -> Result<Vec<Source>, String> {
     let files = if path.is_dir() { below(path)? } else { vec![path.to_owned()] };
     if files.is_empty() {
         return Err(format!(
@@ -52,8 +61,7 @@ pub(super) fn open(path: &Path, threads: usize) -> Result<Opened, String> {
         }
         sources.push(Source { file: file.display().to_string(), text });
     }
-    let (fleet, report) = Fleet::read(&sources, threads);
-    Ok(Opened { fleet, report })
+    Ok(sources)
 }
 
 /// Every policy file below `folder`, in order.

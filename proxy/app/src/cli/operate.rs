@@ -16,6 +16,7 @@ use tillgate_net::clock;
 
 use super::bundle::{answer, open, sign_with, write};
 use super::policy::{Answer, FINDINGS, USAGE};
+use crate::explain::image;
 use crate::send::explain;
 
 #[derive(Clone, Debug, Args)]
@@ -36,8 +37,14 @@ pub(crate) struct Options {
     #[arg(long = "for", value_name = "DURATION", default_value = "24h")]
     time: DurationText,
     /// The URL that is asked about, with `explain`.
-    #[arg(long, value_name = "URL", required_if_eq("action", "explain"))]
+    #[arg(long, value_name = "URL", conflicts_with = "image")]
     url: Option<String>,
+    /// The image that is asked about, with `explain`, as `registry.example/pos/checkout@sha256:…`.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Another time that is asked about, with `explain`, as `2026-11-27T20:10:00Z`.
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
     /// Why, in one line.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -119,9 +126,12 @@ fn statement(options: &Options, now: Wall) -> Result<OperationStatement, (String
     let action = options.action.of();
     let later = |time: DurationText| wall_text(Wall(now.0 + time.0.as_secs()));
     let stays = matches!(action, OperationAction::Pin | OperationAction::Rollback);
-    let question = match &options.url {
-        Some(url) if action == OperationAction::Explain => Some(question(url)?),
-        _ => None,
+    let question = match action {
+        OperationAction::Explain => Some(question(options)?),
+        OperationAction::Pin
+        | OperationAction::Unpin
+        | OperationAction::Rollback
+        | OperationAction::SupportBundle => None,
     };
     Ok(OperationStatement {
         id: options.id.clone().unwrap_or_else(|| format!("{:016x}", fastrand::u64(..))),
@@ -137,7 +147,23 @@ fn statement(options: &Options, now: Wall) -> Result<OperationStatement, (String
     })
 }
 
-fn question(url: &str) -> Result<Value, (String, u8)> {
+/// What is asked, as the config endpoint takes it.
+fn question(options: &Options) -> Result<Value, (String, u8)> {
+    let mut asked = match (&options.url, &options.image) {
+        (Some(url), _) => request(url)?,
+        (None, Some(name)) => json!({ "image": image::asked(name) }),
+        (None, None) => {
+            let why = "what shall be explained? add `--url` or `--image`";
+            return Err((why.to_owned(), USAGE));
+        }
+    };
+    if let Some(at) = &options.at {
+        asked["at"] = json!(at);
+    }
+    Ok(asked)
+}
+
+fn request(url: &str) -> Result<Value, (String, u8)> {
     let wrong = || (format!("`{url}` is no URL: write it as http://pay.example/v1"), USAGE);
     let uri: http::Uri = url.parse().map_err(|_| wrong())?;
     let authority = uri.authority().ok_or_else(wrong)?;

@@ -65,7 +65,7 @@ pub(super) async fn answer(
             let is_verbose = ask.query()?.iter().any(|(name, _)| name == "verbose");
             Ok(admin::ready(&desk.gateway, is_verbose))
         }
-        Op::Started => Ok(started(desk)),
+        Op::Started => Ok(admin::started(&desk.gateway)),
         Op::Metrics => Ok(admin::scrape(&desk.gateway)),
     }
 }
@@ -129,7 +129,13 @@ fn taken(result: Result<(), Refused>) -> Result<Response, Problem> {
 
 fn register(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
     let id = own_id(ask)?;
-    let given: Registration = ask.json()?;
+    let mut given: Registration = ask.json()?;
+    if let Some(own) = &ask.who.workload
+        && given.workload.get_or_insert_with(|| own.to_string()) != &**own
+    {
+        let detail = format!("you stand beside `{own}`, and say of yourself no other workload");
+        return Err(Problem::forbidden(detail));
+    }
     let result = lock(&desk.endpoint().instances).register(id, given, clock::now());
     desk.endpoint().show(&desk.running());
     taken(result)
@@ -187,12 +193,4 @@ fn overrides(desk: &Desk) -> Value {
         })
         .collect();
     json!({ "overrides": list })
-}
-
-/// Whether it has begun to serve; once it has, it stays so.
-fn started(desk: &Desk) -> Response {
-    if desk.gateway.has_started() {
-        return "ok\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
 }

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
+use tillgate_net::mirror::our_user;
 
 use super::hooks::Receiver;
 use crate::disk::read_open;
@@ -31,7 +32,7 @@ pub enum SecretError {
     /// It cannot be read.
     #[error("the secret {0} cannot be read; put it there")]
     Unreadable(PathBuf, #[source] std::io::Error),
-    /// Others may read it: see [`is_open`].
+    /// Others may read it: see [`is_private`].
     #[error("the secret {0} can be read by others than its owner; run `chmod 600` on it")]
     Open(PathBuf),
     /// It is too short, too long, or not one line of plain characters.
@@ -132,7 +133,7 @@ pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if is_open(metadata.mode(), metadata.uid(), rustix::process::geteuid().as_raw()) {
+    if !is_private(metadata.mode(), metadata.uid(), our_user()) {
         return Err(SecretError::Open(path.to_owned()));
     }
     let weak = || SecretError::Weak(path.to_owned());
@@ -142,11 +143,11 @@ pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
     String::from_utf8(bytes).map_err(|_| weak())
 }
 
-/// Whether others than its owner may touch a file. Its group may read it where it is root's or our
-/// own: the secrets of a Kubernetes pod that is not root are root's, and read by `fsGroup`.
-const fn is_open(mode: u32, owner: u32, ours: u32) -> bool {
-    let shut = if owner == 0 || owner == ours { 0o037 } else { 0o077 };
-    mode & shut != 0
+/// Whether its owner alone may read a file. What root owns and this process, which is not root,
+/// may read by its group was put there for it: secrets of Kubernetes and of systemd look so.
+const fn is_private(mode: u32, owner: u32, ours: u32) -> bool {
+    let is_handed_over = owner == 0 && ours != 0;
+    mode & if is_handed_over { 0o037 } else { 0o077 } == 0
 }
 
 #[cfg(test)]
@@ -181,25 +182,23 @@ mod tests {
     }
 
     #[test]
-    fn the_group_may_read_what_is_roots_or_our_own() {
-        let (root, ours, other) = (0, 65_532, 1_000);
-        for (mode, owner, open) in [
-            (0o400, other, false),
-            (0o440, other, true),
-            (0o440, root, false),
-            (0o640, ours, false),
-            (0o660, root, true),
-            (0o444, root, true),
+    fn a_group_reads_what_root_has_handed_over_to_it() {
+        assert!(is_private(0o100_440, 0, 65532) && is_private(0o100_600, 65532, 65532));
+        for (mode, owner, ours) in [
+            (0o100_440, 0, 0),
+            (0o100_440, 65532, 65532),
+            (0o100_444, 0, 65532),
+            (0o100_460, 0, 65532),
         ] {
-            assert_eq!(is_open(mode, owner, ours), open, "{mode:o} of {owner}");
+            assert!(!is_private(mode, owner, ours), "{mode:o} of {owner} for {ours}");
         }
     }
 
     #[test]
     fn a_wrong_token_is_not_made_good_by_a_certificate() {
         let token = "0123456789abcdef0123456789abcdef";
-        let who =
-            Who { actor: "token:t".into(), name: "t".into(), roles: Roles::of(&[Role::Viewer]) };
+        let roles = Roles::of(&[Role::Viewer]);
+        let who = Who { actor: "token:t".into(), name: "t".into(), roles, workload: None };
         let tokens = vec![(hash(token.as_bytes()), who)];
         let callers = Callers { tokens, receivers: Vec::new() };
         let certificate = Arc::new(ClientIdentity {

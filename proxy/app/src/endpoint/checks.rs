@@ -17,11 +17,11 @@ use tillgate_net::threads::making_way;
 
 use super::past::differences;
 use super::problem::Problem;
-use super::{Ask, Desk};
+use super::{Ask, Desk, impact};
 use crate::bundle::archive;
 
 /// What the policy is called in messages: it came without a name.
-const NAME: &str = "policy.yaml";
+pub(super) const NAME: &str = "policy.yaml";
 
 /// Looks at the policy in the body.
 pub(super) async fn validate(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
@@ -42,7 +42,8 @@ pub(super) async fn plan(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let running = desk.running();
     let checked = look(desk, ask, &running.store).await?;
     let (config, report) = valid(checked)?;
-    let config = config.with_flags_of(&running);
+    let machine = running.machine_endpoint.clone();
+    let config = config.with_flags_of(&running).with_machine_endpoint(machine);
     if config.store != running.store {
         let detail =
             format!("the policy is of store {}, this one is {}", config.store, running.store);
@@ -55,35 +56,9 @@ pub(super) async fn plan(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
         "to": &*config.digest,
         "changes": differences(&running, &config),
         "refusals": refused.to_json()["errors"],
-        "impact": impact(&running, &config),
+        "impact": impact::of(&desk.gateway, &running, &config),
         "warnings": report.to_json()["warnings"],
     }))
-}
-
-/// What it means for what is under way.
-fn impact(running: &Effective, config: &Effective) -> Value {
-    let begins = |one: &tillgate_config::effective::ListenerSpec| {
-        (one.name.clone(), one.address, one.protocol, one.tls.clone(), one.proxy_protocol.clone())
-    };
-    let listeners = |from: &Effective, to: &Effective| -> Vec<String> {
-        let all: Vec<_> = to.listeners.iter().map(begins).collect();
-        let missing = from.listeners.iter().filter(|one| !all.contains(&begins(one)));
-        missing.map(|one| one.name.to_string()).collect()
-    };
-    let resized: Vec<&str> = config
-        .classes
-        .iter()
-        .filter(|(_, class)| {
-            running.classes.iter().any(|(_, old)| old.name == class.name && old != *class)
-        })
-        .map(|(_, class)| &*class.name)
-        .collect();
-    json!({
-        "listenersDrained": listeners(running, config),
-        "listenersOpened": listeners(config, running),
-        "classesResized": resized,
-        "needsRestart": running.process.workers != config.process.workers,
-    })
 }
 
 fn valid(checked: Checked) -> Result<(Effective, Report), Problem> {
@@ -96,9 +71,30 @@ fn valid(checked: Checked) -> Result<(Effective, Report), Problem> {
     })
 }
 
-/// Compiles a policy that a question brings along.
-pub(super) async fn compiled(desk: &Desk, text: String) -> Result<Effective, Problem> {
-    valid(apart(desk, move || Ok(check_text(NAME, &text))).await?).map(|(config, _)| config)
+/// Compiles a policy that a question brings along, for the store that is meant: the one that is
+/// named, else this one, else the only one. Its approvals are taken for right.
+pub(super) async fn compiled(
+    desk: &Desk,
+    sources: Vec<Source>,
+    store: Option<String>,
+) -> Result<Effective, Problem> {
+    let own = Arc::clone(&desk.running().store);
+    let compile = move || {
+        let (fleet, report) = Fleet::read(&sources, 1);
+        let only = fleet.stores().next().filter(|_| fleet.stores().len() == 1).map(str::to_owned);
+        let own = fleet.find(&own).ok().map(str::to_owned);
+        match store.or(own).or(only) {
+            Some(meant) => Ok(of_fleet(&fleet, report, &meant)),
+            None if report.errors.is_empty() => {
+                let why = "the policy has several stores, and not this one: name one as `store`";
+                Ok(Checked { effective: None, report: Report::of_error(why) })
+            }
+            None => Ok(Checked { effective: None, report }),
+        }
+    };
+    let (config, _) = valid(apart(desk, compile).await?)?;
+    let gate = config.gate.clone().verified(|_, _, _| true);
+    Ok(Effective { gate, ..config })
 }
 
 /// Compiles the policy in the body for `store`.
@@ -144,16 +140,23 @@ fn compile(ask: &Ask, store: &str) -> Result<Checked, Problem> {
             sources.push(Source { file, text });
         }
     }
-    let (fleet, mut report) = Fleet::read(&sources, 1);
-    match fleet.compile(store) {
+    let (fleet, report) = Fleet::read(&sources, 1);
+    Ok(of_fleet(&fleet, report, store))
+}
+
+/// What `fleet` is for `store`; `report` is what is wrong with it by itself.
+fn of_fleet(fleet: &Fleet, mut report: Report, store: &str) -> Checked {
+    let effective = match fleet.compile(store) {
         Ok(Checked { effective, report: found }) => {
             report.append(found);
-            let effective = effective.filter(|_| report.errors.is_empty());
-            Ok(Checked { effective, report })
+            effective.filter(|_| report.errors.is_empty())
         }
+        // Where no document could be read there is no store, which is not what is wrong.
+        Err(_) if !report.errors.is_empty() => None,
         Err(message) => {
             report.append(Report::of_error(message));
-            Ok(Checked { effective: None, report })
+            None
         }
-    }
+    };
+    Checked { effective, report }
 }

@@ -140,7 +140,8 @@ fn allowed(
 ) -> Result<Who, Problem> {
     let wanted = match route.access {
         Access::Everyone | Access::Signature => {
-            return Ok(Who { actor: "anyone".into(), name: "anyone".into(), roles: Roles::NONE });
+            let (actor, name) = ("anyone".into(), "anyone".into());
+            return Ok(Who { actor, name, roles: Roles::NONE, workload: None });
         }
         Access::AnyRole => Roles::of(&tillgate_core::endpoint::Role::ALL),
         Access::Roles(roles) => roles,

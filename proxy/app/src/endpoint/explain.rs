@@ -2,15 +2,18 @@
 //!
 //! The decision is asked of the code that makes it for real requests and pulls, on the running
 //! config or on one that the question brings along, now or at another time; what is alive and what
-//! waits is told beside, as `/v1/status` has it.
+//! waits is told beside, as `/v1/status` has it. One question for all who ask: here, in a signed
+//! operation, and on the command line without a gateway.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
+use tillgate_config::fleet;
 use tillgate_config::scalar::{Instant, Text as _};
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Clock;
@@ -31,9 +34,12 @@ struct Question {
     at: Option<String>,
     /// Who asks; a sidecar's own rules are the gateway's.
     source: Option<Source>,
-    /// Another policy instead of the one that runs.
+    /// Another policy instead of the one that runs. Its approvals are taken for right: whoever asks
+    /// wants to know what it would do.
     #[serde(alias = "policy")]
     bundle: Option<Documents>,
+    /// The store that is meant, where that policy has several; this one without it.
+    store: Option<String>,
 }
 
 /// The head of a request.
@@ -68,84 +74,171 @@ struct Source {
 enum Documents {
     /// As YAML.
     Text(String),
+    /// As YAML, in several files.
+    Files(Vec<File>),
     /// As JSON.
     List(Vec<Value>),
 }
 
+/// A file of a policy.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    file: String,
+    text: String,
+}
+
 impl Documents {
-    fn text(self) -> String {
+    fn sources(self) -> Vec<fleet::Source> {
+        let only = |text| vec![fleet::Source { file: checks::NAME.to_owned(), text }];
         match self {
-            Self::Text(text) => text,
+            Self::Text(text) => only(text),
+            Self::Files(files) => {
+                let one = |File { file, text }| fleet::Source { file, text };
+                files.into_iter().map(one).collect()
+            }
             Self::List(list) => {
-                list.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n")
+                only(list.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n"))
             }
         }
     }
+}
+
+/// What is asked about.
+enum Subject<'a> {
+    Request(Box<Parts>),
+    Image(&'a Image),
+}
+
+impl Question {
+    fn subject(&self) -> Result<Subject<'_>, String> {
+        match (&self.http, &self.image) {
+            (Some(http), None) => head(http).map(|head| Subject::Request(Box::new(head))),
+            (None, Some(image)) => Ok(Subject::Image(image)),
+            (Some(_), Some(_)) | (None, None) => {
+                Err("ask about one thing: `http` is a request, `image` a pull".to_owned())
+            }
+        }
+    }
+
+    /// The moment that is meant; of another time it is known which one is meant.
+    fn when(&self, now: impl FnOnce() -> (Clock, Timestamp)) -> Result<(Clock, Timestamp), String> {
+        let at = self.at.as_deref().map(Instant::read).transpose();
+        let at = at.map_err(|why| format!("`at`: {why}"))?;
+        Ok(at.map_or_else(now, |at| (Clock::Synced, at.0)))
+    }
+}
+
+/// The answer, with what it is an answer about.
+fn said(mut shown: Value, config: &Effective, is_hypothetical: bool) -> Value {
+    shown["digest"] = json!(&*config.digest);
+    shown["hypothetical"] = json!(is_hypothetical);
+    shown
 }
 
 /// The answer.
 pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let mut question: Question = ask.json()?;
-    let at = question.at.as_deref().map(Instant::read).transpose();
-    let at = at.map_err(|why| Problem::malformed(format!("`at`: {why}")))?;
-    // Of another time it is known which one is meant.
-    let when = at.map_or_else(|| desk.gateway.clock.now(), |at| (Clock::Synced, at.0));
-    let bundle = question.bundle.take();
+    let (bundle, store) = (question.bundle.take(), question.store.take());
     let is_hypothetical = bundle.is_some();
+    let subject = question.subject().map_err(Problem::malformed)?;
+    let when = question.when(|| desk.gateway.clock.now()).map_err(Problem::malformed)?;
+    let running = desk.running();
     let config = match bundle {
-        None => desk.running(),
-        Some(documents) => Arc::new(checks::compiled(desk, documents.text()).await?),
+        None if store.as_ref().is_some_and(|store| **store != *running.store) => {
+            let detail = format!("this gateway is of store {}: ask its own", running.store);
+            return Err(Problem::malformed(detail));
+        }
+        None => running,
+        Some(documents) => Arc::new(checks::compiled(desk, documents.sources(), store).await?),
     };
-    let mut shown = match (&question.http, &question.image) {
-        (Some(http), None) => {
-            let mut shown = explain::of(&config, &head(http)?, when);
+    let mut shown = match subject {
+        Subject::Request(head) => {
+            let mut shown = explain::of(&config, &head, when);
             if !is_hypothetical {
                 shown["now"] = now(&desk.gateway, &config, &shown);
             }
             shown
         }
-        (None, Some(image)) => pull(desk, &config, image, when).await?,
-        (Some(_), Some(_)) | (None, None) => {
-            let detail = "ask about one thing: `http` is a request, `image` a pull";
-            return Err(Problem::malformed(detail));
+        Subject::Image(image) => {
+            pull(&desk.gateway, &config, image, when).await.map_err(Problem::malformed)?
         }
     };
-    shown["digest"] = json!(&*config.digest);
-    shown["hypothetical"] = json!(is_hypothetical);
     if let Some(source) = question.source {
         shown["source"] = json!({ "workload": source.workload });
     }
-    Ok(shown)
+    Ok(said(shown, &config, is_hypothetical))
 }
 
-/// A question that came from afar, about a request and what runs.
-pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> {
-    let question: Question =
-        serde_json::from_value(question).map_err(|error| format!("the question: {error}"))?;
-    let Question { at: None, http: Some(http), image: None, bundle: None, source: None } = question
-    else {
-        return Err("what is explained from afar is `http`, here and now".to_owned());
+/// The answer without a gateway: nothing is alive, and the store has nothing of an image.
+pub(crate) fn offline(
+    config: &Effective,
+    question: Value,
+    now: Timestamp,
+) -> Result<Value, String> {
+    let question = read(question)?;
+    let when = question.when(|| (Clock::Synced, now))?;
+    let shown = match question.subject()? {
+        Subject::Request(head) => explain::of(config, &head, when),
+        Subject::Image(image) => {
+            let image = image.find(config)?;
+            image::of(config, &image, &image.judge(config, when), when)
+        }
     };
+    Ok(said(shown, config, true))
+}
+
+fn read(question: Value) -> Result<Question, String> {
+    serde_json::from_value(question).map_err(|error| format!("the question: {error}"))
+}
+
+/// A question that came from afar, about what runs; on a thread that may wait for the disk.
+pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> {
+    let question = read(question)?;
+    if question.bundle.is_some() || question.store.is_some() {
+        return Err("what is explained from afar is what runs".to_owned());
+    }
     let config = &gateway.running().effective;
-    let head = head(&http).map_err(|problem| problem.detail().to_owned())?;
-    let mut shown = explain::of(config, &head, gateway.clock.now());
-    shown["now"] = now(gateway, config, &shown);
-    shown["digest"] = json!(&*config.digest);
-    Ok(shown)
+    let when = question.when(|| gateway.clock.now())?;
+    let shown = match question.subject()? {
+        Subject::Request(head) => {
+            let mut shown = explain::of(config, &head, when);
+            shown["now"] = now(gateway, config, &shown);
+            shown
+        }
+        Subject::Image(image) => apart(|| pull(gateway, config, image, when))?,
+    };
+    Ok(said(shown, config, false))
+}
+
+/// Waits for what `asked` gives, on a thread with a runtime of its own.
+fn apart<T: Send, F: Future<Output = Result<T, String>>>(
+    asked: impl FnOnce() -> F + Send,
+) -> Result<T, String> {
+    let wait = || {
+        let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
+        runtime.block_on(asked())
+    };
+    let done = std::thread::scope(|scope| scope.spawn(wait).join());
+    done.unwrap_or_else(|_| Err("it could not be looked at; the log says why".to_owned()))
+}
+
+impl Image {
+    fn find(&self, config: &Effective) -> Result<image::Image, String> {
+        let (registry, digest) = (self.registry.as_deref(), self.digest.as_deref());
+        image::Image::find(config, registry, &self.repository, digest)
+    }
 }
 
 /// What would happen to a pull: by what this store has and ran, whatever the policy.
 async fn pull(
-    desk: &Desk,
+    gateway: &Gateway,
     config: &Effective,
     asked: &Image,
     at: (Clock, Timestamp),
-) -> Result<Value, Problem> {
-    let (registry, digest) = (asked.registry.as_deref(), asked.digest.as_deref());
-    let image = image::Image::find(config, registry, &asked.repository, digest);
-    let image = image.map_err(Problem::malformed)?;
-    let mirror = desk.gateway.mirror();
-    let judged = match &mirror {
+) -> Result<Value, String> {
+    let image = asked.find(config)?;
+    let judged = match &gateway.mirror() {
         Some(mirror) => mirror.judge(config, &image.place, &image.digest, at).await,
         None => image.judge(config, at),
     };
@@ -192,8 +285,8 @@ fn now(gateway: &Gateway, config: &Effective, shown: &Value) -> Value {
     })
 }
 
-fn head(given: &Head) -> Result<http::request::Parts, Problem> {
-    let wrong = |what: &str| Problem::malformed(format!("`http` has {what}"));
+fn head(given: &Head) -> Result<Parts, String> {
+    let wrong = |what: &str| format!("`http` has {what}");
     let method = given.method.as_deref().unwrap_or("GET");
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| wrong("no method of HTTP"))?;
     let uri = Uri::builder()

@@ -30,7 +30,7 @@ const TEXT_MAX: usize = 1024;
 pub(super) struct Registration {
     /// Another one with every start.
     boot_id: String,
-    workload: Option<String>,
+    pub(super) workload: Option<String>,
     version: Option<String>,
     active_digest: Option<String>,
 }
@@ -183,6 +183,13 @@ impl Instances {
             (None, Some(_)) => {}
         }
         Ok(())
+    }
+
+    /// What the living instance `id` says that it stands beside.
+    pub(super) fn workload(&self, id: &str, now: Instant) -> Option<String> {
+        let one = self.known.get(id)?;
+        let lives = now.saturating_duration_since(one.heard) < LEASE;
+        one.workload.clone().filter(|_| lives)
     }
 
     /// How often a config was refused; only grows.

@@ -242,6 +242,7 @@ fn schemas() -> Value {
                 "bundle": {
                     "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}],
                 },
+                "store": text,
             },
         },
         "Instance": {

@@ -27,11 +27,6 @@ impl Problem {
         Self(Box::new(told))
     }
 
-    /// Why, for people.
-    pub(crate) fn detail(&self) -> &str {
-        &self.0.detail
-    }
-
     /// 400: what came cannot be read.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)

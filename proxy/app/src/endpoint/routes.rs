@@ -146,6 +146,12 @@ const WAIT: &[Parameter] = &[
         schema: r#"{"type":"string","enum":["viewer","sidecar"]}"#,
         meaning: "Narrow what is shown to what this role sees.",
     },
+    Parameter {
+        name: "workload",
+        schema: r#"{"type":"string","pattern":"^[\\w.-]+/[\\w.-]+$"}"#,
+        meaning: "Narrow what is shown to what the sidecar of this workload sees, as `pos/checkout`; \
+                  a sidecar may ask for its own.",
+    },
 ];
 const RANGE: &[Parameter] = &[
     Parameter {

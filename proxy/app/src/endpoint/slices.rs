@@ -19,14 +19,14 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tillgate_config::effective::{Effective, Slice};
-use tillgate_core::endpoint::{Role, Roles, Who};
+use tillgate_core::endpoint::{Role, Roles, Who, is_workload};
 use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
-use super::{Ask, Desk};
+use super::{Ask, Desk, lock};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -53,6 +53,8 @@ pub(super) struct Slices {
     /// Of which config.
     pub(super) digest: Arc<str>,
     store: Arc<str>,
+    /// Nobody has said yet what this store shall run.
+    is_minimal: bool,
     whole: Arc<Shown>,
     sidecar: Arc<Shown>,
 }
@@ -75,6 +77,7 @@ impl Slices {
         Self {
             digest: Arc::clone(&effective.digest),
             store: Arc::clone(&effective.store),
+            is_minimal: effective.is_minimal(),
             whole: Shown::new(effective.whole()),
             sidecar: Shown::new(effective.for_sidecar()),
         }
@@ -85,13 +88,21 @@ impl Slices {
         Arc::clone(&self.sidecar.digest)
     }
 
-    /// What `who` sees, or less if it asks for less.
+    /// What `who` sees, or less if it asks for less. The language selects nothing by workload, so
+    /// all sidecars of a store see the same; whose part it may be is decided all the same.
     pub(super) fn of(&self, who: &Who, narrowed: Option<Role>) -> Arc<Shown> {
-        let sees_all = who.roles.meets(Roles::of(&[Role::Viewer, Role::Operator]));
-        let slice =
-            if sees_all && narrowed != Some(Role::Sidecar) { &self.whole } else { &self.sidecar };
+        let slice = if sees_all(who) && narrowed != Some(Role::Sidecar) {
+            &self.whole
+        } else {
+            &self.sidecar
+        };
         Arc::clone(slice)
     }
+}
+
+/// Whether nothing of the config is kept from `who`.
+fn sees_all(who: &Who) -> bool {
+    who.roles.meets(Roles::of(&[Role::Viewer, Role::Operator]))
 }
 
 /// How long, and for whom.
@@ -106,8 +117,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(ask: &Ask) -> Result<Self, Problem> {
+    fn of(desk: &Desk, ask: &Ask) -> Result<Self, Problem> {
         let headers = &ask.head.headers;
+        let mut part = None;
         let mut wanted = Self {
             wait: preferred(headers),
             narrowed: None,
@@ -122,10 +134,39 @@ impl Wanted {
             match &*name {
                 "wait" => wanted.wait = Some(seconds(&value)?),
                 "role" => wanted.narrowed = Some(role(&ask.who, &value)?),
+                "workload" => part = Some(value),
                 _ => {}
             }
         }
+        if let Some(workload) = part {
+            may_see_part(desk, &ask.who, &workload)?;
+            if wanted.narrowed == Some(Role::Viewer) {
+                let detail = "a workload has the part of its sidecar: ask with `role=sidecar`";
+                return Err(Problem::malformed(detail));
+            }
+            wanted.narrowed = Some(Role::Sidecar);
+        }
         Ok(wanted)
+    }
+}
+
+/// Whose part it is that a sidecar asks for: its credential says what it stands beside, or else
+/// what it has registered as. Who sees all sees every part.
+fn may_see_part(desk: &Desk, who: &Who, workload: &str) -> Result<(), Problem> {
+    if !is_workload(workload) {
+        return Err(Problem::malformed("`workload` is a namespace and a name, as `pos/checkout`"));
+    }
+    if sees_all(who) {
+        return Ok(());
+    }
+    let own = who.workload.as_deref().map(str::to_owned);
+    let own = own.or_else(|| lock(&desk.endpoint().instances).workload(&who.name, clock::now()));
+    match own {
+        Some(own) if own == workload => Ok(()),
+        Some(own) => Err(Problem::forbidden(format!("you stand beside `{own}`"))),
+        None => Err(Problem::forbidden(
+            "nothing says what you stand beside: register, or ask without `workload`",
+        )),
     }
 }
 
@@ -133,9 +174,7 @@ fn role(who: &Who, name: &str) -> Result<Role, Problem> {
     let role = Role::by_name(name)
         .filter(|role| matches!(role, Role::Viewer | Role::Sidecar))
         .ok_or_else(|| Problem::malformed("`role` is `viewer` or `sidecar`"))?;
-    let widens =
-        role == Role::Viewer && !who.roles.meets(Roles::of(&[Role::Viewer, Role::Operator]));
-    if widens {
+    if role == Role::Viewer && !sees_all(who) {
         return Err(Problem::forbidden("`role` can only narrow what you see"));
     }
     Ok(role)
@@ -185,12 +224,17 @@ fn has(known: &str, digest: &str) -> bool {
 
 /// Answers at once, or when there is something new, or when the time is over.
 pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
-    let wanted = Wanted::of(&ask)?;
+    let wanted = Wanted::of(desk, &ask)?;
     let who = ask.who;
     // A head keeps the buffer that it was read into, 8 KiB of each caller who waits.
     drop((ask.head, ask.body, ask.path));
     let mut news = desk.endpoint().news();
     let first = desk.endpoint().slices(desk.running().as_ref());
+    if first.is_minimal {
+        // A sidecar that has a config keeps it, whatever became of the gateway's.
+        let detail = "this gateway has no policy yet: ask again";
+        return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail));
+    }
     let shown = first.of(&who, wanted.narrowed);
     let Some(wait) = wanted.wait.filter(|_| has(&wanted.known, &shown.digest)) else {
         return Ok(answer(&first, &shown, &wanted));

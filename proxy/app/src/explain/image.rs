@@ -56,12 +56,6 @@ impl Image {
         Ok(Self { place: Place { registry, repository: repository.into() }, digest })
     }
 
-    /// The image that a person names, as `registry.example/pos/checkout@sha256:…`.
-    pub(crate) fn named(effective: &Effective, text: &str) -> Result<Self, String> {
-        let (registry, repository, digest) = split(text);
-        Self::find(effective, registry, repository, digest)
-    }
-
     /// What would happen to a pull in a store that has nothing of it yet.
     pub(crate) fn judge(&self, effective: &Effective, at: (Clock, Timestamp)) -> Judged {
         let has = (Holding::New, StoreState::Running);
@@ -69,8 +63,14 @@ impl Image {
     }
 }
 
+/// The image that a person names, as a question has it.
+pub(crate) fn asked(text: &str) -> Value {
+    let (registry, repository, digest) = split(text);
+    json!({"registry": registry, "repository": repository, "digest": digest})
+}
+
 /// Registry, repository and digest of an image's name.
-pub(crate) fn split(text: &str) -> (Option<&str>, &str, Option<&str>) {
+fn split(text: &str) -> (Option<&str>, &str, Option<&str>) {
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (text, None),

@@ -281,7 +281,7 @@ pub(super) fn is_read_only(error: &io::Error) -> bool {
 }
 
 /// Who runs this process.
-fn our_user() -> u32 {
+pub fn our_user() -> u32 {
     fs::metadata("/proc/self").map_or(0, |meta| meta.uid())
 }
 

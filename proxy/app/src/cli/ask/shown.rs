@@ -145,6 +145,22 @@ pub(super) fn plan(value: &Value) -> String {
             out.push_str(&format!("{what}: {}\n", names(of)));
         }
     }
+    for one in list(&impact["connectionsDrained"]) {
+        let at = if one["listener"].is_null() { &one["endpoint"] } else { &one["listener"] };
+        out.push_str(&format!("connections that end at {}: {}\n", text(at), one["connections"]));
+    }
+    for (what, of) in [("opens", &impact["gatesOpened"]), ("held", &impact["gatesClosed"])] {
+        for one in list(of) {
+            let named = if one["rule"].is_null() { &one["document"] } else { &one["rule"] };
+            let release = one["release"].as_str().map_or(String::new(), |it| format!(" {it}"));
+            let by = if what == "held" {
+                format!(" by {}", names(&one["heldBy"]))
+            } else {
+                String::new()
+            };
+            out.push_str(&format!("{what}{by}: {}{release}\n", text(named)));
+        }
+    }
     for one in list(&value["refusals"]) {
         out.push_str(&format!("refused: {}\n", text(&one["message"])));
     }
