@@ -286,6 +286,11 @@ impl Override {
         let valid = Interval::new(self.valid.from, self.valid.until.minus(clock.margin()));
         (!matches!(clock, Clock::Untrusted(_)) && !valid.is_empty()).then_some(valid)
     }
+
+    /// Whether it is its time by such a clock, whoever has signed it.
+    pub fn counts(&self, clock: Clock, now: Timestamp) -> bool {
+        self.in_force(clock).is_some_and(|valid| valid.contains(now))
+    }
 }
 
 impl Artifact {
@@ -408,11 +413,18 @@ impl Gate {
             let is_active = blockers::frozen(one, clock, now).is_some();
             (format!("Freeze/{}", one.name), is_active)
         });
-        let overrides = self.overrides.iter().map(|one| {
-            let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
-            (format!("Override/{}", one.name), valid && one.signed.suffices(None))
-        });
+        let active = self.active_overrides(clock, now);
+        let overrides = self
+            .overrides
+            .iter()
+            .map(|one| (format!("Override/{}", one.name), active.contains(&&one.name)));
         windows.chain(freezes).chain(overrides).collect()
+    }
+
+    /// The overrides that count now by such a clock.
+    pub fn active_overrides(&self, clock: Clock, now: Timestamp) -> Vec<&Arc<str>> {
+        let counts = |one: &&Override| one.counts(clock, now) && one.signed.suffices(None);
+        self.overrides.iter().filter(counts).map(|one| &one.name).collect()
     }
 
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:
