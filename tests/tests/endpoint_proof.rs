@@ -118,9 +118,8 @@ fn a_forged_hook_is_refused_counted_and_told() {
     let answer = store.ask("viewer", "POST", "/v1/hooks/hub", &forged, "{}");
     assert_eq!(answer.status, 401, "{}", answer.text());
     counted(&store, "tillgate_endpoint_requests_total{result=\"unauthenticated\"} 1");
-    let wanted = json!({"action": "VerifyFailed", "actor": "hook:hub", "clock": "Holdover"});
     let found = recorded(&store, &json!({"action": "VerifyFailed", "actor": "hook:hub"}));
-    assert_eq!((&found["action"], found["count"].as_u64()), (&wanted["action"], Some(1)));
+    assert_eq!(found["count"], 1, "{found}");
     store.program.line(&["WARN", "a webhook came with a wrong signature"]);
     // Nobody has looked for a policy because of it.
     assert!(!store.records().iter().any(|one| one["action"] == "Fetch"));
@@ -185,35 +184,73 @@ fn frozen(store: &Operated, host: &str, exception: bool) -> String {
     text
 }
 
+/// The status of the answer to an operator, or to a viewer who asks about a policy.
+fn status(store: &Operated, method: &str, path: &str, body: &str) -> u16 {
+    let (role, media) = match path {
+        "/v1/validate" => ("viewer", "application/yaml"),
+        _ => ("operator", "application/json"),
+    };
+    let token = fs::read_to_string(store.chain.folder.join(role)).unwrap();
+    let headers =
+        format!("Authorization: Bearer {token}\r\nIf-Match: *\r\nContent-Type: {media}\r\n");
+    let config = tls::client(&store.authority, &Wants::default());
+    let caller = Caller { config, address: store.program.address("config-endpoint") };
+    caller.ask(method, path, &headers, body).status
+}
+
+/// What people ask of a store that has had two policies.
+fn people_ask(store: &Operated) {
+    assert_eq!(status(store, "POST", "/v1/reconcile", ""), 202);
+    assert_eq!(status(store, "POST", "/v1/validate", "nothing: here\n"), 422);
+    let hold = json!({"reason": "a test", "ticket": "CHG-1", "expiresAt": moment(3600)});
+    assert_eq!(status(store, "PUT", "/v1/pin", &hold.to_string()), 200);
+    assert_eq!(status(store, "DELETE", "/v1/pin", ""), 204);
+    let mut back = hold;
+    back["to"] = json!("previous");
+    assert_eq!(status(store, "POST", "/v1/rollback", &back.to_string()), 202);
+    assert_eq!(status(store, "DELETE", "/v1/pin", ""), 204);
+}
+
+/// An exception counts, and does no longer; then something holds the rule.
+fn an_exception_comes_and_goes(store: &Operated) {
+    for (sequence, exception) in [(10, true), (11, false)] {
+        let text = frozen(store, "b.example", exception);
+        store.chain.put(&store.chain.bundle(sequence, &text, "ci", &[]));
+        store.applied(sequence);
+        let action = if exception { "OverrideUsed" } else { "OverrideExpired" };
+        let found = recorded(store, &json!({"action": action, "override": "hotfix"}));
+        assert!(!exception || found["rule"] == "ServiceRoute/api/all", "{found}");
+    }
+    recorded(store, &json!({"action": "GateOpen"}));
+    recorded(store, &json!({"action": "GateHeld"}));
+}
+
+const ACTIONS: [&str; 16] = [
+    "Fetch",
+    "VerifyFailed",
+    "Validate",
+    "Apply",
+    "Reject",
+    "Rollback",
+    "Pin",
+    "Unpin",
+    "OverrideUsed",
+    "OverrideExpired",
+    "GateOpen",
+    "GateHeld",
+    "LkgPromote",
+    "ClockState",
+    "KeyRotated",
+    "BreakBootLoop",
+];
+
 #[test]
 fn every_action_of_the_audit_log_is_really_written() {
     let collector = Collector::default();
     let mut store = store("proof-actions", &collector);
-    let role = |role: &str, method: &str, path: &str, body: &str| {
-        (role.to_owned(), method.to_owned(), path.to_owned(), body.to_owned())
-    };
-    let ask = |store: &Operated, (role, method, path, body): (String, String, String, String)| {
-        store.ask(&role, &method, &path, "If-Match: *\r\n", &body).status
-    };
     store.good(7, "a.example");
     store.good(8, "b.example");
-    // Somebody asks to look, and what a policy would be.
-    assert_eq!(ask(&store, role("operator", "POST", "/v1/reconcile", "")), 202);
-    let media = "Content-Type: application/yaml\r\n";
-    let address = store.program.address("config-endpoint");
-    let token = fs::read_to_string(store.chain.folder.join("viewer")).unwrap();
-    let caller = Caller { config: tls::client(&store.authority, &Wants::default()), address };
-    let headers = format!("Authorization: Bearer {token}\r\n{media}");
-    assert_eq!(caller.ask("POST", "/v1/validate", &headers, "nothing: here\n").status, 422);
-    // What runs stays, goes back, and follows again.
-    let until = moment(3600);
-    let hold = format!("\"reason\":\"a test\",\"ticket\":\"CHG-1\",\"expiresAt\":\"{until}\"");
-    let pin = format!("{{{hold}}}");
-    assert_eq!(ask(&store, role("operator", "PUT", "/v1/pin", &pin)), 200);
-    assert_eq!(ask(&store, role("operator", "DELETE", "/v1/pin", "")), 204);
-    let back = format!("{{\"to\":\"previous\",{hold}}}");
-    assert_eq!(ask(&store, role("operator", "POST", "/v1/rollback", &back)), 202);
-    assert_eq!(ask(&store, role("operator", "DELETE", "/v1/pin", "")), 204);
+    people_ask(&store);
     store.applied(8);
     // Bundles of somebody else, and of before.
     let text = policy("c.example", store.origin.address);
@@ -221,17 +258,7 @@ fn every_action_of_the_audit_log_is_really_written() {
     recorded(&store, &json!({"action": "VerifyFailed"}));
     store.chain.put(&store.chain.bundle(3, &text, "ci", &[]));
     recorded(&store, &json!({"action": "Reject"}));
-    // An exception counts, and does no longer; then nothing holds the rule.
-    for (sequence, exception) in [(10, true), (11, false)] {
-        let text = frozen(&store, "b.example", exception);
-        store.chain.put(&store.chain.bundle(sequence, &text, "ci", &[]));
-        store.applied(sequence);
-        let action = if exception { "OverrideUsed" } else { "OverrideExpired" };
-        let found = recorded(&store, &json!({"action": action, "override": "hotfix"}));
-        assert!(!exception || found["rule"] == "ServiceRoute/api/all", "{found}");
-    }
-    recorded(&store, &json!({"action": "GateOpen"}));
-    recorded(&store, &json!({"action": "GateHeld"}));
+    an_exception_comes_and_goes(&store);
     // Another token counts.
     write_secret(&store.chain.folder.join("sidecar"), "another-0123456789abcdef0123456789");
     recorded(&store, &json!({"action": "KeyRotated"}));
@@ -240,33 +267,14 @@ fn every_action_of_the_audit_log_is_really_written() {
         store.restart();
     }
     recorded(&store, &json!({"action": "BreakBootLoop"}));
-    let found: BTreeSet<String> = store
-        .records()
-        .iter()
-        .filter_map(|record| record["action"].as_str().map(str::to_owned))
-        .collect();
-    for action in [
-        "Fetch",
-        "VerifyFailed",
-        "Validate",
-        "Apply",
-        "Reject",
-        "Rollback",
-        "Pin",
-        "Unpin",
-        "OverrideUsed",
-        "OverrideExpired",
-        "GateOpen",
-        "GateHeld",
-        "LkgPromote",
-        "ClockState",
-        "KeyRotated",
-        "BreakBootLoop",
-    ] {
+    let records = store.records();
+    let found: BTreeSet<&str> =
+        records.iter().filter_map(|record| record["action"].as_str()).collect();
+    for action in ACTIONS {
         assert!(found.contains(action), "{action} is missing in {found:?}");
     }
     let is_dated = |record: &Value| record["clock"].is_string() && record["at"].is_string();
-    assert!(store.records().iter().all(is_dated));
+    assert!(records.iter().all(is_dated));
 }
 
 const HEADER_SECRET: &str = "planted-in-a-header-rule";

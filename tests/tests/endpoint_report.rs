@@ -317,7 +317,7 @@ fn a_store_that_has_lost_its_memory_does_nothing_again() {
     store.applied(8);
     assert_eq!((begun(&store, "back"), &store.get("/v1/pin")["pinned"]), (0, &json!(false)));
     // Signed anew, it counts.
-    store.operate("boss", "anew", &["--action", "rollback", "--to", "previous", "--for", "2h"]);
+    store.operate("boss", "anew", &["--action", "pin", "--for", "2h"]);
     assert_eq!(collector.outcome(count, "anew")["state"], "Succeeded");
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{ClockState, Fate, OnDisk, Reconciler, Remark, Run, Wall};
+use tillgate_core::reconcile::{Boot, ClockState, Fate, OnDisk, Reconciler, Remark, Run, Wall};
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
 use tillgate_net::{clock, threads};
@@ -204,14 +204,7 @@ impl Loop {
         if let Some(why) = unwritten {
             conditions.raise("StateUnwritten", "Disk", &why);
         }
-        if boot.remarks.contains(&Remark::BootLoop) {
-            let serves = boot.serve.revision().map(|revision| json!(&*revision.digest));
-            gateway.endpoint.record(Record {
-                action: Action::BreakBootLoop,
-                actor: "tillgate".to_owned(),
-                fields: vec![("serves", json!(serves)), ("reason", json!("it kept dying young"))],
-            });
-        }
+        tell_boot_loop(&gateway, &boot);
         if policy.is_none() {
             let text = "no policy yet: the built-in minimal one serves";
             conditions.raise("Minimal", "NoPolicy", text);
@@ -469,6 +462,19 @@ impl Loop {
         let sequence = policy.revision.sequence.unwrap_or(0);
         self.meters.runs(&policy.manifest.revision, &policy.effective.digest, sequence);
     }
+}
+
+/// A start that leaves a policy because the process kept dying with it is written down.
+fn tell_boot_loop(gateway: &Gateway, boot: &Boot) {
+    if !boot.remarks.contains(&Remark::BootLoop) {
+        return;
+    }
+    let serves = boot.serve.revision().map(|revision| &*revision.digest);
+    gateway.endpoint.record(Record {
+        action: Action::BreakBootLoop,
+        actor: "tillgate".to_owned(),
+        fields: vec![("to", json!(serves)), ("reason", json!("it kept dying young"))],
+    });
 }
 
 /// What a policy came in, as the endpoint says it.
