@@ -92,6 +92,15 @@ impl Collector {
         })
     }
 
+    /// The outcome of an operation, in a report after the first `after`.
+    #[track_caller]
+    pub fn outcome(&self, after: usize, id: &str) -> Value {
+        let all = |report: &Value| report["operations"].as_array().cloned().unwrap_or_default();
+        let has = |report: &Value| all(report).iter().any(|one| one["id"] == id);
+        let report = self.report(id, after, has).report;
+        all(&report).into_iter().find(|one| one["id"] == id).unwrap_or_default()
+    }
+
     /// How many have come.
     ///
     /// # Panics
@@ -99,4 +108,10 @@ impl Collector {
     pub fn count(&self) -> usize {
         self.arrived.lock().expect("no panic").len()
     }
+}
+
+/// The reasons of items of drift.
+pub fn reasons(items: &Value) -> Vec<String> {
+    let all = items.as_array().into_iter().flatten();
+    all.filter_map(|item| item["reason"].as_str()).map(str::to_owned).collect()
 }

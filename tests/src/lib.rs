@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod h2;
 pub mod hammer;
 pub mod machine;
+pub mod metered;
 pub mod mirror;
 pub mod moody;
 pub mod operated;

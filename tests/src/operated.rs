@@ -10,7 +10,7 @@ use serde_json::Value;
 use tillgate_config::bundle::encode_memory;
 use tillgate_core::reconcile::Memory;
 
-use crate::chain::Chain;
+use crate::chain::{Chain, tillgate};
 use crate::endpoint::{Caller, NAME, write_secret};
 use crate::eventually;
 use crate::origin::Origin;
@@ -29,8 +29,10 @@ pub struct Operated {
     pub chain: Chain,
     /// The gateway.
     pub program: Program,
-    origin: Origin,
-    authority: Authority,
+    /// Who has signed its certificate.
+    pub authority: Authority,
+    /// The server behind its routes.
+    pub origin: Origin,
     config: Arc<ClientConfig>,
     path: &'static str,
 }
@@ -72,7 +74,7 @@ impl Operated {
         let program = start(path, bootstrap);
         let config = tls::client(&authority, &Wants::default());
         let origin = Origin::answering(OK);
-        let store = Self { chain, program, origin, authority, config, path };
+        let store = Self { chain, program, authority, origin, config, path };
         store.follows();
         store
     }
@@ -118,6 +120,25 @@ impl Operated {
             (0..5).for_each(|_| drop(self.program.get(host)));
             (self.shown()["lastKnownGood"]["sequence"] == sequence).then_some(())
         });
+    }
+
+    /// Puts an operation beside the bundle that was made last, signed with `key`.
+    ///
+    /// # Panics
+    /// If the command refuses it.
+    pub fn operate(&self, key: &str, id: &str, more: &[&str]) {
+        let file = self.chain.folder.join("made.tar.gz").display().to_string();
+        let private = self.chain.folder.join(format!("{key}.pem")).display().to_string();
+        let usual =
+            ["--store", "store-0412", "--reason", "cards fail", "--ticket", "INC-1", "--id", id];
+        let signed = ["--key", &private, "--key-id", key];
+        tillgate(&[&["operate", &file], more, &usual, &signed].concat());
+        self.chain.put(&fs::read(&file).expect("a bundle"));
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> String {
+        self.ask("viewer", "GET", "/metrics", "", "").text()
     }
 
     /// What the status says of the policy.

@@ -10,9 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tillgate_config::bundle::{decode_memory, encode_memory, hex};
-use tillgate_core::reconcile::{Done, Ended, Wall};
-use tillgate_tests::chain::tillgate;
-use tillgate_tests::collector::{Arrived, Collector};
+use tillgate_core::reconcile::{Done, Ended, Memory, Wall};
+use tillgate_tests::collector::{Arrived, Collector, reasons};
 use tillgate_tests::endpoint::write_secret;
 use tillgate_tests::eventually;
 use tillgate_tests::operated::Operated;
@@ -49,11 +48,6 @@ fn is_signed(key: &[u8], prefix: &[u8], message: &[u8], signature: &str) -> bool
 fn bytes(hex: &str) -> Vec<u8> {
     let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
     (0..hex.len()).step_by(2).map(digit).collect()
-}
-
-fn reasons(value: &Value) -> Vec<String> {
-    let all = value.as_array().unwrap().iter();
-    all.map(|item| item["reason"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -186,24 +180,31 @@ fn a_change_by_hand_is_found_and_told() {
     collector.report("the sidecar", 0, |report| report["instances"]["pending"] == 1);
 }
 
-/// Puts an operation beside the bundle that was made last, signed with `key`.
-fn operate(store: &Operated, key: &str, id: &str, more: &[&str]) {
-    let file = store.chain.folder.join("made.tar.gz").display().to_string();
-    let private = store.chain.folder.join(format!("{key}.pem")).display().to_string();
-    let usual =
-        ["--store", "store-0412", "--reason", "cards fail", "--ticket", "INC-1", "--id", id];
-    let signed = ["--key", &private, "--key-id", key];
-    tillgate(&[&["operate", &file], more, &usual, &signed].concat());
-    store.chain.put(&fs::read(&file).unwrap());
-}
-
-/// The outcome of an operation, in a report.
-#[track_caller]
-fn outcome(collector: &Collector, after: usize, id: &str) -> Value {
-    let all = |report: &Value| report["operations"].as_array().cloned().unwrap_or_default();
-    let has = |report: &Value| all(report).iter().any(|one| one["id"] == id);
-    let report = collector.report(id, after, has).report;
-    all(&report).into_iter().find(|one| one["id"] == id).unwrap()
+#[test]
+fn every_question_about_drift_is_answered_by_a_look_that_began_after_it() {
+    let collector = Collector::default();
+    let (store, _) = store("crowd", &collector);
+    store.good(7, "a.example");
+    let link = store.chain.state().join("current");
+    let target = fs::read_link(&link).unwrap();
+    // More at once than orders may wait.
+    let all = |is_there: bool| {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..24)
+                .map(|_| scope.spawn(|| reasons(&store.get("/v1/drift")["items"])))
+                .collect();
+            for one in asked {
+                let found = one.join().unwrap();
+                assert_eq!(found.contains(&"PointerChanged".to_owned()), is_there, "{found:?}");
+            }
+        });
+    };
+    for _ in 0..3 {
+        fs::remove_file(&link).unwrap();
+        all(true);
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        all(false);
+    }
 }
 
 #[test]
@@ -214,24 +215,24 @@ fn a_centre_has_a_store_do_something_once() {
     store.good(8, "b.example");
     let made = store.chain.folder.join("made.tar.gz");
     let without = fs::read(&made).unwrap();
-    operate(&store, "eve", "forged", &["--action", "rollback"]);
-    let forged = outcome(&collector, 0, "forged");
+    store.operate("eve", "forged", &["--action", "rollback"]);
+    let forged = collector.outcome(0, "forged");
     assert_eq!(
         (&forged["state"], &forged["outcome"]["result"]),
         (&json!("Refused"), &json!("forged"))
     );
-    operate(&store, "ci", "role", &["--action", "rollback"]);
-    assert_eq!(outcome(&collector, 0, "role")["state"], "Refused", "its key signs bundles");
-    operate(&store, "boss", "other", &["--action", "unpin"]);
-    let none = outcome(&collector, 0, "other");
+    store.operate("ci", "role", &["--action", "rollback"]);
+    assert_eq!(collector.outcome(0, "role")["state"], "Refused", "its key signs bundles");
+    store.operate("boss", "other", &["--action", "unpin"]);
+    let none = collector.outcome(0, "other");
     assert_eq!(
         (&none["state"], &none["outcome"]["why"]),
         (&json!("Failed"), &json!("the store is not pinned"))
     );
     assert_eq!(store.shown()["applied"]["sequence"], 8);
 
-    operate(&store, "boss", "back", &["--action", "rollback", "--to", "previous", "--for", "2h"]);
-    let back = outcome(&collector, 0, "back");
+    store.operate("boss", "back", &["--action", "rollback", "--to", "previous", "--for", "2h"]);
+    let back = collector.outcome(0, "back");
     assert_eq!(back["state"], "Succeeded", "{back}");
     store.applied(7);
     assert_eq!(store.get("/v1/pin")["actor"], "key:boss");
@@ -251,21 +252,126 @@ fn a_centre_has_a_store_do_something_once() {
     store.chain.put(&without);
     collector.report("without it", count + 2, |_| true);
     store.chain.put(&with);
-    let replayed = outcome(&collector, count, "back");
+    let replayed = collector.outcome(count, "back");
     assert_eq!(
         (&replayed["state"], &replayed["outcome"]["result"]),
         (&json!("Refused"), &json!("replayed"))
     );
     assert_eq!(store.shown()["applied"]["sequence"], 8, "it was not done again");
     let count = collector.count();
-    operate(&store, "boss", "back", &["--action", "pin"]);
-    assert_eq!(outcome(&collector, count, "back")["state"], "Refused", "its id was used");
+    store.operate("boss", "back", &["--action", "pin"]);
+    assert_eq!(collector.outcome(count, "back")["state"], "Refused", "its id was used");
     let records = store.records();
     let is = |one: &&Value| one["operation"] == "back";
     let told: Vec<(&Value, &Value)> =
         records.iter().filter(is).map(|one| (&one["action"], &one["result"])).collect();
-    assert_eq!(told[0], (&json!("Operation"), &json!("Succeeded")));
-    assert!(told[1..].iter().all(|one| *one == (&json!("VerifyFailed"), &json!("Refused"))));
+    assert_eq!(told[0], (&json!("Operation"), &json!("Begun")), "before it was done");
+    assert_eq!(told[1], (&json!("Operation"), &json!("Succeeded")));
+    assert!(told[2..].iter().all(|one| *one == (&json!("VerifyFailed"), &json!("Refused"))));
+}
+
+/// How often something was begun, as the audit log has it.
+fn begun(store: &Operated, id: &str) -> usize {
+    let is = |one: &&Value| one["operation"] == id && one["result"] == "Begun";
+    store.records().iter().filter(is).count()
+}
+
+#[test]
+fn a_store_that_has_lost_its_memory_does_nothing_again() {
+    let collector = Collector::default();
+    let (mut store, _) = store("forgetful", &collector);
+    store.good(7, "a.example");
+    store.good(8, "b.example");
+    store.operate("boss", "back", &["--action", "rollback", "--to", "previous", "--for", "2h"]);
+    assert_eq!(collector.outcome(0, "back")["state"], "Succeeded");
+    store.applied(7);
+    assert_eq!(store.ask("operator", "DELETE", "/v1/pin", "", "").status, 204);
+    store.applied(8);
+
+    // The audit log knows what was done: it is answered, and not done again.
+    let count = collector.count();
+    store.restart_after(|state| fs::remove_file(state.join("state.json")).unwrap());
+    let again = collector.outcome(count, "back");
+    assert_eq!(
+        (&again["state"], &again["outcome"]["result"]),
+        (&json!("Succeeded"), &json!("remembered")),
+        "{again}"
+    );
+    store.applied(8);
+    assert_eq!((begun(&store, "back"), &store.get("/v1/pin")["pinned"]), (1, &json!(false)));
+    let conditions = store.shown()["conditions"].to_string();
+    assert!(conditions.contains("MemoryLost"), "{conditions}");
+
+    // Both are gone: what was signed before this memory began may have been done.
+    let count = collector.count();
+    store.restart_after(|state| {
+        fs::remove_dir_all(state.join("audit")).unwrap();
+        let memory = Memory { clock_known: true, ..Memory::default() };
+        fs::write(state.join("state.json"), encode_memory(&memory)).unwrap();
+    });
+    let refused = collector.outcome(count, "back");
+    assert_eq!(
+        (&refused["state"], &refused["outcome"]["result"]),
+        (&json!("Refused"), &json!("predates")),
+        "{refused}"
+    );
+    store.applied(8);
+    assert_eq!((begun(&store, "back"), &store.get("/v1/pin")["pinned"]), (0, &json!(false)));
+    // Signed anew, it counts.
+    store.operate("boss", "anew", &["--action", "pin", "--for", "2h"]);
+    assert_eq!(collector.outcome(count, "anew")["state"], "Succeeded");
+}
+
+/// The one file of the audit log.
+fn audit_file(state: &Path) -> std::path::PathBuf {
+    let files = fs::read_dir(state.join("audit")).unwrap().map(|one| one.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "ndjson")).min().unwrap()
+}
+
+/// Cuts the last two lines off, in place.
+fn cut(file: &Path) {
+    let text = fs::read_to_string(file).unwrap();
+    let left = text.lines().rev().skip(2).map(|line| line.len() + 1).sum::<usize>();
+    let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(left as u64).unwrap();
+}
+
+#[test]
+fn an_audit_log_that_was_cut_is_missed_written_down_and_told() {
+    let collector = Collector::default();
+    let (mut store, _) = store("cut", &collector);
+    store.good(7, "a.example");
+    let state = store.chain.state();
+    let is_told = |store: &Operated, after: usize| {
+        let drift = store.get("/v1/drift");
+        assert!(reasons(&drift["items"]).contains(&"AuditChanged".to_owned()), "{drift}");
+        let told = |report: &Value| reasons(&report["drift"]).contains(&"AuditChanged".to_owned());
+        let report = collector.report("the cut", after, told).report;
+        assert_eq!(report["compliance"], "Drifted");
+        let metrics = store.ask("viewer", "GET", "/metrics", "", "").text();
+        for line in [
+            "tillgate_drift_items{reason=\"AuditChanged\"} 1",
+            "tillgate_audit_records_total{action=\"ChainBroken\"} 1",
+        ] {
+            assert!(metrics.contains(line), "{line}\n{metrics}");
+        }
+        assert!(store.records().iter().any(|one| one["action"] == "ChainBroken"));
+    };
+    // While it runs, and while it does not.
+    cut(&audit_file(&state));
+    is_told(&store, 0);
+    let count = collector.count();
+    store.restart_after(|state| cut(&audit_file(state)));
+    is_told(&store, count);
+    // The remedy: it is moved away for whoever examines it. A new one begins and says so, and the
+    // next start has nothing to tell.
+    let count = collector.count();
+    store.restart_after(|state| {
+        fs::rename(state.join("audit"), state.join("audit.kept")).unwrap();
+    });
+    is_told(&store, count);
+    store.restart();
+    assert_eq!(reasons(&store.get("/v1/drift")["items"]), ["FlagOverride"]);
 }
 
 #[test]
@@ -273,8 +379,8 @@ fn a_power_cut_loses_no_outcome_of_an_operation() {
     let collector = Collector::default();
     let (mut store, _) = store("untold", &collector);
     store.good(7, "a.example");
-    operate(&store, "boss", "told", &["--action", "unpin"]);
-    assert_eq!(outcome(&collector, 0, "told")["state"], "Failed");
+    store.operate("boss", "told", &["--action", "unpin"]);
+    assert_eq!(collector.outcome(0, "told")["state"], "Failed");
     let memory =
         |state: &Path| decode_memory(&fs::read(state.join("state.json")).unwrap()).unwrap();
     eventually("it is known that the centre knows", || {
@@ -290,9 +396,9 @@ fn a_power_cut_loses_no_outcome_of_an_operation() {
         memory.done.extend([Done { id: "ended".into(), ended, ..last.clone() }, last]);
         fs::write(state.join("state.json"), encode_memory(&memory)).unwrap();
     });
-    let cut = outcome(&collector, 0, "cut");
+    let cut = collector.outcome(0, "cut");
     assert_eq!((&cut["state"], &cut["action"]), (&json!("Interrupted"), &json!("Unpin")));
-    let ended = outcome(&collector, 0, "ended");
+    let ended = collector.outcome(0, "ended");
     assert_eq!(
         (&ended["state"], &ended["outcome"]),
         (&json!("Succeeded"), &json!({"pinned": false}))
@@ -307,11 +413,11 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
     let collector = Collector::default();
     let (store, _) = store("help", &collector);
     store.good(7, "a.example");
-    operate(&store, "boss", "why", &["--action", "explain", "--url", "http://a.example/"]);
-    let why = outcome(&collector, 0, "why");
+    store.operate("boss", "why", &["--action", "explain", "--url", "http://a.example/"]);
+    let why = collector.outcome(0, "why");
     assert_eq!(why["outcome"]["route"], "api", "{why}");
-    operate(&store, "boss", "help", &["--action", "support-bundle"]);
-    let help = outcome(&collector, 0, "help");
+    store.operate("boss", "help", &["--action", "support-bundle"]);
+    let help = collector.outcome(0, "help");
     let content = STANDARD.decode(help["outcome"]["content"].as_str().unwrap()).unwrap();
     assert_eq!(hex(&content), help["outcome"]["sha256"].as_str().unwrap());
     let mut text = String::new();

@@ -7,15 +7,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tillgate_config::effective::{ListenerProtocol, ProxyTrust};
 use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
-use tillgate_net::metrics::{
-    Applying, EndpointMeters, FailoverMeters, Metrics, PolicyMeters, ReportMeters, RolloutMeters,
-};
+use tillgate_net::metrics::Metrics;
+use tillgate_tests::metered;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume};
 
@@ -39,8 +37,8 @@ fn the_failure_table_is_the_one_of_the_code() {
 
 #[test]
 fn the_metric_table_is_the_one_of_a_scrape() {
-    let scrape =
-        scrape_after_one_request() + &failover_metrics() + &policy_metrics() + &rollout_metrics();
+    let families = [metered::failover(), metered::policy(), metered::rollouts()];
+    let scrape = scrape_after_one_request() + &families.each_ref().map(|one| told(one)).concat();
     let mut table = String::from("| metric | type | meaning |\n|---|---|---|\n");
     let mut helps = std::collections::BTreeMap::new();
     let mut told = std::collections::BTreeSet::new();
@@ -143,53 +141,6 @@ fn store(files: &Volume, origin: SocketAddr, images: &std::path::Path) -> Store 
 fn closed_port() -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("a bound socket")
-}
-
-/// What failover counts when something fails, once each: in the scrape nothing has failed yet.
-fn failover_metrics() -> String {
-    let metrics = Metrics::new("0");
-    let meters = FailoverMeters::register(&metrics);
-    let name = "pricing".into();
-    meters.shift((&name, &name), "down", "probe");
-    meters.probe(&name, "ok");
-    meters.line(&name, true);
-    told(&metrics)
-}
-
-/// What the policy loop counts, once each: a gateway with a file of its own has no such loop.
-fn policy_metrics() -> String {
-    let metrics = Metrics::new("0");
-    let meters = PolicyMeters::register(&metrics);
-    meters.runs("main@sha1:1", &"sha256:1".into(), 1);
-    meters.applied("applied", "New");
-    meters.took(Applying::Swap, Duration::from_millis(1));
-    meters.signature(Some(&"ci".into()));
-    meters.clock("Synced", &["Synced"]);
-    meters.invalid("Store");
-    meters.offset(&"central".into(), 0.0);
-    meters.source(&"central".into());
-    let meters = ReportMeters::register(&metrics);
-    meters.stands("InSync", &["InSync"], ["SourceSilent"].into_iter());
-    meters.reported("taken");
-    meters.operated("done");
-    EndpointMeters::register(&metrics).audit("Apply");
-    told(&metrics)
-}
-
-/// What a gateway with rollouts counts, once each.
-fn rollout_metrics() -> String {
-    let metrics = Metrics::new("0");
-    let meters = RolloutMeters::register(&metrics);
-    let name = "pos".into();
-    meters.gate(&name, true);
-    meters.held(&name, "Freeze/peak");
-    meters.document("Freeze/peak", true);
-    meters.rule(&name, true);
-    meters.rule_held(&name, "Freeze/peak");
-    meters.pulls(&name);
-    meters.progress(&name, 0, 0);
-    meters.brake(&name, "limit", 0);
-    told(&metrics)
 }
 
 /// Names, types and meanings of what a scrape of `metrics` shows.

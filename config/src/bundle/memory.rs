@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tillgate_core::reconcile::{
-    Applied, Boots, Denied, Done, Ended, Fate, Memory, Pin, Run, Stage, Wall,
+    Applied, Boots, Denied, Digest, Done, Ended, Fate, Memory, Pin, Run, Stage, Wall,
 };
 
 use super::hex;
@@ -37,6 +37,11 @@ struct Text {
     done: Vec<DoneText>,
     #[serde(default)]
     reports: u64,
+    /// What a version without this has written goes back to the store's first day.
+    #[serde(default = "always")]
+    began: Option<u64>,
+    #[serde(default)]
+    audited: Option<Numbered>,
     clock_floor: u64,
     clock_known: bool,
     #[serde(default)]
@@ -124,6 +129,11 @@ struct DoneText {
 
 fn yes() -> bool {
     true
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+fn always() -> Option<u64> {
+    Some(0)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -234,11 +244,12 @@ pub fn encode_memory(memory: &Memory) -> String {
         Stage::Kept => StageText::Kept,
         Stage::Promoted => StageText::Promoted,
     };
+    let numbered = |(sequence, digest): &(u64, Digest)| Numbered {
+        sequence: *sequence,
+        digest: digest.to_string(),
+    };
     let text = Text {
-        highest: memory
-            .highest
-            .clone()
-            .map(|(sequence, digest)| Numbered { sequence, digest: digest.to_string() }),
+        highest: memory.highest.as_ref().map(numbered),
         applied: memory
             .applied
             .clone()
@@ -261,6 +272,8 @@ pub fn encode_memory(memory: &Memory) -> String {
         runs: memory.runs.iter().map(RunText::from).collect(),
         done: memory.done.iter().map(DoneText::from).collect(),
         reports: memory.reports,
+        began: memory.began.map(|began| began.0),
+        audited: memory.audited.as_ref().map(numbered),
         clock_floor: memory.floor.0,
         clock_known: memory.clock_known,
         clock_jumped: memory.clock_jumped,
@@ -294,8 +307,9 @@ pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
         sequence: one.sequence,
         why: one.why.into(),
     };
+    let numbered = |one: Numbered| (one.sequence, one.digest.into());
     Ok(Memory {
-        highest: text.highest.map(|one| (one.sequence, one.digest.into())),
+        highest: text.highest.map(numbered),
         applied: text
             .applied
             .map(|one| Applied { digest: one.digest.into(), stage: stage(one.stage) }),
@@ -305,6 +319,8 @@ pub fn decode_memory(bytes: &[u8]) -> Result<Memory, MemoryError> {
         runs: text.runs.into_iter().map(Run::from).collect(),
         done: text.done.into_iter().map(Done::from).collect(),
         reports: text.reports,
+        began: text.began.map(Wall),
+        audited: text.audited.map(numbered),
         floor: Wall(text.clock_floor),
         clock_known: text.clock_known,
         clock_jumped: text.clock_jumped,
@@ -358,6 +374,8 @@ mod tests {
                 told: false,
             }],
             reports: 8,
+            began: Some(Wall(4)),
+            audited: Some((5120, "sha256:a".into())),
             floor: Wall(u64::MAX),
             clock_known: true,
             clock_jumped: true,
@@ -371,6 +389,23 @@ mod tests {
         for one in [memory(), Memory::default()] {
             assert_eq!(decode_memory(encode_memory(&one).as_bytes()).unwrap(), one);
         }
+    }
+
+    #[test]
+    fn a_memory_of_an_earlier_version_goes_back_to_the_first_day() {
+        let text = encode_memory(&memory());
+        let (_, body) = text.split_once('\n').unwrap();
+        let body: String = body
+            .lines()
+            .filter(|line| !line.contains("\"began\""))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let old = format!("{MARK} {}\n{body}", hex(body.as_bytes()));
+        assert_eq!(decode_memory(old.as_bytes()).unwrap().began, Some(Wall(0)));
+        assert_eq!(
+            decode_memory(encode_memory(&Memory::default()).as_bytes()).unwrap().began,
+            None
+        );
     }
 
     #[test]

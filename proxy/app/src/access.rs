@@ -17,6 +17,7 @@ use tillgate_config::effective::{ClassLog, ClientAddress, LogOutput};
 
 pub(crate) use self::line::Line;
 pub use self::line::{FIELDS, Field};
+pub(crate) use self::redact::{HIDDEN, without_cards};
 use crate::spool::{Output, Spool};
 
 /// The process's access log; its thread runs from the first config that wants one.

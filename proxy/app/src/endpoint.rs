@@ -22,6 +22,7 @@ use tillgate_core::endpoint::{EndpointSpec, Who};
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
+use tillgate_net::rarely::Rarely;
 use tokio::sync::{Notify, Semaphore, watch};
 use tower::ServiceExt as _;
 
@@ -35,11 +36,12 @@ use self::hooks::Heard;
 use self::instances::Instances;
 use self::operations::Operations;
 pub(crate) use self::past::Bundle;
-use self::past::{Past, moment};
+use self::past::Past;
 use self::problem::Problem;
 use self::slices::Slices;
 use crate::gateway::Gateway;
 use crate::telemetry::Recent;
+use crate::wall::StoreClock;
 
 mod answers;
 mod asked;
@@ -54,6 +56,7 @@ mod gates;
 mod hooks;
 mod impact;
 mod instances;
+mod journal;
 mod openapi;
 mod operations;
 mod past;
@@ -69,9 +72,6 @@ const CHECKS: usize = 1;
 /// Bodies of webhooks that are read at the same time, of 64 KiB at most, before it is known who
 /// sends them.
 const HOOKS: usize = 8;
-
-/// Characters of a reason in the audit log.
-const REASON_CHARS_MAX: usize = 1000;
 
 /// Tells that there is another config, by its number.
 type News = watch::Receiver<u64>;
@@ -95,19 +95,14 @@ pub(crate) struct Endpoint {
     checks: Arc<Semaphore>,
     hooks: Semaphore,
     heard: Mutex<BTreeMap<Arc<str>, Heard>>,
-    forged: Mutex<Forged>,
+    forged: Mutex<Rarely>,
+    validated: Mutex<Rarely>,
     operations: Mutex<Operations>,
     /// Somebody asks to look for another policy.
     asked: Notify,
     audit: Mutex<Option<Audit>>,
+    clock: Arc<StoreClock>,
     gates: Mutex<Gates>,
-}
-
-/// Messages with a wrong signature that were not told yet.
-#[derive(Default)]
-struct Forged {
-    told: Option<Instant>,
-    count: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,7 +110,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Endpoint {
-    pub(crate) fn new(metrics: &Metrics, effective: &Arc<Effective>) -> Result<Self, SecretError> {
+    pub(crate) fn new(
+        metrics: &Metrics,
+        effective: &Arc<Effective>,
+        clock: Arc<StoreClock>,
+    ) -> Result<Self, SecretError> {
         let endpoint = Self {
             meters: EndpointMeters::register(metrics),
             report_meters: ReportMeters::register(metrics),
@@ -131,9 +130,11 @@ impl Endpoint {
             hooks: Semaphore::new(HOOKS),
             heard: Mutex::default(),
             forged: Mutex::default(),
+            validated: Mutex::default(),
             operations: Mutex::new(Operations::new(fastrand::u32(..))),
             asked: Notify::new(),
             audit: Mutex::default(),
+            clock,
             gates: Mutex::default(),
         };
         let ready = endpoint.prepare(effective)?;
@@ -187,62 +188,6 @@ impl Endpoint {
     /// The running config came in this.
     pub(crate) fn came_in(&self, bundle: Bundle) {
         lock(&self.past).came_in(bundle);
-    }
-
-    fn follow_audit(&self, spec: Option<&EndpointSpec>) {
-        let mut audit = lock(&self.audit);
-        let wanted = spec.map(|spec| &*spec.audit_directory);
-        if audit.as_ref().map(Audit::directory) != wanted {
-            *audit = wanted.map(Audit::new);
-        }
-    }
-
-    /// Writes it down, where there is an audit log. Waits for the disk if it changes state.
-    pub(crate) fn record(&self, record: Record) {
-        let mut audit = lock(&self.audit);
-        let Some(audit) = audit.as_mut() else { return };
-        let has_failed = audit.failure.is_some();
-        match audit.write(&record, &moment(clock::wall())) {
-            Ok(()) => self.meters.audit(record.action.name()),
-            Err(error) => {
-                self.meters.unwritten.inc();
-                if !has_failed {
-                    let directory = audit.directory().display();
-                    tracing::error!(%directory, %error, "the audit log cannot be written");
-                }
-            }
-        }
-    }
-
-    /// A config was refused.
-    pub(crate) fn refused(&self, running: &str, why: &str) {
-        let reason: String = why.chars().take(REASON_CHARS_MAX).collect();
-        self.record(Record {
-            action: Action::Reject,
-            actor: "policy".to_owned(),
-            fields: vec![
-                ("from", json!(running)),
-                ("reason", json!(reason)),
-                ("result", json!("Rejected")),
-            ],
-        });
-    }
-
-    /// How the audit log stands.
-    pub(crate) fn audited(&self) -> Value {
-        let audit = lock(&self.audit);
-        let Some(audit) = audit.as_ref() else { return Value::Null };
-        let (sequence, head) = audit.standing().unzip();
-        json!({ "sequence": sequence, "head": head, "failure": audit.failure })
-    }
-
-    /// The last records of the audit log, as they were written.
-    pub(crate) fn last_records(&self, count: usize, bytes: usize) -> Result<Vec<u8>, String> {
-        let audit = lock(&self.audit);
-        let Some(audit) = audit.as_ref() else { return Ok(Vec::new()) };
-        let last = audit.standing().map_or(0, |(sequence, _)| sequence);
-        let after = last.saturating_sub(count as u64);
-        audit::read(audit.directory(), after, count, bytes).map_err(|error| error.to_string())
     }
 
     /// The operation `id` has come to this.

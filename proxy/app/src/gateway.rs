@@ -123,7 +123,7 @@ impl Gateway {
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
-        let endpoint = Endpoint::new(&metrics, &effective)?;
+        let endpoint = Endpoint::new(&metrics, &effective, Arc::clone(&sinks.clock))?;
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),
@@ -355,6 +355,7 @@ impl Gateway {
                 gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
                 gateway.endpoint.watch_gates(&gateway);
+                gateway.endpoint.check_audit();
                 drop(running);
                 gateway.retired.forget();
             };

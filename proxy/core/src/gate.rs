@@ -286,6 +286,11 @@ impl Override {
         let valid = Interval::new(self.valid.from, self.valid.until.minus(clock.margin()));
         (!matches!(clock, Clock::Untrusted(_)) && !valid.is_empty()).then_some(valid)
     }
+
+    /// Whether it is its time by such a clock, whoever has signed it.
+    pub fn counts(&self, clock: Clock, now: Timestamp) -> bool {
+        self.in_force(clock).is_some_and(|valid| valid.contains(now))
+    }
 }
 
 impl Artifact {
@@ -415,14 +420,19 @@ impl Gate {
         windows.chain(freezes).chain(overrides).collect()
     }
 
+    /// The overrides that count now by such a clock.
+    pub fn active_overrides(&self, clock: Clock, now: Timestamp) -> Vec<&Arc<str>> {
+        let honoured = self.overrides.iter().filter(|one| self.honours(one, clock, now));
+        honoured.map(|one| &one.name).collect()
+    }
+
     /// Whether an Override suspends anything that it names, now by such a clock.
     pub fn honours(&self, one: &Override, clock: Clock, now: Timestamp) -> bool {
-        let valid = one.in_force(clock).is_some_and(|valid| valid.contains(now));
         let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
         let mut freezes = self.freezes.iter().filter(named);
         let windows = !one.windows.is_empty() && one.signed.suffices(None);
         let enough = |freeze: &Freeze| one.signed.suffices(freeze.approvals.as_ref());
-        valid && (windows || freezes.any(enough))
+        one.counts(clock, now) && (windows || freezes.any(enough))
     }
 
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:

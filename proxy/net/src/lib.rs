@@ -21,6 +21,7 @@ pub mod otlp;
 pub mod placed;
 pub mod probe;
 pub mod proxy_protocol;
+pub mod rarely;
 mod seldom;
 pub mod shaped;
 mod sockopt;

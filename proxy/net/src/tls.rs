@@ -29,6 +29,7 @@ mod pairs;
 mod server;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 pub(crate) use self::client::unless_late;
 pub use self::client::{Application, Connector, Refusal, ServerStream};

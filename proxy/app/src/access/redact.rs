@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue};
 use tillgate_config::defaults::REDACTED_HEADERS;
 
 /// In the place of what is not shown.
-pub(super) const HIDDEN: &str = "[redacted]";
+pub(crate) const HIDDEN: &str = "[redacted]";
 
 /// Bytes of a value that are shown; a line must not grow with what a client sends.
 const VALUE_MAX: usize = 256;
@@ -55,7 +55,7 @@ const fn is_of_run(c: char) -> bool {
 }
 
 /// Runs of digits, in groups or not, that pass the check of card numbers are hidden.
-fn without_cards(text: &str) -> String {
+pub(crate) fn without_cards(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tillgate_config::schema;
 use tillgate_core::endpoint::is_name;
+use tillgate_core::gate::Clock;
 use tillgate_net::clock;
 use tillgate_net::http::server::InFlight;
 
@@ -38,7 +39,7 @@ pub(super) async fn answer(
             Ok(document(&lock(&desk.endpoint().instances).list(&wanted, clock::now())))
         }
         Op::Status => Ok(document(&admin::status::of(&desk.gateway))),
-        Op::Drift => Ok(document(&drift::show(desk).await)),
+        Op::Drift => drift::show(desk).await.map(|it| document(&it)),
         Op::Revisions => revisions::list(desk).await.map(|it| document(&it)),
         Op::Revision => revisions::show(desk, ask.part("digest")).await.map(|it| document(&it)),
         Op::Difference => {
@@ -163,14 +164,18 @@ fn shown_windows(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
 /// Signed exceptions, with where they stand now.
 fn overrides(desk: &Desk) -> Value {
     let running = desk.running();
-    let now = windows::now();
+    let (clock, now) = desk.gateway.clock.now();
+    let active = running.gate.active_overrides(clock, now);
     let list: Vec<Value> = running
         .gate
         .overrides
         .iter()
         .map(|one| {
-            let state = if one.valid.contains(now) {
+            let state = if active.contains(&&one.name) {
                 "Active"
+            } else if matches!(clock, Clock::Untrusted(_)) {
+                // By such a clock none counts, and nobody knows which ones would.
+                "Suspended"
             } else if now < one.valid.from {
                 "Future"
             } else {

@@ -82,17 +82,8 @@ pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
 /// Somebody sends what he cannot sign: counted, and told now and then.
 fn forged(desk: &Desk, receiver: &str) {
     let now = clock::now();
-    let count = {
-        let mut forged = lock(&desk.endpoint().forged);
-        forged.count += 1;
-        let is_due =
-            forged.told.is_none_or(|told| now.saturating_duration_since(told) >= FORGED_TOLD);
-        if !is_due {
-            return;
-        }
-        forged.told = Some(now);
-        std::mem::take(&mut forged.count)
-    };
+    let count = lock(&desk.endpoint().forged).happens(FORGED_TOLD, now);
+    let Some(count) = count else { return };
     tracing::warn!(receiver, count, "a webhook came with a wrong signature");
     desk.endpoint().record(Record {
         action: Action::VerifyFailed,

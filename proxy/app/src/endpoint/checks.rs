@@ -4,6 +4,7 @@
 //! so one is looked at at a time, on a thread that serves nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -13,12 +14,18 @@ use tillgate_config::effective::Effective;
 use tillgate_config::fleet::{Fleet, Source};
 use tillgate_config::report::Report;
 use tillgate_config::{Checked, check_text};
+use tillgate_net::clock;
 use tillgate_net::threads::making_way;
 
+use super::audit::{Action, Record};
 use super::past::differences;
 use super::problem::Problem;
 use super::{Ask, Desk, impact};
 use crate::bundle::archive;
+
+/// A machine may ask every second, and changes nothing: the audit log has the last one of this
+/// time, with how many there were.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What the policy is called in messages: it came without a name.
 pub(super) const NAME: &str = "policy.yaml";
@@ -26,8 +33,7 @@ pub(super) const NAME: &str = "policy.yaml";
 /// Looks at the policy in the body.
 pub(super) async fn validate(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let running = desk.running();
-    let checked = look(desk, ask, &running.store).await?;
-    let (config, report) = valid(checked)?;
+    let (config, report) = asked(desk, ask, &running.store).await?;
     let not_in_effect: Vec<&str> = config.not_in_effect.iter().map(|one| &*one.field).collect();
     Ok(json!({
         "valid": true,
@@ -40,8 +46,7 @@ pub(super) async fn validate(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
 /// Looks at the policy in the body, and at what it would change here.
 pub(super) async fn plan(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let running = desk.running();
-    let checked = look(desk, ask, &running.store).await?;
-    let (config, report) = valid(checked)?;
+    let (config, report) = asked(desk, ask, &running.store).await?;
     let machine = running.machine_endpoint.clone();
     let config = config.with_flags_of(&running).with_machine_endpoint(machine);
     if config.store != running.store {
@@ -95,6 +100,29 @@ pub(super) async fn compiled(
     let (config, _) = valid(apart(desk, compile).await?)?;
     let gate = config.gate.clone().verified(|_, _, _| true);
     Ok(Effective { gate, ..config })
+}
+
+/// The policy in the body, if it is one; that somebody asked is written down now and then.
+async fn asked(desk: &Desk, ask: Ask, store: &Arc<str>) -> Result<(Effective, Report), Problem> {
+    let actor = ask.who.actor.to_string();
+    let checked = look(desk, ask, store).await?;
+    let endpoint = desk.endpoint();
+    let count = super::lock(&endpoint.validated).happens(TOLD_EVERY, clock::now());
+    let fields = |count: u64| {
+        let digest = checked.effective.as_ref().map(|config| &*config.digest);
+        let result = if digest.is_some() { "Valid" } else { "Invalid" };
+        let errors = checked.report.errors.len();
+        vec![
+            ("to", json!(digest)),
+            ("errors", json!(errors)),
+            ("count", json!(count)),
+            ("result", json!(result)),
+        ]
+    };
+    if let Some(fields) = count.map(fields) {
+        endpoint.record(Record { action: Action::Validate, actor, fields });
+    }
+    valid(checked)
 }
 
 /// Compiles the policy in the body for `store`.

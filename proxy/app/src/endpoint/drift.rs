@@ -5,16 +5,26 @@
 //! it runs. Where policy comes from sources, the one who follows them adds what they have, and what
 //! was changed on the disk. Nothing is compared as text that has a value.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use tillgate_core::units::Direction;
+use tillgate_core::link::LinkSpec;
+use tillgate_core::units::{BitRate, Direction};
 use tillgate_net::clock;
 use tillgate_net::metrics::InstanceState;
 
+use super::problem::Problem;
 use super::{Desk, lock};
+use crate::disk::read_bounded;
 use crate::gateway::Gateway;
-use crate::reconcile::Order;
+
+/// Where the kernel shows what its network devices are.
+const DEVICES: &str = "/sys/class/net";
+
+/// A number.
+const SPEED_BYTES_MAX: u64 = 64;
 
 /// How what runs stands to what was wanted; the later ones weigh more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,25 +107,30 @@ pub(crate) fn state(items: &[Item]) -> State {
     items.iter().map(|item| item.state).max().unwrap_or(State::InSync)
 }
 
-/// `GET /v1/drift`.
-pub(super) async fn show(desk: &Arc<Desk>) -> Value {
+/// `GET /v1/drift`: what a look finds that begins after the question.
+pub(super) async fn show(desk: &Arc<Desk>) -> Result<Value, Problem> {
     let gateway = &desk.gateway;
-    let shown = |state: &str, items: Vec<Value>| {
-        let digest = Arc::clone(&gateway.running().effective.digest);
-        json!({ "digest": &*digest, "compliance": state, "items": items })
-    };
     if let Some(office) = gateway.policy.office() {
-        // Who follows the sources looks at everything, now.
-        if let Ok(found) = office.order(Order::Check, None, &"viewer".into()).await {
-            let items = found["items"].as_array().cloned().unwrap_or_default();
-            return shown(found["compliance"].as_str().unwrap_or_default(), items);
-        }
+        // Who follows the sources looks at everything.
+        return office.look().await.map_err(|_| unseen());
     }
-    let items: Vec<Item> = digest(gateway).1.into_iter().chain(live(gateway)).collect();
-    let state = state(&items);
-    let reasons = items.iter().map(|item| item.reason);
-    gateway.endpoint.report_meters.stands(state.name(), &State::NAMES, reasons);
-    shown(state.name(), items.iter().map(Item::to_json).collect())
+    let gateway = Arc::clone(gateway);
+    let looked = tokio::task::spawn_blocking(move || {
+        gateway.endpoint.check_audit();
+        let items: Vec<Item> = digest(&gateway).1.into_iter().chain(live(&gateway)).collect();
+        let state = state(&items);
+        let reasons = items.iter().map(|item| item.reason);
+        gateway.endpoint.report_meters.stands(state.name(), &State::NAMES, reasons);
+        let items: Vec<Value> = items.iter().map(Item::to_json).collect();
+        let digest = Arc::clone(&gateway.running().effective.digest);
+        json!({ "digest": &*digest, "compliance": state.name(), "items": items })
+    });
+    looked.await.map_err(|_| unseen())
+}
+
+fn unseen() -> Problem {
+    let detail = "nobody could look whether everything is as it should be: ask again";
+    Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail)
 }
 
 /// What can be seen of the gateway itself, at once.
@@ -126,6 +141,7 @@ pub(crate) fn live(gateway: &Gateway) -> Vec<Item> {
     if let Some(wrong) = lock(&gateway.endpoint.said).clone() {
         items.push(Item::drifted("SecretRefused", "secrets on disk", "can be used", wrong));
     }
+    items.extend(gateway.endpoint.audit_item());
     items
 }
 
@@ -163,6 +179,7 @@ fn lines(gateway: &Gateway) -> Vec<Item> {
     let running = gateway.running();
     let mut items = Vec::new();
     for spec in &running.effective.links {
+        items.extend(below_declared(Path::new(DEVICES), spec));
         let Some((_, link)) = running.lines().get(&spec.name) else {
             let subject = format!("line {}", spec.name);
             items.push(Item::drifted("LineMissing", &subject, "driven", "none".to_owned()));
@@ -180,6 +197,20 @@ fn lines(gateway: &Gateway) -> Vec<Item> {
         }
     }
     items
+}
+
+/// Whether the device that a line names runs slower than the line shall: a cable or a switch that
+/// has fallen back. Devices without a speed of their own say nothing.
+fn below_declared(devices: &Path, spec: &LinkSpec) -> Option<Item> {
+    let device = spec.device.as_deref()?;
+    let shown = read_bounded(&devices.join(device).join("speed"), SPEED_BYTES_MAX).ok()?;
+    let mbit: u64 = std::str::from_utf8(&shown).ok()?.trim().parse().ok()?;
+    let speed = BitRate::from_mbit(mbit);
+    let wanted = *Direction::BOTH.map(|one| spec.capacity.get(one)).into_iter().max()?;
+    let observed = format!("{device} runs at {speed}");
+    let subject = format!("line {}", spec.name);
+    (speed < wanted)
+        .then(|| Item::drifted("LinkBelowDeclared", &subject, &wanted.to_string(), observed))
 }
 
 /// The sockets that are bound.
@@ -200,4 +231,41 @@ fn listeners(gateway: &Gateway) -> Vec<Item> {
             Item::drifted("ListenerMissing", &subject, &wanted, "not bound".to_owned())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tillgate_core::link::LinkRole;
+    use tillgate_core::units::{PerDirection, Percent};
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_has_fallen_back_is_below_what_its_line_shall_carry() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut spec = LinkSpec {
+            name: "primary".into(),
+            role: LinkRole::Primary,
+            capacity: PerDirection { up: BitRate::from_mbit(5), down: BitRate::from_mbit(100) },
+            headroom: Percent::new(5).unwrap(),
+            overhead_bytes: 0,
+            metered: false,
+            device: Some("wan0".into()),
+            source: None,
+        };
+        std::fs::create_dir(folder.path().join("wan0")).unwrap();
+        let looks = |spec: &LinkSpec, speed: &str| {
+            std::fs::write(folder.path().join("wan0/speed"), speed).unwrap();
+            below_declared(folder.path(), spec).map(|item| (item.reason, item.observed))
+        };
+        let slow = ("LinkBelowDeclared", "wan0 runs at 10Mbit/s".to_owned());
+        assert_eq!(looks(&spec, "10\n"), Some(slow));
+        for speed in ["100\n", "1000\n", "-1\n", ""] {
+            assert_eq!(looks(&spec, speed), None, "{speed}");
+        }
+        spec.device = Some("gone0".into());
+        assert_eq!(looks(&spec, "10\n"), None);
+        spec.device = None;
+        assert_eq!(looks(&spec, "10\n"), None);
+    }
 }

@@ -1,5 +1,5 @@
-//! What of rollouts goes into the audit log: a gate that opens or is held, an exception that
-//! counts and its end.
+//! What of the calendar goes into the audit log: a gate of a rollout or of a rule that opens or is
+//! held, an exception that counts and its end.
 //!
 //! Gates are looked at every few seconds, and only a change is written: clients that are held ask
 //! again and again, and a log of that would say nothing. Who asks for what is counted in metrics.
@@ -8,21 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tillgate_core::gate::Gate;
+use tillgate_core::civil::Timestamp;
+use tillgate_core::gate::{Blocker, Clock, Gate, Passage};
 
 use super::Endpoint;
 use super::audit::{Action, Record};
-use crate::cli::windows;
+use crate::doors;
 use crate::gateway::Gateway;
 
-/// Rollouts and exceptions that are remembered; a policy has a few.
+/// Rollouts and rules, and exceptions, that are remembered; a policy has a few.
 const REMEMBERED: usize = 256;
 
 /// What was written last.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
-    /// Of each rollout: its release, its gate and what holds it.
-    rollouts: BTreeMap<String, Value>,
+    /// Of each rollout and rule: its release, its gate and what holds it.
+    stood: BTreeMap<String, Value>,
     /// Exceptions that count.
     used: BTreeSet<Arc<str>>,
 }
@@ -30,40 +31,59 @@ pub(super) struct Gates {
 impl Endpoint {
     /// Looks at the gates, and writes down what has changed.
     pub(crate) fn watch_gates(&self, gateway: &Gateway) {
-        let Some(mirror) = gateway.mirror() else { return };
         let running = gateway.running();
-        let shown = mirror.show(&running);
+        let (gate, now) = (&running.effective.gate, gateway.clock.now());
+        let mut shown = match gateway.mirror() {
+            Some(mirror) => mirror.show(&running)["rollouts"].take(),
+            None => Value::Null,
+        };
+        let mut all = shown.as_array_mut().map(std::mem::take).unwrap_or_default();
+        all.extend(doors::guarded(&running.effective).map(|rule| passage(gate, rule, now)));
         let mut records = Vec::new();
         {
             let mut gates = super::lock(&self.gates);
-            for rollout in shown["rollouts"].as_array().into_iter().flatten() {
-                records.extend(gates.rollout(rollout));
-                records.extend(gates.uses(rollout, &running.effective.gate));
+            for one in &all {
+                records.extend(gates.turns(one));
+                records.extend(gates.uses(one, gate));
             }
-            records.extend(gates.ends(&running.effective.gate));
+            records.extend(gates.ends(gate, now));
         }
         records.into_iter().for_each(|record| self.record(record));
     }
 }
 
+/// How a rule stands, in the words of rollouts.
+fn passage(gate: &Gate, rule: Passage<'_>, (clock, now): (Clock, Timestamp)) -> Value {
+    let opening = gate.of_passage(rule, clock, now);
+    let mut shown = doors::stands(&opening);
+    let suspended = opening.suspended.iter();
+    let one = |(what, by): &(Blocker, &str)| json!({ "document": what.to_string(), "by": by });
+    shown["suspended"] = suspended.map(one).collect();
+    shown["rule"] = json!(rule.to_string());
+    shown
+}
+
 impl Gates {
-    fn rollout(&mut self, shown: &Value) -> Option<Record> {
-        let name = shown["name"].as_str()?;
+    /// A rollout or a rule opens, or is held by something else.
+    fn turns(&mut self, shown: &Value) -> Option<Record> {
+        let (name, rule) = (&shown["name"], &shown["rule"]);
         let now = json!([shown["release"], shown["gate"], shown["heldBy"]]);
-        if self.rollouts.get(name) == Some(&now) {
+        let whom = format!("{name} {rule}");
+        if self.stood.get(&whom) == Some(&now) {
             return None;
         }
-        if self.rollouts.len() >= REMEMBERED {
-            self.rollouts.clear();
+        if self.stood.len() >= REMEMBERED {
+            self.stood.clear();
         }
-        self.rollouts.insert(name.to_owned(), now);
+        self.stood.insert(whom, now);
         let is_open = shown["gate"] == "Open";
         let action = if is_open { Action::GateOpen } else { Action::GateHeld };
         let held_by = if is_open { Value::Null } else { shown["heldBy"].clone() };
         Some(record(
             action,
             vec![
-                ("rollout", json!(name)),
+                ("rollout", name.clone()),
+                ("rule", rule.clone()),
                 ("release", shown["release"].clone()),
                 ("ring", shown["ring"].clone()),
                 ("heldBy", held_by),
@@ -71,7 +91,7 @@ impl Gates {
         ))
     }
 
-    /// Exceptions by which this rollout is open.
+    /// Exceptions by which this rollout or rule is open.
     fn uses(&mut self, shown: &Value, gate: &Gate) -> Vec<Record> {
         let suspended = shown["suspended"].as_array().into_iter().flatten();
         let mut records = Vec::new();
@@ -89,6 +109,7 @@ impl Gates {
                 vec![
                     ("override", json!(name)),
                     ("rollout", shown["name"].clone()),
+                    ("rule", shown["rule"].clone()),
                     ("suspends", one["document"].clone()),
                     ("reason", json!(&*found.reason)),
                     ("ticket", json!(&*found.ticket)),
@@ -99,10 +120,9 @@ impl Gates {
     }
 
     /// Exceptions that counted and do no longer.
-    fn ends(&mut self, gate: &Gate) -> Vec<Record> {
-        let now = windows::now();
+    fn ends(&mut self, gate: &Gate, (clock, now): (Clock, Timestamp)) -> Vec<Record> {
         let counts = |name: &Arc<str>| {
-            gate.overrides.iter().any(|one| one.name == *name && one.valid.contains(now))
+            gate.overrides.iter().any(|one| one.name == *name && one.counts(clock, now))
         };
         let (stay, over): (BTreeSet<_>, BTreeSet<_>) =
             std::mem::take(&mut self.used).into_iter().partition(counts);
@@ -120,6 +140,7 @@ fn record(action: Action, fields: Vec<(&'static str, Value)>) -> Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::windows;
 
     fn shown(gate: &str, held_by: &[&str]) -> Value {
         json!({"name": "pos", "release": "1", "ring": "pilot", "gate": gate, "heldBy": held_by})
@@ -128,12 +149,12 @@ mod tests {
     #[test]
     fn a_gate_is_written_down_when_it_changes() {
         let mut gates = Gates::default();
-        let held = gates.rollout(&shown("Held", &["Freeze/a"])).unwrap();
-        assert_eq!((held.action, &held.fields[3].1), (Action::GateHeld, &json!(["Freeze/a"])));
-        assert_eq!(gates.rollout(&shown("Held", &["Freeze/a"])), None);
-        assert!(gates.rollout(&shown("Held", &["Freeze/b"])).is_some(), "by something else");
-        let open = gates.rollout(&shown("Open", &[])).unwrap();
-        assert_eq!((open.action, &open.fields[3].1), (Action::GateOpen, &Value::Null));
+        let held = gates.turns(&shown("Held", &["Freeze/a"])).unwrap();
+        assert_eq!((held.action, &held.fields[4].1), (Action::GateHeld, &json!(["Freeze/a"])));
+        assert_eq!(gates.turns(&shown("Held", &["Freeze/a"])), None);
+        assert!(gates.turns(&shown("Held", &["Freeze/b"])).is_some(), "by something else");
+        let open = gates.turns(&shown("Open", &[])).unwrap();
+        assert_eq!((open.action, &open.fields[4].1), (Action::GateOpen, &Value::Null));
     }
 
     #[test]
@@ -158,13 +179,21 @@ mod tests {
         });
         let mut rollout = shown("Open", &[]);
         rollout["suspended"] = json!([{"document": "Freeze/a", "by": "Override/hotfix"}]);
-        let mut gates = Gates::default();
+        let (mut gates, synced) = (Gates::default(), (Clock::Synced, now));
         let used = gates.uses(&rollout, &gate);
         assert_eq!(used[0].action, Action::OverrideUsed);
         assert!(used[0].fields.contains(&("ticket", json!("CHG-1"))), "{used:?}");
-        assert!(gates.uses(&rollout, &gate).is_empty() && gates.ends(&gate).is_empty());
+        assert!(gates.uses(&rollout, &gate).is_empty() && gates.ends(&gate, synced).is_empty());
+        // By a clock that nobody trusts no exception counts.
+        let untrusted = (Clock::Untrusted(now), now);
+        assert_eq!(gates.ends(&gate, untrusted)[0].action, Action::OverrideExpired);
+        assert_eq!(gates.uses(&rollout, &gate).len(), 1, "it counts again");
+        // One that ran free for long ends it earlier, by what it may be wrong.
+        let late = (Clock::Holdover(2 * hour), now);
+        assert_eq!(gates.ends(&gate, late)[0].action, Action::OverrideExpired);
+        gates.uses(&rollout, &gate);
         gate.overrides.clear();
-        assert_eq!(gates.ends(&gate)[0].action, Action::OverrideExpired);
-        assert!(gates.ends(&gate).is_empty());
+        assert_eq!(gates.ends(&gate, synced)[0].action, Action::OverrideExpired);
+        assert!(gates.ends(&gate, synced).is_empty());
     }
 }

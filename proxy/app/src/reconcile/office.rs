@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tillgate_config::bundle::{Manifest, digest, wall_text};
 use tillgate_config::effective::Effective;
 use tillgate_core::reconcile::{Digest, Pin, Run, Wall};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Spec;
 use super::boot::{Finish, kept};
@@ -44,8 +44,6 @@ pub(crate) enum Order {
     Unpin,
     /// Go back to the revision of this name, and stay there.
     RollBack { name: Arc<str>, hold: Hold, operation: Option<Arc<str>> },
-    /// Look whether everything is as it should be.
-    Check,
 }
 
 /// Why an order is not carried out.
@@ -134,6 +132,10 @@ pub(crate) struct Office {
     finish: Finish,
     orders: mpsc::Sender<Ordered>,
     standing: Mutex<Arc<Standing>>,
+    /// How many have asked whether everything is as it should be.
+    questions: watch::Sender<u64>,
+    /// What was found last, and how many had asked before that look began.
+    found: watch::Sender<(u64, Value)>,
 }
 
 impl std::fmt::Debug for Office {
@@ -145,7 +147,15 @@ impl std::fmt::Debug for Office {
 impl Office {
     pub(super) fn new(spec: Arc<Spec>, finish: Finish) -> (Arc<Self>, mpsc::Receiver<Ordered>) {
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
-        (Arc::new(Self { spec, finish, orders, standing: Mutex::default() }), ordered)
+        let office = Self {
+            spec,
+            finish,
+            orders,
+            standing: Mutex::default(),
+            questions: watch::Sender::default(),
+            found: watch::Sender::default(),
+        };
+        (Arc::new(office), ordered)
     }
 
     /// Where the loop stands.
@@ -171,6 +181,30 @@ impl Office {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(OrderError::Busy),
         }
+    }
+
+    /// What a look that begins after this question finds; many questions share one.
+    pub(crate) async fn look(&self) -> Result<Value, OrderError> {
+        let (mut found, mut mine) = (self.found.subscribe(), 0);
+        self.questions.send_modify(|count| {
+            *count += 1;
+            mine = *count;
+        });
+        let looked = found.wait_for(|(asked, _)| *asked >= mine);
+        match tokio::time::timeout(PATIENCE, looked).await {
+            Ok(Ok(found)) => Ok(found.1.clone()),
+            Ok(Err(_)) | Err(_) => Err(OrderError::Busy),
+        }
+    }
+
+    /// Says when somebody asks, with how many have.
+    pub(super) fn questions(&self) -> watch::Receiver<u64> {
+        self.questions.subscribe()
+    }
+
+    /// What a look has found that began when so many had asked.
+    pub(super) fn finds(&self, asked: u64, found: Value) {
+        self.found.send_replace((asked, found));
     }
 
     /// What `name` stands for: a digest of a bundle or of its config, or a word.

@@ -1,17 +1,20 @@
 //! Signed operations from afar: whether one is carried out here and now, and what came of it.
 //!
 //! Believed is what a key of role `operation` has signed, for this store, before its end, by a
-//! clock that is believed; and never twice: its id is on disk before anything is done. An id that
-//! comes again after it had been taken away, or with other words, is a replay, and is told.
+//! clock that is believed; and never twice: its id is on disk before anything is done, in the
+//! memory and in the audit log. Where the memory is lost the log knows, and what was signed before
+//! the new memory began is not carried out at all. An id that comes again after it had been taken
+//! away, or with other words, is a replay, and is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{
-    OperationStatement, PromotionEntry, digest, hex, operation_bytes, wall_text,
+    OPERATION_LASTS_MAX, OperationStatement, PromotionEntry, digest, hex, operation_bytes, wall,
+    wall_text,
 };
-use tillgate_core::reconcile::{ClockState, Ended, Memory, Wall};
+use tillgate_core::reconcile::{ClockState, Done, Ended, Memory, Wall};
 
 use crate::bundle::verify::{KeyRole, Trust};
 
@@ -23,6 +26,9 @@ const OUTCOMES_BYTES_MAX: usize = 512 * 1024;
 
 /// Bytes of an outcome in the memory, which has up to 256 of them.
 const BRIEF_BYTES_MAX: usize = 1024;
+
+/// The result in a record of the audit log that is written before anything is done.
+pub(super) const BEGUN: &str = "Begun";
 
 /// What is known of the operations that one source has; another may be behind it.
 #[derive(Debug, Default)]
@@ -166,6 +172,44 @@ pub(super) fn interrupted(at: Wall) -> Ended {
     Ended { state: "Interrupted".into(), at, outcome }
 }
 
+/// What records of the audit log say of operations that were begun here, for a memory that knows
+/// nothing of them; `told` where nobody is to be told.
+pub(super) fn recalled(records: &[Value], told: bool) -> Vec<Done> {
+    let mut found: Vec<Done> = Vec::new();
+    let mut places: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for record in records {
+        let text = |name: &str| record[name].as_str();
+        let (Some(id), Some(result)) = (text("operation"), text("result")) else { continue };
+        let at = text("at").and_then(wall).unwrap_or_default();
+        let ended = match result {
+            "Refused" => continue,
+            BEGUN => None,
+            state => {
+                let why = "the memory was lost: the audit log knows that it was carried out";
+                let outcome = brief(&json!({ "result": "remembered", "why": why }));
+                Some(Ended { state: state.into(), at, outcome })
+            }
+        };
+        if let Some(one) = places.get(id).and_then(|place| found.get_mut(*place)) {
+            one.ended = ended.or(one.ended.take());
+            continue;
+        }
+        places.insert(id.into(), found.len());
+        // A version that did not write the end down had the same bound.
+        let until = text("expires").and_then(wall);
+        let until = until.unwrap_or(Wall(at.0.saturating_add(OPERATION_LASTS_MAX)));
+        found.push(Done {
+            id: id.into(),
+            statement: text("statement").unwrap_or_default().into(),
+            until,
+            action: text("does").unwrap_or_default().into(),
+            ended,
+            told,
+        });
+    }
+    found
+}
+
 /// Whether an operation is to be carried out now. `gone` were carried out and taken away.
 pub(super) fn examine(
     entry: &PromotionEntry,
@@ -216,9 +260,19 @@ pub(super) fn examine(
     if clock == ClockState::Untrusted {
         return Err(Not::Waits);
     }
-    let issued = tillgate_config::bundle::wall(&statement.issued_at).unwrap_or_default();
+    let issued = wall(&statement.issued_at).unwrap_or_default();
     if issued.0 > now.0.saturating_add(AHEAD) {
         return Err(Not::Waits);
+    }
+    // A memory begins once the clock is believed.
+    let Some(began) = memory.began else { return Err(Not::Waits) };
+    if issued < began {
+        let why = format!(
+            "what this store remembers begins at {}, after it was signed: it may have been \
+             carried out before, so sign it anew",
+            wall_text(began)
+        );
+        return Err(refused(Some(&id), "predates", &why));
     }
     let actor = format!("key:{}", may.join(",")).into();
     Ok(Believed { statement, id, digest, actor })
@@ -227,7 +281,6 @@ pub(super) fn examine(
 #[cfg(test)]
 mod tests {
     use tillgate_config::bundle::OperationAction;
-    use tillgate_core::reconcile::Done;
 
     use super::*;
     use crate::bundle::verify::tests::Signer;
@@ -262,7 +315,7 @@ mod tests {
         let (ann, eve) = (Signer::new("ann"), Signer::new("eve"));
         let keys = vec![ann.trusted(&[KeyRole::Operation]), eve.trusted(&[KeyRole::Bundle])];
         let trust = Trust { threshold: 1, keys };
-        let mut memory = Memory::default();
+        let mut memory = Memory { began: Some(NOW), ..Memory::default() };
         let look = |entry: &PromotionEntry, memory: &Memory, gone: &[&str], clock| {
             let gone = gone.iter().map(|id| Arc::from(*id)).collect();
             examine(entry, &trust, "0412", memory, &gone, (clock, NOW))
@@ -297,6 +350,10 @@ mod tests {
             one.issued_at = wall_text(Wall(NOW.0 + 600));
         });
         assert_eq!(look(&entry(&ann, &early), &memory, &[], synced).unwrap_err(), Not::Waits);
+        // What was signed before a store remembers anything may have been done already.
+        let new = Memory { began: Some(Wall(NOW.0 + 1)), ..Memory::default() };
+        assert_eq!(result(&good, &new, &[]), "predates");
+        assert_eq!(look(&good, &Memory::default(), &[], synced).unwrap_err(), Not::Waits);
 
         let Believed { id, digest, statement: said, .. } = believed;
         memory.does(done(&id, &digest, said.expires()), NOW);
@@ -304,6 +361,39 @@ mod tests {
         assert_eq!(result(&good, &memory, &["op-1"]), "replayed");
         let reused = entry(&ann, &statement(|one| one.reason = "something else".into()));
         assert_eq!(result(&reused, &memory, &[]), "replayed");
+    }
+
+    #[test]
+    fn a_lost_memory_is_made_good_by_the_audit_log() {
+        let record = |id: &str, result: &str| {
+            json!({"seq": 1, "at": wall_text(NOW), "operation": id, "does": "Unpin",
+                "statement": "sha256:s", "expires": wall_text(Wall(NOW.0 + 60)), "result": result})
+        };
+        let old = json!({"at": wall_text(NOW), "operation": "old", "result": "Failed"});
+        let records = [
+            record("done", BEGUN),
+            record("done", "Succeeded"),
+            record("cut", BEGUN),
+            record("never", "Refused"),
+            old,
+            json!({"operation": 7}),
+        ];
+        let found = recalled(&records, false);
+        let states: Vec<_> = found
+            .iter()
+            .map(|one| (&*one.id, one.until.0 - NOW.0, one.ended.as_ref().map(|it| &*it.state)))
+            .collect();
+        let week = OPERATION_LASTS_MAX;
+        let wanted =
+            [("done", 60, Some("Succeeded")), ("cut", 60, None), ("old", week, Some("Failed"))];
+        assert_eq!(states, wanted);
+        let mut memory = Memory { floor: Wall(NOW.0 + 60), ..Memory::default() };
+        memory.does(done("old", "sha256:o", Wall(u64::MAX)), NOW);
+        memory.recalls(found.clone());
+        assert_eq!(memory.done.len(), 1, "what is over, and what is known, is not taken");
+        let mut memory = Memory::default();
+        memory.recalls(found);
+        assert_eq!(memory.done.len(), 3);
     }
 
     fn done(id: &str, statement: &str, until: Wall) -> Done {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{ClockState, Fate, OnDisk, Reconciler, Run, Wall};
+use tillgate_core::reconcile::{Boot, ClockState, Fate, OnDisk, Reconciler, Remark, Run, Wall};
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
 use tillgate_net::{clock, threads};
@@ -26,6 +26,7 @@ use super::shown::{Conditions, Facts, History};
 use super::watch::{Answer, Watched};
 use super::{Booted, Finish, Spec, wall};
 use crate::endpoint::Bundle;
+use crate::endpoint::audit::{Action, Record};
 use crate::endpoint::drift::Item;
 use crate::gateway::Gateway;
 use crate::sources::Source;
@@ -209,6 +210,7 @@ impl Loop {
         if let Some(why) = unwritten {
             conditions.raise("StateUnwritten", "Disk", &why);
         }
+        tell_boot_loop(&gateway, &boot);
         if policy.is_none() {
             let text = "no policy yet: the built-in minimal one serves";
             conditions.raise("Minimal", "NoPolicy", text);
@@ -282,7 +284,9 @@ impl Loop {
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
         let (ends, mut reports) = mpsc::channel(1);
         self.begin_to_report(ends);
+        self.recall();
         self.tell_untold();
+        let mut questions = self.office.questions();
         let mut asking = JoinSet::new();
         for watched in self.watched() {
             asking.spawn(watched.ask(Arc::clone(&self.gateway), tell.clone(), hints.clone()));
@@ -305,6 +309,10 @@ impl Loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(due.into()) => break,
                     Some(ordered) = orders.recv() => self.obey(ordered),
+                    Ok(()) = questions.changed() => {
+                        let asked = *questions.borrow_and_update();
+                        self.answer(asked);
+                    }
                     Some(sent) = reports.recv() => {
                         self.reported(sent);
                         break;
@@ -466,6 +474,19 @@ impl Loop {
         let sequence = policy.revision.sequence.unwrap_or(0);
         self.meters.runs(&policy.manifest.revision, &policy.effective.digest, sequence);
     }
+}
+
+/// A start that leaves a policy because the process kept dying with it is written down.
+fn tell_boot_loop(gateway: &Gateway, boot: &Boot) {
+    if !boot.remarks.contains(&Remark::BootLoop) {
+        return;
+    }
+    let serves = boot.serve.revision().map(|revision| &*revision.digest);
+    gateway.endpoint.record(Record {
+        action: Action::BreakBootLoop,
+        actor: "tillgate".to_owned(),
+        fields: vec![("to", json!(serves)), ("reason", json!("it kept dying young"))],
+    });
 }
 
 /// What a policy came in, as the endpoint says it.

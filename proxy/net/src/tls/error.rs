@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::verifier::{Why, why};
 use crate::error::Failure;
 
 /// Why there is no TLS with a server.
@@ -111,10 +112,10 @@ impl TlsError {
 
     fn of_certificate(problem: &CertificateError) -> Self {
         if let CertificateError::ExpiredContext { not_after, .. } = problem {
-            return Self::Expired { until: date(*not_after) };
+            return Self::Expired { until: date(moment(*not_after)) };
         }
         if let CertificateError::NotValidYetContext { not_before, .. } = problem {
-            return Self::NotYetValid { from: date(*not_before) };
+            return Self::NotYetValid { from: date(moment(*not_before)) };
         }
         if let CertificateError::NotValidForNameContext { expected, presented } = problem {
             let expected = expected.to_str().into_owned();
@@ -136,8 +137,12 @@ fn names(presented: &[String]) -> String {
     presented.iter().map(bare).collect::<Vec<_>>().join(", ")
 }
 
-fn date(time: UnixTime) -> String {
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+fn moment(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
+/// In GMT, for people.
+pub(super) fn date(time: SystemTime) -> String {
     httpdate::fmt_http_date(time)
 }
 
@@ -194,12 +199,14 @@ pub(crate) enum HandshakeEnd {
     NoProtocol,
     NoCertificate,
     BadCertificate,
+    ExpiredCertificate,
+    EarlyCertificate,
     RefusedByClient,
     Broken,
 }
 
 impl HandshakeEnd {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Full,
         Self::Resumed,
         Self::NotInTime,
@@ -210,6 +217,8 @@ impl HandshakeEnd {
         Self::NoProtocol,
         Self::NoCertificate,
         Self::BadCertificate,
+        Self::ExpiredCertificate,
+        Self::EarlyCertificate,
         Self::RefusedByClient,
         Self::Broken,
     ];
@@ -226,6 +235,8 @@ impl HandshakeEnd {
             Self::NoProtocol => "no_protocol",
             Self::NoCertificate => "no_certificate",
             Self::BadCertificate => "bad_certificate",
+            Self::ExpiredCertificate => "expired_certificate",
+            Self::EarlyCertificate => "early_certificate",
             Self::RefusedByClient => "refused_by_client",
             Self::Broken => "broken",
         }
@@ -243,6 +254,8 @@ impl HandshakeEnd {
             Self::NoProtocol => "the client offers neither h2 nor http/1.1",
             Self::NoCertificate => "the client shows no certificate; this listener requires one",
             Self::BadCertificate => "the client's certificate is refused; renew it, or see its CA",
+            Self::ExpiredCertificate => "the client's certificate has expired; renew it there",
+            Self::EarlyCertificate => "the client's certificate is not valid yet; set the clocks",
             Self::RefusedByClient => "the client refuses our certificate; does it trust its CA?",
             Self::Broken => "the client does not follow the protocol",
         }
@@ -262,8 +275,12 @@ impl HandshakeEnd {
         };
         if matches!(found, Error::NoCertificatesPresented) {
             Self::NoCertificate
-        } else if matches!(found, Error::InvalidCertificate(_)) {
-            Self::BadCertificate
+        } else if let Error::InvalidCertificate(problem) = found {
+            match why(problem) {
+                Why::Expired => Self::ExpiredCertificate,
+                Why::Early => Self::EarlyCertificate,
+                Why::Other => Self::BadCertificate,
+            }
         } else if matches!(found, Error::NoApplicationProtocol) {
             Self::NoProtocol
         } else if matches!(found, Error::PeerIncompatible(_)) {

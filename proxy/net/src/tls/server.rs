@@ -30,6 +30,7 @@ use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
 use super::{Ground, OnFiles};
+use super::verifier::Telling;
 use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
 
@@ -102,7 +103,7 @@ impl Terminator {
         let roots = authorities.as_mut().map(|one| one.load(&file_meter.owner)).transpose()?;
         let certificates =
             Arc::new(ByName(ArcSwap::from_pointee(Certificates::new(loaded.clone()))));
-        let config = config(spec, ground, roots, &certificates).map_err(|problem| {
+        let config = config(spec, ground, roots, &certificates, name).map_err(|problem| {
             let clients = spec.client_certificates.as_ref().map(|clients| &clients.ca_file);
             let pair = spec.certificates.first().map(|pair| &pair.cert_file);
             let path = clients.or(pair).map(|path| &**path);
@@ -245,7 +246,8 @@ impl OnFiles for Terminator {
         self.show_ends(&files.loaded);
         let roots = files.authorities.as_mut().and_then(|one| one.look(&self.file_meter));
         let Some(roots) = roots else { return };
-        match config(&self.spec, &self.ground, Some(roots), &self.certificates) {
+        let (certificates, listener) = (&self.certificates, &self.meter.listener);
+        match config(&self.spec, &self.ground, Some(roots), certificates, listener) {
             Ok(config) => self.config.store(Arc::new(config)),
             Err(error) => {
                 tracing::error!(owner = self.file_meter.owner, %error, "authorities refused");
@@ -259,6 +261,7 @@ fn config(
     ground: &Ground,
     roots: Option<RootCertStore>,
     certificates: &Arc<ByName>,
+    listener: &Arc<str>,
 ) -> Result<ServerConfig, Problem> {
     let provider = Arc::clone(&ground.provider);
     let builder = ServerConfig::builder_with_details(Arc::clone(&provider), ground.time())
@@ -272,7 +275,8 @@ fn config(
                 ClientAuth::Required => verifier,
                 ClientAuth::Optional => verifier.allow_unauthenticated(),
             };
-            builder.with_client_cert_verifier(verifier.build().map_err(Problem::Verifier)?)
+            let verifier = verifier.build().map_err(Problem::Verifier)?;
+            builder.with_client_cert_verifier(Telling::new(verifier, listener))
         }
         _ => builder.with_no_client_auth(),
     };

@@ -4,8 +4,10 @@
 //! that changes a bundle, a pointer or the memory there would change what the next start serves.
 //! And what the sources have, and are not followed in, is told with its reason.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tillgate_config::bundle::{encode_memory, hex};
 use tillgate_core::civil::Timestamp;
 use tillgate_core::reconcile::{ClockState, Memory};
@@ -40,10 +42,21 @@ impl Loop {
 
     /// Looks at what takes time.
     pub(super) fn check(&mut self) {
+        self.gateway.endpoint.check_audit();
         self.checked = clock::now();
         let (digest, item) = drift::digest(&self.gateway);
         self.whole = digest;
         self.found = item.into_iter().chain(self.disk_items()).collect();
+    }
+
+    /// Looks at everything, for so many who have asked.
+    pub(super) fn answer(&mut self, asked: u64) {
+        self.check();
+        let (state, items) = self.tell_state();
+        let items: Vec<Value> = items.iter().map(Item::to_json).collect();
+        let digest = Arc::clone(&self.gateway.running().effective.digest);
+        let found = json!({ "digest": &*digest, "compliance": state.name(), "items": items });
+        self.office.finds(asked, found);
     }
 
     /// Looks again if it is time, and brings metrics and conditions up to date.

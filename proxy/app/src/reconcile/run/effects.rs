@@ -52,7 +52,9 @@ impl Loop {
             .chain(pinned)
             .map(Arc::clone)
             .collect();
-        let memory = self.machine.memory();
+        let audited = self.gateway.endpoint.audit_head(state.root());
+        let memory = self.machine.memory_mut();
+        memory.audited = audited;
         let remembered = state.remember(memory);
         if remembered.is_ok() {
             self.written = written(memory);

@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 use tillgate_config::bundle::{
     OperationAction, OperationStatement, PromotionEntry, read_operations,
 };
-use tillgate_core::reconcile::{Done, Ended, Wall};
+use tillgate_core::reconcile::{ClockState, Done, Ended, Wall};
 
 use super::Loop;
-use crate::endpoint::audit::{Action, Record};
+use crate::endpoint::audit::Action;
 use crate::endpoint::explained;
 use crate::reconcile::office::{Hold, Order};
-use crate::reconcile::operations::{Believed, Not, Outcome, brief, examine, interrupted};
+use crate::reconcile::operations::{
+    BEGUN, Believed, Not, Outcome, brief, examine, interrupted, recalled,
+};
 use crate::reconcile::{support, wall};
 use crate::send::explain;
 
@@ -44,6 +46,7 @@ impl Loop {
 
     /// Looks again at what waits for a clock.
     pub(super) fn try_operations(&mut self) {
+        self.begin_memory();
         let waiting: Vec<(usize, PromotionEntry)> = self
             .operations
             .iter_mut()
@@ -145,27 +148,62 @@ impl Loop {
             self.ends(id, "Refused", &json!({ "result": "unwritten", "why": why }));
             return self.refuse(Some(Arc::clone(id)), action, "unwritten", why);
         }
+        // A memory that is lost is made good from this.
+        self.tell_operation(believed, BEGUN, None);
         let outcome = self.do_operation(statement, actor);
         let (state, result) =
             if outcome.is_ok() { ("Succeeded", "done") } else { ("Failed", "failed") };
         self.gateway.endpoint.report_meters.operated(result);
         tracing::info!(id = &**id, action = ?statement.action, state, "an operation from afar");
-        self.gateway.endpoint.record(Record {
-            action: Action::Operation,
-            actor: actor.to_string(),
-            fields: vec![
-                ("operation", json!(&**id)),
-                ("does", json!(format!("{:?}", statement.action))),
-                ("reason", json!(statement.reason)),
-                ("ticket", json!(statement.ticket)),
-                ("error", json!(outcome.as_ref().err())),
-                ("result", json!(state)),
-            ],
-        });
+        self.tell_operation(believed, state, outcome.as_ref().err());
         let outcome = outcome.unwrap_or_else(|why| json!({ "why": why }));
         let at = self.ends(id, state, &outcome);
         self.remember();
         self.comes_to((Arc::clone(id), action), state.into(), at, outcome);
+    }
+
+    fn tell_operation(&self, believed: &Believed, result: &str, error: Option<&String>) {
+        let Believed { statement, id, digest, actor } = believed;
+        let fields = vec![
+            ("operation", json!(&**id)),
+            ("does", json!(&*named(statement.action))),
+            ("statement", json!(&**digest)),
+            ("expires", json!(statement.expires_at)),
+            ("reason", json!(statement.reason)),
+            ("ticket", json!(statement.ticket)),
+            ("error", json!(error)),
+            ("result", json!(result)),
+        ];
+        self.audit(Action::Operation, actor, fields);
+    }
+
+    /// Brings what is remembered together with what the audit log knows, at a start.
+    pub(super) fn recall(&mut self) {
+        let endpoint = Arc::clone(&self.gateway);
+        let endpoint = &endpoint.endpoint;
+        let memory = self.machine.memory();
+        if let Some((sequence, hash)) = &memory.audited {
+            endpoint.audit_had(self.spec.state.root(), (*sequence, hash));
+        }
+        if memory.began.is_some() {
+            return;
+        }
+        let found = recalled(&endpoint.operations_audited(), self.spec.reporting.is_none());
+        if !found.is_empty() {
+            let count = found.len();
+            tracing::warn!(count, "nothing is remembered of operations: the audit log knows them");
+            self.machine.memory_mut().recalls(found);
+            self.remember();
+        }
+    }
+
+    /// What is remembered begins when a clock is believed.
+    fn begin_memory(&mut self) {
+        let memory = self.machine.memory_mut();
+        if memory.began.is_none() && self.gateway.clock.state() != ClockState::Untrusted {
+            memory.began = Some(wall().max(memory.floor));
+            self.remember();
+        }
     }
 
     /// Keeps what came of an operation; when that was.

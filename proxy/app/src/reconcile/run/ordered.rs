@@ -62,12 +62,6 @@ impl Loop {
         match order {
             Order::Pin { name, hold } => self.pin(name.as_deref(), &hold, actor),
             Order::Unpin => self.unpin(actor),
-            Order::Check => {
-                self.check();
-                let (state, items) = self.tell_state();
-                let items: Vec<Value> = items.iter().map(|item| item.to_json()).collect();
-                Ok(json!({ "compliance": state.name(), "items": items }))
-            }
             Order::RollBack { name, hold, operation } => {
                 let way = self.way_back(&name, &hold, actor)?;
                 let outcome = self.go_back(&way, actor);
