@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::scalar::{Instant, Text as _};
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::Clock;
+use tillgate_core::gate::{Clock, Look};
 
 use super::problem::Problem;
 use super::{Ask, Desk, checks};
@@ -146,7 +146,7 @@ async fn pull(
     let image = image.map_err(Problem::malformed)?;
     let mirror = desk.gateway.mirror();
     let judged = match &mirror {
-        Some(mirror) => mirror.judge(config, &image.place, &image.digest, at).await,
+        Some(mirror) => mirror.judge(config, (&image.place, &image.digest), at, Look::Ahead).await,
         None => image.judge(config, at),
     };
     Ok(image::of(config, &image, &judged, at))
