@@ -220,14 +220,14 @@ fn after_a_freeze_every_store_begins_by_itself_in_a_turn_of_its_own() {
     // Two thirds of the stores begin before this one.
     let hash = u64::MAX / 3 * 2;
     gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, day, hash));
-    assert_eq!(begins(&gate, "2026-12-01T07:00"), Some(19), "half an hour at most");
-    assert_eq!(begins(&gate, "2026-12-01T07:15"), Some(4));
-    assert_eq!(begins(&gate, "2026-12-01T07:20"), None);
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), Some(19), "half an hour at most");
+    assert_eq!(begins(&gate, "2026-12-01T06:15"), Some(4));
+    assert_eq!(begins(&gate, "2026-12-01T06:20"), None);
     assert_eq!(begins(&gate, "2026-11-19T12:00"), None, "before it, nothing has to be spread");
     gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, Duration::from_secs(600), hash));
-    assert_eq!(begins(&gate, "2026-12-01T07:00"), Some(6), "a shorter ramp is a shorter spread");
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), Some(6), "a shorter ramp is a shorter spread");
     gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, Duration::ZERO, hash));
-    assert_eq!(begins(&gate, "2026-12-01T07:00"), None, "without a ramp all come at once");
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), None, "without a ramp all come at once");
     // A window with Deny that ends is the same; one that lasts is none that has ended.
     gate.freezes.clear();
     gate.windows = vec![window("no-friday-night", Effect::Deny, weekly(&[Weekday::Fri], 16, 9))];
