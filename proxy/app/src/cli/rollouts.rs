@@ -238,7 +238,8 @@ mod tests {
             "store-0412, clock Synced\nno image is kept: the disk is full\n\n\
              pos pos-47, ring pilot: Held by Freeze/peak, opens 2026-12-01T05:00:00Z\n  \
              pos/checkout  [{empty}]  not looked at yet\n\n\
-             hot hot-1, ring none: Open, fetched ahead from 2026-12-01T05:10:00Z, slowed to 64 kbit/s (busy), 1 fetched, 2 waiting\n  \
+             hot hot-1, ring none: Open, fetched ahead from 2026-12-01T05:10:00Z, \
+             slowed to 64 kbit/s (busy), 1 fetched, 2 waiting\n  \
              pos/checkout  [######..................]  25 %  50.0 of 200.0 MB  \
              16.0 Mbit/s  1:15 left\n"
         );

@@ -74,8 +74,8 @@ impl Members {
 /// When what is held opens: the config, the rollout, the repository, the state of the store.
 pub(super) type Openings = Recent<(Arc<str>, Arc<str>, Arc<str>, StoreState), Option<Timestamp>>;
 
-/// Whether all of an image lies on disk.
-pub(super) type Wholes = Recent<Digest, bool>;
+/// Whether all of an image lies on disk, while that has so many blobs.
+pub(super) type Wholes = Recent<(Digest, usize), bool>;
 
 impl Mirror {
     /// May this manifest be pulled now?
@@ -134,7 +134,7 @@ impl Mirror {
         self.openings.get(key, begin).await.flatten()
     }
 
-    /// Whether all of an image lies on disk, as it was a moment ago.
+    /// Whether all of an image lies on disk.
     async fn is_whole(&self, digest: Digest) -> bool {
         if !self.store.has_manifest(&digest) {
             return false;
@@ -144,7 +144,8 @@ impl Mirror {
             let find = async move { tell.send_replace(Some(is_whole(&store, digest).await)) };
             self.handle.spawn(find);
         };
-        self.wholes.get(digest, begin).await.unwrap_or(false)
+        let blobs = self.store.holds().1;
+        self.wholes.get((digest, blobs), begin).await.unwrap_or(false)
     }
 
     /// What `effective` says of a manifest at some moment, by what this store has and ran.

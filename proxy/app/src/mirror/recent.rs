@@ -96,11 +96,11 @@ mod tests {
         let recent = Recent::default();
         let now = clock::now();
         for key in 0..2 * KEPT_MAX {
-            recent.told(key, |tell| drop(tell.send_replace(Some(()))), now);
+            recent.told(key, |tell| _ = tell.send_replace(Some(())), now);
         }
         let kept = || recent.0.lock().unwrap().len();
         assert_eq!(kept(), KEPT_MAX);
-        recent.told(2 * KEPT_MAX, |tell| drop(tell.send_replace(Some(()))), now + FRESH_FOR);
+        recent.told(2 * KEPT_MAX, |tell| _ = tell.send_replace(Some(())), now + FRESH_FOR);
         assert_eq!(kept(), 1);
     }
 }
