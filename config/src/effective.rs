@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ pub use tillgate_core::listener::{
     ListenerLimits, ListenerProtocol, ListenerSpec, ProxyTrust, StreamTimeouts,
 };
 use tillgate_core::matching::{EgressTable, RouteTable};
-use tillgate_core::mirror::MirrorSpec;
+use tillgate_core::mirror::{Login, MirrorSpec};
 
 mod diff;
 mod render;
@@ -34,6 +35,9 @@ pub use telemetry::{
     AccessLogSpec, ClassLog, ClientAddress, LogOutput, LoggedHeader, OtlpEndpoint, TelemetrySpec,
     TracingSpec,
 };
+
+/// Files of a machine's secrets, by the names that its Bootstrap gives them.
+pub type Secrets = BTreeMap<Arc<str>, Arc<Path>>;
 
 /// Everything one gateway runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +149,22 @@ impl Effective {
     #[must_use]
     pub fn with_machine_endpoint(self, endpoint: Option<EndpointSpec>) -> Self {
         Self { machine_endpoint: endpoint, ..self }
+    }
+
+    /// The same config on a machine whose Bootstrap has these secrets, by name. Returns also the
+    /// names that the policy uses and the Bootstrap does not have.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: &Secrets) -> (Self, Vec<Arc<str>>) {
+        let mut missing = Vec::new();
+        let upstreams = self.mirror.iter_mut().flat_map(|mirror| &mut mirror.upstreams);
+        for login in upstreams.filter_map(|one| one.login.as_mut()) {
+            let Login::Secret { name, file } = login else { continue };
+            *file = secrets.get(name).cloned();
+            if file.is_none() {
+                missing.push(Arc::clone(name));
+            }
+        }
+        (self, missing)
     }
 
     /// Where sidecars and tools ask, whoever says so.

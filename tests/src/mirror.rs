@@ -52,6 +52,16 @@ pub fn folder() -> TempDir {
     TempDir::new().expect("a folder")
 }
 
+/// Makes the cache in `folder` that of a store which has run something: one with nothing is being
+/// rebuilt, and waits for less.
+pub fn used_before(folder: &TempDir) {
+    let images = folder.path().join("images");
+    if std::fs::create_dir(&images).is_ok() {
+        std::fs::write(images.join("layout"), "tillgate image cache 1\n").expect("a layout");
+        std::fs::write(images.join("releases"), "").expect("what it has run");
+    }
+}
+
 /// A registry with one blob, and a gateway that mirrors it.
 pub struct OneBlob {
     /// Where the blob comes from.

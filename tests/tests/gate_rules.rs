@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tillgate_config::effective::Effective;
 use tillgate_core::civil::Timestamp;
@@ -148,6 +149,33 @@ fn a_rule_of_the_egress_policy_waits_for_its_window_in_every_way_through() {
     assert_eq!(connect(&gateway, &host).status, 429);
     begun.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(begun.reply().status, 200, "it finishes");
+}
+
+#[test]
+fn a_rule_that_is_closed_by_name_is_not_even_looked_up() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let text = policy(origin.address, &later("{egressRules: [packages]}"));
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let lookup = Resolver::new(Box::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(vec![std::net::IpAddr::from([127, 0, 0, 1])]) })
+    }));
+    let gateway = Gateway::start_resolving(compiled(&text), Arc::new(lookup));
+    let target = format!("packages.example:{}", origin.address.port());
+    let held = connect(&gateway, &target);
+    assert_eq!((held.status, &*held.reason()), (429, "change_held"), "{}", held.text());
+    let mut wire = Wire::connect(gateway.forward);
+    wire.send(format!("GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n"));
+    assert_eq!(wire.reply().status, 429);
+    gateway
+        .expect_metric(r#"tillgate_failures_total{class="image-pull",reason="change_held"}"#, 2.0);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    gateway.control.reload(compiled(&policy(origin.address, ""))).unwrap();
+    let mut open = Wire::connect(gateway.forward);
+    open.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"));
+    assert_eq!(open.head().status, 200);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! else's.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,9 @@ use tillgate_core::mirror::MirrorSpec;
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2::Client;
-use tillgate_tests::mirror::{ask_with, blob_path, bytes, code, folder, get, served, start, store};
+use tillgate_tests::mirror::{
+    ask_with, blob_path, bytes, code, folder, freeze, gate, get, served, start, store,
+};
 use tillgate_tests::registry::{Registry, Twist};
 use tillgate_tests::wire::Wire;
 
@@ -143,20 +146,41 @@ fn too_many_waiting_fetches_and_late_first_bytes_are_told_to_come_again() {
     }
 }
 
-#[test]
-fn a_directory_of_somebody_else_is_a_clear_error_at_the_start() {
+/// A gateway whose cache is to be in `directory`, which cannot be: it pulls all the same, keeps
+/// nothing and says why.
+fn past(directory: &Path, why: &str) -> Gateway {
     let (registry, folder) = (Registry::start(), folder());
-    let directory = folder.path().join("images");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::write(directory.join("letters.txt"), "dear").unwrap();
-    let Err(error) = tillgate::build(store(&registry, &folder, |_| ()).build()) else {
-        panic!("it starts in somebody's letters");
-    };
-    assert!(error.to_string().contains("no image cache"), "{error}");
-    let mut letters = String::new();
-    let file = std::fs::File::open(directory.join("letters.txt"));
-    file.unwrap().read_to_string(&mut letters).unwrap();
-    assert_eq!(letters, "dear");
+    let content = bytes(14, 200_000);
+    let digest = registry.blob(&content);
+    let gateway = Gateway::start(
+        store(&registry, &folder, |spec| spec.cache.directory = directory.into()).build(),
+    );
+    for _ in 0..2 {
+        let reply = get(&gateway, &blob_path(&digest));
+        assert!(reply.complete && reply.body == content, "{}", reply.status);
+    }
+    assert_eq!(registry.body_bytes(), 400_000, "nothing is kept");
+    gateway.expect_metric("tillgate_mirror_caching", 0.0);
+    gateway.expect_metric(&served("past_disk"), 2.0);
+    let told = gateway.admin("/v1/rollouts").text();
+    assert!(told.contains(why), "{told}");
+    registry.twist(|_, _| Twist::Corrupt);
+    assert!(!get(&gateway, &blob_path(&digest)).complete, "it is checked all the same");
+    gateway
+}
+
+#[test]
+fn a_directory_with_other_things_is_left_alone_and_stops_no_pull() {
+    let folder = folder();
+    let letters = folder.path().join("letters.txt");
+    std::fs::write(&letters, "dear").unwrap();
+    let gateway = past(folder.path(), "no image cache and not empty");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing was written there: {left:?}");
+    assert_eq!(std::fs::read_to_string(&letters).unwrap(), "dear");
+    std::fs::remove_file(&letters).unwrap();
+    gateway.expect_metric("tillgate_mirror_caching", 1.0);
+    assert!(gateway.admin("/v1/rollouts").text().contains(r#""why":null"#));
 }
 
 #[test]
@@ -259,6 +283,32 @@ fn ten_thousand_at_once_for_as_many_blobs_wait_in_a_bounded_queue() {
     assert!((refused - 10_000.0).abs() < 1e-9, "{refused}");
 }
 
+#[test]
+fn ten_thousand_at_once_for_one_held_manifest_are_told_when_and_hold_up_nobody() {
+    let (registry, folder) = (Registry::start(), folder());
+    let digest = registry.manifest("pos/checkout", "47", r#"{"schemaVersion":2}"#);
+    let content = bytes(15, 4_000);
+    let blob = registry.blob(&content);
+    let mut effective = store(&registry, &folder, |_| ()).build();
+    effective.gate = gate(&[("pos/checkout", &digest)], &freeze(3600));
+    let gateway = Gateway::start(effective);
+    let path = format!("/v2/pos/checkout/manifests/{digest}");
+    thread::scope(|scope| {
+        let crowd = scope.spawn(|| crowd(&gateway, &vec![path.clone(); 10_000]));
+        while !crowd.is_finished() {
+            let reply = get(&gateway, &blob_path(&blob));
+            assert!(reply.complete && reply.body == content, "{}", reply.status);
+        }
+        let answers = crowd.join().expect("no panic");
+        assert_eq!(answers, BTreeMap::from([(429, 10_000)]));
+    });
+    let held = r#"tillgate_gate_held_total{rollout="pos",held_by="Freeze/peak"}"#;
+    gateway.expect_metric(held, 10_000.0);
+    let told = get(&gateway, &path).text();
+    assert!(told.contains(r#""nextOpen":"2"#), "{told}");
+    assert!(registry.asked("/manifests/").is_empty());
+}
+
 /// When somebody goes away.
 #[derive(Clone, Copy, Debug)]
 enum Goes {
@@ -340,17 +390,18 @@ fn whoever_goes_away_whenever_leaves_the_cache_right() {
 }
 
 #[test]
-fn a_cache_of_another_user_is_refused() {
-    let (registry, folder) = (Registry::start(), folder());
-    let directory = folder.path().join("images");
-    std::fs::create_dir(&directory).unwrap();
+fn a_cache_of_another_user_is_not_touched_and_stops_no_pull() {
+    let folder = folder();
+    let ours = std::fs::metadata(folder.path()).unwrap().uid();
     // Who may not give it away has one that is somebody else's: the root's.
-    let given = std::os::unix::fs::chown(&directory, Some(65_534), None).is_ok();
-    let somebodys = if given { directory } else { "/usr".into() };
-    let mut config = store(&registry, &folder, |_| ()).build();
-    config.mirror.as_mut().unwrap().cache.directory = somebodys.into();
-    let Err(error) = tillgate::build(config) else { panic!("it starts in somebody's directory") };
-    assert!(error.to_string().contains("belongs to the user"), "{error}");
+    let given = chown(folder.path(), Some(65_534), None).is_ok();
+    let somebodys = if given { folder.path() } else { Path::new("/usr") };
+    let gateway = past(somebodys, "belongs to the user");
+    if given {
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        chown(folder.path(), Some(ours), None).unwrap();
+        gateway.expect_metric("tillgate_mirror_caching", 1.0);
+    }
 }
 
 #[test]

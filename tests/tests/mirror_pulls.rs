@@ -2,10 +2,16 @@
 //! makes a client take a wrong image for complete, and who reads slowly or leaves harms nobody.
 
 use std::thread;
+use std::time::Duration;
 
+use tillgate_core::mirror::MirrorSpec;
 use tillgate_tests::eventually;
-use tillgate_tests::mirror::{OneBlob, ask_with, get, served, start};
-use tillgate_tests::registry::Twist;
+use tillgate_tests::gateway::Gateway;
+use tillgate_tests::mirror::{
+    OneBlob, ask_with, blob_path, bytes, folder, get, served, start, store,
+};
+use tillgate_tests::registry::{Registry, Twist};
+use tillgate_tests::wire::Wire;
 
 /// Large enough to be on its way for some time, and never a multiple of anything.
 const SIZE: usize = 1_500_007;
@@ -119,6 +125,32 @@ fn a_lying_registry_never_yields_a_complete_pull() {
     }
     registry.be_honest();
     scene.pull_whole();
+}
+
+#[test]
+fn what_nobody_waits_for_is_given_up_if_the_policy_says_so() {
+    const SIZE: usize = 300_000;
+    let (registry, folder) = (Registry::start(), folder());
+    let content = bytes(8, SIZE);
+    let digest = registry.blob(&content);
+    // It would take minutes.
+    registry.twist(|_, _| Twist::Cut(1_000));
+    let abandons = |spec: &mut MirrorSpec| spec.fetches.abandon = Some(Duration::from_millis(1));
+    let gateway = Gateway::start(store(&registry, &folder, abandons).build());
+    let mut wire = Wire::connect(gateway.listeners["registry"]);
+    wire.send(format!("GET {} HTTP/1.1\r\nHost: gw\r\n\r\n", blob_path(&digest)));
+    assert_eq!(wire.head().status, 200);
+    let asked = registry.asked("").len();
+    eventually("it goes on while somebody waits", || {
+        (registry.asked("").len() > asked + 1).then_some(())
+    });
+    wire.reset();
+    gateway.expect_metric(r#"tillgate_mirror_fetches{state="running"}"#, 0.0);
+    assert!(registry.body_bytes() < SIZE as u64);
+    registry.be_honest();
+    let reply = get(&gateway, &blob_path(&digest));
+    assert!(reply.complete && reply.body == content, "{}", reply.line);
+    assert_eq!(registry.body_bytes(), SIZE as u64, "it is gone on with");
 }
 
 #[test]

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tillgate_config::effective::Effective;
+use tillgate_core::civil::Timestamp;
 use tillgate_core::mirror::MirrorSpec;
 use tillgate_core::units::BitRate;
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
-use tillgate_tests::mirror::{blob_path, bytes, code, folder, freeze, gate_of, get, image, store};
+use tillgate_tests::mirror::{
+    blob_path, bytes, code, compile, folder, freeze, freeze_of, gate_of, get, image, moment,
+    policy_of, seconds_now, store, used_before,
+};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::registry::{Registry, Twist};
 use tillgate_tests::wire::Wire;
@@ -22,6 +26,7 @@ fn braked(
     fields: &str,
     documents: &str,
 ) -> Effective {
+    used_before(folder);
     let mut effective = store(registry, folder, |_| ()).digest(release).build();
     effective.gate = gate_of(release, &[("pos/checkout", digest)], fields, documents);
     effective
@@ -232,6 +237,58 @@ fn an_opened_release_is_fetched_before_anybody_asks_and_a_held_one_is_not() {
     let fleet = fleet.expect("a command");
     assert_eq!(fleet.code, 0, "{}", fleet.stderr);
     assert!(fleet.stdout.contains("pos-47") && fleet.stdout.contains("100 %"), "{}", fleet.stdout);
+}
+
+#[test]
+fn after_a_freeze_a_store_with_a_ramp_begins_in_its_own_turn_and_lets_clients_in_at_once() {
+    let (registry, folder) = (Registry::start(), folder());
+    let layer = bytes(1, 70_000);
+    let digest = image(&registry, "pos/checkout", "47", std::slice::from_ref(&layer));
+    used_before(&folder);
+    let config = |name: &str, ended: i64| {
+        let freeze = freeze_of("{rollouts: ['*']}", Timestamp(seconds_now() - ended));
+        let fields = format!("  prefetch: true\n  releasedAt: '{}'\n", moment(-10 * 86_400));
+        let text = policy_of("pos-48", &[("pos/checkout", &digest)], &fields, &freeze);
+        // Of 24 hours this store's part is far more than a minute's.
+        let text = text.replace("storeSelector: {}}", "storeSelector: {}, ramp: {over: 24h}}");
+        let mut effective = store(&registry, &folder, |_| ()).digest(name).build();
+        effective.gate = compile(&text).gate;
+        effective
+    };
+    let gateway = Gateway::start(config("lately", 5));
+    let told =
+        eventually("it is open", || Some(rollout(&gateway)).filter(|told| told["gate"] == "Open"));
+    assert!(told["prefetchFrom"].is_string() && told["prefetching"] == false, "{told}");
+    let asked = || registry.asked("").len();
+    assert_eq!(asked(), 0);
+    // Whoever asks does not wait.
+    assert_eq!(get(&gateway, &format!("/v2/pos/checkout/manifests/{digest}")).status, 200);
+    assert_eq!(asked(), 1, "nothing is fetched ahead yet");
+    gateway.control.reload(config("long ago", 31 * 60)).unwrap();
+    eventually("all of it is here", || {
+        (rollout(&gateway)["images"][0]["state"] == "Complete").then_some(())
+    });
+    assert!(rollout(&gateway)["prefetchFrom"].is_null());
+}
+
+#[test]
+fn a_store_that_is_rebuilt_has_no_cap_until_it_runs_something() {
+    let (registry, folder, other) =
+        (Registry::start(), folder(), tempfile::TempDir::new().unwrap());
+    let digest = image(&registry, "pos/checkout", "47", &[bytes(1, 70_000)]);
+    let limits = "  limits: {rate: {down: 4Mbit/s, up: 1Mbit/s}}\n";
+    let empty = || {
+        let mut effective = store(&registry, &other, |_| ()).build();
+        effective.gate = gate_of("pos-47", &[("pos/checkout", &digest)], limits, "");
+        effective
+    };
+    let rebuilt = Gateway::start(empty());
+    let told = eventually("it is looked at", || {
+        Some(rollout(&rebuilt)).filter(|told| told["gate"] == "Open")
+    });
+    assert!(told["slowedBy"].is_null() && told["bitsPerSecondMax"].is_null(), "{told}");
+    let used = Gateway::start(braked((&registry, &folder), ("pos-47", &digest), limits, ""));
+    eventually("others have one", || (rollout(&used)["slowedBy"] == "limit").then_some(()));
 }
 
 #[test]

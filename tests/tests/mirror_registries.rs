@@ -1,6 +1,10 @@
 //! The mirror and its registries: tags while one is away, tokens, redirects, lists, which one a
 //! name means, and that there is no way to them past the mirror.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tillgate_config::effective::ListenerProtocol;
@@ -48,16 +52,86 @@ fn what_a_registry_refuses_is_told_in_its_own_words() {
     registry.twist(move |_, _| broken.clone());
     let failed = get(&gateway, "/v2/pos/checkout/manifests/latest");
     assert_eq!((failed.status, &*code(&failed)), (502, "UNAVAILABLE"));
-    gateway.expect_metric(r#"tillgate_mirror_refusals_total{code="DENIED"}"#, 3.0);
+    let large = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 5 * 1024 * 1024);
+    registry.twist(move |_, _| Twist::Say(large.clone() + &" ".repeat(5 * 1024 * 1024)));
+    let large = get(&gateway, "/v2/pos/checkout/manifests/latest");
+    assert_eq!((large.status, &*code(&large)), (502, "SIZE_INVALID"));
+    for (code, times) in [
+        ("BLOB_UNKNOWN", 1.0),
+        ("MANIFEST_UNKNOWN", 1.0),
+        ("NAME_UNKNOWN", 1.0),
+        ("DENIED", 3.0),
+        ("TOOMANYREQUESTS", 1.0),
+        ("UNAVAILABLE", 1.0),
+        ("SIZE_INVALID", 1.0),
+    ] {
+        let series = format!(r#"tillgate_mirror_refusals_total{{code="{code}"}}"#);
+        gateway.expect_metric(&series, times);
+    }
+}
+
+#[test]
+fn a_registry_that_is_slow_to_answer_is_not_waited_for_for_ever() {
+    let (registry, folder) = (Registry::start(), folder());
+    // Never a head.
+    registry.twist(|_, _| Twist::Say(String::new()));
+    let gateway = Gateway::start(
+        store(&registry, &folder, |spec| {
+            spec.fetches.response = Duration::from_millis(200);
+            spec.fetches.patience = Duration::from_millis(300);
+        })
+        .build(),
+    );
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    for path in [&blob_path(&digest), "/v2/pos/checkout/manifests/latest"] {
+        let slow = get(&gateway, path);
+        assert_eq!((slow.status, &*code(&slow)), (502, "UNAVAILABLE"), "{path}");
+    }
+    gateway.expect_metric(r#"tillgate_mirror_refusals_total{code="UNAVAILABLE"}"#, 2.0);
+    gateway.expect_metric(r#"tillgate_mirror_fetches{state="running"}"#, 0.0);
 }
 
 #[test]
 fn tokens_are_asked_for_as_the_registry_says_and_asked_for_again() {
+    tokens("open sesame\n", |file| Login::Account {
+        username: "store".into(),
+        password_file: file,
+    });
+}
+
+#[test]
+fn an_account_may_be_a_secret_of_the_machine() {
+    tokens("store:open sesame\n", |file| Login::Secret { name: "hub".into(), file: Some(file) });
+    let (registry, folder) = (Registry::start(), folder());
+    registry.twist(|_, _| {
+        Twist::Say(
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"\r\n\
+             Content-Length: 0\r\n\r\n"
+                .to_owned(),
+        )
+    });
+    for (text, why) in [(None, "no secret `hub`"), (Some("storeopensesame"), "user:password")] {
+        let file = folder.path().join("secret");
+        std::fs::write(&file, text.unwrap_or_default()).unwrap();
+        let file = text.map(|_| file.as_path().into());
+        let login = Login::Secret { name: "hub".into(), file };
+        let gateway = Gateway::start(
+            store(&registry, &folder, |spec| spec.upstreams[0].login = Some(login)).build(),
+        );
+        let denied = get(&gateway, "/v2/pos/checkout/manifests/latest");
+        assert_eq!((denied.status, &*code(&denied)), (403, "DENIED"));
+        let told = denied.text();
+        assert!(told.contains(why) && !told.contains("sesame"), "{told}");
+    }
+}
+
+/// Pulls with tokens for which an account is needed, that of a file with this content.
+fn tokens(content_of_file: &str, login: impl FnOnce(Arc<Path>) -> Login) {
     let (registry, folder) = (Registry::start(), folder());
     let content = bytes(8, 50_000);
     let digest = registry.blob(&content);
     let secret = folder.path().join("password");
-    std::fs::write(&secret, "open sesame\n").unwrap();
+    std::fs::write(&secret, content_of_file).unwrap();
     let realm = format!("http://{}/token", registry.address);
     registry.twist(move |request, number| {
         if request.line.contains("/token?") {
@@ -81,7 +155,7 @@ fn tokens_are_asked_for_as_the_registry_says_and_asked_for_again() {
              \r\nContent-Length: 0\r\n\r\n"
         ))
     });
-    let login = Login { username: "store".into(), password_file: secret.as_path().into() };
+    let login = login(secret.as_path().into());
     let gateway = Gateway::start(
         store(&registry, &folder, |spec| spec.upstreams[0].login = Some(login)).build(),
     );

@@ -176,9 +176,10 @@ fn one(
     );
     let class = class(registry, spot, (known, &base), out);
     let reached = registry::backend(registry, place, spot, out)?;
-    let auth = registry.auth.as_ref();
-    if auth.is_some() && reached.compiled.spec.tls.is_none() {
-        out.report.lints.push(spot.key("auth").finding(format!(
+    let login = login(registry, spot, out);
+    if login.is_some() && reached.compiled.spec.tls.is_none() {
+        let field = if registry.auth.is_some() { "auth" } else { "credentialsSecret" };
+        out.report.lints.push(spot.key(field).finding(format!(
             "the password would travel readable, because `{}` is asked without TLS: write its \
              `url` with https",
             registry.host.0
@@ -196,10 +197,7 @@ fn one(
         backend,
         host: reached.authority,
         class: class?,
-        login: auth.map(|auth| Login {
-            username: auth.username.0.as_str().into(),
-            password_file: auth.password_file.0.clone(),
-        }),
+        login,
         unknown: out.value(
             &format!("{base}.unknownArtifacts"),
             &spot.key("unknownArtifacts"),
@@ -216,6 +214,23 @@ fn one(
             Direct::Refused,
         ),
     })
+}
+
+/// The account at a registry. Where a secret of the Bootstrap lies is not the policy's to know.
+fn login(registry: &RegistryDoc, spot: &Spot<'_>, out: &mut Output) -> Option<Login> {
+    let account = registry.auth.as_ref().map(|auth| Login::Account {
+        username: auth.username.0.as_str().into(),
+        password_file: auth.password_file.0.clone(),
+    });
+    let secret = registry.credentials_secret.as_ref();
+    let secret = secret.map(|name| Login::Secret { name: name.0.as_str().into(), file: None });
+    if account.is_some() && secret.is_some() {
+        out.error(
+            spot.key("credentialsSecret")
+                .finding("the account is named twice: remove `auth`, or `credentialsSecret`"),
+        );
+    }
+    account.or(secret)
 }
 
 fn class(
@@ -298,6 +313,9 @@ fn fetches(spec: &RegistryMirrorSpec, spot: &Spot<'_>, out: &mut Output) -> Fetc
         out.value(&path("maxRunning"), &spot.key("maxRunning"), running, default.running_max);
     let waiting_max =
         out.value(&path("maxWaiting"), &spot.key("maxWaiting"), waiting, default.waiting_max);
+    let abandon = given.abandon_after.map(|time| Some(time.0));
+    let abandon =
+        out.value(&path("abandonAfter"), &spot.key("abandonAfter"), abandon, default.abandon);
     let day_bytes_max =
         out.value(&path("meteredPerDay"), &spot.key("meteredPerDay"), day, default.day_bytes_max);
     let mut time =
@@ -310,6 +328,7 @@ fn fetches(spec: &RegistryMirrorSpec, spot: &Spot<'_>, out: &mut Output) -> Fetc
         response: time("responseTimeout", given.response_timeout, default.response),
         stall: time("stallTimeout", given.stall_timeout, default.stall),
         patience: time("giveUp", given.give_up, default.patience),
+        abandon,
         day_bytes_max,
     }
 }

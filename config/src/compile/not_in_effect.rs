@@ -11,11 +11,10 @@ use crate::kinds::rollout::PromotedKind;
 use crate::yaml::Step;
 
 /// Paths of fields that are not built, by kind. `*` is any item of a list.
-const NOT_BUILT: [(Kind, &[&str]); 6] = [
+const NOT_BUILT: [(Kind, &[&str]); 5] = [
     (Kind::Store, &["hours"]),
     (Kind::TrafficClass, &["queue.limit", "metered"]),
     (Kind::LinkPolicy, &["failover", "links.*.autorate", "links.*.monthlyQuota"]),
-    (Kind::RegistryMirror, &["registries.*.credentialsSecret"]),
     (Kind::Rollout, &["limits.rate.up"]),
     (Kind::TelemetryPolicy, &["metrics", "buffer", "accessLogging.*.trafficClass"]),
 ];

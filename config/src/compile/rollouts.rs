@@ -260,11 +260,10 @@ impl Given<'_> {
         let index =
             self.rings.iter().position(|one| select::applies(&one.store_selector, store))?;
         let ring = &self.rings[index];
-        let delay = ring.ramp.map_or(Duration::ZERO, |ramp| {
-            Stages::ramp_delay(ramp.over.0, ramp_hash(self.release, store_id(document)))
-        });
+        let over = ring.ramp.map_or(Duration::ZERO, |ramp| ramp.over.0);
+        let hash = ramp_hash(self.release, store_id(document));
         let ignore_windows = ring.ignore_windows.is_some_and(|flag| flag.0);
-        Some(StoreRing { index, ignore_windows, delay })
+        Some(StoreRing { ignore_windows, ..StoreRing::ramping(index, over, hash) })
     }
 
     fn released_through(&self, spot: &Spot<'_>, out: &mut Output) -> usize {

@@ -153,7 +153,9 @@ fn rests(all: &mut Idle, one: NotInEffect, (count, first): (usize, &Arc<str>)) {
         Origin::File { file, line, column } if !one.field.starts_with("Store ") => {
             format!("{file}:{line:09}:{column:09}")
         }
-        _ => one.field.to_string(),
+        Origin::File { .. } | Origin::BuiltIn | Origin::Default | Origin::Flag(_) => {
+            one.field.to_string()
+        }
     };
     let (_, stores) = all.entry(place).or_insert_with(|| (one, Stores::default()));
     stores.add(count, first);

@@ -3,11 +3,14 @@
 //! It lies on the store's own disk and is no part of the policy: where policy comes from, whose
 //! signatures count, where state is kept, and what serves when nothing else is there.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::config_endpoint::ConfigEndpointDoc;
 use super::document::document;
+use crate::effective::Secrets;
 use crate::scalar::{
     Address, DirectoryPath, DurationText, FilePath, Flag, GitReference, HostText, Name,
     PublicKeyText, RelativePath, SourceUrl, StoreId, Whole,
@@ -49,6 +52,14 @@ pub struct BootstrapSpec {
     /// How a new policy is watched before it is the last known good.
     #[serde(default)]
     pub probation: Option<ProbationDoc>,
+}
+
+impl BootstrapSpec {
+    /// Its secrets by name. Of two with one name the first counts.
+    pub fn secrets(&self) -> Secrets {
+        let all = self.secrets.iter().flatten().rev();
+        all.map(|one| (one.name.0.as_str().into(), Arc::clone(&one.file.0))).collect()
+    }
 }
 
 /// How a new policy is watched before it is the last known good.

@@ -81,7 +81,7 @@ pub struct RegistryDoc {
     /// An account, where the registry wants one.
     #[serde(default)]
     pub auth: Option<RegistryAuth>,
-    /// Secret of the Bootstrap that holds `user:password`. Not built yet.
+    /// In place of `auth`: the secret of the Bootstrap whose file holds `user:password`.
     #[serde(default)]
     pub credentials_secret: Option<Name>,
     /// What happens to images that no Rollout has released, where Rollouts name this registry;
@@ -163,6 +163,10 @@ pub struct FetchesDoc {
     /// A fetch without progress for this long is given up.
     #[serde(default)]
     pub give_up: Option<DurationText>,
+    /// A fetch that no client waits for any more is given up after this, and gone on with when one
+    /// asks again; without it, it is finished.
+    #[serde(default)]
+    pub abandon_after: Option<DurationText>,
     /// Bytes a day over metered lines; fetches beyond are held until the store's midnight.
     #[serde(default)]
     pub metered_per_day: Option<Size>,

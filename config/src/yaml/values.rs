@@ -86,11 +86,11 @@ impl de::Error for Otherwise {
     }
 
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::value(super::misplaced(&unexpected, expected))
+        Self::value(super::misplaced(unexpected, expected))
     }
 
     fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::value(super::misplaced(&unexpected, expected))
+        Self::value(super::misplaced(unexpected, expected))
     }
 
     fn unknown_variant(word: &str, expected: &'static [&'static str]) -> Self {
@@ -115,7 +115,9 @@ impl<'a> Value<'a> {
         match self.0 {
             Node::Scalar { text, plain: true, .. } if is_null(text) => Err(missing()),
             Node::Scalar { text, .. } => Ok(text),
-            other => Err(Otherwise::unexpected("string scalar", other)),
+            other @ (Node::List { .. } | Node::Map { .. } | Node::Alias { .. }) => {
+                Err(Otherwise::unexpected("string scalar", other))
+            }
         }
     }
 }

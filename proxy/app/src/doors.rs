@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
@@ -51,20 +52,48 @@ struct Stood {
     at: Timestamp,
     /// It stands so until then.
     until: Timestamp,
-    held_by: Arc<[String]>,
     opens: Option<Timestamp>,
+    /// `None` = it is open.
+    held: Option<Held>,
+}
+
+/// What a request is told, and where it is counted: found when the gate is asked, not for each.
+struct Held {
+    by: Arc<[String]>,
+    detail: String,
+    opens: Option<String>,
+    meters: Vec<Counter>,
 }
 
 impl Stood {
-    fn ask(gate: &Gate, passage: Passage<'_>, (clock, at): (Clock, Timestamp)) -> Self {
+    fn ask(
+        gate: &Gate,
+        passage: Passage<'_>,
+        (clock, at): (Clock, Timestamp),
+        meters: &RolloutMeters,
+    ) -> Self {
         let opening = gate.of_passage(passage, clock, at);
-        let held_by = opening.held_by.iter().map(ToString::to_string).collect();
-        Self { clock, at, until: opening.stands_until(at), held_by, opens: opening.next_open }
+        let held = (!opening.held_by.is_empty()).then(|| Held::new(&opening, passage, meters));
+        Self { clock, at, until: opening.stands_until(at), opens: opening.next_open, held }
     }
 
     /// Whether it surely still stands so; a clock that was put right or wrong is another one.
     fn holds(&self, clock: Clock, now: Timestamp) -> bool {
         self.clock == clock && (self.at..self.until).contains(&now)
+    }
+}
+
+impl Held {
+    fn new(opening: &Opening<'_>, passage: Passage<'_>, meters: &RolloutMeters) -> Self {
+        let by: Arc<[String]> = opening.held_by.iter().map(ToString::to_string).collect();
+        let opens = opening.next_open.map(|at| at.to_string());
+        let (name, all) = (Label::from(passage.to_string()), by.join(", "));
+        let detail = match &opens {
+            Some(at) => format!("{name} is held by {all}; it opens at {at}"),
+            None => format!("{name} is held by {all}; nothing says when it opens"),
+        };
+        let meters = by.iter().map(|document| meters.rule_held(&name, document)).collect();
+        Self { by, detail, opens, meters }
     }
 }
 
@@ -115,14 +144,18 @@ impl Doors {
     ) -> Self {
         let now = clock.now();
         let door = |passage: Passage<'_>| {
-            let stood = || ArcSwap::from_pointee(Stood::ask(&effective.gate, passage, now));
-            let door = || Door { name: Label::from(passage.to_string()), stood: stood() };
+            let stood = || Stood::ask(&effective.gate, passage, now, &meters);
+            let door = || Door {
+                name: Label::from(passage.to_string()),
+                stood: ArcSwap::from_pointee(stood()),
+            };
             effective.gate.guards(passage).then(door)
         };
         let routes = effective.routes.rules.iter().map(|rule| door(of_route(rule)));
         let egress = effective.egress.iter().flat_map(|policy| &policy.rules);
         let egress = egress.map(|rule| door(of_egress(rule)));
-        Self { clock, meters, routes: filled(routes.collect()), egress: filled(egress.collect()) }
+        let (routes, egress) = (filled(routes.collect()), filled(egress.collect()));
+        Self { clock, meters, routes, egress }
     }
 
     /// Whether a request may pass a rule of a route now.
@@ -144,22 +177,14 @@ impl Doors {
     fn pass(&self, door: Option<&Option<Door>>) -> Result<(), Refusal> {
         let Some(Some(door)) = door else { return Ok(()) };
         let stood = door.stood.load();
-        if stood.held_by.is_empty() {
-            return Ok(());
+        let Some(held) = &stood.held else { return Ok(()) };
+        for meter in &held.meters {
+            meter.inc();
         }
-        for document in &*stood.held_by {
-            self.meters.rule_held(&door.name, document);
-        }
-        let opens = stood.opens.map(|at| at.to_string());
-        let by = stood.held_by.join(", ");
-        let detail = match &opens {
-            Some(at) => format!("{} is held by {by}; it opens at {at}", door.name),
-            None => format!("{} is held by {by}; nothing says when it opens", door.name),
-        };
         let now = timestamp(clock::wall_seconds());
         let after = gate::retry_after(defaults::RETRY_AFTER, stood.opens, now, fastrand::u32(..));
-        let wait = Wait { after, held_by: Arc::clone(&stood.held_by), opens };
-        Err(Refusal::new(Failure::ChangeHeld, detail).until(wait))
+        let wait = Wait { after, held_by: Arc::clone(&held.by), opens: held.opens.clone() };
+        Err(Refusal::new(Failure::ChangeHeld, held.detail.as_str()).until(wait))
     }
 
     /// Looks at how all of them stand, and puts that, windows, freezes, overrides and the clock
@@ -176,10 +201,10 @@ impl Doors {
         for (door, passage) in doors {
             let Some(door) = door else { continue };
             if !door.stood.load().holds(clock, now) {
-                let stood = Stood::ask(&effective.gate, passage, (clock, now));
+                let stood = Stood::ask(&effective.gate, passage, (clock, now), &self.meters);
                 door.stood.store(Arc::new(stood));
             }
-            self.meters.rule(&door.name, door.stood.load().held_by.is_empty());
+            self.meters.rule(&door.name, door.stood.load().held.is_none());
         }
     }
 }

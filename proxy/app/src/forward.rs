@@ -15,7 +15,7 @@ use hyper::ext::Protocol;
 use tillgate_config::defaults;
 use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
-use tillgate_core::matching::{EgressVerdict, canonical_host};
+use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
 use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::head::{HeadLimits, until_head};
@@ -65,9 +65,8 @@ async fn serve_connect(worker: &Worker, request: Request<Incoming>, caller: Call
     let opened = async {
         let place = Place::of_connect(request.uri())?;
         let class = || running.default_class();
-        let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
-        let way = Way::find(worker.gateway(), &running, asked, class).await?;
-        way.mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome)?;
+        let asked = Asked::by_proxy(&place, client);
+        let way = Way::find(worker.gateway(), &running, asked, class, &mut outcome).await?;
         admission::fits(&running, way.class, 0, &outcome)?;
         outcome.sample(request.headers());
         let dial = way.dial(&running, EGRESS_TIMEOUTS.connect);
@@ -111,20 +110,15 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         headers::host_of(&head)?;
         let place = Place::of_absolute(&head.uri)?;
         let class = || running.natural.class(serve::facts(&place.host, &head, None));
-        let asked = Asked { place: &place, client, connect: EGRESS_TIMEOUTS.connect };
-        Way::find(worker.gateway(), &running, asked, class).await
+        let asked = Asked::by_proxy(&place, client);
+        let way = Way::find(worker.gateway(), &running, asked, class, &mut outcome).await?;
+        admission::fits(&running, way.class, body.size_hint().lower(), &outcome)?;
+        Ok::<_, Refusal>(way)
     };
     let way = match way.await {
         Ok(way) => way,
         Err(refusal) => return problem::answer(&refusal, outcome),
     };
-    let bytes = body.size_hint().lower();
-    let admitted = way
-        .mark(&running, EGRESS_TIMEOUTS.idle, &mut outcome)
-        .and_then(|()| admission::fits(&running, way.class, bytes, &outcome));
-    if let Err(refusal) = admitted {
-        return problem::answer(&refusal, outcome);
-    }
     outcome.sample(&head.headers);
     // By address, so that a connection is never used for addresses that were not checked.
     let Some(first) = way.addresses.first() else {
@@ -155,6 +149,15 @@ pub(crate) struct Asked<'a> {
     pub(crate) client: IpAddr,
     /// What finding the addresses may take.
     pub(crate) connect: Duration,
+    /// How long nothing may move.
+    pub(crate) idle: Duration,
+}
+
+impl<'a> Asked<'a> {
+    const fn by_proxy(place: &'a Place, client: IpAddr) -> Self {
+        let (connect, idle) = (EGRESS_TIMEOUTS.connect, EGRESS_TIMEOUTS.idle);
+        Self { place, client, connect, idle }
+    }
 }
 
 impl Place {
@@ -198,14 +201,16 @@ pub(crate) struct Way {
 
 impl Way {
     /// Asks the policy by name, resolves, and asks by address where it must. Where it names no
-    /// class, it is `unnamed`.
+    /// class, it is `unnamed`. What is known is noted on the outcome; what a window or freeze holds
+    /// by name is not even resolved.
     pub(crate) async fn find(
         gateway: &Gateway,
         running: &Running,
         asked: Asked<'_>,
-        unnamed: impl FnOnce() -> ClassId,
+        unnamed: impl Fn() -> ClassId,
+        outcome: &mut Outcome,
     ) -> Result<Self, Refusal> {
-        let Asked { place, client, connect } = asked;
+        let Asked { place, client, connect, idle } = asked;
         let egress = running.effective.egress.as_ref();
         let by_host = egress.map_or(EgressVerdict::Allowed, |e| e.by_host(&place.host, place.port));
         if by_host == EgressVerdict::Denied {
@@ -217,6 +222,10 @@ impl Way {
                  allowDirect"
             );
             return Err(Refusal::new(Failure::RegistryReserved, detail));
+        }
+        let mut mark = |verdict| mark(running, verdict, &unnamed, idle, outcome);
+        if by_host != EgressVerdict::AskAddress {
+            mark(by_host)?;
         }
         let resolved = gateway
             .resolver()
@@ -235,9 +244,10 @@ impl Way {
                 .find(|verdict| *verdict != EgressVerdict::Denied)
                 .ok_or_else(|| denied(place))?;
             addresses.retain(|address| by_address(address) == verdict);
+            mark(verdict)?;
         }
-        let rule = if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None };
-        let named = rule.and_then(|rule| egress?.rules.get(rule));
+        let rule = rule_of(verdict);
+        let named = named(running, verdict);
         if !client.to_canonical().is_loopback() {
             let host = canonical_host(&place.host);
             let is_named = |address: &SocketAddr| {
@@ -269,22 +279,6 @@ impl Way {
         if self.addresses.is_empty() { Err(denied(place)) } else { Ok(()) }
     }
 
-    /// Notes on the outcome what is known now.
-    ///
-    /// # Errors
-    /// If a window or freeze holds the rule.
-    pub(crate) fn mark(
-        &self,
-        running: &Running,
-        idle: Duration,
-        outcome: &mut Outcome,
-    ) -> Result<(), Refusal> {
-        let class = running.class(self.class);
-        outcome.classify(self.class, By::Egress(self.rule));
-        outcome.flow().bind(idle, class.critical());
-        running.doors.pass_egress(self.rule)
-    }
-
     /// Opens a connection of this way's own, to the first address that takes it.
     pub(crate) async fn dial(
         &self,
@@ -295,6 +289,33 @@ impl Way {
         let how = How { lane: lane.as_ref(), connect_timeout, tcp: defaults::TCP };
         upstream::dial(&self.addresses, how).await
     }
+}
+
+/// The rule of a verdict, if it is one's.
+fn rule_of(verdict: EgressVerdict) -> Option<usize> {
+    if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None }
+}
+
+fn named(running: &Running, verdict: EgressVerdict) -> Option<&EgressRule> {
+    running.effective.egress.as_ref()?.rules.get(rule_of(verdict)?)
+}
+
+/// Notes on the outcome what is known now.
+///
+/// # Errors
+/// If a window or freeze holds the rule.
+fn mark(
+    running: &Running,
+    verdict: EgressVerdict,
+    unnamed: impl Fn() -> ClassId,
+    idle: Duration,
+    outcome: &mut Outcome,
+) -> Result<(), Refusal> {
+    let rule = rule_of(verdict);
+    let class = named(running, verdict).and_then(|rule| rule.class).unwrap_or_else(unnamed);
+    outcome.classify(class, By::Egress(rule));
+    outcome.flow().bind(idle, running.class(class).critical());
+    running.doors.pass_egress(rule)
 }
 
 /// Whether `address` leads back into this gateway, or to what this machine offers itself alone.

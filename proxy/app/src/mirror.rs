@@ -6,6 +6,7 @@
 //! hashing and TLS takes no time from a worker. What is decided is decided in the core; what lies
 //! on disk is `tillgate_net::mirror`'s.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,7 +23,7 @@ use tillgate_net::upstream::Resolver;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use self::gate::Members;
+use self::gate::{Members, Openings, Wholes};
 use self::lanes::{LOOK_EVERY, Lanes};
 use self::manifests::Flights;
 use self::prefetch::Prefetches;
@@ -47,6 +48,7 @@ mod manifests;
 mod prefetch;
 mod progress;
 mod pulls;
+mod recent;
 mod releases;
 mod serve;
 mod show;
@@ -73,6 +75,8 @@ pub(crate) struct Mirror {
     tokens: Tokens,
     flights: Flights,
     members: Members,
+    openings: Openings,
+    wholes: Wholes,
     connectors: Connectors,
     clock: Arc<StoreClock>,
     /// What the process before wrote down has been read.
@@ -136,6 +140,8 @@ impl Mirror {
             tokens: Tokens::default(),
             flights: Flights::default(),
             members: Members::default(),
+            openings: Openings::default(),
+            wholes: Wholes::default(),
             connectors: Connectors::default(),
             clock,
             recalled: AtomicBool::new(false),
@@ -168,6 +174,9 @@ impl Mirror {
     /// Ends every fetch; what is on disk of it is gone on with by the next one. Fetches keep the
     /// mirror, so that it does not end by itself.
     pub(crate) fn end(&self) {
+        if let Some(gateway) = self.gateway.upgrade() {
+            self.lanes.lift(&gateway.running(), BTreeSet::new());
+        }
         drop(lock(&self.over).take());
     }
 
@@ -225,7 +234,11 @@ async fn sweep(mirror: Weak<Mirror>) {
         let Some(running) = mirror.gateway.upgrade().map(|gateway| gateway.running()) else {
             return;
         };
-        mirror.look(&running);
+        let (looking, config) = (Arc::clone(&mirror), Arc::clone(&running));
+        // The search for an opening may take long, and fetches go on meanwhile.
+        if tokio::task::spawn_blocking(move || looking.look(&config)).await.is_err() {
+            tracing::error!("the look at rollouts panicked");
+        }
         let now = clock::now();
         if now.saturating_duration_since(swept_at) < SWEEP_EVERY {
             continue;

@@ -151,17 +151,15 @@ impl Streams {
         let host = hello.sni.ok_or_else(nameless)?;
         outcome.asks_for(&host);
         let place = Place { host, port: spec.destination_port };
-        let connect = spec.timeouts.connect;
-        let asked = Asked { place: &place, client: from.ip(), connect };
+        let (connect, idle) = (spec.timeouts.connect, spec.timeouts.idle);
+        let asked = Asked { place: &place, client: from.ip(), connect, idle };
         let gateway = self.worker.gateway();
-        let found = Way::find(gateway, running, asked, || listener.class).await;
+        let found = Way::find(gateway, running, asked, || listener.class, outcome).await;
         let checked = found.and_then(|mut way| {
             way.avoid_ourselves(gateway, &place)?;
             Ok(way)
         });
         let way = checked.map_err(|refusal| refuse(refusal.failure))?;
-        let marked = way.mark(running, spec.timeouts.idle, outcome);
-        marked.map_err(|refusal| refuse(refusal.failure))?;
         outcome.sample(&HeaderMap::new());
         let dialled = wait(outcome, way.dial(running, connect)).await?;
         let server = dialled.map_err(|error| refuse(error.failure()))?;

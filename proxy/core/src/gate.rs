@@ -17,6 +17,7 @@ use crate::units::{BitRate, PerDirection};
 
 mod applying;
 mod approval;
+mod begin;
 mod blockers;
 mod history;
 mod pattern;
@@ -29,7 +30,7 @@ pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
 pub use blockers::Blocker;
 pub use history::{History, Ran};
 pub use pattern::RepositoryGlob;
-pub use stages::{Promotion, Ring, Stages, StoreRing};
+pub use stages::{Promotion, Ring, SPREAD_MAX, Stages, StoreRing};
 pub use subject::{AppliesTo, Passage, RolloutName, RouteName};
 pub use wait::{RETRY_MAX, retry_after, spread};
 
@@ -205,12 +206,21 @@ pub enum Holding {
 }
 
 /// Whether a store runs a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StoreState {
     /// It does.
     Running,
     /// It has none: it is being rebuilt and does not wait for windows.
     Restoring,
+}
+
+/// How far the gate looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// At now alone, which is cheap: `next_open` is the moment before which it surely stays held.
+    Now,
+    /// For the next opening, through all windows and freezes on the way there.
+    Ahead,
 }
 
 /// What is known about the clock.
@@ -324,12 +334,22 @@ impl Gate {
         *self == Self::default()
     }
 
+    /// What forbids every image of a repository, if something does.
+    pub fn prohibits(&self, registry: &str, repository: &str) -> Option<&Prohibition> {
+        let covers = |one: &&Prohibition| {
+            one.artifacts.iter().any(|artifact| artifact.covers(registry, repository))
+        };
+        self.prohibitions.iter().find(covers)
+    }
+
     /// May this image be pulled now?
     pub fn verdict<'a>(&'a self, ask: &Ask<'a>, clock: Clock, now: Timestamp) -> Verdict<'a> {
-        let prohibits = |one: &&Prohibition| {
-            one.artifacts.iter().any(|artifact| artifact.covers(ask.registry, ask.repository))
-        };
-        if let Some(prohibition) = self.prohibitions.iter().find(prohibits) {
+        self.glance(ask, (clock, Look::Ahead), now)
+    }
+
+    /// The same, looking only so far.
+    pub fn glance<'a>(&'a self, ask: &Ask<'a>, by: (Clock, Look), now: Timestamp) -> Verdict<'a> {
+        if let Some(prohibition) = self.prohibits(ask.registry, ask.repository) {
             return Verdict::Prohibited(prohibition);
         }
         let in_charge = |one: &&Rollout| one.is_in_charge(ask.registry, ask.repository);
@@ -348,7 +368,7 @@ impl Gate {
         };
         let (whom, repository) = (Whom::Rollout(rollout), Some(ask.repository));
         let subject = Subject { whom, repository, store: ask.store };
-        let opening = self.opening(&subject, Some(&rollout.stages), clock, now);
+        let opening = self.opening(&subject, Some(&rollout.stages), by, now);
         if opening.held_by.is_empty() { Verdict::Open(opening) } else { Verdict::Held(opening) }
     }
 
@@ -360,15 +380,26 @@ impl Gate {
         clock: Clock,
         now: Timestamp,
     ) -> Opening<'a> {
-        let subject = Subject { store, ..Subject::whole(Whom::Rollout(rollout)) };
-        self.opening(&subject, Some(&rollout.stages), clock, now)
+        self.of_pull(rollout, (None, store), (clock, Look::Ahead), now)
+    }
+
+    /// The same for one of its repositories (`None` = any), looking only so far.
+    pub fn of_pull<'a>(
+        &'a self,
+        rollout: &'a Rollout,
+        (repository, store): (Option<&'a str>, StoreState),
+        by: (Clock, Look),
+        now: Timestamp,
+    ) -> Opening<'a> {
+        let subject = Subject { whom: Whom::Rollout(rollout), repository, store };
+        self.opening(&subject, Some(&rollout.stages), by, now)
     }
 
     /// May this policy be taken now? Its own rings decide, and windows and freezes that name
     /// `config`.
     pub fn of_policy(&self, clock: Clock, now: Timestamp) -> Opening<'_> {
         let subject = Subject::whole(Whom::Policy);
-        self.opening(&subject, self.policy.as_ref(), clock, now)
+        self.opening(&subject, self.policy.as_ref(), (clock, Look::Ahead), now)
     }
 
     /// May requests pass this rule now?
@@ -378,7 +409,8 @@ impl Gate {
         clock: Clock,
         now: Timestamp,
     ) -> Opening<'a> {
-        self.opening(&Subject::whole(Whom::Passage(passage)), None, clock, now)
+        let subject = Subject::whole(Whom::Passage(passage));
+        self.opening(&subject, None, (clock, Look::Ahead), now)
     }
 
     /// Whether any window or freeze names this rule: all others are always open.

@@ -94,13 +94,23 @@ pub struct UpstreamSpec {
     pub unknown: Unknown,
 }
 
-/// An account at a registry.
+/// An account at a registry. Files are read again when they are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// No secret.
-    pub username: Arc<str>,
-    /// Holds the password or access token; read again when it is needed.
-    pub password_file: Arc<Path>,
+pub enum Login {
+    /// The policy's.
+    Account {
+        /// No secret.
+        username: Arc<str>,
+        /// Holds the password or access token.
+        password_file: Arc<Path>,
+    },
+    /// The machine's own.
+    Secret {
+        /// As its Bootstrap calls it.
+        name: Arc<str>,
+        /// Holds `user:password`; `None` = no Bootstrap has such a secret.
+        file: Option<Arc<Path>>,
+    },
 }
 
 /// Blobs on disk.
@@ -141,6 +151,8 @@ pub struct FetchSpec {
     pub stall: Duration,
     /// A fetch without progress for this long is given up; what is on disk stays.
     pub patience: Duration,
+    /// A fetch that nobody waits for any more is given up after this; `None` = it is finished.
+    pub abandon: Option<Duration>,
     /// Bytes a day on metered lines; `None` = no budget.
     pub day_bytes_max: Option<u64>,
 }

@@ -15,7 +15,7 @@ mod slots;
 pub mod snapshot;
 mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -158,6 +158,20 @@ impl Link {
         drop(state);
         self.up.reconfigure(rate.up, &shares.up, &moved);
         self.down.reconfigure(rate.down, &shares.down, &moved);
+        self.changed.notify_one();
+    }
+
+    /// Ceilings of the classes of these names do not count from now on, in both directions, until
+    /// it is said again: a reload does not end it.
+    pub fn lift(&self, classes: &BTreeSet<Arc<str>>) {
+        let mut state = self.lock();
+        if !state.slots.lift(classes) {
+            return;
+        }
+        let (shares, rate) = (state.slots.shares(), line_rates(&state.spec));
+        drop(state);
+        self.up.reconfigure(rate.up, &shares.up, &[]);
+        self.down.reconfigure(rate.down, &shares.down, &[]);
         self.changed.notify_one();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Shown only where there is one, so that a store without it reads and digests as it did before.
 
-use tillgate_core::mirror::{Direct, MirrorSpec, Unknown, UpstreamSpec};
+use tillgate_core::mirror::{Direct, Login, MirrorSpec, Unknown, UpstreamSpec};
 
 use super::{Effective, Value, class_name, list, map, number, optional, text};
 use crate::scalar::{duration_text, size_text};
@@ -26,6 +26,7 @@ pub(super) fn of_mirror(mirror: &MirrorSpec, config: &Effective) -> Value {
         ("responseTimeout", text(duration_text(of.response))),
         ("stallTimeout", text(duration_text(of.stall))),
         ("giveUp", text(duration_text(of.patience))),
+        ("abandonAfter", optional(of.abandon, |time| text(duration_text(time)))),
         ("meteredPerDay", optional(of.day_bytes_max, |bytes| text(size_text(bytes)))),
     ]);
     let limits = map([
@@ -44,11 +45,11 @@ pub(super) fn of_mirror(mirror: &MirrorSpec, config: &Effective) -> Value {
 }
 
 fn of_upstream(one: &UpstreamSpec, config: &Effective) -> Value {
-    let auth = optional(one.login.as_ref(), |login| {
-        map([
-            ("username", text(&login.username)),
-            ("passwordFile", text(login.password_file.display())),
-        ])
+    let auth = optional(one.login.as_ref(), |login| match login {
+        Login::Account { username, password_file } => {
+            map([("username", text(username)), ("passwordFile", text(password_file.display()))])
+        }
+        Login::Secret { name, .. } => map([("credentialsSecret", text(name))]),
     });
     let unknown = match one.unknown {
         Unknown::Hold => "Hold",

@@ -1,17 +1,21 @@
-//! Whose approvals of overrides and promotions count.
+//! Whose approvals of overrides and promotions count, and what else a store's Bootstrap adds to a
+//! policy: where the secrets lie that it names.
 //!
 //! The keys are those of the store's Bootstrap, never the policy's own: who may write policy may
 //! not make himself an approver. A key counts for what its roles say, and as the person that it
 //! belongs to.
 
-use tillgate_config::effective::Effective;
+use tillgate_config::effective::{Effective, Secrets};
 use tillgate_core::gate::{Approval, Gate, Purpose};
 
 use super::verify::{KeyRole, Trust, TrustedKey};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct Approvers(Trust);
+pub struct Approvers {
+    trust: Trust,
+    secrets: Secrets,
+}
 
 impl Approvers {
     /// Those of the Bootstrap in `text`; `file` is its name in messages.
@@ -25,15 +29,25 @@ impl Approvers {
         })?;
         let trust = Trust::of(&bootstrap.spec.trust)
             .map_err(|wrong| format!("{file}: {}", wrong.join("\n")))?;
-        Ok(Self(trust))
+        Ok(Self { trust, secrets: bootstrap.spec.secrets() })
     }
 
-    /// The same config, in which their approvals count and no others.
+    /// The same config, in which their approvals count and no others, and the secrets of the same
+    /// Bootstrap are found.
     #[must_use]
     pub fn believe(&self, effective: Effective) -> Effective {
-        let gate = self.0.check(effective.gate);
-        Effective { gate, ..effective }
+        let gate = self.trust.check(effective.gate);
+        find_secrets(Effective { gate, ..effective }, &self.secrets)
     }
+}
+
+/// The same config with the places of the secrets that it names.
+pub(crate) fn find_secrets(effective: Effective, secrets: &Secrets) -> Effective {
+    let (effective, missing) = effective.with_secrets(secrets);
+    for secret in missing {
+        tracing::warn!(%secret, "the policy names a secret that no Bootstrap here has");
+    }
+    effective
 }
 
 impl Trust {
@@ -64,6 +78,8 @@ impl Trust {
 
 #[cfg(test)]
 mod tests {
+    use tillgate_core::mirror::Login;
+
     use super::*;
     use crate::bundle::keys::PrivateKey;
     use crate::bundle::keys::tests::{ED25519_PRIVATE, ED25519_PUBLIC, P256_PRIVATE, P256_PUBLIC};
@@ -97,7 +113,7 @@ mod tests {
                 key_id: id.into(),
                 signature: key.sign(&message(signed_for)).unwrap().into(),
             };
-            approvers.0.approves(asked_for, &approval, &message(asked_for))
+            approvers.trust.approves(asked_for, &approval, &message(asked_for))
         };
         let (exception, promotion) = (Purpose::Override, Purpose::RingPromotion);
         assert!(check(&boss, "boss", "release-manager", exception, exception));
@@ -116,5 +132,33 @@ mod tests {
         assert!(none.contains("fool"), "{none}");
         let wrong = bootstrap("roles: [override]").replace("MCow", "MCox");
         assert!(Approvers::read("b.yaml", &wrong).unwrap_err().contains("the key `boss`"));
+    }
+
+    #[test]
+    fn a_secret_is_found_by_the_name_that_the_policy_calls_it() {
+        let policy = "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {name: a}\n\
+             spec:\n  timeZone: Etc/UTC\n  links: [{name: primary, capacity: {up: 5Mbit/s, \
+             down: 20Mbit/s}}]\n---\napiVersion: tillgate.dev/v1alpha1\nkind: RegistryMirror\n\
+             metadata: {name: images}\nspec:\n  address: 127.0.0.1:5000\n  registries:\n    \
+             - {host: registry.example, credentialsSecret: hub}\n    \
+             - {host: other.example, credentialsSecret: lost}\n  \
+             cache: {directory: /var/lib/tillgate/images, size: 1Gi}\n";
+        let secrets = "roles: [override]}\n  \
+             secrets: [{name: hub, file: /etc/tillgate/hub}";
+        let text = bootstrap(secrets).replace("hub}}", "hub}]");
+        let approvers = Approvers::read("b.yaml", &text).unwrap();
+        let effective = tillgate_config::load_text("a.yaml", policy).unwrap();
+        let (digest, unresolved) = (effective.digest.clone(), effective.not_in_effect.len());
+        let effective = approvers.believe(effective);
+        let logins = effective.mirror.as_ref().unwrap().upstreams.iter();
+        let files: Vec<_> = logins
+            .map(|one| match one.login.as_ref().unwrap() {
+                Login::Secret { name, file } => (name.to_string(), file.clone()),
+                Login::Account { .. } => panic!("no account is named"),
+            })
+            .collect();
+        let hub = std::path::Path::new("/etc/tillgate/hub");
+        assert_eq!(files, [("hub".into(), Some(hub.into())), ("lost".into(), None)]);
+        assert_eq!((effective.digest, unresolved), (digest, 0), "where it lies is no policy");
     }
 }

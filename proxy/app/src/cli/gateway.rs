@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clap::Args;
-use tillgate_config::effective::Effective;
+use tillgate_config::effective::{Effective, Secrets};
 use tillgate_net::handover;
 use tillgate_net::listen::raise_open_files as raise_limit;
 
 use self::told::{Begun, Policy, Reader, Signals, Told};
 use super::policy::{self, Overrides};
 use crate::bound::build_with;
-use crate::bundle::approvals::Approvers;
+use crate::bundle::approvals::{Approvers, find_secrets};
 use crate::inherited::Inherited;
 use crate::notify::Notify;
 use crate::reconcile::{Booted, Spec};
@@ -178,7 +178,7 @@ fn believe(effective: Effective, trust: Option<&Path>) -> Result<Effective, Stri
         if effective.gate.wants_approvals() {
             tracing::warn!("the policy has approvals, and no --trust says whose count: none does");
         }
-        return Ok(effective);
+        return Ok(find_secrets(effective, &Secrets::new()));
     };
     let text = std::fs::read_to_string(file)
         .map_err(|error| format!("cannot read {}: {error}", file.display()))?;

@@ -43,11 +43,6 @@ impl Answer {
     pub(super) fn refusal(message: &str) -> Self {
         Self { stdout: String::new(), stderr: format!("error: {message}\n"), code: USAGE }
     }
-
-    /// The policy has errors.
-    pub(super) fn findings(report: &Report) -> Self {
-        Self { stdout: String::new(), stderr: report.to_text(), code: FINDINGS }
-    }
 }
 
 /// The form of a report.

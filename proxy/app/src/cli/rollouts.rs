@@ -104,6 +104,9 @@ fn table(told: &Value) -> String {
     if !store.is_empty() {
         let _ = writeln!(text, "{store}, clock {}", word(told, "clock"));
     }
+    if let Some(why) = told.pointer("/cache/why").and_then(Value::as_str) {
+        let _ = writeln!(text, "no image is kept: {why}");
+    }
     let rollouts = list(told, "rollouts");
     if rollouts.is_empty() {
         text.push_str("no rollouts: the policy has none, or no RegistryMirror\n");
@@ -135,6 +138,9 @@ fn head(rollout: &Value, text: &mut String) {
     }
     for one in list(rollout, "suspended") {
         let _ = write!(text, ", {} suspends {}", word(one, "by"), word(one, "document"));
+    }
+    if let Some(at) = rollout.get("prefetchFrom").and_then(Value::as_str) {
+        let _ = write!(text, ", fetched ahead from {at}");
     }
     if let Some(why) = rollout.get("slowedBy").and_then(Value::as_str) {
         let bits = number(rollout, "bitsPerSecondMax").unwrap_or(0);
@@ -212,6 +218,7 @@ mod tests {
         let told = json!({
             "store": "store-0412",
             "clock": "Synced",
+            "cache": {"keeps": false, "why": "the disk is full"},
             "rollouts": [
                 {
                     "name": "pos", "release": "pos-47", "ring": "pilot", "gate": "Held",
@@ -220,6 +227,7 @@ mod tests {
                 },
                 {
                     "name": "hot", "release": "hot-1", "gate": "Open", "slowedBy": "busy",
+                    "prefetchFrom": "2026-12-01T05:10:00Z",
                     "bitsPerSecondMax": 64_000, "pulls": {"running": 1, "waiting": 2},
                     "images": [image("Coming", 50_000_000, Some(200_000_000), 2_000_000)],
                 },
@@ -227,10 +235,11 @@ mod tests {
         });
         let empty = " ".repeat(24);
         let expected = format!(
-            "store-0412, clock Synced\n\n\
+            "store-0412, clock Synced\nno image is kept: the disk is full\n\n\
              pos pos-47, ring pilot: Held by Freeze/peak, opens 2026-12-01T05:00:00Z\n  \
              pos/checkout  [{empty}]  not looked at yet\n\n\
-             hot hot-1, ring none: Open, slowed to 64 kbit/s (busy), 1 fetched, 2 waiting\n  \
+             hot hot-1, ring none: Open, fetched ahead from 2026-12-01T05:10:00Z, \
+             slowed to 64 kbit/s (busy), 1 fetched, 2 waiting\n  \
              pos/checkout  [######..................]  25 %  50.0 of 200.0 MB  \
              16.0 Mbit/s  1:15 left\n"
         );

@@ -16,7 +16,7 @@ use tillgate_config::effective::Effective;
 use tillgate_config::fleet;
 use tillgate_config::scalar::{Instant, Text as _};
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::Clock;
+use tillgate_core::gate::{Clock, Look};
 
 use super::problem::Problem;
 use super::{Ask, Desk, checks};
@@ -239,7 +239,7 @@ async fn pull(
 ) -> Result<Value, String> {
     let image = asked.find(config)?;
     let judged = match &gateway.mirror() {
-        Some(mirror) => mirror.judge(config, &image.place, &image.digest, at).await,
+        Some(mirror) => mirror.judge(config, (&image.place, &image.digest), at, Look::Ahead).await,
         None => image.judge(config, at),
     };
     Ok(image::of(config, &image, &judged, at))

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_core::calendar::Effect;
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::{self, Clock, Holding, Opening, Rollout, StoreState};
+use tillgate_core::gate::{self, Clock, Holding, Look, Opening, Rollout, StoreState};
 use tillgate_core::mirror::{Digest, Verdict};
 
 use crate::mirror::{Judged, Place};
@@ -59,7 +59,7 @@ impl Image {
     /// What would happen to a pull in a store that has nothing of it yet.
     pub(crate) fn judge(&self, effective: &Effective, at: (Clock, Timestamp)) -> Judged {
         let has = (Holding::New, StoreState::Running);
-        Judged::new(effective, (&self.place, &self.digest), has, at)
+        Judged::new(effective, (&self.place, &self.digest), has, at, Look::Ahead)
     }
 }
 
@@ -141,6 +141,7 @@ fn told(verdict: &Verdict) -> Value {
     match verdict {
         Verdict::Allowed => json!({"status": 200}),
         Verdict::Held { by, reason, opens, .. } => {
+            let opens = opens.map(|at| at.to_string());
             json!({"status": 429, "heldBy": by, "reason": reason, "opens": opens})
         }
         Verdict::Prohibited { by, reason } => {

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderName};
@@ -34,7 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Fetches the blob of `ticket`, on the mirror's thread.
 pub(super) fn begin(mirror: &Arc<Mirror>, place: Place, ticket: Ticket) {
     let lane = mirror.lane(&place);
-    let job = Job { mirror: Arc::clone(mirror), place, lane, last: None };
+    let wanted_at = clock::now();
+    let job = Job { mirror: Arc::clone(mirror), place, lane, last: None, wanted_at };
     mirror.handle.spawn(Box::pin(job.run(ticket)));
 }
 
@@ -45,6 +46,8 @@ struct Job {
     lane: Option<Arc<Lane>>,
     /// What the last try ended with, for people.
     last: Option<Broken>,
+    /// When somebody was seen last who waits for it.
+    wanted_at: Instant,
 }
 
 /// The disk took nothing.
@@ -82,6 +85,9 @@ impl Job {
         let (mut fetch, mut step) =
             Fetch::begin(part.written(), part.total(), patience, clock::now());
         loop {
+            if self.is_abandoned(part) {
+                return Ended::Failed(Why::Abandoned);
+            }
             let done = match step {
                 Step::Send { from } => self.exchange(&mut fetch, part, from).await,
                 Step::Restart => part.restart().await.map(|()| fetch.restarted()),
@@ -151,7 +157,7 @@ impl Job {
 
     /// Takes a body for as long as it comes.
     async fn take(
-        &self,
+        &mut self,
         fetch: &mut Fetch,
         part: &mut Part,
         (body, flow): (&mut Incoming, &Flow),
@@ -184,6 +190,9 @@ impl Job {
                 }
                 Err(why) => break Err(why),
             }
+            if self.is_abandoned(part) {
+                break Err(Why::Abandoned);
+            }
             if let Some(lane) = self.lane.as_ref().filter(|lane| lane.came(came)) {
                 // Readers get what is there while the rest waits.
                 fetch.wrote(part.flush().await?, clock::now());
@@ -194,6 +203,16 @@ impl Job {
         };
         fetch.wrote(part.flush().await?, clock::now());
         Ok(ended)
+    }
+
+    /// Whether the policy gives up what nobody waits for, and nobody has for so long.
+    fn is_abandoned(&mut self, part: &Part) -> bool {
+        let Some(after) = self.spec(|spec| spec.abandon) else { return false };
+        let now = clock::now();
+        if part.live().is_wanted() {
+            self.wanted_at = now;
+        }
+        now.saturating_duration_since(self.wanted_at) >= after
     }
 
     fn count(&self, bytes: u64) {
@@ -276,6 +295,11 @@ impl Job {
             Why::Mismatch | Why::Lied => {
                 let detail = format!("what {registry} sent is not the blob that was asked for");
                 Broken::new(Code::DigestMismatch, Some(Failure::DigestMismatch), detail)
+            }
+            Why::Abandoned => {
+                let detail = "nobody waited for the blob any more; ask again";
+                let broken = Broken::new(Code::TooManyRequests, None, detail);
+                Broken { retry_after: Some(Duration::from_secs(1)), ..broken }
             }
             Why::Silent => {
                 let detail = format!("nothing comes from {registry}{}", last());

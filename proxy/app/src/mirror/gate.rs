@@ -12,11 +12,15 @@ use std::time::Duration;
 
 use tillgate_config::effective::Effective;
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::{self, Clock, Gate, Holding, Opening, StoreState};
+use tillgate_core::gate::{
+    self, Clock, Gate, Holding, Look, Opening, Prohibition, Rollout, StoreState,
+};
 use tillgate_core::mirror::{Digest, Unknown, Verdict};
 use tillgate_net::mirror::{Manifest, Note, Store};
+use tokio::sync::watch;
 
 use super::manifests::{Contents, contents};
+use super::recent::Recent;
 use super::{Mirror, Place};
 use crate::running::Running;
 
@@ -67,31 +71,90 @@ impl Members {
     }
 }
 
+/// When what is held opens: the config, the rollout, the repository, the state of the store.
+pub(super) type Openings = Recent<(Arc<str>, Arc<str>, Arc<str>, StoreState), Option<Timestamp>>;
+
+/// Whether all of an image lies on disk, while that has so many blobs.
+pub(super) type Wholes = Recent<(Digest, usize), bool>;
+
 impl Mirror {
     /// May this manifest be pulled now?
     pub(super) async fn verdict(
-        &self,
-        running: &Running,
+        self: &Arc<Self>,
+        running: &Arc<Running>,
         place: &Place,
         digest: &Digest,
     ) -> Verdict {
-        if running.effective.gate.is_empty() {
+        let gate = &running.effective.gate;
+        if gate.is_empty() {
             return Verdict::Allowed;
         }
-        let judged = self.judge(&running.effective, place, digest, self.clock.now()).await;
-        if matches!(judged.verdict, Verdict::Held { .. }) {
-            self.count_held(&judged.verdict);
+        let (clock, now) = self.clock.now();
+        let judged = self.judge(&running.effective, (place, digest), (clock, now), Look::Now).await;
+        let Verdict::Held { rollout, by, reason, retry_after, opens } = judged.verdict else {
+            return judged.verdict;
+        };
+        self.count_held(rollout.as_ref(), &by);
+        let named = |name: &Arc<str>| gate.rollouts.iter().find(|one| one.name == *name);
+        let (retry_after, opens) = match (rollout.as_ref().and_then(named), opens) {
+            (Some(rollout), Some(_)) => {
+                let (repository, store) = (Arc::clone(&place.repository), judged.store);
+                let opens = self.opens(running, rollout, (repository, store), clock).await;
+                let usual = rollout.pulls.retry_after;
+                (gate::retry_after(usual, opens, now, fastrand::u32(..)), opens)
+            }
+            // Nothing says when.
+            (_, opens) => (retry_after, opens),
+        };
+        Verdict::Held { rollout, by, reason, retry_after, opens }
+    }
+
+    /// When a rollout opens for a repository (an empty one: for any). The search may take long: it
+    /// is made beside all threads that serve.
+    async fn opens(
+        &self,
+        running: &Arc<Running>,
+        rollout: &Rollout,
+        (repository, store): (Arc<str>, StoreState),
+        clock: Clock,
+    ) -> Option<Timestamp> {
+        let name = Arc::clone(&rollout.name);
+        let digest = Arc::clone(&running.effective.digest);
+        let key = (digest, Arc::clone(&name), Arc::clone(&repository), store);
+        let (running, now) = (Arc::clone(running), self.clock.now().1);
+        let find = move || {
+            let gate = &running.effective.gate;
+            let rollout = gate.rollouts.iter().find(|one| one.name == name)?;
+            let repository = Some(&*repository).filter(|name| !name.is_empty());
+            gate.of_pull(rollout, (repository, store), (clock, Look::Ahead), now).next_open
+        };
+        let begin = |tell: watch::Sender<Option<Option<Timestamp>>>| {
+            self.handle.spawn_blocking(move || tell.send_replace(Some(find())));
+        };
+        self.openings.get(key, begin).await.flatten()
+    }
+
+    /// Whether all of an image lies on disk.
+    async fn is_whole(&self, digest: Digest) -> bool {
+        if !self.store.has_manifest(&digest) {
+            return false;
         }
-        judged.verdict
+        let store = Arc::clone(&self.store);
+        let begin = |tell: watch::Sender<Option<bool>>| {
+            let find = async move { tell.send_replace(Some(is_whole(&store, digest).await)) };
+            self.handle.spawn(find);
+        };
+        let blobs = self.store.holds().1;
+        self.wholes.get((digest, blobs), begin).await.unwrap_or(false)
     }
 
     /// What `effective` says of a manifest at some moment, by what this store has and ran.
     pub(crate) async fn judge(
         &self,
         effective: &Effective,
-        place: &Place,
-        digest: &Digest,
+        (place, digest): (&Place, &Digest),
         (clock, now): (Clock, Timestamp),
+        look: Look,
     ) -> Judged {
         let judge = |digest: &Digest, cached: Option<Holding>| {
             let text = digest.to_string();
@@ -102,7 +165,7 @@ impl Mirror {
                 (ran.holding(&place.repository, &text), store)
             };
             let has = (cached.unwrap_or(holding), store);
-            Judged::new(effective, (place, digest), has, (clock, now))
+            Judged::new(effective, (place, digest), has, (clock, now), look)
         };
         let judged = judge(digest, None);
         if !matches!(judged.verdict, Verdict::Held { .. }) {
@@ -114,7 +177,7 @@ impl Mirror {
                 return of_index;
             }
         }
-        if is_whole(&self.store, *digest).await {
+        if self.is_whole(*digest).await {
             return judge(digest, Some(Holding::Cached));
         }
         judged
@@ -122,9 +185,9 @@ impl Mirror {
 
     /// Why no further part of an image is fetched although its pull has begun, if so: its rollout
     /// pauses when its window closes, and what it is part of did not run before.
-    pub(super) fn closed(
+    pub(super) async fn closed(
         &self,
-        running: &Running,
+        running: &Arc<Running>,
         place: &Place,
         blob: &Digest,
     ) -> Option<Verdict> {
@@ -138,14 +201,22 @@ impl Mirror {
         }
         let (clock, now) = self.clock.now();
         let store = self.releases.ran().state(rollout, now);
-        let opening = gate.of_rollout(rollout, store, clock, now);
-        (!opening.held_by.is_empty()).then(|| held(&opening, now, fastrand::u32(..)))
+        let mut opening = gate.of_pull(rollout, (None, store), (clock, Look::Now), now);
+        if opening.held_by.is_empty() {
+            return None;
+        }
+        if opening.next_open.is_some() {
+            opening.next_open = self.opens(running, rollout, ("".into(), store), clock).await;
+        }
+        Some(held(&opening, now, fastrand::u32(..)))
     }
 
-    fn count_held(&self, verdict: &Verdict) {
-        let Verdict::Held { by, rollout: Some(rollout), .. } = verdict else { return };
+    fn count_held(&self, rollout: Option<&Arc<str>>, by: &[String]) {
+        // No rollout is in charge, and none is called so.
+        let none = || Arc::from("-");
+        let rollout = rollout.map_or_else(none, Arc::clone);
         for document in by {
-            self.rollout_meters.held(rollout, document);
+            self.rollout_meters.held(&rollout, document);
         }
     }
 
@@ -244,13 +315,14 @@ impl Judged {
         (place, digest): (&Place, &Digest),
         (holding, store): (Holding, StoreState),
         at: (Clock, Timestamp),
+        look: Look,
     ) -> Self {
         let mirror = effective.mirror.as_ref();
         let upstream = mirror
             .and_then(|mirror| mirror.upstreams.iter().find(|one| one.registry == place.registry));
         let unknown = upstream.map_or(Unknown::Hold, |upstream| upstream.unknown);
         let ask = Question { gate: &effective.gate, place, digest, holding, store, unknown };
-        let verdict = ask.answer(at, fastrand::u32(..));
+        let verdict = ask.answer(at, look, fastrand::u32(..));
         Self { verdict, digest: *digest, holding, store }
     }
 }
@@ -266,7 +338,7 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    fn answer(&self, (clock, now): (Clock, Timestamp), draw: u32) -> Verdict {
+    fn answer(&self, (clock, now): (Clock, Timestamp), look: Look, draw: u32) -> Verdict {
         let digest = self.digest.to_string();
         let ask = gate::Ask {
             registry: &self.place.registry,
@@ -275,7 +347,7 @@ impl Question<'_> {
             holding: self.holding,
             store: self.store,
         };
-        match self.gate.verdict(&ask, clock, now) {
+        match self.gate.glance(&ask, (clock, look), now) {
             gate::Verdict::Kept(_) | gate::Verdict::Open(_) => Verdict::Allowed,
             // It trickles: its fetches are slowed down.
             gate::Verdict::Held(Opening { rollout: Some(rollout), .. })
@@ -283,10 +355,7 @@ impl Question<'_> {
             {
                 Verdict::Allowed
             }
-            gate::Verdict::Prohibited(one) => Verdict::Prohibited {
-                by: format!("Prohibition/{}", one.name),
-                reason: one.reason.to_string(),
-            },
+            gate::Verdict::Prohibited(one) => prohibited(one),
             gate::Verdict::Held(opening) => held(&opening, now, draw),
             gate::Verdict::Unknown(rollout) => {
                 let concerns = |one: &gate::Rollout| {
@@ -313,6 +382,11 @@ impl Question<'_> {
     }
 }
 
+/// What a client is told of a repository that is forbidden.
+pub(super) fn prohibited(one: &Prohibition) -> Verdict {
+    Verdict::Prohibited { by: format!("Prohibition/{}", one.name), reason: one.reason.to_string() }
+}
+
 /// What a client of a pull that waits is told.
 pub(super) fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict {
     let by: Vec<String> = opening.held_by.iter().map(ToString::to_string).collect();
@@ -323,6 +397,6 @@ pub(super) fn held(opening: &Opening<'_>, now: Timestamp, draw: u32) -> Verdict 
         reason: format!("{rollout} is held by {}", by.join(", ")),
         by,
         retry_after: gate::retry_after(usual, opening.next_open, now, draw),
-        opens: opening.next_open.map(|at| at.to_string()),
+        opens: opening.next_open,
     }
 }

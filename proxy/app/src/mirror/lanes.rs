@@ -4,14 +4,14 @@
 //! from that follows a rate for its lane, which fetches under way take at once. What has to wait
 //! trickles and does not stop: runtimes give up a pull of which nothing comes for a minute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tillgate_core::civil::Timestamp;
 use tillgate_core::class::ClassId;
-use tillgate_core::gate::{Busy, Opening, Rollout};
+use tillgate_core::gate::{Busy, Opening, Rollout, StoreState};
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::mirror::brake::Brake;
 use tillgate_core::mirror::busy::{Look, Tills};
@@ -120,12 +120,13 @@ pub(super) struct Stands {
     pub(super) suspended: Vec<(String, String)>,
     pub(super) opens: Option<Timestamp>,
     pub(super) ring: Option<String>,
+    store: Option<StoreState>,
     /// It stands so until then.
     until: Timestamp,
 }
 
 impl Stands {
-    fn of(opening: &Opening<'_>, now: Timestamp) -> Self {
+    fn of(opening: &Opening<'_>, store: StoreState, now: Timestamp) -> Self {
         let is_open = opening.held_by.is_empty();
         let suspended = opening.suspended.iter();
         Self {
@@ -133,12 +134,18 @@ impl Stands {
             suspended: suspended.map(|(what, by)| (what.to_string(), (*by).to_owned())).collect(),
             opens: opening.next_open.filter(|_| !is_open),
             ring: opening.ring.map(str::to_owned),
+            store: Some(store),
             until: opening.stands_until(now),
         }
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.held_by.is_empty()
+    }
+
+    /// The store is being rebuilt: what it may have of the line is not bounded.
+    fn is_restoring(&self) -> bool {
+        self.store == Some(StoreState::Restoring)
     }
 }
 
@@ -154,6 +161,8 @@ struct Inner {
     tills: BTreeMap<Arc<str>, Tills>,
     /// Of the config that was looked at last.
     digest: Option<Arc<str>>,
+    /// Classes whose ceiling does not count while the store is being rebuilt.
+    lifted: BTreeSet<Arc<str>>,
 }
 
 impl Lanes {
@@ -169,6 +178,19 @@ impl Lanes {
     /// How a rollout stood a moment ago.
     pub(super) fn stands(&self, rollout: &str) -> Option<Stands> {
         self.inner().stands.get(rollout).cloned()
+    }
+
+    /// Ceilings of these classes do not count from now on, on every line; the lines that a reload
+    /// brings are told, too.
+    pub(super) fn lift(&self, running: &Running, lifted: BTreeSet<Arc<str>>) {
+        let mut inner = self.inner();
+        if lifted.is_empty() && inner.lifted.is_empty() {
+            return;
+        }
+        for link in running.lines().iter() {
+            link.lift(&lifted);
+        }
+        inner.lifted = lifted;
     }
 
     /// Lanes of the rollouts of `running`, with their bounds.
@@ -216,16 +238,22 @@ impl Mirror {
         self.lanes.follow(running, &self.rollout_meters);
         let (clock, now) = self.clock.now();
         let gate = &running.effective.gate;
+        let mut lifted = BTreeSet::new();
         for rollout in &gate.rollouts {
             let known = self.lanes.stands(&rollout.name).filter(|stands| now < stands.until);
             let stands = known.unwrap_or_else(|| {
                 let store = self.releases.ran().state(rollout, now);
-                let stands = Stands::of(&gate.of_rollout(rollout, store, clock, now), now);
+                let opening = gate.of_rollout(rollout, store, clock, now);
+                let stands = Stands::of(&opening, store, now);
                 let name = Arc::clone(&rollout.name);
                 self.lanes.inner().stands.insert(name, stands.clone());
                 self.rollout_meters.gate(&rollout.name, stands.is_open());
                 stands
             });
+            if stands.is_restoring() {
+                let class = running.effective.classes.get(rollout.pulls.class);
+                lifted.insert(Arc::clone(&class.name));
+            }
             let is_busy = rollout.pulls.pause_while;
             let is_busy = is_busy.is_some_and(|rule| self.busy(running, &rollout.name, &rule));
             let (slowed, rate) = speed(running, rollout, &stands, is_busy);
@@ -235,6 +263,7 @@ impl Mirror {
             let bits = rate.map_or(0, BitRate::bits_per_second);
             self.rollout_meters.brake(&rollout.name, slowed.label(), bits);
         }
+        self.lanes.lift(running, lifted);
     }
 
     fn busy(&self, running: &Running, rollout: &Arc<str>, rule: &Busy) -> bool {
@@ -280,7 +309,12 @@ fn speed(
         let paused = rollout.pulls.pause_on_window_close.then_some((Slowed::Closed, TRICKLE));
         throttle.or(paused)
     };
-    let limit = rollout.pulls.rate.down.map(|share| (Slowed::Limit, share.of(capacity)));
+    let limit = rollout
+        .pulls
+        .rate
+        .down
+        .filter(|_| !stands.is_restoring())
+        .map(|share| (Slowed::Limit, share.of(capacity)));
     let busy = is_busy.then(|| (Slowed::Busy, floor()));
     let held = if stands.is_open() { None } else { held() };
     let slowest = [limit, busy, held].into_iter().flatten().min_by_key(|(_, rate)| *rate);

@@ -1,13 +1,15 @@
 //! An opened release is fetched before anybody asks for it.
 //!
 //! One blob after the other, in the class and at the speed of its rollout, inside its windows: when
-//! they close, what has begun is ended and the rest waits. Clients join what is under way. Of an
+//! they close, what has begun is ended and the rest waits. After a freeze that held all stores each
+//! begins in a turn of its own. Clients join what is under way. Of an
 //! index the platform of this machine is fetched, or all of them where it is not among them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::Rollout;
 use tillgate_core::mirror::{Code, Digest};
 use tillgate_net::clock;
@@ -74,7 +76,8 @@ impl Mirror {
             let is_due =
                 |one: &Ahead| one.task.is_none() && one.again_at.is_some_and(|at| at <= now);
             let is_due = ahead.get(&rollout.name).is_none_or(is_due);
-            if !is_due || !self.is_open(rollout) || !self.store.keeps() {
+            let may_begin = || self.is_open(rollout) && self.begins_at(rollout).is_none();
+            if !is_due || !may_begin() || !self.store.keeps() {
                 continue;
             }
             let (mirror, work) = (Arc::clone(self), rollout.clone());
@@ -87,6 +90,13 @@ impl Mirror {
             };
             ahead.insert(Arc::clone(&rollout.name), one);
         }
+    }
+
+    /// When this store begins with a release whose freeze has ended, if that is still to come.
+    pub(super) fn begins_at(&self, rollout: &Rollout) -> Option<Timestamp> {
+        let (clock, now) = self.clock.now();
+        let gateway = self.gateway.upgrade().filter(|_| rollout.pulls.prefetch)?;
+        gateway.running().effective.gate.begins_at(rollout, clock, now)
     }
 
     fn is_open(&self, rollout: &Rollout) -> bool {

@@ -28,6 +28,7 @@ use tillgate_net::mirror::{Broken, Claim, Live, Reader, Source, Through};
 
 use super::answer::{self, Refused};
 use super::fetch;
+use super::gate;
 use super::lists;
 use super::manifests::{self, Wanted};
 use super::upstream::Asking;
@@ -99,7 +100,7 @@ type Partial = Option<(u64, u64)>;
 /// One request.
 pub(super) struct Story<'a> {
     pub(super) mirror: &'a Arc<Mirror>,
-    running: &'a Running,
+    running: &'a Arc<Running>,
     pub(super) spec: &'a MirrorSpec,
     pub(super) head: &'a Parts,
 }
@@ -154,6 +155,7 @@ impl Story<'_> {
             }
             Ask::Blob { repository, digest } => {
                 let place = self.place(repository)?;
+                self.permit(&place)?;
                 if self.has_none_of(&digest) {
                     return Ok(not_modified(&digest));
                 }
@@ -269,7 +271,7 @@ impl Story<'_> {
                 }
                 Claim::Join(live) => (live, Served::Joined),
                 Claim::Begin(ticket) => {
-                    if let Some(held) = self.held_back(place, &digest) {
+                    if let Some(held) = self.held_back(place, &digest).await {
                         ticket.broke(Broken::new(held.code, held.failure, &*held.message));
                         return Err(held);
                     }
@@ -294,9 +296,19 @@ impl Story<'_> {
 
     /// Why no fetch may begin now, if so: the day's bytes are used up, or the window of a rollout
     /// that pauses has closed.
-    fn held_back(&self, place: &Place, blob: &Digest) -> Option<Refused> {
-        let over = self.mirror.over_budget(self.running, place);
-        over.or_else(|| self.mirror.closed(self.running, place, blob).map(held))
+    async fn held_back(&self, place: &Place, blob: &Digest) -> Option<Refused> {
+        match self.mirror.over_budget(self.running, place) {
+            Some(over) => Some(over),
+            None => self.mirror.closed(self.running, place, blob).await.map(held),
+        }
+    }
+
+    /// Whether the policy forbids every image of a repository. Blobs are asked about, too: who
+    /// has the manifest from elsewhere gets nothing of it here.
+    fn permit(&self, place: &Place) -> Result<(), Refused> {
+        let gate = &self.running.effective.gate;
+        let found = gate.prohibits(&place.registry, &place.repository);
+        found.map_or(Ok(()), |one| Err(held(gate::prohibited(one))))
     }
 
     /// A blob at the speed, and in the turn, that the policy gives.
@@ -411,6 +423,7 @@ fn held(verdict: Verdict) -> Refused {
         Verdict::Held { by, reason, retry_after, opens, .. } => {
             let failure = Some(Failure::PullHeld);
             let held = Refused::new(Code::TooManyRequests, failure, reason);
+            let opens = opens.map(|at| at.to_string());
             let detail = json!({"code": "HELD", "heldBy": by, "nextOpen": opens});
             Refused { detail, retry_after: Some(retry_after), ..held }
         }

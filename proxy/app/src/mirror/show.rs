@@ -19,10 +19,11 @@ impl Mirror {
         }
         let rollouts = running.effective.gate.rollouts.iter();
         let (caching, (bytes, blobs)) = (self.store.keeps(), self.store.holds());
+        let why = self.store.keeps_nothing();
         json!({
             "store": &*running.effective.store,
             "clock": self.clock.state().name(),
-            "cache": {"keeps": caching, "bytes": bytes, "blobs": blobs},
+            "cache": {"keeps": caching, "why": why.as_deref(), "bytes": bytes, "blobs": blobs},
             "rollouts": rollouts.map(|rollout| self.show_rollout(rollout)).collect::<Vec<_>>(),
         })
     }
@@ -58,6 +59,7 @@ impl Mirror {
             "pulls": {"running": running, "waiting": waiting},
             "prefetch": rollout.pulls.prefetch,
             "prefetching": self.prefetches.is_running(&rollout.name),
+            "prefetchFrom": self.begins_at(rollout).map(|at| at.to_string()),
             "images": images.map(|(repository, digest)| {
                 self.show_image(repository, digest)
             }).collect::<Vec<_>>(),

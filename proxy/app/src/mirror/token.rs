@@ -79,7 +79,14 @@ pub(super) fn read(body: &Bytes) -> Option<(HeaderValue, Duration)> {
 /// # Errors
 /// What is wrong with its file, without what is in it.
 pub(super) async fn basic(login: &Login) -> Result<HeaderValue, String> {
-    let file = Arc::clone(&login.password_file);
+    let file = match login {
+        Login::Account { password_file: file, .. } | Login::Secret { file: Some(file), .. } => {
+            Arc::clone(file)
+        }
+        Login::Secret { name, file: None } => {
+            return Err(format!("the store's Bootstrap has no secret `{name}`"));
+        }
+    };
     let shown = file.display().to_string();
     // A file system may hang.
     let read = tokio::task::spawn_blocking(move || {
@@ -93,8 +100,14 @@ pub(super) async fn basic(login: &Login) -> Result<HeaderValue, String> {
         Ok(Err(error)) => return Err(format!("the password file {shown} cannot be read: {error}")),
         Err(_) => return Err(format!("the password file {shown} cannot be read")),
     };
-    let password = text.strip_suffix('\n').unwrap_or(&text);
-    headers::basic(&login.username, password)
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let (username, password) = match login {
+        Login::Account { username, .. } => (&**username, text),
+        Login::Secret { .. } => text
+            .split_once(':')
+            .ok_or_else(|| format!("the password file {shown} is not of the form user:password"))?,
+    };
+    headers::basic(username, password)
         .ok_or_else(|| format!("the password file {shown} has more than one line"))
 }
 

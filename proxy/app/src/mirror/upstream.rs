@@ -127,7 +127,10 @@ impl Mirror {
             drop(got);
             authorization = self.authorize(&way, &challenge).await?;
             if authorization.is_none() {
-                let detail = format!("{} wants an account; add `auth` to it", place.registry);
+                let detail = format!(
+                    "{} wants an account; add `auth` or `credentialsSecret` to it",
+                    place.registry
+                );
                 return Err(Broken::new(Code::Denied, None, detail));
             }
         }

@@ -13,6 +13,7 @@ use tillgate_core::reconcile::{Held, Refusal, Revision};
 
 use super::Spec;
 use crate::bundle::Archive;
+use crate::bundle::approvals::find_secrets;
 use crate::bundle::verify::{Verified, VerifyError};
 use crate::reload::ReloadError;
 
@@ -134,6 +135,7 @@ pub(super) fn compile(
     }
     // Who signed an override or a promotion counts from here on.
     effective.gate = spec.trust.check(std::mem::take(&mut effective.gate));
+    let effective = find_secrets(effective, &spec.secrets);
     let guards = fleet.bundle().and_then(|bundle| bundle.spec.guards.as_ref());
     let drop_max = guards.and_then(|guards| guards.max_capacity_drop);
     Ok(Policy {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tillgate_config::effective::Effective;
+use tillgate_config::effective::{Effective, Secrets};
 use tillgate_config::kinds::BootstrapDoc;
 use tillgate_config::kinds::bootstrap::{ReportingDoc, RoleDoc, SourceDoc, SourceType};
 use tillgate_config::scalar::FilePath;
@@ -34,6 +34,8 @@ pub(crate) struct Spec {
     pub(crate) sources: Vec<SourceSpec>,
     pub(crate) trust: Trust,
     pub(crate) probation: ProbationSpec,
+    /// Where the secrets lie that policies name.
+    pub(crate) secrets: Secrets,
     /// What it serves without a policy.
     pub(crate) minimal: Effective,
     /// Where sidecars and tools ask, if anywhere.
@@ -99,6 +101,7 @@ impl Spec {
             sources,
             trust,
             probation: probation(document),
+            secrets: spec.secrets(),
             minimal,
             endpoint: None,
             reporting,
@@ -223,8 +226,7 @@ fn probation(document: &BootstrapDoc) -> ProbationSpec {
 fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
     let spec = &document.spec;
     let resolvers = spec.fixed.as_ref().is_some_and(|fixed| fixed.resolvers.is_some());
-    let parts = [("spec.secrets", spec.secrets.is_some()), ("spec.static.resolvers", resolvers)];
-    parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
+    resolvers.then_some("spec.static.resolvers").into_iter().collect()
 }
 
 #[cfg(test)]

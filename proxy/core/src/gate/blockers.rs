@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stages::RingState;
-use super::{Clock, Freeze, Gate, NamedWindow, Opening, Override, Stages, StoreState, Subject};
+use super::{
+    Clock, Freeze, Gate, Look, NamedWindow, Opening, Override, Stages, StoreState, Subject,
+};
 use crate::calendar::{Effect, Window};
 use crate::civil::{Interval, Timestamp};
 
@@ -61,7 +63,7 @@ impl Gate {
         &'a self,
         subject: &Subject<'a>,
         stages: Option<&'a Stages>,
-        clock: Clock,
+        (clock, look): (Clock, Look),
         now: Timestamp,
     ) -> Opening<'a> {
         let mut held_by = Vec::new();
@@ -74,7 +76,8 @@ impl Gate {
                 None => held_by.push(hold.blocker),
             }
         }
-        for _ in 0..STEPS_MAX {
+        let steps = if look == Look::Ahead { STEPS_MAX } else { 0 };
+        for _ in 0..steps {
             let Some(at) = next_open else { break };
             if at == now {
                 break;

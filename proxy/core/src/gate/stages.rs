@@ -47,6 +47,8 @@ pub struct StoreRing {
     pub ignore_windows: bool,
     /// How long after the ring this store opens; nothing without a ramp.
     pub delay: Duration,
+    /// How long after a freeze it begins by itself; nothing without a ramp.
+    pub spread: Duration,
 }
 
 /// A step of a release.
@@ -73,6 +75,18 @@ pub(super) enum RingState {
     Ramping(Timestamp),
     /// It is this store's turn.
     Open,
+}
+
+/// Stores begin by themselves within this after a freeze, however long their ramp is.
+pub const SPREAD_MAX: Duration = Duration::from_secs(30 * 60);
+
+impl StoreRing {
+    /// The ring at `index`, of a store with this hash in a ramp over so long.
+    pub fn ramping(index: usize, over: Duration, hash: u64) -> Self {
+        let (delay, spread) = (over, over.min(SPREAD_MAX));
+        let [delay, spread] = [delay, spread].map(|over| Stages::ramp_delay(over, hash));
+        Self { index, ignore_windows: false, delay, spread }
+    }
 }
 
 impl Stages {

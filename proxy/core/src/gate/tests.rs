@@ -52,7 +52,7 @@ fn rollout() -> Rollout {
         stages: Stages {
             release: "pos-2026.47.1".into(),
             rings: ["lab", "pilot", "broad"].map(ring).to_vec(),
-            mine: Some(StoreRing { index: 1, ignore_windows: false, delay: Duration::ZERO }),
+            mine: Some(StoreRing::ramping(1, Duration::ZERO, 0)),
             released_through: 0,
             released_at: None,
             promotions: vec![promotion(1, "2026-11-18T10:00")],
@@ -190,6 +190,59 @@ fn a_store_opens_in_its_ring_and_window() {
 }
 
 #[test]
+fn a_glance_says_what_holds_and_not_when_that_ends() {
+    let gate = gate();
+    for at in ["2026-11-18T09:00", "2026-11-27T22:00", "2026-12-04T17:00", "2026-11-18T21:00"] {
+        let (clock, now) = (Clock::Synced, oslo(at));
+        let ask = NEW();
+        let told = |verdict: Verdict<'_>| match verdict {
+            Verdict::Open(opening) | Verdict::Held(opening) => (opening.held_by, opening.next_open),
+            other @ (Verdict::Prohibited(_) | Verdict::Kept(_) | Verdict::Unknown(_)) => {
+                panic!("{other:?}")
+            }
+        };
+        let (held_by, opens) = told(gate.verdict(&ask, clock, now));
+        let (glanced, not_before) = told(gate.glance(&ask, (clock, Look::Now), now));
+        assert_eq!(glanced, held_by, "{at}");
+        assert!(not_before <= opens && not_before >= Some(now), "{at}");
+    }
+}
+
+#[test]
+fn after_a_freeze_every_store_begins_by_itself_in_a_turn_of_its_own() {
+    let mut gate = gate();
+    gate.windows.clear();
+    let begins = |gate: &Gate, at: &str| {
+        let begins = gate.begins_at(&gate.rollouts[0], Clock::Synced, oslo(at));
+        begins.map(|begins| oslo(at).until(begins).as_secs() / 60)
+    };
+    let day = Duration::from_secs(24 * 3600);
+    // Two thirds of the stores begin before this one.
+    let hash = u64::MAX / 3 * 2;
+    gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, day, hash));
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), Some(19), "half an hour at most");
+    assert_eq!(begins(&gate, "2026-12-01T06:15"), Some(4));
+    assert_eq!(begins(&gate, "2026-12-01T06:20"), None);
+    assert_eq!(begins(&gate, "2026-11-19T12:00"), None, "before it, nothing has to be spread");
+    gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, Duration::from_secs(600), hash));
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), Some(6), "a shorter ramp is a shorter spread");
+    gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, Duration::ZERO, hash));
+    assert_eq!(begins(&gate, "2026-12-01T06:00"), None, "without a ramp all come at once");
+    // A window with Deny that ends is the same; one that lasts is none that has ended.
+    gate.freezes.clear();
+    gate.windows = vec![window("no-friday-night", Effect::Deny, weekly(&[Weekday::Fri], 16, 9))];
+    gate.rollouts[0].stages.mine = Some(StoreRing::ramping(1, day, hash));
+    assert_eq!(begins(&gate, "2026-11-21T09:00"), Some(19));
+    assert_eq!(begins(&gate, "2026-11-20T17:00"), None);
+    let ring = gate.begins_at(
+        &gate.rollouts[0],
+        Clock::Untrusted(oslo("2026-11-01T00:00")),
+        oslo("2026-11-21T09:00"),
+    );
+    assert_eq!(ring, None);
+}
+
+#[test]
 fn prohibitions_beat_everything_and_what_a_store_has_is_kept() {
     let gate = gate();
     let at = oslo("2026-11-27T12:00");
@@ -277,7 +330,8 @@ fn rings_open_by_promotion_and_close_by_a_lower_one() {
     gate.freezes.clear();
     gate.windows.clear();
     let mine = |gate: &mut Gate, index, delay| {
-        gate.rollouts[0].stages.mine = Some(StoreRing { index, ignore_windows: false, delay });
+        let ring = StoreRing::ramping(index, Duration::ZERO, 0);
+        gate.rollouts[0].stages.mine = Some(StoreRing { delay, ..ring });
     };
     mine(&mut gate, 0, Duration::ZERO);
     assert_eq!(held(&gate, "2026-01-01T00:00").0.len(), 0, "the first ring waits for nobody");
@@ -353,7 +407,8 @@ fn a_rollout_may_name_its_windows_and_a_ring_ignore_them() {
     assert_eq!(held(&gate, noon).0.len(), 0);
     gate.rollouts[0].windows = Some(vec!["closed".into()]);
     assert_eq!(held(&gate, noon).0, ["outside ChangeWindow/closed"]);
-    let mine = StoreRing { index: 1, ignore_windows: true, delay: Duration::ZERO };
+    let ring = StoreRing::ramping(1, Duration::ZERO, 0);
+    let mine = StoreRing { ignore_windows: true, ..ring };
     gate.rollouts[0].stages.mine = Some(mine);
     assert_eq!(held(&gate, noon).0.len(), 0);
     let (by, _) = held(&gate, "2026-11-27T22:00");

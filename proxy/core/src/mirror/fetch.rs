@@ -83,6 +83,8 @@ pub enum Why {
     Lied,
     /// Nothing came for too long; what is on disk may be kept.
     Silent,
+    /// Nobody waits for it any more, and the policy says that it is not finished for that.
+    Abandoned,
 }
 
 impl Why {

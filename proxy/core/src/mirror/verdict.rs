@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::civil::Timestamp;
+
 /// May this manifest be pulled now?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -21,8 +23,8 @@ pub enum Verdict {
         reason: String,
         /// When to ask again.
         retry_after: Duration,
-        /// When it opens, if that is known: RFC 3339.
-        opens: Option<String>,
+        /// When it opens, if that is known.
+        opens: Option<Timestamp>,
     },
     /// Never here: 403.
     Prohibited {

@@ -1,6 +1,7 @@
 //! The classes of a line by name: every name keeps its slot for as long as the process runs, so
 //! that counters, flows and the scheduler's clocks survive a reload.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tillgate_core::class::{CLASSES_MAX, ClassSpec, ClassTable, DEFAULT_CLASS, Share};
@@ -11,6 +12,8 @@ use tillgate_core::units::{BitRate, PerDirection, Percent};
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
+    /// Classes whose ceiling does not count now.
+    lifted: BTreeSet<Arc<str>>,
 }
 
 /// One class.
@@ -25,9 +28,31 @@ pub(crate) struct Slot {
     pub(crate) ceiling: PerDirection<Share>,
 }
 
+/// What a class may have whose ceiling is lifted.
+const NO_CEILING: Share = Share::Percent(Percent::FULL);
+
 impl Slots {
     pub(crate) fn new(classes: &ClassTable) -> Self {
-        Self { slots: classes.iter().map(|(_, class)| Slot::new(class)).collect() }
+        let slots = classes.iter().map(|(_, class)| Slot::new(class)).collect();
+        Self { slots, lifted: BTreeSet::new() }
+    }
+
+    /// Ceilings of these classes do not count from now on, until it is said again. Returns whether
+    /// that is another word than before.
+    pub(crate) fn lift(&mut self, lifted: &BTreeSet<Arc<str>>) -> bool {
+        let is_news = self.lifted != *lifted;
+        if is_news {
+            self.lifted.clone_from(lifted);
+        }
+        is_news
+    }
+
+    /// What the class of `slot` may have at most.
+    pub(crate) fn ceiling(&self, slot: &Slot) -> PerDirection<Share> {
+        match self.lifted.contains(&slot.name) {
+            true => PerDirection { up: NO_CEILING, down: NO_CEILING },
+            false => slot.ceiling,
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -84,7 +109,7 @@ impl Slots {
     /// What the scheduler must know, by slot and the same in both directions of the table.
     pub(crate) fn shares(&self) -> PerDirection<Vec<ClassShare>> {
         let of = |pick: fn(&PerDirection<Share>) -> Share| {
-            self.slots.iter().map(|slot| slot.share(pick)).collect()
+            self.slots.iter().map(|slot| slot.share(self.ceiling(slot), pick)).collect()
         };
         PerDirection { up: of(|share| share.up), down: of(|share| share.down) }
     }
@@ -103,13 +128,17 @@ impl Slot {
         }
     }
 
-    fn share(&self, pick: fn(&PerDirection<Share>) -> Share) -> ClassShare {
+    fn share(
+        &self,
+        ceiling: PerDirection<Share>,
+        pick: fn(&PerDirection<Share>) -> Share,
+    ) -> ClassShare {
         if self.present {
             return ClassShare {
                 priority: self.priority,
                 weight: self.weight,
                 guarantee: pick(&self.guarantee),
-                ceiling: pick(&self.ceiling),
+                ceiling: pick(&ceiling),
             };
         }
         // A class that is gone has no flows and must not reserve anything.
@@ -117,7 +146,46 @@ impl Slot {
             priority: 0,
             weight: 1,
             guarantee: Share::Rate(BitRate::default()),
-            ceiling: Share::Percent(Percent::FULL),
+            ceiling: NO_CEILING,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tillgate_core::class::{Metered, QueueLimit};
+
+    use super::*;
+
+    #[test]
+    fn a_lifted_ceiling_comes_back() {
+        let half = Share::Percent(Percent::new(50).expect("a percentage"));
+        let name: Arc<str> = "image-pull".into();
+        let class = ClassSpec {
+            name: Arc::clone(&name),
+            priority: 10,
+            weight: 1,
+            critical: false,
+            guarantee: PerDirection { up: half, down: half },
+            ceiling: PerDirection { up: half, down: half },
+            queue: QueueLimit { max_wait: Duration::from_secs(2), limit_bytes: 1 << 20 },
+            dscp: None,
+            metered: Metered::Allow,
+            requests_max: None,
+        };
+        let classes = ClassTable::new(vec![class]).expect("a class");
+        let mut slots = Slots::new(&classes);
+        let of = |slots: &Slots| slots.shares().down[slots.find(&name)].ceiling;
+        assert_eq!(of(&slots), half);
+        let lifted = BTreeSet::from([Arc::clone(&name)]);
+        assert!(slots.lift(&lifted) && !slots.lift(&lifted));
+        assert_eq!(of(&slots), NO_CEILING);
+        // A reload does not end it.
+        slots.update(&classes);
+        assert_eq!(of(&slots), NO_CEILING);
+        assert!(slots.lift(&BTreeSet::new()));
+        assert_eq!(of(&slots), half);
     }
 }

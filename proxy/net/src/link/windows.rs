@@ -192,7 +192,7 @@ impl State {
             .iter()
             .enumerate()
             .map(|(slot, class)| match borrows(slot) {
-                true => class.ceiling.down.of(capacity),
+                true => self.slots.ceiling(class).down.of(capacity),
                 false => BitRate::default(),
             })
             .collect();
@@ -210,7 +210,7 @@ impl State {
         let capacity = link.direction(direction).line().capacity;
         let used = self.rates.get(direction);
         let claim = |(slot, class): (usize, &Slot)| {
-            let ceiling = class.ceiling.get(direction).of(capacity);
+            let ceiling = self.slots.ceiling(class).get(direction).of(capacity);
             let wanted = wanted(slot).map_or(ceiling, |rate| rate.max(bit_rate(used[slot])));
             let floor = class.guarantee.get(direction).of(capacity);
             let cap = wanted.min(ceiling);

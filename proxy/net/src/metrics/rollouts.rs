@@ -119,10 +119,10 @@ impl RolloutMeters {
         self.rules.get_or_create_owned(&labels).set(i64::from(is_open));
     }
 
-    /// A request did not pass a rule.
-    pub fn rule_held(&self, rule: &Label, document: &str) {
+    /// Where requests are counted that a document kept from passing a rule.
+    pub fn rule_held(&self, rule: &Label, document: &str) -> Counter {
         let labels = RuleHeldLabels { rule: Arc::clone(rule), held_by: document.into() };
-        self.rules_held.get_or_create_owned(&labels).inc();
+        self.rules_held.get_or_create_owned(&labels)
     }
 
     /// Who is fetched, and who waits, of a rollout.

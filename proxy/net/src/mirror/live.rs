@@ -120,6 +120,11 @@ impl Live {
         }
     }
 
+    /// Whether anybody reads it or waits for it, but its writer and the list of what comes.
+    pub fn is_wanted(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 2
+    }
+
     /// How much is on disk, and of how much.
     pub fn progress(&self) -> (u64, Option<u64>) {
         let state = self.state.borrow();

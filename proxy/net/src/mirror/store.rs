@@ -60,6 +60,8 @@ pub(super) struct Inner {
     disk: Option<Arc<Disk>>,
     /// Not before this is it tried again.
     again_at: Option<Instant>,
+    /// Why nothing can be kept now.
+    why: Option<Arc<str>>,
     blobs: Ledger,
     /// Half blobs that nobody goes on with.
     parts: Ledger,
@@ -84,11 +86,11 @@ pub enum Claim {
 }
 
 impl Store {
-    /// Opens the cache that `spec` says.
+    /// Opens the cache that `spec` says. A directory that cannot be used is no error: nothing is
+    /// kept until it can, and pulls go past it.
     ///
     /// # Errors
-    /// [`CacheError`], if the directory can never be a cache of ours. One that cannot be written
-    /// now is no error: nothing is kept until it can.
+    /// [`CacheError`], if the system gives no threads.
     pub fn open(spec: CacheSpec, meters: MirrorMeters) -> Result<Arc<Self>, CacheError> {
         let failed = |source| CacheError::Io { path: spec.directory.to_path_buf(), source };
         let reading = Hands::new("mirror-read", READING).map_err(failed)?;
@@ -98,6 +100,7 @@ impl Store {
             spec,
             disk: None,
             again_at: None,
+            why: None,
             blobs: Ledger::default(),
             parts: Ledger::default(),
             manifests: Ledger::default(),
@@ -108,30 +111,45 @@ impl Store {
         let inner = Mutex::new(inner);
         let readers = Readers::default();
         let store = Arc::new(Self { inner, reading, writing, readers, meters });
-        let found = Disk::open(&directory)?;
-        store.take(found);
+        store.take(Disk::open(&directory));
         Ok(store)
     }
 
     /// Indexes what was found.
-    fn take(&self, found: Found) {
+    fn take(&self, found: Result<Found, CacheError>) {
         let began = clock::now();
         let why = match found {
-            Found::Ours(disk) => match self.index(disk) {
+            Ok(Found::Ours(disk)) => match self.index(disk) {
                 Ok(()) => {
                     self.say_indexed(began);
                     return;
                 }
                 Err(error) => error.to_string(),
             },
-            Found::Busy => "another process has it".to_owned(),
-            Found::ReadOnly(error) => error.to_string(),
+            Ok(Found::Busy) => "another process has it".to_owned(),
+            Ok(Found::ReadOnly(error)) => error.to_string(),
+            Err(CacheError::Io { path, source }) => format!("{}: {source}", path.display()),
+            Err(error) => error.to_string(),
         };
+        self.keep_nothing(&why);
+    }
+
+    /// Nothing is kept for a while; said once for each reason.
+    fn keep_nothing(&self, why: &str) {
         let mut inner = self.inner();
         inner.again_at = Some(clock::now() + TRY_AGAIN);
         self.meters.caching.set(0);
+        if inner.why.as_deref() == Some(why) {
+            return;
+        }
+        inner.why = Some(why.into());
         let directory = inner.spec.directory.display();
         tracing::warn!(%directory, why, "no image is kept; pulls go past the disk");
+    }
+
+    /// Why nothing can be kept now, if so.
+    pub fn keeps_nothing(&self) -> Option<Arc<str>> {
+        self.inner().why.clone()
     }
 
     fn say_indexed(&self, began: Instant) {
@@ -164,7 +182,7 @@ impl Store {
         let mut inner = self.inner();
         (inner.blobs, inner.parts, inner.manifests, inner.tags) = (blobs, parts, manifests, tags);
         inner.disk = Some(Arc::new(disk));
-        inner.again_at = None;
+        (inner.again_at, inner.why) = (None, None);
         self.meters.caching.set(1);
         self.meters.show(&inner.blobs);
         Ok(())
@@ -191,7 +209,7 @@ impl Store {
             inner.again_at = Some(now + TRY_AGAIN);
             if inner.disk.is_some() {
                 // The next fetch finds out.
-                inner.again_at = None;
+                (inner.again_at, inner.why) = (None, None);
                 self.meters.caching.set(1);
                 return;
             }
@@ -199,10 +217,7 @@ impl Store {
         };
         let store = Arc::clone(self);
         let opened = self.writing.run(move || {
-            match Disk::open(&directory) {
-                Ok(found) => store.take(found),
-                Err(error) => tracing::warn!(%error, "the image cache cannot be opened"),
-            }
+            store.take(Disk::open(&directory));
             Ok(())
         });
         // The thread for files says itself what is wrong.
@@ -211,11 +226,7 @@ impl Store {
 
     /// The disk took nothing: nothing is kept for a while.
     pub fn degrade(&self, error: &io::Error) {
-        let mut inner = self.inner();
-        inner.again_at = Some(clock::now() + TRY_AGAIN);
-        self.meters.caching.set(0);
-        let directory = inner.spec.directory.display();
-        tracing::warn!(%directory, %error, "no image is kept for now; pulls go past the disk");
+        self.keep_nothing(&error.to_string());
     }
 
     /// Who gets `digest` how. Of a blob that is due to be checked, the check begins: to be called

@@ -29,8 +29,8 @@ use super::client::versions;
 use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
-use super::{Ground, OnFiles};
 use super::verifier::Telling;
+use super::{Ground, OnFiles};
 use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
 

@@ -87,13 +87,18 @@ impl Cleaner {
                         Value::Array(list) if hides => {
                             list.into_iter().map(|one| self.hidden(one)).collect()
                         }
-                        value => self.clean(value),
+                        value @ (Value::Null
+                        | Value::Bool(_)
+                        | Value::Number(_)
+                        | Value::String(_)
+                        | Value::Array(_)
+                        | Value::Object(_)) => self.clean(value),
                     };
                     (self.text(&name), value)
                 };
                 fields.into_iter().map(one).collect()
             }
-            other => other,
+            other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
         }
     }
 
