@@ -176,10 +176,18 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
         let shown = site.command("viewer", &["explain", "http://pay.example/"]);
         (shown.code == 0).then_some(())
     });
+    // A day after the exception: without keys whoever reads a policy takes its approvals for right,
+    // and this gateway believes nobody's.
+    let at = ["--at", "2026-11-29T20:10:00Z"];
     for words in questions {
         let read = |answer: tillgate::cli::policy::Answer| {
             let mut shown: Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
-            let now = shown.as_object_mut().map(|it| (it.remove("now"), it.remove("hypothetical")));
+            // The flags of the process are no part of the file.
+            let now = shown.as_object_mut().and_then(|it| {
+                it.remove("hypothetical");
+                it.remove("digest");
+                it.remove("now")
+            });
             (answer.code, answer.stderr, shown, now)
         };
         let words = [words, &at, &["--output", "json"]].concat();
@@ -187,10 +195,7 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
         let here = read(offline(&[&words[..], &["--config", &own]].concat()));
         assert_eq!((&here.0, &here.2), (&there.0, &there.2), "{words:?}");
         let is_request = there.2["request"].is_object();
-        assert_eq!(
-            there.3.is_some_and(|(now, _)| now.is_some_and(|it| it.is_object())),
-            is_request
-        );
+        assert_eq!(there.3.is_some_and(|now| now.is_object()), is_request);
     }
 }
 
@@ -284,7 +289,8 @@ fn what_happened_is_written_down_and_cannot_be_changed() {
     assert!(whole.stdout.contains(head), "{} and {head}", whole.stdout);
     assert_eq!(status["audit"]["failure"], json!(null));
 
-    let file = fs::read_dir(site.audit()).unwrap().next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(site.audit()).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|file| file.extension().is_some_and(|it| it == "ndjson")).unwrap();
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("hook:hub", "hook:bub")).unwrap();
     let broken = check();
