@@ -21,15 +21,13 @@ use tillgate_tests::tls::{self, Wants};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 
-/// A store that reports to `collector`, takes webhooks of `hub`, and certificates.
+/// A store that reports to `collector` and takes webhooks of `hub`.
 fn store(name: &str, collector: &Collector) -> Operated {
     Operated::new(PROGRAM, name, |chain| {
-        let (hub, ca) = (chain.folder.join("hub"), chain.folder.join("ca.crt"));
+        let hub = chain.folder.join("hub");
         write_secret(&hub, "hub-0123456789abcdef0123456789abcdef");
-        let (hub, ca) = (hub.display(), ca.display());
-        let doors = format!(
-            "    caFile: {ca}\n    hooks: [{{name: hub, type: GitHub, secretFiles: [{hub}]}}]\n"
-        );
+        let hub = hub.display();
+        let doors = format!("    hooks: [{{name: hub, type: GitHub, secretFiles: [{hub}]}}]\n");
         doors + &collector.reporting("")
     })
 }

@@ -19,6 +19,7 @@ mod applying;
 mod approval;
 mod begin;
 mod blockers;
+mod clock;
 mod history;
 mod pattern;
 mod stages;
@@ -28,6 +29,7 @@ mod wait;
 pub use applying::Applying;
 pub use approval::{Approval, Purpose, RequiredApprovals, Signed};
 pub use blockers::Blocker;
+pub use clock::Clock;
 pub use history::{History, Ran};
 pub use pattern::RepositoryGlob;
 pub use stages::{Promotion, Ring, SPREAD_MAX, Stages, StoreRing};
@@ -221,32 +223,6 @@ pub enum Look {
     Now,
     /// For the next opening, through all windows and freezes on the way there.
     Ahead,
-}
-
-/// What is known about the clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// It is right.
-    Synced,
-    /// It was right some time ago: times of change shrink and times of rest grow by this much.
-    Holdover(Duration),
-    /// It may be anything not before this moment.
-    Untrusted(Timestamp),
-}
-
-impl Clock {
-    /// Holdover after `age` without synchronisation: a minute for each day, because a clock that
-    /// runs free is rarely worse than 700 ppm.
-    pub fn holdover(age: Duration) -> Self {
-        Self::Holdover(Duration::from_secs(age.as_secs() / 86_400 * 60))
-    }
-
-    fn margin(self) -> Duration {
-        match self {
-            Self::Holdover(margin) => margin,
-            Self::Synced | Self::Untrusted(_) => Duration::ZERO,
-        }
-    }
 }
 
 /// The answer.
