@@ -328,7 +328,8 @@ fn shared(selected: &select::Selected<'_>, input: &Input, out: &mut Output) -> S
         input,
         classes: &classes,
         backends: &backends,
-        has_egress: egress.is_some(),
+        // One that was refused is told of by itself.
+        has_egress: egress.is_some() || input.may_have_refused(Kind::EgressPolicy, None),
     };
     let mut listeners = listeners::compile(selected, &known, out);
     let known = mirror::Known { input, classes: &classes, routes: &routes };

@@ -183,15 +183,7 @@ pub const TCP: TcpSpec = TcpSpec {
     keepalive_interval: Duration::from_secs(10),
     keepalive_probes: 3,
     user_timeout: Duration::from_secs(30),
-    segment_max: None,
 };
-
-/// Connections to registries: what one has sent when a line is cut, and what never arrived, is sent
-/// again, and a registry counts a byte as sent when its kernel takes it. Linux takes up to twice
-/// its congestion window, which is twice the window that we give, and reckons for each segment the
-/// next power of two: 4,096 bytes for one of 1,448 with its heads, 2,048 for one of 1,400
-/// (`tcp_sndbuf_expand`). So it holds half as much, for a thousandth more of heads on the line.
-pub const REGISTRY_TCP: TcpSpec = TcpSpec { segment_max: Some(1400), ..TCP };
 
 /// Probes of a backend that says nothing of them: `HEAD /`, and any HTTP answer is alive. A mere
 /// connection proves nothing: the kernel of a frozen process accepts it.

@@ -416,6 +416,12 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
     store.operate("boss", "why", &["--action", "explain", "--url", "http://a.example/"]);
     let why = collector.outcome(0, "why");
     assert_eq!(why["outcome"]["route"], "api", "{why}");
+    let image = format!("r.example/pos/checkout@sha256:{}", "a".repeat(64));
+    let words = ["--action", "explain", "--image", &image, "--at", "2026-11-27T20:10:00Z"];
+    store.operate("boss", "pull", &words);
+    let pull = collector.outcome(0, "pull");
+    assert_eq!(pull["outcome"]["image"]["repository"], "pos/checkout", "{pull}");
+    assert_eq!(pull["outcome"]["at"], "2026-11-27T20:10:00Z");
     store.operate("boss", "help", &["--action", "support-bundle"]);
     let help = collector.outcome(0, "help");
     let content = STANDARD.decode(help["outcome"]["content"].as_str().unwrap()).unwrap();

@@ -112,7 +112,7 @@ fn the_gateway_fits_to_its_policy() {
         assert!(volume["secret"].is_object(), "{}", file.display());
     }
     let audit = endpoint.audit_directory.display().to_string();
-    assert!(mounted(pod, gateway, &audit).0["emptyDir"].is_object());
+    assert!(mounted(pod, gateway, &audit).0["persistentVolumeClaim"].is_object());
     let all: Vec<_> = effective.listeners.iter().chain([&endpoint.listener]).collect();
     for port in list(&gateway["ports"]) {
         let name = port["name"].as_str().expect("a name");

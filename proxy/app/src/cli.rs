@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(found, "promote");
         let found = complete("tillgate bundle ver", 2).unwrap();
         assert_eq!(found, "verify");
-        let found = complete("tillgate promote --prometheus-t", 2).unwrap();
-        assert_eq!(found, "--prometheus-token-file");
+        let found = complete("tillgate promote --thr", 2).unwrap();
+        assert_eq!(found, "--through");
     }
 }

@@ -161,9 +161,6 @@ pub struct TcpSpec {
     pub keepalive_probes: u32,
     /// Sent data may stay unacknowledged for this long (`TCP_USER_TIMEOUT`).
     pub user_timeout: Duration,
-    /// Payload of a segment at most, in both directions; `None` = what the path carries. Only
-    /// across a line.
-    pub segment_max: Option<u16>,
 }
 
 /// Bounds of one connection pool (one endpoint, one class, one link).

@@ -363,7 +363,6 @@ mod tests {
             keepalive_interval: Duration::from_secs(11),
             keepalive_probes: 4,
             user_timeout: Duration::from_secs(31),
-            segment_max: None,
         };
         keep_alive(&stream, &tcp).unwrap();
         let socket = SockRef::from(&stream);

@@ -149,7 +149,6 @@ pub(super) fn tcp(
             backend.spec.tcp_user_timeout,
             default.user_timeout,
         ),
-        segment_max: default.segment_max,
     }
 }
 

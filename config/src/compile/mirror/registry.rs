@@ -91,7 +91,7 @@ pub(super) fn backend(
         tls,
         proxy_protocol: None,
         dns: defaults::DNS,
-        tcp: defaults::REGISTRY_TCP,
+        tcp: defaults::TCP,
         // Fetches find out by themselves; a probe would cost the line and tell less.
         health: Arc::new(HealthSpec { active: None, passive: defaults::PASSIVE, data_age: None }),
         circuit: defaults::CIRCUIT,

@@ -3,6 +3,7 @@
 //! Where a config has no log, nothing is written and nothing is known. Whoever writes waits for
 //! the disk; whoever looks whether the log is whole does so apart, because that may take a second.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,6 +91,8 @@ impl Endpoint {
         let check = lock(&self.audit).as_ref().and_then(Audit::to_check);
         let Some(check) = check else { return };
         match check.look() {
+            // Another process has just taken the oldest file away.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Ok(None) => {}
             Ok(Some(found)) => self.write(|audit, now| audit.checked(found, now)),
             Err(error) => self.write(|_, _| Err(error)),

@@ -68,7 +68,7 @@ impl Running {
             class,
             connect,
             dns: defaults::DNS,
-            tcp: defaults::REGISTRY_TCP,
+            tcp: defaults::TCP,
         }))
     }
 }

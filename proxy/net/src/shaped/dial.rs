@@ -117,10 +117,6 @@ async fn open(
 ) -> Result<(TcpStream, Option<ReceiveWindow>, Duration), ConnectError> {
     let socket = open_socket(spec, class, to).map_err(ConnectError::Socket)?;
     sockopt::keep_alive(&socket, tcp).map_err(ConnectError::Socket)?;
-    if let Some(bytes) = tcp.segment_max {
-        // Where it cannot be set, segments are as large as the path carries.
-        let _ = socket.set_tcp_mss(bytes.into());
-    }
     let window = aimed.map(|aimed| ReceiveWindow::new(aimed.first, aimed.most, aimed.ratio));
     if let Some(window) = &window {
         window.prepare(&socket).map_err(ConnectError::Socket)?;

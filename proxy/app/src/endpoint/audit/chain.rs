@@ -208,7 +208,7 @@ pub(super) fn has(directory: &Path, head: &Head) -> io::Result<bool> {
     let Some(holder) = holder else { return Ok(!files.is_empty()) };
     let mut found = false;
     lines(holder, |_, line| {
-        found |= sequence_of(line) == Some(head.sequence) && digest(line) == head.hash;
+        found |= digest(line) == head.hash && sequence_of(line) == Some(head.sequence);
     })?;
     Ok(found)
 }

@@ -12,6 +12,7 @@ use tillgate_config::bundle::{encode_memory, hex};
 use tillgate_core::civil::Timestamp;
 use tillgate_core::reconcile::{ClockState, Memory};
 use tillgate_net::clock;
+use tillgate_net::threads::making_way;
 
 use super::Loop;
 use crate::endpoint::drift::{self, Item, State};
@@ -44,7 +45,8 @@ impl Loop {
     pub(super) fn check(&mut self) {
         self.gateway.endpoint.check_audit();
         self.checked = clock::now();
-        let (digest, item) = drift::digest(&self.gateway);
+        let gateway = &self.gateway;
+        let (digest, item) = making_way(|| drift::digest(gateway));
         self.whole = digest;
         self.found = item.into_iter().chain(self.disk_items()).collect();
     }

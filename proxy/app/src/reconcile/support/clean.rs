@@ -82,18 +82,7 @@ impl Cleaner {
                     let hides = self.names_secret(&name)
                         || (is_pair && name == "value")
                         || (name == "body" && value.is_string());
-                    let value = match value {
-                        Value::String(_) | Value::Number(_) if hides => Value::from(HIDDEN),
-                        Value::Array(list) if hides => {
-                            list.into_iter().map(|one| self.hidden(one)).collect()
-                        }
-                        value @ (Value::Null
-                        | Value::Bool(_)
-                        | Value::Number(_)
-                        | Value::String(_)
-                        | Value::Array(_)
-                        | Value::Object(_)) => self.clean(value),
-                    };
+                    let value = if hides { self.hidden(value) } else { self.clean(value) };
                     (self.text(&name), value)
                 };
                 fields.into_iter().map(one).collect()
@@ -102,9 +91,14 @@ impl Cleaner {
         }
     }
 
-    /// An entry of a list of secrets; one that has fields says itself what they are.
+    /// A secret, or a list of them; one that has fields says itself what they are.
     fn hidden(&self, value: Value) -> Value {
-        if value.is_object() { self.clean(value) } else { Value::from(HIDDEN) }
+        match value {
+            Value::Array(list) => list.into_iter().map(|one| self.hidden(one)).collect(),
+            fields @ Value::Object(_) => self.clean(fields),
+            Value::String(_) | Value::Number(_) => Value::from(HIDDEN),
+            nothing @ (Value::Null | Value::Bool(_)) => nothing,
+        }
     }
 
     /// A line of a log, which may be JSON.

@@ -86,7 +86,7 @@ fn strings(value: &Value, found: &mut Vec<String>) {
             found.push(name.clone());
             strings(value, found);
         }),
-        Value::Null | Value::Bool(_) | Value::Number(_) => found.push(value.to_string()),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => found.push(other.to_string()),
     }
 }
 

@@ -33,7 +33,6 @@ fn target(address: SocketAddr) -> Target {
             keepalive_interval: LONG,
             keepalive_probes: 1,
             user_timeout: LONG,
-            segment_max: None,
         },
         client: None,
         meter: Arc::new(Metrics::new("0").upstream(&"pay".into(), &"payment".into())),
