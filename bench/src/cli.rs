@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::compare::{self, Cell, Order};
+use crate::compare::{self, Cell, Judge, Order};
 use crate::cost::floor;
 use crate::experiment::{self, Outcome, Plan};
 use crate::failover::serve;
@@ -112,6 +112,10 @@ struct CompareArgs {
     /// Where compare.json and compare.md go.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     out: PathBuf,
+    /// When a missed requirement fails the command; a Tillgate that could not be measured always
+    /// does.
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "medians")]
+    judge: Judge,
 }
 
 impl CompareArgs {
@@ -134,6 +138,7 @@ impl CompareArgs {
             rival_runs: self.rival_runs.unwrap_or(self.runs),
             plan,
             out: self.out.clone(),
+            judge: self.judge,
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::experiment::{self, Outcome, Plan};
@@ -21,6 +22,20 @@ use crate::{report, say};
 
 /// How often a disturbed run is repeated before it is taken as it is.
 const REPEATS_MAX: usize = 2;
+
+/// Runs from which a median is one.
+const MEDIAN_OF: usize = 3;
+
+/// Whether a missed requirement fails the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Judge {
+    /// From three runs of each on: with fewer, one busy second of the machine decides.
+    Medians,
+    /// However few the runs are.
+    Always,
+    /// Misses are told and nothing else.
+    Never,
+}
 
 /// One column of the comparison: a system and a way through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -100,6 +115,11 @@ impl Cell {
         }
     }
 
+    /// Whether it is Tillgate that is measured.
+    fn is_judged(self) -> bool {
+        matches!(self.system(), System::Tillgate)
+    }
+
     fn way(self) -> Way {
         match self {
             Self::Direct | Self::Htb => Way::Direct,
@@ -170,6 +190,7 @@ pub struct Order {
     /// The run that all systems get; line and way are filled in.
     pub plan: Plan,
     pub out: PathBuf,
+    pub judge: Judge,
 }
 
 impl Order {
@@ -210,9 +231,23 @@ pub fn run(order: &Order) -> Result<()> {
     let missed = verdicts.iter().filter(|verdict| !verdict.holds).count();
     say!("{} of {} requirements hold", verdicts.len() - missed, verdicts.len());
     say!("written: {0}/compare.json, {0}/compare.md", order.out.display());
-    if results.iter().flat_map(|result| &result.rows).all(|row| row.runs.is_empty()) {
+    let mut rows = results.iter().flat_map(|result| &result.rows);
+    if rows.clone().all(|row| row.runs.is_empty()) {
         bail!("no system could be measured");
     }
+    // Whatever the figures are worth, ours must be there.
+    if let Some(row) = rows.find(|row| row.cell.is_judged() && row.runs.is_empty()) {
+        bail!("{} could not be measured", row.cell.title());
+    }
+    let fails = match order.judge {
+        Judge::Medians => order.runs >= MEDIAN_OF,
+        Judge::Always => true,
+        Judge::Never => false,
+    };
+    if missed > 0 && !fails {
+        say!("the misses are told, not judged (--judge)");
+    }
+    ensure!(missed == 0 || !fails, "{missed} requirements are missed");
     Ok(())
 }
 

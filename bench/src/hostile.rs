@@ -23,7 +23,7 @@ use crate::testbed::Testbed;
 
 mod clients;
 
-use self::clients::Hostile;
+use self::clients::{Hostile, Kind, Tally};
 
 /// For 64 tills to connect and make their first calls.
 const OPENING_SECONDS: f64 = 4.0;
@@ -54,6 +54,8 @@ pub struct HostileArgs {
 /// Measures, prints a table and a verdict.
 pub fn run(args: &HostileArgs) -> Result<()> {
     ensure!(args.clients <= 2_000, "more than 2000 clients");
+    let kinds = Kind::ALL.len();
+    ensure!(args.clients >= kinds, "fewer clients than there are kinds of them, {kinds}");
     let way = Way::Entry(ENTRY);
     let plan = Plan { policy: None, ..Plan::standard(args.line, way) };
     let bed = Testbed::build(plan.line.line(), None)?;
@@ -95,18 +97,27 @@ pub fn run(args: &HostileArgs) -> Result<()> {
         "gateway: {cpu:.0}% of a core, {rss_before:.1} MiB before and {rss:.1} MiB beside; \
          floods ended {floods:.0}"
     );
-    verdict(&calls, &quiet, &busy, last_error)
+    verdict(&calls, &quiet, &busy, &unopened(&seen), last_error)
+}
+
+/// Kinds of which not one client got a connection: nothing is known of their harm.
+fn unopened(seen: &[(Kind, Tally)]) -> Vec<&'static str> {
+    let kinds = Kind::ALL.into_iter();
+    let opened = |kind: &Kind| seen.iter().any(|(of, tally)| of == kind && tally.opened > 0);
+    kinds.filter(|kind| !opened(kind)).map(Kind::name).collect()
 }
 
 fn verdict(
     calls: &[Call],
     quiet: &Quantiles,
     busy: &Quantiles,
+    unopened: &[&str],
     last_error: Option<String>,
 ) -> Result<()> {
     let failed = calls.iter().filter(|call| call.outcome == Outcome::Failed).count();
     let added = busy.p99 - quiet.p99;
-    let holds = failed == 0 && added <= ADDED_P99_MS && quiet.count > 0 && busy.count > 0;
+    let is_measured = quiet.count > 0 && busy.count > 0 && unopened.is_empty();
+    let holds = failed == 0 && added <= ADDED_P99_MS && is_measured;
     let mut text = format!(
         "{} payments' p99 {added:+.2} ms (at most {ADDED_P99_MS:+.1}), {failed} failed",
         if holds { "ok    " } else { "MISSED" }
@@ -114,6 +125,9 @@ fn verdict(
     if let Some(error) = last_error.filter(|_| failed > 0) {
         // Writing into a string cannot fail.
         let _ = write!(text, ": {error}");
+    }
+    if !unopened.is_empty() {
+        let _ = write!(text, "; not one connection of: {}", unopened.join(", "));
     }
     say!("{text}");
     ensure!(holds, "hostile clients harm payments");
@@ -141,4 +155,21 @@ fn scrape(name: &str) -> f64 {
 
 fn rest(seconds: f64) {
     sys::sleep_until(sys::now() + whole(seconds * real(NANOS_PER_SEC)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harm_that_nobody_tried_is_not_borne() {
+        let seen = Kind::ALL.map(|kind| (kind, Tally { opened: 1, ..Tally::default() }));
+        assert!(unopened(&seen).is_empty());
+        assert_eq!(unopened(&seen[1..]), [Kind::ALL[0].name()]);
+        assert_eq!(unopened(&[]).len(), Kind::ALL.len());
+        let some = Quantiles { count: 1, ..Quantiles::default() };
+        assert!(verdict(&[], &some, &some, &[], None).is_ok());
+        assert!(verdict(&[], &some, &some, &["resets"], None).is_err());
+        assert!(verdict(&[], &some, &Quantiles::default(), &[], None).is_err());
+    }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::compare::{Cell, Row};
 use crate::preset::LineSpec;
 use crate::say;
+use crate::stats::Spread;
 
 /// What must hold, and whether it did, in words.
 #[derive(Debug, Default)]
@@ -34,7 +35,8 @@ impl Demands {
 pub struct Verdict {
     pub line: String,
     pub what: String,
-    pub measured: f64,
+    /// `None`: there was nothing to measure it by, and that is a miss.
+    pub measured: Option<f64>,
     pub bound: Bound,
     pub holds: bool,
 }
@@ -104,24 +106,33 @@ pub fn judge(line: LineSpec, rows: &[Row]) -> Vec<Verdict> {
     let Some(demand) = DEMANDS.iter().find(|demand| demand.line == name) else {
         return Vec::new();
     };
-    let find = |cell: Cell| rows.iter().find(|row| row.cell == cell && !row.runs.is_empty());
+    let find = |cell: Cell| rows.iter().find(|row| row.cell == cell);
+    let measured = |cell: Cell| find(cell).filter(|row| !row.runs.is_empty());
     let mut bench = Bench { line: name, verdicts: Vec::new() };
     let judged = [(Cell::Entry, "entry"), (Cell::EntryTls, "TLS"), (Cell::Connect, "connect")];
     for (cell, label) in judged {
         let Some(row) = find(cell) else { continue };
+        if row.runs.is_empty() {
+            bench.unmeasured(label);
+            continue;
+        }
         bench.saturated(label, demand, row);
-        if let Some(htb) = find(Cell::Htb) {
+        if let Some(htb) = measured(Cell::Htb) {
             bench.against(label, row, htb);
         }
-        if let (Some(direct), IDLE_OVERHEAD_LINE) = (find(Cell::Direct), demand.line) {
+        if let (Some(direct), IDLE_OVERHEAD_LINE) = (measured(Cell::Direct), demand.line) {
             let overhead = row.median(|run| run.idle.p50) - direct.median(|run| run.idle.p50);
             bench.at_most(label, "idle p50 over no proxy, ms", overhead, IDLE_OVERHEAD_MS);
         }
         bench.at_most(label, "idle memory, MiB", row.median(|run| run.idle_rss_mib), IDLE_RSS_MIB);
     }
-    if let Some(row) = find(Cell::PullsAlone) {
-        let pull = row.median(|run| run.pull);
-        bench.at_least("pulls alone", "pull", pull, demand.pulls_alone);
+    match find(Cell::PullsAlone) {
+        Some(row) if row.runs.is_empty() => bench.unmeasured("pulls alone"),
+        Some(row) => {
+            let pull = row.median(|run| run.pull);
+            bench.at_least("pulls alone", "pull", pull, demand.pulls_alone);
+        }
+        None => {}
     }
     bench.verdicts
 }
@@ -138,8 +149,10 @@ impl Bench {
         self.at_least(label, "pull", row.median(|run| run.pull), demand.pull);
         self.at_least(label, "push", row.median(|run| run.push), demand.push);
         self.at_least(label, "Jain between pulls", row.median(|run| run.jain), demand.jain);
-        let joining = row.median(|run| run.joining_worst.unwrap_or(0.0));
-        self.at_most(label, "worst call as a pull joins, ms", joining, demand.new_pull);
+        let joining: Option<Vec<f64>> = row.runs.iter().map(|run| run.joining_worst).collect();
+        let joining = joining.map(|worst| Spread::of(worst).median);
+        let (what, most) = ("worst call as a pull joins, ms", demand.new_pull);
+        self.add(label, what, joining, Bound::AtMost(most));
         let failed: u64 = row.runs.iter().map(|run| run.failed).sum();
         self.at_most(label, "failed calls", crate::stats::real(failed), 0.0);
     }
@@ -153,15 +166,24 @@ impl Bench {
         self.at_least(label, "push against HTB less .02", row.median(|run| run.push), push);
     }
 
+    /// Not one run of it came to an end.
+    fn unmeasured(&mut self, label: &str) {
+        self.add(label, "runs", None, Bound::AtLeast(1.0));
+    }
+
     fn at_most(&mut self, label: &str, what: &str, measured: f64, bound: f64) {
-        self.add(label, what, measured, Bound::AtMost(bound), measured <= bound);
+        self.add(label, what, Some(measured), Bound::AtMost(bound));
     }
 
     fn at_least(&mut self, label: &str, what: &str, measured: f64, bound: f64) {
-        self.add(label, what, measured, Bound::AtLeast(bound), measured >= bound);
+        self.add(label, what, Some(measured), Bound::AtLeast(bound));
     }
 
-    fn add(&mut self, label: &str, what: &str, measured: f64, bound: Bound, holds: bool) {
+    fn add(&mut self, label: &str, what: &str, measured: Option<f64>, bound: Bound) {
+        let holds = measured.is_some_and(|measured| match bound {
+            Bound::AtMost(bound) => measured <= bound,
+            Bound::AtLeast(bound) => measured >= bound,
+        });
         let (line, what) = (self.line.clone(), format!("{label}: {what}"));
         self.verdicts.push(Verdict { line, what, measured, bound, holds });
     }
@@ -178,7 +200,8 @@ impl std::fmt::Display for Verdict {
             () => format!("{value:.1}"),
         };
         let word = if self.holds { "ok    " } else { "MISSED" };
-        let (measured, bound) = (number(self.measured), number(bound));
+        let measured = self.measured.map_or_else(|| "none".to_owned(), number);
+        let bound = number(bound);
         write!(f, "{word}  {:<5}  {:<48} {measured:>8} {sign} {bound}", self.line, self.what)
     }
 }
@@ -189,21 +212,23 @@ mod tests {
     use crate::experiment::Outcome;
 
     fn row(cell: Cell, added_p99: f64, pull: f64) -> Row {
-        let run = Outcome { added_p99, pull, push: 0.78, jain: 1.0, ..Outcome::default() };
+        let joining_worst = Some(20.0);
+        let run =
+            Outcome { added_p99, pull, push: 0.78, jain: 1.0, joining_worst, ..Outcome::default() };
         Row { runs: vec![run], ..Row::empty(cell) }
+    }
+
+    fn missed(line: LineSpec, rows: &[Row]) -> Vec<String> {
+        let missed = judge(line, rows).into_iter().filter(|verdict| !verdict.holds);
+        missed.map(|verdict| verdict.what).collect()
     }
 
     #[test]
     fn a_slow_and_thin_run_misses_and_says_by_how_much() {
         let line = LineSpec::of_mbit(20.0, 5.0);
         let rows = [row(Cell::Entry, 30.0, 0.80), row(Cell::Htb, 20.0, 0.89)];
-        let missed: Vec<String> = judge(line, &rows)
-            .into_iter()
-            .filter(|verdict| !verdict.holds)
-            .map(|verdict| verdict.what)
-            .collect();
         assert_eq!(
-            missed,
+            missed(line, &rows),
             [
                 "entry: added p99, ms",
                 "entry: pull",
@@ -212,5 +237,17 @@ mod tests {
             ]
         );
         assert!(judge(LineSpec::of_mbit(7.0, 1.0), &rows).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_measured_is_missed() {
+        let line = LineSpec::of_mbit(20.0, 5.0);
+        let mut unjoined = row(Cell::Entry, 10.0, 0.90);
+        unjoined.runs[0].joining_worst = None;
+        let rows = [unjoined, Row::empty(Cell::Connect), Row::empty(Cell::PullsAlone)];
+        assert_eq!(
+            missed(line, &rows),
+            ["entry: worst call as a pull joins, ms", "connect: runs", "pulls alone: runs"]
+        );
     }
 }

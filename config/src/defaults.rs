@@ -42,9 +42,6 @@ pub const WEIGHT: u32 = 1;
 /// A person at a till gives up after some seconds; a refusal after two can still be answered.
 pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// One mebibyte is 0.4 s of a 20 Mbit/s line: room for bursts, no standing queue.
-pub const QUEUE_BYTES: u64 = 1024 * 1024;
-
 /// A class may use every line unless it is said: silence must not cut off a backup line.
 pub const METERED: Metered = Metered::Allow;
 

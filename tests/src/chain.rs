@@ -20,9 +20,9 @@ pub enum Mood {
     Bundle(Arc<Vec<u8>>),
     /// It answers with this text and status.
     Text(u16, &'static str),
-    /// It sends the head and half of this, and then nothing.
+    /// It sends the head and half of this, and then nothing as long as it is in this mood.
     Half(Arc<Vec<u8>>),
-    /// It never answers.
+    /// It does not answer as long as it is in this mood, and then breaks off.
     Hangs,
     /// It sends zeros without end.
     Endless,
@@ -124,9 +124,14 @@ impl Chain {
 
     /// The source that asks the web server.
     pub fn http(&self) -> String {
+        self.http_within("1s")
+    }
+
+    /// The same; it waits so long for an answer.
+    pub fn http_within(&self, timeout: &str) -> String {
         format!(
             "{{name: central, type: HTTPBundle, url: \"http://{}/0412\", interval: 1s, timeout: \
-             1s, spread: 0s}}",
+             {timeout}, spread: 0s}}",
             self.address()
         )
     }
@@ -202,6 +207,7 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
+        self.feels(Mood::Nothing);
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -263,15 +269,21 @@ fn serve(mut wire: Wire, mood: &Mutex<Mood>, sent: &Mutex<(usize, usize)>) {
                 wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()));
                 wire.send(&bytes[..bytes.len() / 2]);
                 sent.lock().expect("no panic").0 += 1;
-                std::thread::sleep(crate::PATIENCE);
+                return while_it_lasts(mood, |now| matches!(now, Mood::Half(_)));
             }
-            Mood::Hangs => std::thread::sleep(crate::PATIENCE),
+            Mood::Hangs => return while_it_lasts(mood, |now| matches!(now, Mood::Hangs)),
             Mood::Endless => {
                 wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 10_u64 << 30));
                 while std::io::Write::write_all(wire.stream(), &[0; 65_536]).is_ok() {}
                 return;
             }
         }
+    }
+}
+
+fn while_it_lasts(mood: &Mutex<Mood>, lasts: impl Fn(&Mood) -> bool) {
+    while lasts(&mood.lock().expect("no panic")) {
+        crate::dawdle(crate::LOOK_EVERY);
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! [`store`] makes effective configs by hand, [`gateway`] runs them with real sockets on ports
 //! of the kernel's choice, [`origin`] answers byte by byte, [`wire`] asks byte by byte, [`tls`]
-//! issues certificates and puts TLS on a wire; [`fuzz`] tries what nobody thought of. Nothing
-//! sleeps: whoever waits, waits for a condition, at most [`PATIENCE`].
+//! issues certificates and puts TLS on a wire; [`fuzz`] tries what nobody thought of. Whoever
+//! waits, waits for a condition, at most [`PATIENCE`]; who is slow because that is what is tested
+//! says so with [`dawdle`]. Nothing else sleeps.
 
 pub mod chain;
 pub mod collector;
@@ -21,6 +22,7 @@ pub mod mirror;
 pub mod moody;
 pub mod operated;
 pub mod origin;
+pub mod ports;
 pub mod program;
 pub mod registry;
 pub mod store;
@@ -50,6 +52,12 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         assert!(now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Is slow on purpose, as people and servers are: how the product bears that is what is tested.
+/// Never a wait for something to happen, which is [`eventually`].
+pub fn dawdle(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Says aloud that a test does not run here, for want of `what`.

@@ -246,7 +246,7 @@ fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Bre
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
                 return Breaks::Off;
             }
-            Mood::Slow => std::thread::sleep(Duration::from_secs(1)),
+            Mood::Slow => crate::dawdle(Duration::from_secs(1)),
             Mood::Well | Mood::Frozen | Mood::Failing | Mood::Lying | Mood::Hollow => {}
         }
         let text = format!("{name} {id}");

@@ -444,7 +444,7 @@ fn classes(max_wait: Duration) -> ClassTable {
         critical,
         guarantee: PerDirection::both(Share::Percent(Percent::new(5).expect("below 100"))),
         ceiling: PerDirection::both(Share::Percent(Percent::FULL)),
-        queue: QueueLimit { max_wait, limit_bytes: 1024 * 1024 },
+        queue: QueueLimit { max_wait },
         dscp: None,
         metered: Metered::Allow,
         requests_max: None,

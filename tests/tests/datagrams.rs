@@ -8,6 +8,7 @@ use std::time::Duration;
 use tillgate_config::effective::{ListenerProtocol, ListenerSpec};
 use tillgate_core::backend::{BackendProtocol, Endpoint, Host, Location};
 use tillgate_tests::gateway::Gateway;
+use tillgate_tests::ports::nobody_udp;
 use tillgate_tests::store::Store;
 use tillgate_tests::{PATIENCE, eventually};
 
@@ -179,9 +180,7 @@ fn a_silent_session_is_over() {
 
 #[test]
 fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
-    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let away = nobody.local_addr().expect("a bound socket");
-    drop(nobody);
+    let away = nobody_udp();
     let echo = Echo::start();
     let standby = Endpoint { host: Host::Ip(echo.address.ip()), port: echo.address.port() };
     let store = Store::default()

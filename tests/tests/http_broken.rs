@@ -1,11 +1,12 @@
 //! Clients and servers that misbehave: the right answer, no harm to others, nothing completed
 //! that was not complete.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
+use tillgate_tests::dawdle;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::store::Store;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n";
@@ -172,7 +173,7 @@ fn a_slow_answer_outlives_the_idle_limit_of_the_connection() {
     let origin = Origin::start(|mut wire, _| {
         if wire.waits_for_more() {
             wire.head();
-            std::thread::park_timeout(SHORT * 3);
+            dawdle(SHORT * 3);
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             wire.waits_for_more();
         }
@@ -202,15 +203,16 @@ fn an_upload_goes_on_after_an_early_answer() {
     let store = Store::default().cloud("api", "api.example", "default", origin.address);
     let limits = store.limits(|limits| {
         limits.header_timeout = SHORT;
-        limits.idle_timeout = SHORT * 2;
+        limits.idle_timeout = SHORT * 10;
     });
     let gateway = Gateway::start(limits.build());
     let mut wire = gateway.wire();
     wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\n");
     assert_eq!(wire.reply().text(), "ok");
-    for _ in 0..10 {
-        wire.send([b'x'; 10]);
-        std::thread::park_timeout(SHORT / 3);
+    // Longer than both limits together, and never silent for more than a fraction of one.
+    for _ in 0..50 {
+        wire.send([b'x'; 2]);
+        dawdle(SHORT / 4);
     }
     wire.send(GET);
     assert_eq!(wire.reply().text(), "too");
@@ -218,10 +220,7 @@ fn an_upload_goes_on_after_an_early_answer() {
 
 #[test]
 fn a_refused_connection_and_a_black_hole_are_told_apart() {
-    let refused = {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("a bound socket")
-    };
+    let refused = nobody();
     // Its backlog is full, so the kernel drops what comes.
     let hole =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
@@ -453,7 +452,7 @@ fn who_waits_for_a_connection_does_not_stand_still() {
     let origin = Origin::start(|mut wire, _| {
         while wire.waits_for_more() {
             if wire.reply().header("host") == Some("slow.example") {
-                std::thread::park_timeout(SHORT * 4);
+                dawdle(SHORT * 4);
             }
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
@@ -502,7 +501,7 @@ fn a_slow_client_does_not_use_up_the_servers_time() {
     let mut wire = gateway.wire();
     wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 4\r\n\r\nha");
     // Longer than the server may take, but it is the client who is slow.
-    std::thread::park_timeout(SHORT * 2);
+    dawdle(SHORT * 2);
     wire.send("lf");
     let reply = wire.reply();
     assert_eq!(reply.status, 200, "{reply:?}");

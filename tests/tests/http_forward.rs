@@ -8,6 +8,8 @@ use tillgate_core::backend::Location;
 use tillgate_core::matching::{EgressDestination, HostPattern, TrafficPolicy};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
+use tillgate_tests::skipped;
 use tillgate_tests::store::Store;
 use tillgate_tests::wire::Wire;
 
@@ -192,7 +194,7 @@ fn own_address() -> Option<std::net::IpAddr> {
 #[test]
 fn nobody_outside_reaches_this_machines_own_doors() {
     let Some(ours) = own_address() else {
-        return println!("SKIPPED: this machine has no address but loopback");
+        return skipped("no address but loopback on this machine");
     };
     let origin = parrot();
     let any = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -247,12 +249,8 @@ fn plain_requests_try_every_address() {
 #[test]
 fn tunnels_that_cannot_be_opened_say_why() {
     let gateway = Gateway::start(Store::default().build());
-    let refused = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("a bound socket")
-    };
     for (target, reason) in [
-        (refused.to_string(), "connect_refused"),
+        (nobody().to_string(), "connect_refused"),
         ("no-such-host.invalid:443".to_owned(), "resolve_failed"),
     ] {
         let mut wire = Wire::connect(gateway.forward);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
-use tillgate_tests::{PATIENCE, eventually};
+use tillgate_tests::{PATIENCE, dawdle, eventually};
 
 /// What the kernel's socket buffers and ours may hold together when a reader stops: far less
 /// than what is sent, far more than what a slow start needs.
@@ -108,7 +108,7 @@ fn a_server_that_stops_reading_stops_the_client() {
         if wire.waits_for_more() && number == 0 {
             wire.head();
             // Never reads the body; holds the connection until the test has ended.
-            std::thread::park_timeout(PATIENCE);
+            dawdle(PATIENCE);
         }
     });
     let store = Store::default().local("push", "push.example", "metrics", origin.address);

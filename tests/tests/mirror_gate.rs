@@ -10,26 +10,29 @@ use tillgate_tests::mirror::{
 };
 use tillgate_tests::registry::{Registry, Twist};
 
-#[test]
-fn a_frozen_release_is_held_and_opens_by_itself() {
+/// A release that is frozen for so many seconds is held; `None` if they were over before that
+/// could be seen.
+fn is_held_for(seconds: i64) -> Option<()> {
     let (registry, folder) = (Registry::start(), folder());
     let digest = registry.manifest("pos/checkout", "47", r#"{"schemaVersion":2}"#);
     let mut effective = store(&registry, &folder, |_| ()).build();
-    // A busy machine has begun by then.
-    let until = seconds_now() + 12;
+    let until = seconds_now() + seconds;
     let frozen = freeze_of("{rollouts: ['*']}", Timestamp(until));
     effective.gate = gate(&[("pos/checkout", &digest)], &frozen);
     let gateway = Gateway::start(effective);
     for reference in ["47", &digest] {
         let held = get(&gateway, &format!("/v2/pos/checkout/manifests/{reference}"));
+        if seconds_now() >= until {
+            return None;
+        }
         let text = held.text();
         assert_eq!((held.status, &*code(&held)), (429, "HELD"), "{text}");
         assert!(text.contains(r#""heldBy":["Freeze/peak"]"#), "{text}");
         assert!(text.contains(r#""code":"TOOMANYREQUESTS""#), "{text}");
         // When it opens or soon after, so that not all come at once; not in the rollout's
         // quarter of an hour.
-        let wait: u64 = held.header("retry-after").expect("when").parse().unwrap();
-        assert!((1..=17).contains(&wait), "{wait}");
+        let wait: i64 = held.header("retry-after").expect("when").parse().expect("seconds");
+        assert!((1..=seconds + 2).contains(&wait), "{wait}");
     }
     assert!(registry.asked("GET /v2/pos/checkout/manifests/sha256").is_empty());
     gateway.expect_metric(r#"tillgate_failures_total{class="image-pull",reason="pull_held"}"#, 2.0);
@@ -40,6 +43,13 @@ fn a_frozen_release_is_held_and_opens_by_itself() {
         assert!(status == 200 || asked <= until + 1, "{} s after its time", asked - until);
         (status == 200).then_some(())
     });
+    Some(())
+}
+
+#[test]
+fn a_frozen_release_is_held_and_opens_by_itself() {
+    let seen = [3, 12, 40].into_iter().find_map(is_held_for);
+    assert!(seen.is_some(), "held long enough to be seen");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::hammer::Hammer;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::get;
 use tillgate_tests::store::Store;
 use tillgate_tests::wire::Wire;
@@ -33,12 +34,6 @@ fn with(origin: &Origin, listeners: Vec<ListenerSpec>) -> Effective {
     effective
 }
 
-/// A port that was free a moment ago.
-fn free() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("a bound socket")
-}
-
 fn refuses(address: SocketAddr) {
     eventually("nobody listens any more", || TcpStream::connect(address).is_err().then_some(()));
 }
@@ -47,7 +42,7 @@ fn refuses(address: SocketAddr) {
 fn a_listener_comes_moves_and_goes() {
     let origin = Origin::answering(OK);
     let gateway = Gateway::start(config(&origin));
-    let (one, two) = (free(), free());
+    let (one, two) = (nobody(), nobody());
     gateway.control.reload(with(&origin, vec![listener("extra", one)])).expect("it can be bound");
     assert_eq!(get(one, "a.example").status, 200);
     gateway.control.reload(with(&origin, vec![listener("extra", two)])).expect("it can be bound");
@@ -66,7 +61,7 @@ fn a_listener_that_cannot_be_bound_changes_nothing() {
     let gateway = Gateway::start(config(&origin));
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let wrong = taken.local_addr().expect("a bound socket");
-    let fine = free();
+    let fine = nobody();
     let mut next = with(&origin, vec![listener("fine", fine), listener("wrong", wrong)]);
     next.digest = "sha256:next".into();
     next.listeners.retain(|spec| &*spec.name != "forward-proxy");
@@ -92,7 +87,7 @@ fn a_listener_that_goes_lets_its_connections_finish() {
         }
     });
     let gateway = Gateway::start(config(&origin));
-    let place = free();
+    let place = nobody();
     gateway.control.reload(with(&origin, vec![listener("extra", place)])).expect("bound");
     let mut busy = Wire::connect(place);
     busy.send(GET);
@@ -122,7 +117,7 @@ fn a_listener_that_goes_ends_what_does_not_finish() {
         store.local("a", "a.example", "default", origin.address).build()
     };
     let gateway = Gateway::start(store());
-    let place = free();
+    let place = nobody();
     let mut more = store();
     more.listeners.push(listener("extra", place));
     gateway.control.reload(more).expect("bound");
@@ -160,7 +155,7 @@ fn limits_of_a_live_listener_follow_at_once() {
 #[test]
 fn reloads_lose_no_connection() {
     let origin = Origin::answering(OK);
-    let place = free();
+    let place = nobody();
     let named = |name: &str| with(&origin, vec![listener(name, place)]);
     let gateway = Gateway::start(named("one"));
     let stays = Hammer::start(gateway.http, "a.example", 2);
@@ -181,7 +176,7 @@ fn reloads_lose_no_connection() {
 #[test]
 fn every_address_may_take_the_place_of_one() {
     let origin = Origin::answering(OK);
-    let place = free();
+    let place = nobody();
     let all = SocketAddr::from(([0, 0, 0, 0], place.port()));
     let other = SocketAddr::from(([127, 0, 0, 2], place.port()));
     let gateway = Gateway::start(with(&origin, vec![listener("extra", place)]));

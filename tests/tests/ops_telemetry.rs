@@ -16,11 +16,12 @@ use tillgate_core::tls::{ServerTls, TlsVersion};
 use tillgate_core::units::Percent;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, policy, scratch};
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
-use tillgate_tests::{PATIENCE, eventually, now};
+use tillgate_tests::{PATIENCE, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -163,9 +164,9 @@ fn classes_are_sampled_and_failures_always_logged() {
         .local("pay", "pay.example", "payment", origin.address)
         .local("bulk", "bulk.example", "metrics", origin.address)
         .local("none", "none.example", "default", origin.address)
-        .local("failed", "failed.example", "default", closed_port())
+        .local("failed", "failed.example", "default", nobody())
         .local("few", "few.example", "image-pull", origin.address)
-        .local("broken", "broken.example", "image-pull", closed_port());
+        .local("broken", "broken.example", "image-pull", nobody());
     let logged = Logged::new(
         "sampled",
         store,
@@ -192,12 +193,6 @@ fn classes_are_sampled_and_failures_always_logged() {
     assert_eq!(broken["reason"], "connect_refused");
     assert_eq!(broken["blame"], "backend");
     let _ = fs::remove_file(&logged.path);
-}
-
-/// Where nobody listens.
-fn closed_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("a bound socket")
 }
 
 #[test]
@@ -357,20 +352,18 @@ fn what_waits_when_the_process_ends_is_sent_once() {
     let policy = traced_policy(&origin, &format!("http://{}", collector.address));
     let mut program = Program::start(PROGRAM, "traced-end", &policy, &[]);
     assert_eq!(program.get("a.example").status, 200);
-    let asked = now();
     program.signal("TERM");
     let line = told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{}", program.log()));
     assert_eq!(line, "POST /v1/traces HTTP/1.1");
-    // A span waits five seconds for others while there may be some.
-    assert!(asked.elapsed() < std::time::Duration::from_secs(4), "{:?}", asked.elapsed());
     assert!(program.ended(), "{}", program.log());
+    assert!(told.try_recv().is_err(), "once");
 }
 
 #[test]
 fn a_collector_that_is_away_costs_nothing_but_its_spans() {
     let origin = Origin::answering(OK);
     let store = Store::default().local("a", "a.example", "default", origin.address);
-    let gateway = Gateway::start(traced(store, closed_port(), 100));
+    let gateway = Gateway::start(traced(store, nobody(), 100));
     let mut wire = gateway.wire();
     for _ in 0..6000 {
         wire.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
@@ -459,7 +452,7 @@ fn a_log_that_nobody_reads_holds_up_no_request() {
     let origin = Origin::answering(OK);
     let (full, _never_read) = UnixStream::pair().expect("two ends");
     let policy = policy("a.example", origin.address);
-    let (http, admin) = (closed_port(), closed_port());
+    let (http, admin) = (nobody(), nobody());
     let _program = Program::start_with(PROGRAM, "mute", &policy, &["--log", "debug"], |command| {
         // Nobody reads where it listens, so it is told.
         let mut arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();

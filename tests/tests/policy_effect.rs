@@ -298,8 +298,6 @@ fn every_value_of_the_effective_config_is_read_by_the_proxy() {
         "config/src/effective.rs: origins",
         "config/src/effective.rs: field",
         "config/src/effective.rs: origin",
-        // Of `queue.limit`, which is listed as not in effect.
-        "proxy/core/src/class.rs: limit_bytes",
     ];
     unread.retain(|one| !for_people.contains(&one.as_str()));
     assert!(unread.is_empty(), "compiled, and read by nobody:\n{}", unread.join("\n"));

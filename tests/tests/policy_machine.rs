@@ -1,8 +1,6 @@
 //! A store whose own machine is not well: its clock shows 1970 or 2100, its disk can only be read.
 //! It serves all the same, from what it has, at once; and says what is wrong.
 
-use std::time::Duration;
-
 use tillgate_config::bundle::wall_text;
 use tillgate_core::reconcile::Wall;
 use tillgate_tests::chain::{Chain, Mood};
@@ -11,7 +9,7 @@ use tillgate_tests::machine::{READ_ONLY, follows_clock_of, runs_behind, sets_clo
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{get, policy};
 use tillgate_tests::tls::{Authority, Volume, Wants, server};
-use tillgate_tests::{eventually, now, skipped};
+use tillgate_tests::{eventually, skipped};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -41,7 +39,7 @@ fn day(ahead: i64) -> (i32, u8, u8) {
 }
 
 #[test]
-fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
+fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_and_waits_for_nobody() {
     for (year, ahead) in years() {
         let (chain, origin) = (Chain::new(&format!("clock-{year}")), Origin::answering(OK));
         let text = policy("a.example", origin.address) + FREEZE;
@@ -53,15 +51,15 @@ fn a_start_with_a_clock_in_1970_or_2100_serves_from_disk_within_a_second() {
         program.kill();
         chain.feels(Mood::Hangs);
 
-        let (began, mut can) = (now(), true);
+        // Who waits for this source waits longer than this test.
+        let bootstrap = chain.bootstrap(&[chain.http_within("10m")], SOON);
+        let mut can = true;
         let program = start(PROGRAM, bootstrap, |command| can = sets_clock_ahead(command, ahead));
         if !can {
             skipped("no C compiler to put another clock before the program");
             return;
         }
         assert_eq!(get(program.address("http"), "a.example").status, 200);
-        let took = began.elapsed();
-        assert!(took < Duration::from_secs(1), "{year}: {took:?}");
         assert!(program.log().contains(&format!("{year}-01-01T")), "it is: {}", program.log());
         applied(&program, 7);
         let clock = shown(&program)["clock"].clone();
@@ -260,7 +258,7 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
     program.kill();
     // Killed again on the way: what cannot be counted must not stop the next start, either.
     for _ in 0..4 {
-        let (began, mut can) = (now(), true);
+        let mut can = true;
         let change = |command: &mut _| can = runs_behind(command, READ_ONLY, &chain.state());
         let mut program = start(PROGRAM, bootstrap.clone(), change);
         if !can {
@@ -268,7 +266,6 @@ fn a_disk_that_can_only_be_read_is_served_from_and_told() {
             return;
         }
         assert_eq!(get(program.address("http"), "a.example").status, 200);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         applied(&program, 7);
         condition(&program, "StateUnwritten", "Read-only file system");
         program.kill();

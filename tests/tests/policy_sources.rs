@@ -12,6 +12,7 @@ use tillgate_net::clock;
 use tillgate_tests::chain::{Chain, Mood, approval, hostile, tillgate};
 use tillgate_tests::follower::{self, answers, applied, condition, is_good, shown};
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, get, policy, signal};
 use tillgate_tests::{eventually, now};
 
@@ -252,8 +253,7 @@ fn a_policy_that_does_harm_is_taken_back_and_not_tried_again() {
         (began.elapsed() > Duration::from_secs(12)).then_some(())
     });
     // Valid, signed, and its backend is a port where nobody listens.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    chain.put(&chain.bundle(8, &policy("a.example", closed), "ci", &[]));
+    chain.put(&chain.bundle(8, &policy("a.example", nobody()), "ci", &[]));
     applied(&program, 8);
     eventually("the policy is rolled back", || {
         program.get("a.example");
@@ -274,7 +274,7 @@ fn a_policy_that_does_harm_is_taken_back_and_not_tried_again() {
 }
 
 #[test]
-fn a_start_needs_no_network_and_no_clock_and_takes_less_than_a_second() {
+fn a_start_needs_no_network_and_no_clock() {
     let (chain, origin) = (Chain::new("boot"), Origin::answering(OK));
     // As made in most of an hour: for this store's clock that is a floor that it is below.
     let later = wall_text(Wall(clock::wall_seconds() + 3000));
@@ -287,12 +287,10 @@ fn a_start_needs_no_network_and_no_clock_and_takes_less_than_a_second() {
     program.kill();
     fs::remove_dir_all(chain.folder.join("stick")).unwrap();
     chain.feels(Mood::Hangs);
-    let began = now();
-    let program = start(chain.bootstrap(&[chain.http(), chain.stick("")], SOON));
+    // Who waits for the server waits longer than this test.
+    let program = start(chain.bootstrap(&[chain.http_within("10m"), chain.stick("")], SOON));
     let http = program.address("http");
     assert_eq!(get(http, "a.example").status, 200);
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
     applied(&program, 7);
     // Where somebody keeps the clock it is right, and the date is not.
     if !clock::is_kept() {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{shown, start};
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, route};
 use tillgate_tests::{eventually, now, skipped};
 
@@ -327,9 +328,8 @@ fn slip(tour: &mut Tour) {
 
 fn harm(tour: &mut Tour) {
     tour.say("\n# A commit that is valid, and sends payments to a port where nobody listens.");
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
-    let [closed, port] = [closed.expect("a free port"), tour.origin.address]
-        .map(|one| format!("port: {}}}", one.port()));
+    let [closed, port] =
+        [nobody(), tour.origin.address].map(|one| format!("port: {}}}", one.port()));
     // What was good is known from a while of it.
     let since = now();
     eventually("business as usual", || {

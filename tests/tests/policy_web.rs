@@ -3,7 +3,6 @@
 //! vouches for the store's.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -11,6 +10,7 @@ use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{answers, applied, condition, shown, start};
 use tillgate_tests::machine::sets_clock_ahead;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, policy};
 use tillgate_tests::tls::{Authority, Volume};
 use tillgate_tests::wire::Wire;
@@ -32,8 +32,7 @@ impl Nginx {
             skipped("no nginx on this machine");
             return None;
         }
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
-        let port = free.expect("a free port").port();
+        let port = nobody().port();
         let (own, www) = (folder.join("nginx"), folder.join("www"));
         for path in [&own, &www] {
             fs::create_dir_all(path).expect("room");
@@ -55,8 +54,11 @@ impl Nginx {
         let user = if is_root() { "user root;" } else { "" };
         let mut nginx = Command::new("nginx");
         nginx.args(["-e", "stderr", "-g", user, "-c"]).arg(own.join("nginx.conf"));
-        let child = nginx.stdin(Stdio::null()).spawn().expect("nginx starts");
-        eventually("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut child = nginx.stdin(Stdio::null()).spawn().expect("nginx starts");
+        eventually("nginx listens", || {
+            assert!(child.try_wait().expect("ours").is_none(), "nginx has ended");
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
         Some(Self { child, port })
     }
 }

@@ -14,6 +14,7 @@ use tillgate_core::tls::{ClientTls, ServerTls, TlsVersion, TrustAnchors};
 use tillgate_net::error::TABLE;
 use tillgate_net::metrics::Metrics;
 use tillgate_tests::metered;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume};
 
@@ -132,15 +133,9 @@ fn store(files: &Volume, origin: SocketAddr, images: &std::path::Path) -> Store 
             let trusted_sources = vec!["127.0.0.0/8".parse().expect("a network")];
             spec.proxy_protocol = Some(ProxyTrust { trusted_sources });
         })
-        .cloud("closed", "closed.example", "payment", closed_port())
+        .cloud("closed", "closed.example", "payment", nobody())
         .backend("radius", Location::Cloud, BackendProtocol::Udp, origin)
         .listener("radius", ListenerProtocol::Udp, None, |spec| spec.limits.sessions_max = 0)
-}
-
-/// Where nobody listens.
-fn closed_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("a bound socket")
 }
 
 /// Names, types and meanings of what a scrape of `metrics` shows.

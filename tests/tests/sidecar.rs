@@ -19,6 +19,7 @@ use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, get};
 use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::Wire;
@@ -106,11 +107,6 @@ fn sockets(process: &str) -> Vec<(SocketAddr, SocketAddr)> {
     all.map(|(local, remote, _)| (local, remote)).collect()
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -132,7 +128,7 @@ impl Site {
             near: Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnear"),
             far: Far::start(),
             config: tls::client(&authority, &Wants::default()),
-            ports: [free_port(), free_port(), free_port()],
+            ports: [nobody(), nobody(), nobody()].map(|address| address.port()),
         }
     }
 
@@ -304,7 +300,7 @@ fn the_time_of_one_try_does_not_end_those_of_the_gateway() {
             }
         }
     });
-    let more = BOTH.replace("GONE", &free_port().to_string());
+    let more = BOTH.replace("GONE", &nobody().port().to_string());
     let names = ["near.example", "far.example"];
     let gateway = Gateway::start(site.store_and(names, &more, moody.address));
     let sidecar = site.sidecar();

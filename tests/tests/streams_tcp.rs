@@ -12,6 +12,7 @@ use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::proxy_protocol::header;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume, Wants};
 use tillgate_tests::wire::Wire;
@@ -48,12 +49,6 @@ fn store_at(
 
 fn connect(gateway: &Gateway) -> Wire {
     Wire::connect(gateway.listeners["pos"])
-}
-
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket")
 }
 
 fn endpoint(address: SocketAddr) -> Endpoint {
@@ -155,19 +150,25 @@ fn without_any_server_the_connection_is_broken_and_counted() {
 }
 
 #[test]
-fn silence_ends_a_connection_and_limits_hold() {
+fn silence_ends_a_connection() {
     let origin = host();
-    let store = store(origin.address, |spec| {
-        spec.timeouts.idle = Duration::from_millis(200);
-        spec.limits.connections_max = 1;
-    });
+    let store = store(origin.address, |spec| spec.timeouts.idle = Duration::from_millis(200));
+    let gateway = Gateway::start(store.build());
+    let _ = connect(&gateway).read_to_end();
+    gateway.expect_metric(&format!(r#"{FAILED}{{class="payment",reason="idle_timeout"}}"#), 1.0);
+}
+
+#[test]
+fn one_more_than_there_may_be_is_sent_away() {
+    let origin = host();
+    let store = store(origin.address, |spec| spec.limits.connections_max = 1);
     let gateway = Gateway::start(store.build());
     let mut wire = connect(&gateway);
     assert_eq!(wire.read_until("\n"), "0800 sign-on\n");
     connect(&gateway).expect_end();
     gateway.expect_metric(r#"tillgate_connections_refused_total{listener="pos"}"#, 1.0);
-    wire.expect_end();
-    gateway.expect_metric(&format!(r#"{FAILED}{{class="payment",reason="idle_timeout"}}"#), 1.0);
+    drop(wire);
+    gateway.expect_metric(r#"tillgate_connections{listener="pos"}"#, 0.0);
     assert_eq!(connect(&gateway).read_until("\n"), "0800 sign-on\n", "there is room again");
 }
 

@@ -12,6 +12,7 @@ use tillgate_net::proxy_protocol::header;
 use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::store::Store;
 use tillgate_tests::wire::Wire;
 
@@ -135,10 +136,7 @@ fn who_is_refused_is_told_why_in_its_own_words() {
 
 #[test]
 fn a_server_that_cannot_be_had_is_an_internal_error_to_the_client() {
-    let refused = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = refused.local_addr().expect("a bound socket").port();
-    drop(refused);
-    let gateway = Gateway::start(store(port).build());
+    let gateway = Gateway::start(store(nobody().port()).build());
     let mut wire = Wire::connect(listener(&gateway));
     wire.send(hello(Some("localhost")));
     assert_eq!(wire.read_exact(7), [21, 3, 3, 0, 2, 2, 80]);
@@ -148,9 +146,7 @@ fn a_server_that_cannot_be_had_is_an_internal_error_to_the_client() {
 
 #[test]
 fn it_never_leads_back_into_itself() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = free.local_addr().expect("a bound socket");
-    drop(free);
+    let address = nobody();
     let itself = Store::default().egress(TrafficPolicy::Allow).listener(
         "tls",
         ListenerProtocol::TlsPassthrough,

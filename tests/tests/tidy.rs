@@ -270,6 +270,24 @@ fn the_clock_is_read_in_one_place() {
 }
 
 #[test]
+fn tests_wait_for_conditions() {
+    // The one wait and the one pause of the harness, this rule, and the lab, which measures time.
+    let may = |path: &str| {
+        ["tests/src/lib.rs", "tests/tests/tidy.rs"].contains(&path) || path.starts_with("bench/")
+    };
+    let is_test = |path: &str| {
+        path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs")
+    };
+    let pause = pattern(r"\b(sleep|sleep_until|park_timeout)\(");
+    let violations: Vec<String> = rust_files()
+        .iter()
+        .filter(|file| is_test(&file.path) && !may(&file.path))
+        .flat_map(|file| matches(file, &pause, false))
+        .collect();
+    none(&violations, "wait with `eventually`; who must be slow says so with `dawdle`");
+}
+
+#[test]
 fn only_the_policy_and_the_admin_side_deserialise() {
     let derive = pattern(r"derive\(.*\bDeserialize\b|impl.*\bDeserialize\b.* for");
     let may = |file: &File| {

@@ -160,8 +160,7 @@ fn a_server_that_asks_for_a_certificate_gets_ours() {
         let with = ClientTls { certificate: Some(side.files.key_pair()), ..side.tls() };
         let (reply, gateway) = ask(&origin, with);
         assert_eq!(reply.status, 200, "{only:?}: {}", reply.text());
-        let expiry =
-            r#"tillgate_tls_certificate_expiry_seconds{side="backend",name="pay",index="0"}"#;
+        let expiry = r#"tillgate_tls_certificate_expiry_timestamp_seconds{side="backend",name="pay",index="0"}"#;
         gateway.expect_metric(expiry, tls::NOT_AFTER_UNIX);
 
         let (reply, _gateway) = ask(&origin, side.tls());

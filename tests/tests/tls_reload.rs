@@ -17,7 +17,7 @@ const ACCEPTED: &str =
 const REFUSED: &str =
     r#"tillgate_tls_file_reloads_total{side="listener",name="http",result="refused"}"#;
 const EXPIRY: &str =
-    r#"tillgate_tls_certificate_expiry_seconds{side="listener",name="http",index="0"}"#;
+    r#"tillgate_tls_certificate_expiry_timestamp_seconds{side="listener",name="http",index="0"}"#;
 
 struct Entry {
     authority: Authority,

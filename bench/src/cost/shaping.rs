@@ -147,9 +147,9 @@ fn read(
             if reader == Reader::Shaped {
                 let patience = Duration::from_secs(5);
                 let tcp = tillgate_config::defaults::TCP;
-                let stream = ShapedStream::connect(&link, &class, &[from], patience, &tcp).await;
-                let stream = stream.map_err(|(_, error)| error)?;
-                tokio::task::spawn_local(swallow(stream, total));
+                let from = [from];
+                let stream = ShapedStream::connect(&link, &class, &from, patience, &tcp);
+                tokio::task::spawn_local(swallow(stream.await?, total));
             } else {
                 let stream = tokio::net::TcpStream::connect(from).await?;
                 tokio::task::spawn_local(swallow(stream, total));

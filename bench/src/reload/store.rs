@@ -1,7 +1,7 @@
 //! The gateway whose policy changes, and its policies.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -123,6 +123,14 @@ pub(super) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// Where a program of the lab may listen, and nobody else is sent by chance: a socket that does not
+/// listen keeps the port, and `SO_REUSEADDR` lets a server in beside it.
 pub(crate) fn free() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let address = socket.local_addr()?;
+    // It is closed with the process.
+    std::mem::forget(socket);
+    Ok(address)
 }

@@ -27,7 +27,7 @@ const RISE_SECONDS: f64 = 5.0;
 const FLOOR_TIMES: f64 = 1.5;
 
 /// The gateway's brake, while tills are busy.
-const BRAKE: &str = "tillgate_rollout_brake_bits{rollout=\"pos\",state=\"busy\"}";
+const BRAKE: &str = "tillgate_rollout_brake_bits_per_second{rollout=\"pos\",state=\"busy\"}";
 
 /// Plays it; what holds and what does not.
 pub(super) fn play(programs: &Programs, line: LineSpec) -> Result<Vec<(bool, String)>> {

@@ -95,12 +95,6 @@ fn one(document: &Document, class: &TrafficClassDoc, out: &mut Output) -> ClassS
                 queue.and_then(|queue| queue.max_wait),
                 defaults::MAX_WAIT,
             ),
-            limit_bytes: out.value(
-                &path("queue.limit"),
-                &queue_spot.key("limit"),
-                queue.and_then(|queue| queue.limit).map(|size| size.0),
-                defaults::QUEUE_BYTES,
-            ),
         },
         dscp: out.value(&path("dscp"), &spot.key("dscp"), dscp, None),
         metered: out.value(&path("metered"), &spot.key("metered"), metered, defaults::METERED),

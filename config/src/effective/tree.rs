@@ -149,10 +149,7 @@ fn of_class(one: &ClassSpec) -> Value {
         Metered::Allow => "Allow",
         Metered::Deny => "Deny",
     };
-    let queue = map([
-        ("maxWait", text(duration_text(one.queue.max_wait))),
-        ("limit", text(size_text(one.queue.limit_bytes))),
-    ]);
+    let queue = map([("maxWait", text(duration_text(one.queue.max_wait)))]);
     map([
         ("priority", number(one.priority)),
         ("weight", number(one.weight)),

@@ -66,7 +66,7 @@ impl AccessLog {
         match Spool::start("access-log", output) {
             Ok(spool) => {
                 spool.count_drops(self.dropped.clone());
-                // Only the admin thread comes here.
+                // Policies are compiled one after the other: nobody else has set it meanwhile.
                 let _ = self.spool.set(spool);
             }
             Err(error) => tracing::error!(%error, "no access log: its thread cannot start"),

@@ -460,7 +460,7 @@ fn part_of(flow: &Arc<Flow>) -> usize {
 }
 
 /// The same in every process and after every restart (FNV-1a, 64 bits).
-fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

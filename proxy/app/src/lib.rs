@@ -33,6 +33,8 @@ mod running;
 mod send;
 mod serve;
 mod sidecar;
+#[cfg(test)]
+mod skipped;
 mod sources;
 mod spool;
 mod state;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tillgate_net::drain::{Phase, Ticket};
+use tillgate_net::drain::Ticket;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer as _;
 use tillgate_net::http::flow::Flow;
@@ -46,19 +46,9 @@ impl Tunnel {
             flow.touch();
             copy(client, &mut server, &flow).await
         };
-        let mut phases = self.ticket.phases();
-        let drained = async {
-            loop {
-                match phases.changed().await {
-                    Phase::CutBulk if !flow.is_critical() => break,
-                    Phase::CutAll => break,
-                    Phase::Open | Phase::Draining | Phase::CutBulk => {}
-                }
-            }
-        };
         let result = tokio::select! {
             result = opened => result,
-            () = drained => Err(Failure::Drained),
+            () = self.ticket.cut(|| flow.is_critical()) => Err(Failure::Drained),
         };
         drop((self.held, std::mem::take(&mut self.kept)));
         self.outcome.end(result);

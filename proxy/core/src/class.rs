@@ -54,13 +54,11 @@ pub enum Metered {
     Deny,
 }
 
-/// How long and how much of a class may wait for the line.
+/// How long what a class sends may wait for the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimit {
     /// A request that has waited this long for a connection or the line is refused (503).
     pub max_wait: Duration,
-    /// Bytes that may wait in user space for this class and direction.
-    pub limit_bytes: u64,
 }
 
 /// Everything policy says about one class.

@@ -32,7 +32,7 @@ fn class(metered: Metered) -> ClassSpec {
         critical: false,
         guarantee: PerDirection::both(Share::Percent(Percent::default())),
         ceiling: PerDirection::both(Share::Percent(Percent::FULL)),
-        queue: QueueLimit { max_wait: Duration::from_secs(1), limit_bytes: 1 << 20 },
+        queue: QueueLimit { max_wait: Duration::from_secs(1) },
         dscp: None,
         metered,
         requests_max: None,

@@ -18,8 +18,19 @@ pub fn now() -> Instant {
 pub fn lately() -> Instant {
     static ZERO: OnceLock<(Instant, Duration)> = OnceLock::new();
     // In this order the pair errs towards the past.
-    let (instant, time) = *ZERO.get_or_init(|| (now(), sockopt::monotonic(Precision::Fine)));
+    let (instant, time) = *ZERO.get_or_init(zero);
     instant + sockopt::monotonic(Precision::Coarse).saturating_sub(time)
+}
+
+/// The same moment on both clocks. Who is interrupted between the two would be behind by that for
+/// ever, so the closest of some pairs counts.
+fn zero() -> (Instant, Duration) {
+    let pair = || {
+        let (instant, time) = (now(), sockopt::monotonic(Precision::Fine));
+        (now() - instant, (instant, time))
+    };
+    let pairs = std::iter::repeat_with(pair).take(8);
+    pairs.min_by_key(|(apart, _)| *apart).unwrap_or_else(pair).1
 }
 
 /// [`lately`] in milliseconds since some beginning: for stamps that are kept as numbers.
@@ -106,12 +117,14 @@ mod tests {
 
     #[test]
     fn lately_is_a_moment_ago() {
-        for _ in 0..1000 {
+        let behind = |_| {
             let before = now();
             let lately = lately();
             assert!(lately <= now());
-            // One tick at 100 Hz, and as much for a test that was interrupted.
-            assert!(before.saturating_duration_since(lately) <= Duration::from_millis(20));
-        }
+            before.saturating_duration_since(lately)
+        };
+        // One tick at 100 Hz. A machine that is busy elsewhere misses some ticks, not all.
+        let least = (0..1000).map(behind).min();
+        assert!(least <= Some(Duration::from_millis(10)), "{least:?}");
     }
 }

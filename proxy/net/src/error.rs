@@ -356,7 +356,7 @@ impl Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The name has no address.
-    #[error("{name} does not resolve")]
+    #[error("{name} does not resolve; check the name and the resolver")]
     Resolve {
         /// The name.
         name: String,
@@ -365,7 +365,7 @@ pub enum DialError {
         source: io::Error,
     },
     /// The other side said no.
-    #[error("{to} refuses connections")]
+    #[error("{to} refuses connections; check that a server listens there")]
     Refused {
         /// Where to.
         to: String,
@@ -374,7 +374,7 @@ pub enum DialError {
         source: io::Error,
     },
     /// No way there, or another error of the socket.
-    #[error("{to} cannot be reached")]
+    #[error("{to} cannot be reached; check the line and the address")]
     Unreachable {
         /// Where to.
         to: String,
@@ -383,7 +383,10 @@ pub enum DialError {
         source: io::Error,
     },
     /// No connection in time.
-    #[error("{to} did not accept a connection within {after:?}")]
+    #[error(
+        "{to} did not accept a connection within {after:?}; check the line, the address and \
+         `timeouts.connect`"
+    )]
     TimedOut {
         /// Where to.
         to: String,
@@ -391,7 +394,7 @@ pub enum DialError {
         after: Duration,
     },
     /// The line had no slot for a new connection in time.
-    #[error("waited {after:?} for a connection to {to}")]
+    #[error("waited {after:?} for a connection to {to}; check the class's `queue.maxWait`")]
     QueueTimeout {
         /// Where to.
         to: String,

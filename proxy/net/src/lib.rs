@@ -20,6 +20,7 @@ pub mod mirror;
 pub mod otlp;
 pub mod placed;
 pub mod probe;
+mod protobuf;
 pub mod proxy_protocol;
 pub mod rarely;
 mod seldom;

@@ -6,6 +6,8 @@
 
 use std::time::SystemTime;
 
+use crate::protobuf::Message;
+
 /// A span as it is exported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -68,7 +70,7 @@ impl Batch {
 
     /// Bytes that they take.
     pub const fn bytes(&self) -> usize {
-        self.spans.0.len()
+        self.spans.len()
     }
 
     /// An `ExportTraceServiceRequest` of one process, which says of itself `resource`.
@@ -78,7 +80,7 @@ impl Batch {
         scope.text(2, env!("CARGO_PKG_VERSION"));
         let mut scope_spans = Message::default();
         scope_spans.message(1, &scope);
-        scope_spans.0.extend_from_slice(&self.spans.0);
+        scope_spans.extend(&self.spans);
         let mut about = Message::default();
         for attribute in resource {
             about.message(1, &encode_attribute(attribute));
@@ -88,7 +90,7 @@ impl Batch {
         resource_spans.message(2, &scope_spans);
         let mut request = Message::default();
         request.message(1, &resource_spans);
-        request.0
+        request.into_bytes()
     }
 }
 
@@ -134,53 +136,6 @@ fn nanos(time: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A protobuf message in the making.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn key(&mut self, field: u64, wire: u64) {
-        self.number(field << 3 | wire);
-    }
-
-    fn number(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value.to_le_bytes()[0]);
-    }
-
-    fn varint(&mut self, field: u64, value: u64) {
-        self.key(field, 0);
-        self.number(value);
-    }
-
-    fn fixed64(&mut self, field: u64, value: u64) {
-        self.key(field, 1);
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn fixed32(&mut self, field: u64, value: u32) {
-        self.key(field, 5);
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn bytes(&mut self, field: u64, bytes: &[u8]) {
-        self.key(field, 2);
-        self.number(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn text(&mut self, field: u64, text: &str) {
-        self.bytes(field, text.as_bytes());
-    }
-
-    fn message(&mut self, field: u64, message: &Self) {
-        self.bytes(field, &message.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -214,7 +169,7 @@ mod tests {
         wanted.extend([0x4a, 8, 0x0a, 1, b't', 0x12, 3, 0x0a, 1, b'x']);
         wanted.extend([0x7a, 2, 0x18, 2]);
         wanted.extend([0x85, 0x01, 1, 0, 0, 0]);
-        assert_eq!(encode_span(&span).0, wanted);
+        assert_eq!(encode_span(&span).into_bytes(), wanted);
     }
 
     #[test]

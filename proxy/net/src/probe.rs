@@ -23,6 +23,7 @@ use crate::http::body::RequestBody;
 use crate::http::client::{Pool, SendError, Target, Wire};
 use crate::http::flow::Flow;
 use crate::http::head::{HeadLimits, Look, Watch, until_head_watched};
+use crate::protobuf::Message;
 use crate::upstream::{self, How};
 
 /// Bytes of an answer that are read; a longer one is as good, but its connection is not kept.
@@ -243,19 +244,12 @@ fn judge(expected: &Expected, status: StatusCode) -> Probed {
 
 /// The message of a `HealthCheckRequest`, framed.
 fn check(service: &str) -> Bytes {
-    let name = service.as_bytes();
-    let mut field = BytesMut::with_capacity(name.len() + 8);
-    if !name.is_empty() {
-        field.put_u8(0x0a);
-        let mut length = name.len();
-        // Seven bits a byte, the lowest first, the last one marked by what it lacks.
-        while let Some(low) = u8::try_from(length % 128).ok().filter(|_| length >= 128) {
-            field.put_u8(low | 0x80);
-            length /= 128;
-        }
-        field.put_u8(u8::try_from(length).unwrap_or(0));
-        field.put_slice(name);
+    let mut request = Message::default();
+    // A field that is empty is left out.
+    if !service.is_empty() {
+        request.text(1, service);
     }
+    let field = request.into_bytes();
     let mut message = BytesMut::with_capacity(field.len() + 5);
     message.put_u8(0);
     message.put_u32(u32::try_from(field.len()).unwrap_or(0));

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tillgate_core::listener::ProxyTrust;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::TcpStream;
 
 use self::header::{Invalid, Start};
@@ -132,18 +132,15 @@ async fn read_line(stream: &mut TcpStream, bytes: &mut Vec<u8>, most: usize) -> 
 /// Whether the connection begins with a header; takes nothing off it.
 async fn begins_with_header(stream: &TcpStream) -> io::Result<bool> {
     let mut ahead = [0; header::START_BYTES];
-    let mut seen = 0;
     loop {
+        // Asked before the bytes: what came before the end is all there then.
+        let ready = stream.ready(Interest::READABLE).await?;
         let now = stream.peek(&mut ahead).await?;
         match header::start(&ahead[..now]) {
             Start::Header => return Ok(true),
             Start::Other => return Ok(false),
-            // The end of the connection is seen as nothing, or as no more than before.
-            Start::Unknown if now == 0 => return Ok(false),
-            Start::Unknown => {
-                seen = seen.max(now);
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
+            Start::Unknown if now == 0 || ready.is_read_closed() => return Ok(false),
+            Start::Unknown => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
 }

@@ -27,7 +27,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::acks::AckTax;
-pub use self::dial::ConnectError;
 use self::receive::ReceiveWindow;
 use crate::clock;
 use crate::link::Registration;

@@ -19,7 +19,7 @@ use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::error::DialError;
 use crate::link::Link;
 use crate::proxy_protocol::header;
-use crate::shaped::{ConnectError, LineWait, ShapedStream};
+use crate::shaped::{LineWait, ShapedStream};
 use crate::sockopt;
 use crate::tls::{Connector, Refusal, ServerStream, unless_late};
 
@@ -185,23 +185,10 @@ async fn dial_timed(
         });
     };
     let Lane { link, class } = lane;
-    let dialled =
-        ShapedStream::connect(link, class, addresses, how.connect_timeout, &how.tcp).await;
-    let timed = dialled.map(|stream| {
-        let taken = stream.connected_in();
-        (Upstream::Wan(stream), taken)
-    });
-    timed.map_err(|(to, error)| {
-        let to = to.to_string();
-        match error {
-            ConnectError::Refused(source) => DialError::Refused { to, source },
-            ConnectError::Unreachable(source) => DialError::Unreachable { to, source },
-            ConnectError::TimedOut(after) => DialError::TimedOut { to, after },
-            ConnectError::QueueTimeout(after) => DialError::QueueTimeout { to, after },
-            ConnectError::QueueFull => DialError::LineFull { to },
-            ConnectError::Socket(source) => DialError::Socket { to, source },
-        }
-    })
+    let stream =
+        ShapedStream::connect(link, class, addresses, how.connect_timeout, &how.tcp).await?;
+    let taken = stream.connected_in();
+    Ok((Upstream::Wan(stream), taken))
 }
 
 /// When `socket` is dropped the other side sees a broken connection, not an end: what was cut

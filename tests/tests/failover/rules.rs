@@ -81,8 +81,8 @@ fn a_server_that_asks_for_time_gets_it_or_is_not_asked_again() {
     scene.local.turn(Mood::Failing);
     scene.local.asks_for_time(60);
     let called = call(scene.gateway.http, 7_000_000, true);
+    // Three seconds are what the rule gives: who waited would get 504 then.
     assert_eq!(called.status, 503, "its client does not wait for a minute");
-    assert!(called.took < Duration::from_secs(1), "{:?}", called.took);
     scene.local.asks_for_time(1);
     let asked = std::thread::spawn({
         let address = scene.gateway.http;

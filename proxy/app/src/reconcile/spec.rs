@@ -226,7 +226,11 @@ fn probation(document: &BootstrapDoc) -> ProbationSpec {
 fn not_in_effect(document: &BootstrapDoc) -> Vec<&'static str> {
     let spec = &document.spec;
     let resolvers = spec.fixed.as_ref().is_some_and(|fixed| fixed.resolvers.is_some());
-    resolvers.then_some("spec.static.resolvers").into_iter().collect()
+    let parts = [
+        ("spec.static.resolvers", resolvers),
+        ("spec.trust.rootVersion", spec.trust.root_version.is_some()),
+    ];
+    parts.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
 }
 
 #[cfg(test)]

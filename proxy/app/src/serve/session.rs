@@ -5,7 +5,7 @@
 //! believed, because all it can do is choose among the rule's own endpoints; an endpoint that is
 //! gone, or a token of another rule, means a new choice and a new token.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tillgate_core::backend::Endpoint;
 use tillgate_core::failover::{Choice, Plan};
 use tillgate_core::filter::{Scheme, SessionCarrier, SessionPersistence};
 
+use crate::failover::hash;
 use crate::running::Running;
 
 /// What a request says about its session.
@@ -146,27 +147,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// What sessions call the endpoints of a backend.
 pub(crate) fn endpoint_names(backend: &str, endpoints: &[Endpoint]) -> Vec<u64> {
-    endpoints.iter().map(|endpoint| hash(backend, endpoint)).collect()
+    endpoints.iter().map(|endpoint| name_of(backend, endpoint)).collect()
 }
 
-/// The same on every gateway and after every restart (FNV-1a, 64 bits, of the backend's name and
-/// the endpoint).
-fn hash(backend: &str, endpoint: &Endpoint) -> u64 {
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    // It takes everything.
-    let _ = write!(hash, "{backend} {endpoint}");
-    hash.0
-}
-
-struct Fnv(u64);
-
-impl fmt::Write for Fnv {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(())
-    }
+/// The same on every gateway and after every restart.
+fn name_of(backend: &str, endpoint: &Endpoint) -> u64 {
+    hash(&format!("{backend} {endpoint}"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
@@ -276,7 +278,7 @@ pub fn prepare_request(
 
 /// The `Authorization` of an account (RFC 7617); it is never shown.
 pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
-    let pair = super::websocket::base64(format!("{username}:{password}").as_bytes());
+    let pair = STANDARD.encode(format!("{username}:{password}"));
     let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
     value.set_sensitive(true);
     Some(value)

@@ -18,7 +18,6 @@ use super::headers;
 mod proof;
 
 pub use proof::accept;
-pub(crate) use proof::base64;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const CONNECTION_UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");

@@ -170,7 +170,7 @@ mod tests {
             critical: false,
             guarantee: PerDirection { up: half, down: half },
             ceiling: PerDirection { up: half, down: half },
-            queue: QueueLimit { max_wait: Duration::from_secs(2), limit_bytes: 1 << 20 },
+            queue: QueueLimit { max_wait: Duration::from_secs(2) },
             dscp: None,
             metered: Metered::Allow,
             requests_max: None,

@@ -75,7 +75,7 @@ impl RolloutMeters {
             registry.register_with_unit("rollout_image", text, Unit::Bytes, all.bytes.clone());
             let text = "bits a second that a rollout's fetches may take while something slows \
                         them; 0 = nothing does";
-            registry.register("rollout_brake_bits", text, all.rate.clone());
+            registry.register("rollout_brake_bits_per_second", text, all.rate.clone());
         });
         all
     }

@@ -60,7 +60,7 @@ impl TlsMeters {
             self.upstream.clone(),
         );
         registry.register_with_unit(
-            "tls_certificate_expiry",
+            "tls_certificate_expiry_timestamp",
             "Unix time at which the first certificate of a chain in use ends, by place in policy",
             Unit::Seconds,
             self.expiry.clone(),

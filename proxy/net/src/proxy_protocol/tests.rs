@@ -174,6 +174,25 @@ async fn through(
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
+async fn who_ends_in_the_middle_of_what_may_be_a_header_is_not_waited_for() {
+    let elsewhere = trust("192.0.2.0/24");
+    for start in [&b"P"[..], b"PROXY", b"\r\n\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, peer) = listener.accept().await.unwrap();
+        client.write_all(start).await.unwrap();
+        client.shutdown().await.unwrap();
+        // Nothing else ends this than the end of the connection.
+        let found = accept(&mut server, peer, &elsewhere, Duration::MAX);
+        let found = tokio::time::timeout(PATIENCE, found).await.expect("it ends");
+        assert_eq!(found.unwrap(), peer);
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, start, "nothing was taken off");
+    }
+}
+
+#[tokio::test]
 async fn a_header_is_taken_off_exactly_however_it_arrives() {
     let from: SocketAddr = "192.0.2.1:51234".parse().unwrap();
     let here = trust("127.0.0.0/8");

@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{ShapedStream, receive::ReceiveWindow};
 use crate::clock;
+use crate::error::DialError;
 use crate::link::dial::NoPlace;
 use crate::link::{Link, Registration, lone_window};
 use crate::sockopt;
@@ -25,29 +26,6 @@ use crate::upstream::race;
 /// front of a later payment, less would leave the line idle between two grants.
 const UNSENT_TIME: Duration = Duration::from_millis(5);
 
-/// Why a connection across the line could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The peer said no.
-    #[error("the server refused the connection; check that it listens there")]
-    Refused(#[source] io::Error),
-    /// No answer in time.
-    #[error("no answer within {0:?}; check the line, the address and `timeouts.connect`")]
-    TimedOut(Duration),
-    /// No route, or a network element said so.
-    #[error("the server cannot be reached; check the line and the address")]
-    Unreachable(#[source] io::Error),
-    /// Waited for a place on the line for as long as the class allows.
-    #[error("no place on the line within {0:?}; check the class's `queue.maxWait`")]
-    QueueTimeout(Duration),
-    /// Too many connections of the class wait for a place on the line.
-    #[error("too many connections of this class wait for the line")]
-    QueueFull,
-    /// The socket itself could not be had.
-    #[error("the socket could not be set up; check the link's `device` and `source`")]
-    Socket(#[source] io::Error),
-}
-
 impl ShapedStream {
     /// Opens a connection of `class` across `link` to the first of `addresses` that takes it
     /// (RFC 8305).
@@ -56,33 +34,32 @@ impl ShapedStream {
     /// all attempts share it. Each then has at most `connect_timeout`.
     ///
     /// # Errors
-    /// [`ConnectError`] tells the cases apart, with the address it is about. Nothing was sent to
-    /// any peer in any of them but the handshake.
+    /// [`DialError`] tells the cases apart, with the address it is about. Nothing was sent to any
+    /// peer in any of them but the handshake.
     pub async fn connect(
         link: &Arc<Link>,
         class: &ClassSpec,
         addresses: &[SocketAddr],
         connect_timeout: Duration,
         tcp: &TcpSpec,
-    ) -> Result<Self, (SocketAddr, ConnectError)> {
+    ) -> Result<Self, DialError> {
         let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let first = addresses.first().copied().unwrap_or(nowhere);
         let place = link.place(class).await.map_err(|error| match error {
-            NoPlace::WaitedTooLong(waited) => (first, ConnectError::QueueTimeout(waited)),
-            NoPlace::QueueFull => (first, ConnectError::QueueFull),
+            NoPlace::WaitedTooLong(after) => {
+                DialError::QueueTimeout { to: first.to_string(), after }
+            }
+            NoPlace::QueueFull => DialError::LineFull { to: first.to_string() },
         })?;
         let spec = link.spec();
         let aimed = if class.critical { None } else { Some(aim(link, &spec, &place)) };
         let attempt = |to| {
             let (spec, aimed) = (&spec, aimed.as_ref());
-            async move {
-                let opened = open(spec, class, to, aimed, connect_timeout, tcp).await;
-                opened.map_err(|error| (to, error))
-            }
+            open(spec, class, to, aimed, connect_timeout, tcp)
         };
         let nobody = || {
-            let error = io::ErrorKind::AddrNotAvailable.into();
-            Err((nowhere, ConnectError::Unreachable(error)))
+            let source = io::ErrorKind::AddrNotAvailable.into();
+            Err(DialError::Unreachable { to: nowhere.to_string(), source })
         };
         let won = race::race(addresses, attempt).await;
         let (socket, window, connected_in) = won.unwrap_or_else(nobody)?;
@@ -114,12 +91,13 @@ async fn open(
     aimed: Option<&Aimed>,
     connect_timeout: Duration,
     tcp: &TcpSpec,
-) -> Result<(TcpStream, Option<ReceiveWindow>, Duration), ConnectError> {
-    let socket = open_socket(spec, class, to).map_err(ConnectError::Socket)?;
-    sockopt::keep_alive(&socket, tcp).map_err(ConnectError::Socket)?;
+) -> Result<(TcpStream, Option<ReceiveWindow>, Duration), DialError> {
+    let refused = |source| DialError::Socket { to: to.to_string(), source };
+    let socket = open_socket(spec, class, to).map_err(refused)?;
+    sockopt::keep_alive(&socket, tcp).map_err(refused)?;
     let window = aimed.map(|aimed| ReceiveWindow::new(aimed.first, aimed.most, aimed.ratio));
     if let Some(window) = &window {
-        window.prepare(&socket).map_err(ConnectError::Socket)?;
+        window.prepare(&socket).map_err(refused)?;
     }
     let began = clock::now();
     let socket = dial(socket, to, connect_timeout).await?;
@@ -190,30 +168,30 @@ async fn dial(
     socket: Socket,
     to: SocketAddr,
     connect_timeout: Duration,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<TcpStream, DialError> {
     let socket = TcpSocket::from_std_stream(socket.into());
     match tokio::time::timeout(connect_timeout, socket.connect(to)).await {
-        Err(_) => Err(ConnectError::TimedOut(connect_timeout)),
+        Err(_) => Err(DialError::TimedOut { to: to.to_string(), after: connect_timeout }),
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(why(error, connect_timeout)),
+        Ok(Err(error)) => Err(why(to, error, connect_timeout)),
     }
 }
 
 /// Which of the cases an error of `connect` is.
-fn why(error: io::Error, connect_timeout: Duration) -> ConnectError {
-    let kind = error.kind();
+fn why(to: SocketAddr, source: io::Error, after: Duration) -> DialError {
+    let (kind, to) = (source.kind(), to.to_string());
     let is = |kinds: &[io::ErrorKind]| kinds.contains(&kind);
     if is(&[io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset]) {
-        ConnectError::Refused(error)
+        DialError::Refused { to, source }
     } else if is(&[io::ErrorKind::TimedOut]) {
-        ConnectError::TimedOut(connect_timeout)
+        DialError::TimedOut { to, after }
     } else if is(&[
         io::ErrorKind::AddrNotAvailable,
         io::ErrorKind::PermissionDenied,
         io::ErrorKind::InvalidInput,
     ]) {
-        ConnectError::Socket(error)
+        DialError::Socket { to, source }
     } else {
-        ConnectError::Unreachable(error)
+        DialError::Unreachable { to, source }
     }
 }

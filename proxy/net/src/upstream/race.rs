@@ -142,14 +142,20 @@ mod tests {
     async fn a_silent_family_costs_a_quarter_of_a_second() {
         let (found, took, begun) = run(&["[::1]:1", "127.0.0.1:2"]).await;
         assert_eq!((found, begun), (Some(Ok(2)), vec![1, 2]));
-        assert!(took >= Duration::from_millis(350) && took < Duration::from_secs(10), "{took:?}");
+        assert!(took >= STAGGER + Duration::from_millis(100), "{took:?}");
     }
 
     #[tokio::test]
     async fn one_that_fails_makes_room_at_once() {
-        let (found, took, begun) = run(&["[::1]:3", "127.0.0.1:2"]).await;
-        assert_eq!((found, begun), (Some(Ok(2)), vec![3, 2]));
-        assert!(took < STAGGER, "{took:?}");
+        // On a busy machine one of many is quick; of none that waits for its turn.
+        for _ in 0..50 {
+            let (found, took, begun) = run(&["[::1]:3", "127.0.0.1:2"]).await;
+            assert_eq!((found, begun), (Some(Ok(2)), vec![3, 2]));
+            if took < STAGGER {
+                return;
+            }
+        }
+        panic!("the second never began before its turn");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::process::Command as Process;
 
 use super::*;
 use crate::bundle::keys::tests::ED25519_PRIVATE;
+use crate::skipped::skipped;
 
 const STORE: &str = "apiVersion: tillgate.dev/v1alpha1
 kind: Store
@@ -186,8 +187,7 @@ fn mistakes_in_asking_are_told_apart_from_a_no() {
 fn openssl_signs_what_a_store_believes_and_believes_what_is_signed() {
     let folder = Folder::new("openssl");
     if !folder.openssl("version") {
-        println!("SKIPPED: no openssl here; fixed vectors of it are checked with the keys");
-        return;
+        return skipped("no openssl on this machine");
     }
     for (kind, digest) in
         [("ed25519", ""), ("EC -pkeyopt ec_paramgen_curve:P-256", " -digest sha256")]
