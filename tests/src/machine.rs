@@ -1,6 +1,6 @@
 //! A machine in a bad state, for a program that a test starts: its clock shows another time, the
-//! power goes at a point of the test's choice, or the disk can only be read. Nothing of it is in the
-//! product: it is what the C library answers, and what the kernel permits.
+//! power goes at a point of the test's choice, or the disk can only be read. Nothing of it is in
+//! the product: it is what the C library answers, and what the kernel permits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -115,15 +115,16 @@ pub fn sets_clock_ahead(command: &mut Command, seconds: i64) -> bool {
 
 /// Lets `command` be killed (SIGKILL) when it has changed the disk as the names in `at` say, one
 /// after the other: `before` the last of them, `after` it, or `inside` of its bytes. A name is that
-/// of what is renamed to (`current`, `lkg`, `state.json`), `bundles` for a bundle, or `begun` for the
-/// folder that a bundle is written into. Whether that can be done here: it takes a C compiler.
+/// of what is renamed to (`current`, `lkg`, `state.json`), `bundles` for a bundle, or `begun` for
+/// the folder that a bundle is written into. Whether that can be done here: it takes a C compiler.
 pub fn dies(command: &mut Command, when: &str, at: &str) -> bool {
     let Some(shim) = shim() else { return false };
     command.env("LD_PRELOAD", shim).env("TEST_DIES", when).env("TEST_DIES_AT", at);
     true
 }
 
-/// The same by so many seconds as the file `ahead` says at each moment; it must be an absolute path.
+/// Lets the wall clock be ahead by as many seconds as the file `ahead` (an absolute path) says at
+/// each moment.
 pub fn follows_clock_of(command: &mut Command, ahead: &Path) -> bool {
     let Some(shim) = shim() else { return false };
     command.env("LD_PRELOAD", shim).env("TEST_CLOCK_AHEAD", ahead);

@@ -434,15 +434,6 @@ impl Gate {
         honoured.map(|one| &one.name).collect()
     }
 
-    /// Whether an Override suspends anything that it names, now by such a clock.
-    pub fn honours(&self, one: &Override, clock: Clock, now: Timestamp) -> bool {
-        let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
-        let mut freezes = self.freezes.iter().filter(named);
-        let windows = !one.windows.is_empty() && one.signed.suffices(None);
-        let enough = |freeze: &Freeze| one.signed.suffices(freeze.approvals.as_ref());
-        one.counts(clock, now) && (windows || freezes.any(enough))
-    }
-
     /// When `rollout` may change `within` a stretch of time, as windows and freezes have it:
     /// rings, ramps and overrides are not looked at.
     pub fn open_times(&self, rollout: &Rollout, within: Interval) -> Vec<Interval> {

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Gate;
+use super::{Clock, Freeze, Gate, Override};
+use crate::civil::Timestamp;
 
 /// A signature in a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +128,15 @@ impl Gate {
             wrong.extend(signed.wrong().map(|one| (document.clone(), one)));
         }
         wrong
+    }
+
+    /// Whether an Override suspends anything that it names, now by such a clock.
+    pub fn honours(&self, one: &Override, clock: Clock, now: Timestamp) -> bool {
+        let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
+        let mut freezes = self.freezes.iter().filter(named);
+        let windows = !one.windows.is_empty() && one.signed.suffices(None);
+        let enough = |freeze: &Freeze| one.signed.suffices(freeze.approvals.as_ref());
+        one.counts(clock, now) && (windows || freezes.any(enough))
     }
 
     /// Whether somebody has signed something in it.

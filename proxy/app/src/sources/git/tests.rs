@@ -1,5 +1,5 @@
-//! Real repositories, over `file://`, made with the real `git`. Whole fetches over https and ssh are
-//! in `tests/tests/policy_git.rs`.
+//! Real repositories, over `file://`, made with the real `git`. Whole fetches over https and ssh
+//! are in `tests/tests/policy_git.rs`.
 
 use std::fs;
 use std::net::TcpListener;
