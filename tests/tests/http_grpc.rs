@@ -162,7 +162,7 @@ fn the_smaller_deadline_counts() {
     let mut client = h2::Client::connect(gateway.http);
     let answer = client.ask(call("/s/Never", "m", &[("grpc-timeout", "200m")]));
     assert_eq!(status(&answer).1, "4", "{answer:?}");
-    let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "300m")]));
+    let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "1S")]));
     let trailers = answer.trailers.expect("a status in trailers");
     assert_eq!(trailers["grpc-status"], "4");
     assert!(answer.complete);
@@ -181,19 +181,19 @@ fn a_deadline_is_exact_after_the_answer_has_begun() {
     });
     // Connections are looked at every five seconds.
     let gateway = Gateway::start(store(origin.address).build());
-    let deadline = Duration::from_millis(300);
+    let deadline = Duration::from_secs(1);
     let took = || {
         let mut client = h2::Client::connect(gateway.http);
         let began = tillgate_tests::now();
-        let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "300m")]));
+        let answer = client.ask(call("/s/Begin", "m", &[("grpc-timeout", "1S")]));
         let took = began.elapsed();
         assert_eq!(answer.trailers.expect("a status in trailers")["grpc-status"], "4");
         assert!(took >= deadline, "{took:?}");
         took
     };
-    // On a busy machine one of ten is; of none that waits for a look.
-    let took: Vec<_> = std::iter::repeat_with(took).take(10).collect();
-    assert!(took.iter().any(|took| *took < Duration::from_millis(2_500)), "{took:?}");
+    // On a busy machine one of some is; of none that waits for a look.
+    let took: Vec<_> = std::iter::repeat_with(took).take(4).collect();
+    assert!(took.iter().any(|took| *took < Duration::from_secs(4)), "{took:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -232,7 +232,7 @@ impl Bound {
         self.gateway.listeners.shown().iter().for_each(Listening::say);
         let Self { gateway, mut orders, cpus } = self;
         let lines = drive_lines(&gateway)?;
-        let calendar = follow_calendar(&gateway)?;
+        let calendar = gateway.follow_calendar()?;
         let admin_orders = orders.pop().ok_or(io::ErrorKind::InvalidInput)?;
         let workers = spawn_workers(&gateway, orders, &cpus)?;
         threads::release_start_code();
@@ -286,16 +286,6 @@ fn drive_lines(gateway: &Arc<Gateway>) -> io::Result<oneshot::Sender<()>> {
             let _: Result<(), _> = ended.await;
         });
     })?;
-    Ok(over)
-}
-
-/// Starts the thread that looks at windows and freezes, until what is returned is dropped.
-fn follow_calendar(gateway: &Arc<Gateway>) -> io::Result<mpsc::Sender<()>> {
-    let (over, ended) = mpsc::channel();
-    let gateway = Arc::clone(gateway);
-    thread::Builder::new()
-        .name("calendar".into())
-        .spawn(move || gateway.follow_calendar(&ended))?;
     Ok(over)
 }
 

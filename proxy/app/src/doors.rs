@@ -6,9 +6,11 @@
 //! for the next opening delays nobody. Only what begins is asked about: a download or a tunnel goes
 //! on past the end of its window.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -217,15 +219,23 @@ impl Running {
 }
 
 impl Gateway {
-    /// Looks at windows and freezes until the other end of `over` is dropped: on a thread of its
-    /// own, because the search for an opening through many documents takes long for whoever waits,
-    /// and a resolver that hangs must not keep a freeze from beginning.
-    pub(crate) fn follow_calendar(&self, over: &Receiver<()>) {
-        while over.recv_timeout(CALENDAR_EVERY) == Err(RecvTimeoutError::Timeout) {
-            if catch_unwind(AssertUnwindSafe(|| self.look_at_calendar())).is_err() {
-                self.metrics.panics.inc();
+    /// Looks at windows and freezes until what is returned is dropped: on a thread of its own,
+    /// because the search for an opening through many documents takes long for whoever waits, and a
+    /// resolver that hangs must not keep a freeze from beginning.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub(crate) fn follow_calendar(self: &Arc<Self>) -> io::Result<Sender<()>> {
+        let (over, ended) = channel();
+        let gateway = Arc::clone(self);
+        thread::Builder::new().name("calendar".into()).spawn(move || {
+            while ended.recv_timeout(CALENDAR_EVERY) == Err(RecvTimeoutError::Timeout) {
+                if catch_unwind(AssertUnwindSafe(|| gateway.look_at_calendar())).is_err() {
+                    gateway.metrics.panics.inc();
+                }
             }
-        }
+        })?;
+        Ok(over)
     }
 
     /// See [`Doors::look`].
