@@ -33,6 +33,11 @@ const LINE_STORE: &str = "line-store";
 const LINE_CLOUD: &str = "line-cloud";
 const CLOUD_DEVICE: &str = "cloud0";
 
+/// What every kernel has and lets a namespace choose. BBR, the default of some, has four packets
+/// under way for 200 ms every ten seconds (PROBE_RTT) on every connection, whether anything fails
+/// or not, and keeps half as much again in front of the line: both would be charged to the proxy.
+pub const RENO: &str = "reno";
+
 /// TX checksum, scatter-gather, TSO, UFO, GSO, GRO, RX checksum: with these off, a packet socket
 /// sees real packets of at most 1,514 bytes with valid checksums.
 const OFFLOADS: [u32; 7] = [0x17, 0x19, 0x1f, 0x22, 0x24, 0x2c, 0x15];

@@ -22,14 +22,10 @@ use crate::process::{PROXY_LOG, Process, Scratch};
 use crate::stats::{real, whole};
 use crate::sys::{self, NANOS_PER_SEC, Nanos};
 use crate::system::ENTRY;
-use crate::testbed::Testbed;
+use crate::testbed::{RENO, Testbed};
 
 /// A service takes longer to boot than a proxy.
 const BOOT: Duration = Duration::from_secs(1);
-/// What every kernel has and lets a namespace choose. BBR, the default of some, has four packets
-/// under way for 200 ms every ten seconds (PROBE_RTT), on every connection and whether anything
-/// fails or not; calls that share one connection would be charged to the failover for it.
-const CONGESTION_CONTROL: &str = "reno";
 /// Every packet.
 const ALL_LOST: u64 = 1_000_000;
 
@@ -66,7 +62,7 @@ pub(super) fn play(scene: &Scene, terms: &Terms, all_stand: &Barrier) -> Result<
 
 impl<'a> Stage<'a> {
     fn set_up(scene: &'a Scene, terms: &'a Terms) -> Result<Self> {
-        let bed = Testbed::build(terms.line.line(), Some(CONGESTION_CONTROL))?;
+        let bed = Testbed::build(terms.line.line(), Some(RENO))?;
         let scratch = Scratch::new()?;
         let names = (scene.fault == Fault::DnsGone).then(Names::start).transpose()?;
         let mut cloud = Replica::start(Tier::Cloud, &bed, &scratch, Duration::ZERO)?;

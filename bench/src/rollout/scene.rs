@@ -24,7 +24,7 @@ use crate::rivals::Rival;
 use crate::stats::{Quantiles, real};
 use crate::sys;
 use crate::system::{self, ADMIN, ENTRY};
-use crate::testbed::Testbed;
+use crate::testbed::{RENO, Testbed};
 
 /// Nothing passes: every packet is lost.
 const ALL_PPM: u64 = 1_000_000;
@@ -136,7 +136,7 @@ pub(super) struct Figures {
 
 /// Builds everything, plays, takes it down.
 pub(super) fn play(programs: &Programs, order: &Order) -> Result<Figures> {
-    let bed = Testbed::build(order.line.line(), None)?;
+    let bed = Testbed::build(order.line.line(), Some(RENO))?;
     let scratch = Scratch::new()?;
     let folder = scratch.path().join("image");
     let bytes = image::write(&folder, order.bytes, 47)?;
