@@ -14,6 +14,7 @@ pub mod follower;
 pub mod frames;
 pub mod fuzz;
 pub mod gateway;
+pub mod git;
 pub mod h2;
 pub mod hammer;
 pub mod machine;

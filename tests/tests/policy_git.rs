@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{answers, condition, shown, start};
+use tillgate_tests::git;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, policy};
 use tillgate_tests::tls::{Authority, Volume, Wants, accept, server};
@@ -25,8 +26,7 @@ struct Repository(PathBuf);
 impl Repository {
     /// `None` where there is no git, which is said aloud.
     fn new(folder: &Path) -> Option<Self> {
-        if Command::new("git").arg("--version").output().is_err() {
-            skipped("no git on this machine");
+        if !git::is_there() {
             return None;
         }
         let path = folder.join("fleet");
@@ -39,12 +39,7 @@ impl Repository {
     }
 
     fn git(&self, arguments: &[&str]) -> String {
-        let mut git = Command::new("git");
-        git.args(["-c", "user.name=Ann", "-c", "user.email=ann@chain.example"]);
-        git.args(["-c", "commit.gpgsign=false"]).args(arguments).current_dir(&self.0);
-        let output = git.output().expect("git runs");
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        git::run(&self.0, arguments)
     }
 
     /// Commits `text` as the policy; the commit.

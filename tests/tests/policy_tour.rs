@@ -7,16 +7,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{shown, start};
+use tillgate_tests::git;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, route};
-use tillgate_tests::{eventually, now, skipped};
+use tillgate_tests::{eventually, now};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -91,7 +91,7 @@ impl Tour {
         };
         let programs = STORES.into_iter().map(boot).collect();
         let (seen, published) = (String::new(), now());
-        let mut tour = Self { chain, origin, programs, seen, sequence: 0, published };
+        let tour = Self { chain, origin, programs, seen, sequence: 0, published };
         for (name, text) in [
             ("bundle.yaml", BUNDLE.to_owned()),
             ("stores.yaml", stores()),
@@ -117,14 +117,8 @@ impl Tour {
         self.seen.push('\n');
     }
 
-    fn git(&mut self, arguments: &[&str]) -> String {
-        let mut git = Command::new("git");
-        git.current_dir(self.chain.folder.join("policy")).args(["-c", "user.name=Ann"]);
-        git.args(["-c", "user.email=ann@chain.example", "-c", "commit.gpgsign=false"]);
-        let output = git.args(arguments).output().expect("git runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        said
+    fn git(&self, arguments: &[&str]) -> String {
+        git::run(&self.chain.folder.join("policy"), arguments)
     }
 
     /// Runs a command of `tillgate`; its exit code.
@@ -272,8 +266,7 @@ fn says(store: &Value, kind: &str, part: &str) -> bool {
 
 #[test]
 fn an_edit_in_git_reaches_the_stores_and_a_bad_one_does_not() {
-    if Command::new("git").arg("--version").output().is_err() {
-        skipped("no git on this machine");
+    if !git::is_there() {
         return;
     }
     let mut tour = Tour::begin();
