@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tillgate_core::link::LinkSpec;
 use tillgate_core::schedule::quantum;
-use tillgate_core::share::{Claim, water_fill, water_fill_lending};
+use tillgate_core::share::{Claim, water_fill_lending};
 use tillgate_core::units::{BitRate, Direction, MSS, PerDirection, SEGMENT_OVERHEAD, wire_bytes};
-use tillgate_core::window::demand::{Want, claim_of};
+use tillgate_core::window::demand::{Bound, SendShares, Want, claim_of, claim_up_of};
 use tillgate_core::window::{RTT_UNKNOWN, WindowFlow, WindowLine, window_for, window_sum_max};
 
 use super::slots::Slot;
@@ -133,15 +133,19 @@ impl State {
         let active = self.active(Direction::Up, now);
         let rates = self.send_rates(link, &active);
         let line = link.up.line().shaped;
+        let shares: Vec<Option<SendShares>> = (0..self.slots.len())
+            .map(|slot| {
+                let peers = active.iter().filter(|flow| flow.class == slot);
+                let wants: Vec<Want> = peers.map(|flow| flow.want).collect();
+                (!wants.is_empty()).then(|| SendShares::new(rates[slot], &wants))
+            })
+            .collect();
         for entry in self.connections.values() {
             let slot = entry.shared.slot.load(Ordering::Relaxed);
-            let peers = active.iter().filter(|flow| flow.class == slot).count();
-            let share = if self.slots.get(slot).critical {
-                BitRate::default()
-            } else if peers == 0 {
-                line
-            } else {
-                rates[slot].scale(1, u64::try_from(peers).unwrap_or(u64::MAX))
+            let share = match shares[slot] {
+                _ if self.slots.get(slot).critical => BitRate::default(),
+                Some(shares) => shares.of(entry.demand.up.want(now)),
+                None => line,
             };
             let pacing = match share.bits_per_second() {
                 0 => 0,
@@ -171,32 +175,38 @@ impl State {
             .collect()
     }
 
-    /// What each class gets of the uplink now: bulk that waits for grants, or has just begun,
-    /// wants everything, the others what they used lately.
-    fn send_rates(&self, link: &Link, active: &[WindowFlow]) -> Vec<BitRate> {
-        let hungry = |flow: &WindowFlow| !matches!(flow.want, Want::Rate(_));
-        let wants_all = |slot: usize| active.iter().any(|flow| flow.class == slot && hungry(flow));
-        let wanted = |slot| if wants_all(slot) { None } else { Some(BitRate::default()) };
-        water_fill(link.up.line().shaped, &self.claims(Direction::Up, link, wanted))
+    /// What each class gets of the uplink now.
+    fn send_rates(&self, link: &Link, flows: &[WindowFlow]) -> Vec<BitRate> {
+        self.class_rates(Direction::Up, link, flows, |slot| claim_up_of(slot, flows))
     }
 
-    /// What each class gets of the downlink now. What nobody claims is lent to those that receive
-    /// something: a flow that is about to want more finds its window open.
+    /// What each class gets of the downlink now.
     fn receive_rates(&self, link: &Link, flows: &[WindowFlow], line: WindowLine) -> Vec<BitRate> {
-        let wanted = |slot| claim_of(slot, flows, line);
-        let claims = self.claims(Direction::Down, link, wanted);
-        let capacity = link.down.line().capacity;
+        self.class_rates(Direction::Down, link, flows, |slot| claim_of(slot, flows, line))
+    }
+
+    /// What each class gets now that wants what `wanted` says. What nobody claims is lent to those
+    /// that move something: a flow that is about to want more finds its bound open.
+    fn class_rates(
+        &self,
+        direction: Direction,
+        link: &Link,
+        flows: &[WindowFlow],
+        wanted: impl Fn(usize) -> Option<BitRate>,
+    ) -> Vec<BitRate> {
+        let line = link.direction(direction).line();
+        let claims = self.claims(direction, link, wanted);
         let borrows = |slot: usize| flows.iter().any(|flow| flow.class == slot);
         let ceilings: Vec<BitRate> = self
             .slots
             .iter()
             .enumerate()
             .map(|(slot, class)| match borrows(slot) {
-                true => self.slots.ceiling(class).down.of(capacity),
+                true => self.slots.ceiling(class).get(direction).of(line.capacity),
                 false => BitRate::default(),
             })
             .collect();
-        water_fill_lending(link.down.line().shaped, &claims, &ceilings)
+        water_fill_lending(line.shaped, &claims, &ceilings)
     }
 
     /// The claims of all classes: what they used lately, or what `wanted` says where that is more
@@ -232,11 +242,11 @@ impl Entry {
         now: Instant,
     ) -> u64 {
         let total = self.shared.moved.get(direction).load(Ordering::Relaxed);
-        let (seen, active_until, demand, window) = match direction {
-            Direction::Up => (&mut self.seen.up, &mut self.active_until.up, &mut self.demand.up, 0),
+        let bound = self.bound(direction);
+        let (seen, active_until, demand) = match direction {
+            Direction::Up => (&mut self.seen.up, &mut self.active_until.up, &mut self.demand.up),
             Direction::Down => {
-                let window = self.shared.window.load(Ordering::Relaxed);
-                (&mut self.seen.down, &mut self.active_until.down, &mut self.demand.down, window)
+                (&mut self.seen.down, &mut self.active_until.down, &mut self.demand.down)
             }
         };
         if total != *seen || waits {
@@ -245,14 +255,24 @@ impl Entry {
             }
             *active_until = now + ACTIVE_FOR;
         }
-        if waits {
-            demand.waits(now);
-        }
+        demand.look(waits, now);
         let Some(period) = period else { return 0 };
         let moved = total.saturating_sub(*seen);
         *seen = total;
-        demand.moved(moved, period, window, line, now);
+        demand.moved(moved, period, bound, line, now);
         moved
+    }
+
+    /// What bounds it in `direction`; nothing does in a critical class.
+    fn bound(&self, direction: Direction) -> Bound {
+        let (bound, of): (_, fn(u64) -> Bound) = match direction {
+            Direction::Up => (&self.shared.pacing, Bound::Pacing),
+            Direction::Down => (&self.shared.window, Bound::Window),
+        };
+        match bound.load(Ordering::Relaxed) {
+            0 => Bound::Nothing,
+            bytes => of(bytes),
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use crate::window::{WindowAllocator, WindowPlan};
 
 /// How often the shell looks.
 const TICK: Duration = Duration::from_millis(100);
+/// The bound of a flow that has shown nothing.
+const LEAST: Bound = Bound::Window(WINDOW_MIN);
 
 #[expect(clippy::disallowed_methods, reason = "no other way to make an instant; used as zero")]
 fn epoch() -> Instant {
@@ -19,12 +21,12 @@ fn line(mbit: u64) -> WindowLine {
     WindowLine { rate: BitRate::from_mbit(mbit), rtt, ack_wait: Duration::ZERO }
 }
 
-/// A flow that moved `bytes` in each of `ticks` ticks with `window`, and when that ended.
-fn looked_at(bytes: u64, window: u64, ticks: u32) -> (Demand, Instant) {
+/// A flow that moved `bytes` in each of `ticks` ticks within `bound`, and when that ended.
+fn looked_at(bytes: u64, bound: Bound, ticks: u32) -> (Demand, Instant) {
     let start = epoch();
     let mut demand = Demand::new(start);
     for tick in 1..=ticks {
-        demand.moved(bytes, TICK, window, line(20), start + TICK * tick);
+        demand.moved(bytes, TICK, bound, line(20), start + TICK * tick);
     }
     (demand, start + TICK * ticks)
 }
@@ -44,22 +46,70 @@ fn a_flow_that_just_began_claims_the_least_window() {
 fn who_waits_wants_everything_for_a_second() {
     let now = epoch();
     let mut demand = Demand::new(now);
-    demand.waits(now);
-    assert_eq!(demand.want(now + HUNGRY_FOR - TICK), Want::All);
-    assert_eq!(demand.want(now + HUNGRY_FOR), Want::Rate(BitRate::default()));
+    demand.look(true, now);
+    let again = now + TICK;
+    demand.look(true, again);
+    assert_eq!(demand.want(again + HUNGRY_FOR - TICK), Want::All);
+    assert_eq!(demand.want(again + HUNGRY_FOR), Want::Rate(BitRate::default()));
+}
+
+#[test]
+fn who_waits_at_one_look_and_not_at_the_next_wants_what_it_uses() {
+    let start = epoch();
+    let mut demand = Demand::new(start);
+    for tick in 1..100u32 {
+        let now = start + TICK * tick;
+        demand.look(!tick.is_multiple_of(2), now);
+        // A look in between because something else changed says no more.
+        demand.look(!tick.is_multiple_of(2), now + TICK / 10);
+        assert_ne!(demand.want(now + TICK / 10), Want::All, "at {tick}");
+    }
+}
+
+#[test]
+fn who_sends_what_it_may_wants_everything() {
+    let rate = 60_000;
+    let (full, now) = looked_at(rate / 10, Bound::Pacing(rate), 3);
+    assert_eq!(full.want(now), Want::All);
+    let (less, now) = looked_at(rate / 10 * 7 / 10, Bound::Pacing(rate), 40);
+    assert!(matches!(less.want(now), Want::Rate(_)), "{less:?}");
+}
+
+#[test]
+fn what_a_small_sender_leaves_is_sent_by_the_others_and_they_stay_within_their_class() {
+    let rate = BitRate::from_mbit(10);
+    let little = Want::Rate(BitRate::from_bits_per_second(100_000));
+    let shares = SendShares::new(rate, &[Want::All, Want::All, little, Want::New]);
+    // A quarter is the newcomer's, twice what it uses the small one's.
+    assert_eq!(shares.of(Want::All).bits_per_second(), (10_000_000 - 2_500_000 - 200_000) / 2);
+    assert_eq!(shares.of(little), rate.scale(1, 4));
+    let alone = SendShares::new(rate, &[little]);
+    assert_eq!(alone.of(little), rate);
+    let equal = SendShares::new(rate, &[Want::All, Want::All]);
+    assert_eq!(equal.of(Want::All), rate.scale(1, 2));
+}
+
+#[test]
+fn a_class_that_wants_little_claims_little_of_the_uplink() {
+    let flow = |want| WindowFlow { key: 0, class: 1, rtt: None, busy_for: TICK, want };
+    let rate = BitRate::from_mbit(1);
+    assert_eq!(claim_up_of(1, &[flow(Want::New)]), Some(BitRate::default()));
+    assert_eq!(claim_up_of(1, &[flow(Want::New), flow(Want::Rate(rate))]), Some(rate.scale(2, 1)));
+    assert_eq!(claim_up_of(1, &[flow(Want::Rate(rate)), flow(Want::All)]), None);
+    assert_eq!(claim_up_of(0, &[flow(Want::All)]), Some(BitRate::default()));
 }
 
 #[test]
 fn who_fills_its_window_wants_everything_and_who_does_not_wants_what_it_uses() {
     let window = 20_000;
     // A round trip is 40 ms and the loaded one at most 55, so a full window is 36 KB in a tick.
-    let (full, now) = looked_at(2 * window, window, 3);
+    let (full, now) = looked_at(2 * window, Bound::Window(window), 3);
     assert_eq!(full.want(now), Want::All);
-    let (half, now) = looked_at(window, window, 40);
+    let (half, now) = looked_at(window, Bound::Window(window), 40);
     let Want::Rate(rate) = half.want(now) else { panic!("{half:?}") };
     let real = wire_bytes(window, 0) * 8 * 10;
     assert!((real * 95 / 100..=real).contains(&rate.bits_per_second()), "{rate:?} of {real}");
-    let (unbounded, now) = looked_at(2 * window, 0, 40);
+    let (unbounded, now) = looked_at(2 * window, Bound::Nothing, 40);
     assert!(matches!(unbounded.want(now), Want::Rate(_)), "no window of ours held it back");
 }
 
@@ -67,10 +117,10 @@ fn who_fills_its_window_wants_everything_and_who_does_not_wants_what_it_uses() {
 fn who_fills_the_least_window_once_may_have_more() {
     let start = epoch();
     let mut demand = Demand::new(start);
-    demand.moved(WINDOW_MIN, TICK * 10, WINDOW_MIN, line(20), start + TICK * 10);
+    demand.moved(WINDOW_MIN, TICK * 10, LEAST, line(20), start + TICK * 10);
     assert_eq!(demand.want(start + TICK * 10), Want::All);
-    let (mut demand, now) = looked_at(0, WINDOW_MIN, 10);
-    demand.moved(WINDOW_MIN / 2, TICK, WINDOW_MIN, line(20), now + TICK);
+    let (mut demand, now) = looked_at(0, LEAST, 10);
+    demand.moved(WINDOW_MIN / 2, TICK, LEAST, line(20), now + TICK);
     assert!(matches!(demand.want(now + TICK), Want::Rate(_)), "half of it says nothing");
 }
 
@@ -82,7 +132,7 @@ fn one_answer_a_second_over_a_satellite_is_no_full_window() {
     for tick in 1..100u32 {
         let now = start + TICK * tick;
         let bytes = if tick.is_multiple_of(10) { 1_200 } else { 0 };
-        demand.moved(bytes, TICK, WINDOW_MIN, far, now);
+        demand.moved(bytes, TICK, LEAST, far, now);
         assert_ne!(demand.want(now), Want::All, "at {tick}");
     }
 }
@@ -164,10 +214,8 @@ impl Store {
                 let got = wish.min(most);
                 left -= got;
                 flow.moved += got;
-                if got < wish || flow.parked {
-                    flow.demand.waits(now);
-                }
-                flow.demand.moved(got, TICK, flow.window, line, now);
+                flow.demand.look(got < wish || flow.parked, now);
+                flow.demand.moved(got, TICK, Bound::Window(flow.window), line, now);
             }
         }
         self.plan(line, now);
