@@ -145,8 +145,11 @@ fn register(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
 fn acknowledge(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
     let id = own_id(ask)?;
     let given: Acknowledgement = ask.json()?;
+    let wanted = desk.endpoint().slices(&desk.running()).for_sidecars();
     let sent = |digest: &str| lock(&desk.endpoint().past).has_sent(digest);
-    let result = lock(&desk.endpoint().instances).acknowledge(id, given, sent, clock::now());
+    let mut instances = lock(&desk.endpoint().instances);
+    let result = instances.acknowledge(id, given, &wanted, sent, clock::now());
+    drop(instances);
     desk.endpoint().show(&desk.running());
     taken(result)
 }

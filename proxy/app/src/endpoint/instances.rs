@@ -80,16 +80,24 @@ struct Instance {
     workload: Option<String>,
     version: Option<String>,
     active: Option<Arc<str>>,
-    /// The digest that it refused, and why.
-    refused: Option<(Arc<str>, Value)>,
+    refused: Option<Refusal>,
     heard: Instant,
+}
+
+/// What an instance refused.
+#[derive(Debug)]
+struct Refusal {
+    digest: Arc<str>,
+    why: Value,
+    /// It was wanted then.
+    counts: bool,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Instances {
     known: BTreeMap<Arc<str>, Instance>,
-    /// Configs that were refused, each once by each process.
+    /// Configs that were refused while they were wanted, each once by each process.
     refusals: u64,
 }
 
@@ -149,11 +157,14 @@ impl Instances {
         Ok(())
     }
 
-    /// What the instance `id` made of a config; `sent` says whether that one was ever sent.
+    /// What the instance `id` made of a config; `sent` says whether that one was ever sent. What
+    /// it says about another one than `wanted`, which it should run now, is no word on that one: a
+    /// policy must not be rolled back for what was wrong with the one before.
     pub(super) fn acknowledge(
         &mut self,
         id: &str,
         given: Acknowledgement,
+        wanted: &str,
         sent: impl Fn(&str) -> bool,
         now: Instant,
     ) -> Result<(), Refused> {
@@ -170,12 +181,16 @@ impl Instances {
             return Err(Refused::Conflict("this gateway has sent no config with that digest"));
         }
         instance.heard = now;
-        let is_known = instance.refused.as_ref().is_some_and(|(before, _)| *before == about);
-        self.refusals += u64::from(error.is_some() && !is_known);
-        instance.refused = error.map(|error| {
+        let counts = *about == *wanted;
+        let before = instance.refused.take();
+        let is_known = before.as_ref().is_some_and(|one| one.counts && one.digest == about);
+        self.refusals += u64::from(error.is_some() && counts && !is_known);
+        let refused = error.map(|error| {
             let why = json!({"code": error.code, "message": error.message, "path": error.path});
-            (Arc::clone(&about), why)
+            Refusal { digest: Arc::clone(&about), why, counts }
         });
+        // What it said about the wanted one stands until it says something else about it.
+        instance.refused = before.filter(|one| !counts && *one.digest == *wanted).or(refused);
         match (active, error) {
             (Some(active), _) => instance.active = Some(active),
             // It runs what it says that it took.
@@ -207,7 +222,7 @@ impl Instances {
             InstanceState::Stale
         } else if one.active.as_deref() == Some(wanted) {
             InstanceState::InSync
-        } else if one.refused.as_ref().is_some_and(|(digest, _)| **digest == *wanted) {
+        } else if one.refused.as_ref().is_some_and(|one| *one.digest == *wanted) {
             InstanceState::Nacked
         } else {
             InstanceState::Pending
@@ -258,8 +273,8 @@ impl Instances {
                     "version": one.version,
                     "bootId": one.boot_id,
                     "activeDigest": one.active.as_deref(),
-                    "error": one.refused.as_ref().map(|(_, why)| why),
-                    "refusedDigest": one.refused.as_ref().map(|(digest, _)| &**digest),
+                    "error": one.refused.as_ref().map(|one| &one.why),
+                    "refusedDigest": one.refused.as_ref().map(|one| &*one.digest),
                     "heardSecondsAgo": silent.as_secs(),
                     "leaseSecondsLeft": LEASE.saturating_sub(silent).as_secs(),
                 })
@@ -296,15 +311,15 @@ mod tests {
         all.register("pos-1", boot("one"), at(0)).unwrap();
         assert_eq!(state(&mut all, A, at(0)), "pending");
         let applied = json!({"digest": A, "sequence": 1, "result": "Applied"});
-        all.acknowledge("pos-1", ack(&applied), |_| true, at(1)).unwrap();
+        all.acknowledge("pos-1", ack(&applied), A, |_| true, at(1)).unwrap();
         assert_eq!(state(&mut all, A, at(1)), "in_sync");
         // Another config comes, which it cannot take; it says what it still runs.
         assert_eq!(state(&mut all, B, at(2)), "pending");
         let error = json!({"code": "LISTENER_BIND", "message": "in use"});
         let refused = json!({"digest": B, "result": "Applied", "error": error, "activeDigest": A});
-        all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
+        all.acknowledge("pos-1", ack(&refused), B, |_| true, at(3)).unwrap();
         assert_eq!(state(&mut all, B, at(3)), "nacked");
-        all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
+        all.acknowledge("pos-1", ack(&refused), B, |_| true, at(3)).unwrap();
         assert_eq!(all.refusals(), 1, "said again, it is the same refusal");
         assert_eq!(all.list(B, at(3))["instances"][0]["activeDigest"], A);
         // A lease is kept by heartbeats of the same process alone.
@@ -319,17 +334,42 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_counts_against_what_is_wanted_and_nothing_else() {
+        let now = tillgate_net::clock::now();
+        let mut all = Instances::default();
+        let error = json!({"code": "DIED", "message": "it ended this process again and again"});
+        let refused = |digest: &str| {
+            ack(&json!({"digest": digest, "result": "Rejected", "error": error}))
+        };
+        all.register("pos-1", boot("two"), now).unwrap();
+        // B is there to put A right; what A did is told only now.
+        all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();
+        assert_eq!(all.refusals(), 0);
+        let shown = all.list(B, now)["instances"][0].clone();
+        assert_eq!((&shown["refusedDigest"], &shown["state"]), (&json!(A), &json!("pending")));
+        all.acknowledge("pos-1", refused(B), B, |_| true, now).unwrap();
+        assert_eq!((all.refusals(), state(&mut all, B, now)), (1, "nacked".to_owned()));
+        // A late word on A hides nothing, and B is not counted twice for it.
+        all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();
+        all.acknowledge("pos-1", refused(B), B, |_| true, now).unwrap();
+        assert_eq!((all.refusals(), state(&mut all, B, now)), (1, "nacked".to_owned()));
+        // Wanted again and refused again, A counts as well.
+        all.acknowledge("pos-1", refused(A), A, |_| true, now).unwrap();
+        assert_eq!(all.refusals(), 2);
+    }
+
+    #[test]
     fn what_nobody_registered_or_sent_is_not_acknowledged() {
         let now = tillgate_net::clock::now();
         let mut all = Instances::default();
         let applied = json!({"digest": A, "result": "Applied"});
-        let unknown = all.acknowledge("pos-1", ack(&applied), |_| true, now);
+        let unknown = all.acknowledge("pos-1", ack(&applied), A, |_| true, now);
         assert!(matches!(unknown, Err(Refused::Conflict(_))));
         all.register("pos-1", boot("one"), now).unwrap();
-        let unsent = all.acknowledge("pos-1", ack(&applied), |_| false, now);
+        let unsent = all.acknowledge("pos-1", ack(&applied), A, |_| false, now);
         assert!(matches!(unsent, Err(Refused::Conflict(_))));
         let bad = json!({"digest": "sha256:AA", "result": "Applied"});
-        let bad = all.acknowledge("pos-1", ack(&bad), |_| true, now);
+        let bad = all.acknowledge("pos-1", ack(&bad), A, |_| true, now);
         assert!(matches!(bad, Err(Refused::Malformed(_))));
     }
 
