@@ -246,6 +246,39 @@ fn a_change_wakes_who_sees_it_and_nobody_else() {
 }
 
 #[test]
+fn a_policy_that_takes_a_token_away_is_not_shown_to_it() {
+    // Gone with the token, and still there with a role that may not ask this.
+    for (name, role, status) in [("other", "viewer", 401), ("grafana", "auditor", 403)] {
+        let site = Site::new("Token");
+        write_secret(&site.files.path("other"), "other-0123456789abcdef0123456789abcdef");
+        let grafana = format!("Authorization: Bearer {TOKEN}\r\n");
+        let viewer = site.nobody();
+        let first = viewer.ask("GET", "/v1/config", &grafana, "");
+        let tag = first.header("etag").unwrap();
+        let waits = format!("{grafana}If-None-Match: {tag}\r\nPrefer: wait=120\r\n");
+        let mut held = viewer.send("GET", "/v1/config", &waits, "");
+        let mut stream = viewer.send("GET", "/v1/config/events", &grafana, "");
+        stream.head();
+        stream.read_until("\"sequence\":1}\n\n");
+        site.gateway.expect_metric("tillgate_config_poll_waiters", 1.0);
+
+        let wanted = Wanted {
+            auth: "Token",
+            has_ca: true,
+            tokens: &[(name, role)],
+            hooks: &[],
+            down: "30Mbit/s",
+        };
+        let text = endpoint::policy(|file| site.files.path(file).display().to_string(), &wanted);
+        site.gateway.control.reload(compiled(&text)).unwrap();
+        refused(&held.reply(), status);
+        let rest = stream.read_until("0\r\n\r\n");
+        assert!(!rest.contains("sequence"), "{rest}");
+        site.gateway.expect_metric("tillgate_config_event_streams", 0.0);
+    }
+}
+
+#[test]
 fn events_tell_digests() {
     let site = Site::new("Token");
     let viewer = site.caller("viewer");

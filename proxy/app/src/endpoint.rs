@@ -31,6 +31,7 @@ use self::callers::Callers;
 pub use self::callers::SecretError;
 pub(crate) use self::callers::private_text;
 pub(crate) use self::explain::{here as explained, offline as explained_offline};
+use self::entrance::Pass;
 use self::gates::Gates;
 use self::hooks::Heard;
 use self::instances::Instances;
@@ -137,8 +138,8 @@ impl Endpoint {
             clock,
             gates: Mutex::default(),
         };
-        let ready = endpoint.prepare(effective)?;
-        endpoint.took(None, effective, ready);
+        endpoint.admits(endpoint.prepare(effective)?);
+        endpoint.took(None, effective);
         Ok(endpoint)
     }
 
@@ -152,9 +153,14 @@ impl Endpoint {
         Ok(Ready { callers })
     }
 
-    /// `effective` is in effect now, after the config with the digest `before`.
-    pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>, ready: Ready) {
+    /// These callers count from here on; to be said before the config that names them runs, so
+    /// that nobody sees it with what it has taken away.
+    pub(crate) fn admits(&self, ready: Ready) {
         self.callers.store(Arc::new(ready.callers));
+    }
+
+    /// `effective` is in effect now, after the config with the digest `before`.
+    pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>) {
         self.follow_audit(effective.config_endpoint());
         let is_known = |name: &Arc<str>| self.callers.load().receiver(name).is_some();
         lock(&self.heard).retain(|name, _| is_known(name));
@@ -336,6 +342,7 @@ impl Desk {
 /// A question that may be asked.
 pub(crate) struct Ask {
     head: Parts,
+    pass: Pass,
     who: Who,
     /// Values of the path.
     path: Vec<(String, String)>,

@@ -189,6 +189,7 @@ impl Gateway {
         let (found, held) = Running::wire(&effective, lines, self.failover());
         let next = Running::new(Arc::clone(&effective), found, &mut names, &self.sinks, connectors);
         let next = Arc::new(next);
+        self.endpoint.admits(ready);
         // All that requests could wait for is the board, above, and this.
         let began = clock::now();
         now.lines().reconfigure(&effective);
@@ -197,7 +198,7 @@ impl Gateway {
         self.policy_meters.took(Applying::Swap, held + began.elapsed());
         next.failover.ask(&next);
         self.resolver.keep(next.names());
-        self.endpoint.took(Some(&now.effective.digest), &effective, ready);
+        self.endpoint.took(Some(&now.effective.digest), &effective);
         self.retired.push(now);
         self.wan.cool();
         self.metrics.reloaded(Ok(&effective.digest));

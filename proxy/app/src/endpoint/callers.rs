@@ -45,6 +45,32 @@ pub enum SecretError {
 
 type Hash = [u8; SHA256_OUTPUT_LEN];
 
+/// What a caller shows: enough to find him again, whatever becomes of the callers meanwhile.
+#[derive(Clone, Debug)]
+pub(super) enum Credential {
+    /// Nothing, or nothing that could be one.
+    None,
+    Token(Hash),
+    Certificate(Arc<ClientIdentity>),
+}
+
+impl Credential {
+    /// What these headers and this certificate show. A token that is shown is what counts: a wrong
+    /// one is not made good by a certificate.
+    pub(super) fn of(headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
+        let mut shown = headers.get_all(AUTHORIZATION).iter();
+        if let Some(shown_first) = shown.next() {
+            let token = shown_first.as_bytes().split_at_checked(7);
+            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+            return match (token, shown.next()) {
+                (Some((_, token)), None) => Self::Token(hash(token.trim_ascii())),
+                _ => Self::None,
+            };
+        }
+        certificate.map_or(Self::None, |one| Self::Certificate(Arc::clone(one)))
+    }
+}
+
 /// Who asks, as far as that can be told.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -79,31 +105,21 @@ impl Callers {
         self.receivers.iter().find(|one| *one.name == *name)
     }
 
-    /// Who asks with these headers and this certificate. A token that is shown is what counts: a
-    /// wrong one is not made good by a certificate.
-    pub(super) fn find(
-        &self,
-        headers: &HeaderMap,
-        certificate: Option<&Arc<ClientIdentity>>,
-    ) -> Asker {
-        let mut shown = headers.get_all(AUTHORIZATION).iter();
-        if let Some(shown_first) = shown.next() {
-            let token = shown_first.as_bytes().split_at_checked(7);
-            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-            return match (token, shown.next()) {
-                (Some((_, token)), None) => self.token(token),
-                _ => Asker::Nobody,
-            };
+    /// Who it is that shows this.
+    pub(super) fn find(&self, credential: &Credential) -> Asker {
+        match credential {
+            Credential::None => Asker::Nobody,
+            Credential::Token(shown) => self.token(shown),
+            Credential::Certificate(identity) => {
+                Who::of_certificate(identity).map_or(Asker::Stranger, Asker::Known)
+            }
         }
-        let Some(certificate) = certificate else { return Asker::Nobody };
-        Who::of_certificate(certificate).map_or(Asker::Stranger, Asker::Known)
     }
 
-    fn token(&self, shown: &[u8]) -> Asker {
-        let shown = hash(shown.trim_ascii());
+    fn token(&self, shown: &Hash) -> Asker {
         let mut found = None;
         for (known, who) in &self.tokens {
-            if verify_slices_are_equal(known, &shown).is_ok() {
+            if verify_slices_are_equal(known, shown).is_ok() {
                 found = Some(who);
             }
         }
@@ -209,7 +225,7 @@ mod tests {
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            match callers.find(&headers, certificate) {
+            match callers.find(&Credential::of(&headers, certificate)) {
                 Asker::Known(who) => who.actor.to_string(),
                 Asker::Stranger => "stranger".to_owned(),
                 Asker::Nobody => "nobody".to_owned(),

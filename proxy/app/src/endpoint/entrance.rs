@@ -24,7 +24,7 @@ use tillgate_net::drain::Phase;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Answered;
 
-use super::callers::Asker;
+use super::callers::{Asker, Credential};
 use super::problem::Problem;
 use super::routes::{self, Access, JSON, JSON_V1, Op, ROUTES, Route, Takes};
 use super::{Ask, Desk, answers, stopping};
@@ -102,7 +102,8 @@ async fn admit(
     let (mut head, body) = request.into_parts();
     let arrived = head.extensions.remove::<Arrived>();
     let certificate = arrived.as_ref().and_then(|arrived| arrived.certificate.as_ref());
-    let who = allowed(desk, route, &head, certificate)?;
+    let pass = Pass::of(route, &head.headers, certificate);
+    let who = pass.who(desk)?;
     let is_probe = route.access == Access::Everyone || route.op == Op::Metrics;
     if !is_probe && desk.gateway.drain.phase() != Phase::Open {
         return Err(stopping());
@@ -122,7 +123,7 @@ async fn admit(
         Some(takes) => read(takes, &head, body).await?,
     };
     drop(reads);
-    let ask = Ask { head, who, path: values, body };
+    let ask = Ask { head, pass, who, path: values, body };
     answers::answer(desk, route.op, ask, arrived.map(|arrived| arrived.flow)).await
 }
 
@@ -131,30 +132,42 @@ fn busy() -> Problem {
     Problem::later(StatusCode::TOO_MANY_REQUESTS, 5, detail)
 }
 
-/// Who asks, if they may.
-fn allowed(
-    desk: &Desk,
-    route: &Route,
-    head: &Parts,
-    certificate: Option<&Arc<ClientIdentity>>,
-) -> Result<Who, Problem> {
-    let wanted = match route.access {
-        Access::Everyone | Access::Signature => {
+/// What a caller came in with. Who waits is asked for it again: what a policy takes away from a
+/// caller is taken away before he sees that policy.
+#[derive(Clone, Debug)]
+pub(super) struct Pass {
+    credential: Credential,
+    /// What the route wants; `None` where everyone may ask.
+    wanted: Option<Roles>,
+}
+
+impl Pass {
+    fn of(route: &Route, headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
+        let wanted = match route.access {
+            Access::Everyone | Access::Signature => None,
+            Access::AnyRole => Some(Roles::of(&tillgate_core::endpoint::Role::ALL)),
+            Access::Roles(roles) => Some(roles),
+        };
+        Self { credential: Credential::of(headers, certificate), wanted }
+    }
+
+    /// Who asks, if they may now.
+    pub(super) fn who(&self, desk: &Desk) -> Result<Who, Problem> {
+        let Some(wanted) = self.wanted else {
             let (actor, name) = ("anyone".into(), "anyone".into());
             return Ok(Who { actor, name, roles: Roles::NONE, workload: None });
-        }
-        Access::AnyRole => Roles::of(&tillgate_core::endpoint::Role::ALL),
-        Access::Roles(roles) => roles,
-    };
-    match desk.endpoint().callers.load().find(&head.headers, certificate) {
-        Asker::Nobody => Err(Problem::unknown_caller()),
-        Asker::Stranger => Err(Problem::forbidden(
-            "the certificate names no role: it needs a name such as `URI:tillgate://viewer/anna`",
-        )),
-        Asker::Known(who) if who.roles.meets(wanted) => Ok(who),
-        Asker::Known(_) => {
-            let names: Vec<&str> = wanted.iter().map(|role| role.name()).collect();
-            Err(Problem::forbidden(format!("only {} may ask this", names.join(" or "))))
+        };
+        match desk.endpoint().callers.load().find(&self.credential) {
+            Asker::Nobody => Err(Problem::unknown_caller()),
+            Asker::Stranger => Err(Problem::forbidden(
+                "the certificate names no role: it needs a name such as \
+                 `URI:tillgate://viewer/anna`",
+            )),
+            Asker::Known(who) if who.roles.meets(wanted) => Ok(who),
+            Asker::Known(_) => {
+                let names: Vec<&str> = wanted.iter().map(|role| role.name()).collect();
+                Err(Problem::forbidden(format!("only {} may ask this", names.join(" or "))))
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
+use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
 use super::{Ask, Desk, lock};
@@ -222,20 +223,27 @@ fn has(known: &str, digest: &str) -> bool {
     })
 }
 
+/// What the caller may see of what runs now. Whether he still is one is asked last: the callers of
+/// a config count before it runs.
+fn seen(desk: &Desk, pass: &Pass, wanted: &Wanted) -> Result<(Arc<Slices>, Arc<Shown>), Problem> {
+    let slices = desk.endpoint().slices(desk.running().as_ref());
+    let shown = slices.of(&pass.who(desk)?, wanted.narrowed);
+    Ok((slices, shown))
+}
+
 /// Answers at once, or when there is something new, or when the time is over.
 pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
     let wanted = Wanted::of(desk, &ask)?;
-    let who = ask.who;
+    let pass = ask.pass;
     // A head keeps the buffer that it was read into, 8 KiB of each caller who waits.
-    drop((ask.head, ask.body, ask.path));
+    drop((ask.head, ask.who, ask.body, ask.path));
     let mut news = desk.endpoint().news();
-    let first = desk.endpoint().slices(desk.running().as_ref());
+    let (first, shown) = seen(desk, &pass, &wanted)?;
     if first.is_minimal {
         // A sidecar that has a config keeps it, whatever became of the gateway's.
         let detail = "this gateway has no policy yet: ask again";
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail));
     }
-    let shown = first.of(&who, wanted.narrowed);
     let Some(wait) = wanted.wait.filter(|_| has(&wanted.known, &shown.digest)) else {
         return Ok(answer(&first, &shown, &wanted));
     };
@@ -254,15 +262,13 @@ pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
     loop {
         tokio::select! {
             changed = news.changed() => {
-                let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&who, wanted.narrowed);
+                let (slices, shown) = seen(desk, &pass, &wanted)?;
                 if changed.is_err() || !has(&wanted.known, &shown.digest) {
                     return Ok(answer(&slices, &shown, &wanted));
                 }
             }
             () = &mut until => {
-                let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&who, wanted.narrowed);
+                let (slices, shown) = seen(desk, &pass, &wanted)?;
                 return Ok(answer(&slices, &shown, &wanted));
             }
             () = desk.gateway.drain.reached(Phase::Draining) => return Err(super::stopping()),
