@@ -15,7 +15,9 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
+use tillgate_net::clock::Floor;
 use tillgate_net::mirror::our_user;
+use tillgate_net::tls;
 
 use super::hooks::Receiver;
 use crate::disk::read_open;
@@ -105,11 +107,13 @@ impl Callers {
         self.receivers.iter().find(|one| *one.name == *name)
     }
 
-    /// Who it is that shows this.
-    pub(super) fn find(&self, credential: &Credential) -> Asker {
+    /// Who it is that shows this; `floor` has the time.
+    pub(super) fn find(&self, credential: &Credential, floor: &Floor) -> Asker {
         match credential {
             Credential::None => Asker::Nobody,
             Credential::Token(shown) => self.token(shown),
+            // It may have ended since its connection began.
+            Credential::Certificate(identity) if !tls::counts(identity, floor) => Asker::Nobody,
             Credential::Certificate(identity) => {
                 Who::of_certificate(identity).map_or(Asker::Stranger, Asker::Known)
             }
@@ -218,14 +222,16 @@ mod tests {
         let callers = Callers { tokens, receivers: Vec::new() };
         let certificate = Arc::new(ClientIdentity {
             sans: vec!["URI:tillgate://operator/otto".into()],
-            fingerprint: "".into(),
+            not_after: 4_102_444_800,
+            ..ClientIdentity::default()
         });
+        let floor = Floor::default();
         let ask = |values: &[&str], certificate| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            match callers.find(&Credential::of(&headers, certificate)) {
+            match callers.find(&Credential::of(&headers, certificate), &floor) {
                 Asker::Known(who) => who.actor.to_string(),
                 Asker::Stranger => "stranger".to_owned(),
                 Asker::Nobody => "nobody".to_owned(),
@@ -240,6 +246,11 @@ mod tests {
             assert_eq!(ask(&[wrong], Some(&certificate)), "nobody", "{wrong}");
         }
         assert_eq!(ask(&[&bearer, &bearer], Some(&certificate)), "nobody");
-        assert_eq!(ask(&[], Some(&Arc::default())), "stranger");
+        let nameless = ClientIdentity { not_after: 4_102_444_800, ..ClientIdentity::default() };
+        assert_eq!(ask(&[], Some(&Arc::new(nameless))), "stranger");
+        floor.set(4_102_444_800);
+        assert_eq!(ask(&[], Some(&certificate)), "certificate:otto", "it is its last second");
+        floor.set(4_102_444_801);
+        assert_eq!(ask(&[], Some(&certificate)), "nobody", "it has ended");
     }
 }

@@ -157,7 +157,8 @@ impl Pass {
             let (actor, name) = ("anyone".into(), "anyone".into());
             return Ok(Who { actor, name, roles: Roles::NONE, workload: None });
         };
-        match desk.endpoint().callers.load().find(&self.credential) {
+        let floor = desk.gateway.tls.floor();
+        match desk.endpoint().callers.load().find(&self.credential, floor) {
             Asker::Nobody => Err(Problem::unknown_caller()),
             Asker::Stranger => Err(Problem::forbidden(
                 "the certificate names no role: it needs a name such as \
