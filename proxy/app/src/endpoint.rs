@@ -18,7 +18,7 @@ use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
-use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_core::endpoint::Who;
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
@@ -66,6 +66,8 @@ mod problem;
 mod revisions;
 pub(crate) mod routes;
 mod slices;
+#[cfg(test)]
+mod tests;
 
 /// Policies that are looked at at the same time; each may take a processor for a second.
 const CHECKS: usize = 1;
@@ -231,19 +233,12 @@ impl Endpoint {
     }
 
     /// Takes secrets that have changed; what cannot be used leaves the old ones. Reads files.
-    pub(crate) fn check_files(&self, spec: Option<&EndpointSpec>) {
-        let Some(spec) = spec else { return };
+    pub(crate) fn check_files(&self) {
+        let before = self.callers.load_full();
+        let Some(spec) = &before.spec else { return };
         let wrong = match Callers::read(spec) {
             Ok(callers) => {
-                if callers != **self.callers.load() {
-                    self.callers.store(Arc::new(callers));
-                    tracing::info!("secrets of the config endpoint were exchanged");
-                    self.record(Record {
-                        action: Action::KeyRotated,
-                        actor: "policy".to_owned(),
-                        fields: Vec::new(),
-                    });
-                }
+                self.exchange(&before, callers);
                 None
             }
             Err(error) => Some(crate::send::explain(&error)),
@@ -255,6 +250,22 @@ impl Endpoint {
             tracing::error!("the old secrets of the config endpoint still count: {wrong}");
         }
         *said = wrong;
+    }
+
+    /// Puts `fresh` in the place of `before`, unless a config has brought others meanwhile: those
+    /// were read later, and may be of other files.
+    fn exchange(&self, before: &Arc<Callers>, fresh: Callers) {
+        if fresh == **before
+            || !Arc::ptr_eq(&self.callers.compare_and_swap(before, Arc::new(fresh)), before)
+        {
+            return;
+        }
+        tracing::info!("secrets of the config endpoint were exchanged");
+        self.record(Record {
+            action: Action::KeyRotated,
+            actor: "policy".to_owned(),
+            fields: Vec::new(),
+        });
     }
 
     /// Brings what a scrape shows up to date.

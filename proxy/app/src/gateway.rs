@@ -352,8 +352,8 @@ impl Gateway {
             let gateway = Arc::clone(&self);
             let look = move || {
                 gateway.tls.check_files();
+                gateway.endpoint.check_files();
                 let running = gateway.running();
-                gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
                 gateway.endpoint.watch_gates(&gateway);
                 gateway.endpoint.check_audit();

@@ -86,6 +86,8 @@ pub(super) enum Asker {
 /// The tokens that count.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Callers {
+    /// What says so.
+    pub(super) spec: Option<EndpointSpec>,
     tokens: Vec<(Hash, Who)>,
     receivers: Vec<Receiver>,
 }
@@ -99,7 +101,7 @@ impl Callers {
         };
         let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
         let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
-        Ok(Self { tokens, receivers })
+        Ok(Self { spec: Some(spec.clone()), tokens, receivers })
     }
 
     /// The receiver of webhooks called `name`.
@@ -219,7 +221,7 @@ mod tests {
         let roles = Roles::of(&[Role::Viewer]);
         let who = Who { actor: "token:t".into(), name: "t".into(), roles, workload: None };
         let tokens = vec![(hash(token.as_bytes()), who)];
-        let callers = Callers { tokens, receivers: Vec::new() };
+        let callers = Callers { tokens, ..Callers::default() };
         let certificate = Arc::new(ClientIdentity {
             sans: vec!["URI:tillgate://operator/otto".into()],
             not_after: 4_102_444_800,

@@ -1,0 +1,66 @@
+//! Callers who change while somebody looks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use tillgate_net::clock::Floor;
+use tillgate_net::metrics::PolicyMeters;
+
+use super::callers::{Asker, Credential};
+use super::*;
+
+fn store(folder: &Path) -> Arc<Effective> {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let text = format!(
+        "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: store-0412}}\n\
+         spec:\n  timeZone: Europe/Oslo\n  links:\n    \
+         - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}\n  gateway:\n    \
+         configEndpoint:\n      listen: 127.0.0.1:0\n      clientAuth: Token\n      \
+         certificate: {{certFile: {}, keyFile: {}}}\n      auditDirectory: {}\n      \
+         tokens: [{{name: grafana, roles: [viewer], file: {}}}]\n",
+        at("tls.crt"),
+        at("tls.key"),
+        at("audit"),
+        at("token")
+    );
+    Arc::new(tillgate_config::load_text("store.yaml", &text).unwrap())
+}
+
+#[test]
+fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = |number: usize| format!("{number:032}");
+    let write = |number: usize| {
+        let path = folder.path().join("token");
+        fs::write(&path, token(number)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write(1);
+    let (metrics, effective) = (Metrics::new("0"), store(folder.path()));
+    let clock = StoreClock::new(PolicyMeters::register(&metrics), Arc::default());
+    let endpoint = Endpoint::new(&metrics, &effective, Arc::new(clock)).unwrap();
+    let known = || -> Vec<usize> {
+        let is_known = |number: &usize| {
+            let shown = format!("Bearer {}", token(*number)).parse().unwrap();
+            let shown = Credential::of(&HeaderMap::from_iter([(AUTHORIZATION, shown)]), None);
+            let found = endpoint.callers.load().find(&shown, &Floor::default());
+            matches!(found, Asker::Known(_))
+        };
+        (1..5).filter(is_known).collect()
+    };
+    assert_eq!(known(), [1]);
+    let before = endpoint.callers.load_full();
+    write(2);
+    let read = Callers::read(before.spec.as_ref().unwrap()).unwrap();
+    // A reload is quicker than whoever has read that.
+    write(3);
+    endpoint.admits(endpoint.prepare(&effective).unwrap());
+    endpoint.exchange(&before, read);
+    assert_eq!(known(), [3]);
+    write(4);
+    endpoint.check_files();
+    assert_eq!(known(), [4]);
+}
