@@ -179,7 +179,9 @@ fn an_order_that_a_restart_would_undo_is_not_called_done() {
     fs::create_dir_all(memory.join("in the way")).unwrap();
     let put = || store.ask("operator", "PUT", "/v1/pin", "If-Match: *\r\n", &hold(json!({})));
     let body = hold(json!({"to": "previous"}));
-    refused(&put(), 503, "cannot be written");
+    let unwritten = put();
+    refused(&unwritten, 503, "cannot be written");
+    assert_eq!(unwritten.header("retry-after"), Some("60"));
     refused(&store.ask("operator", "POST", "/v1/rollback", "", &body), 503, "a restart undoes it");
     store.applied(7);
     fs::remove_dir_all(&memory).unwrap();
