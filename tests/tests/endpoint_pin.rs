@@ -190,6 +190,28 @@ fn an_order_that_a_restart_would_undo_is_not_called_done() {
 }
 
 #[test]
+fn what_runs_from_memory_alone_is_shown_and_can_be_kept() {
+    let store = store("unkept");
+    let bundles = store.chain.state().join("bundles");
+    let _ = fs::remove_dir_all(&bundles);
+    fs::write(&bundles, "no folder").unwrap();
+    store.put(7, "a.example");
+    store.applied(7);
+    let conditions = store.shown()["conditions"].to_string();
+    assert!(conditions.contains("a restart loses it"), "{conditions}");
+    let shown = store.get("/v1/revisions/current");
+    assert_eq!(shown["manifest"]["sequence"], 7, "{shown}");
+    let bundle = shown["bundle"].as_str().unwrap();
+    assert_eq!(store.get(&format!("/v1/revisions/{bundle}"))["digest"], shown["digest"]);
+    assert_eq!(store.get("/v1/revisions/current/diff/current")["changes"], json!([]));
+    let body = hold(json!({"digest": "current"}));
+    let pinned = store.ask("operator", "PUT", "/v1/pin", "If-Match: *\r\n", &body);
+    assert_eq!(pinned.status, 200, "{}", pinned.text());
+    let back = hold(json!({"to": "current"}));
+    refused(&store.ask("operator", "POST", "/v1/rollback", "", &back), 409, "runs already");
+}
+
+#[test]
 fn the_past_is_that_of_the_disk_and_what_is_gone_is_known_as_such() {
     let mut store = store("past");
     store.good(7, "a.example");
