@@ -84,6 +84,13 @@ struct Instance {
     heard: Instant,
 }
 
+impl Instance {
+    /// Whether its lease has not ended.
+    fn lives(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) < LEASE
+    }
+}
+
 /// What an instance refused.
 #[derive(Debug)]
 struct Refusal {
@@ -131,9 +138,7 @@ impl Instances {
         let active = given.active_digest.as_deref().map(digest).transpose()?;
         self.forget(now);
         let known = self.known.get(id);
-        let other = known.is_some_and(|one| {
-            one.boot_id != given.boot_id && now.saturating_duration_since(one.heard) < LEASE
-        });
+        let other = known.is_some_and(|one| one.boot_id != given.boot_id && one.lives(now));
         if other {
             return Err(Refused::Conflict(
                 "another process has this id and its lease has not ended: wait for it, or take \
@@ -141,7 +146,7 @@ impl Instances {
             ));
         }
         if known.is_none() && self.known.len() >= INSTANCES_MAX {
-            return Err(Refused::Full);
+            self.forget_one(now)?;
         }
         let same = self.known.remove(id).filter(|one| one.boot_id == given.boot_id);
         let (before, refused) = same.map_or((None, None), |one| (one.active, one.refused));
@@ -202,9 +207,7 @@ impl Instances {
 
     /// What the living instance `id` says that it stands beside.
     pub(super) fn workload(&self, id: &str, now: Instant) -> Option<String> {
-        let one = self.known.get(id)?;
-        let lives = now.saturating_duration_since(one.heard) < LEASE;
-        one.workload.clone().filter(|_| lives)
+        self.known.get(id).filter(|one| one.lives(now))?.workload.clone()
     }
 
     /// How often a config was refused; only grows.
@@ -217,8 +220,17 @@ impl Instances {
         self.known.retain(|_, one| now.saturating_duration_since(one.heard) < REMEMBERED);
     }
 
+    /// Who lives goes before who is only remembered: the one that was silent longest is gone, if
+    /// its lease is over.
+    fn forget_one(&mut self, now: Instant) -> Result<(), Refused> {
+        let oldest = self.known.iter().min_by_key(|(_, one)| one.heard);
+        let oldest = oldest.filter(|(_, one)| !one.lives(now)).map(|(id, _)| Arc::clone(id));
+        self.known.remove(&oldest.ok_or(Refused::Full)?);
+        Ok(())
+    }
+
     fn state(one: &Instance, wanted: &str, now: Instant) -> InstanceState {
-        if now.saturating_duration_since(one.heard) >= LEASE {
+        if !one.lives(now) {
             InstanceState::Stale
         } else if one.active.as_deref() == Some(wanted) {
             InstanceState::InSync
@@ -382,7 +394,14 @@ mod tests {
         }
         assert_eq!(all.register("one-more", boot("one"), now), Err(Refused::Full));
         all.register("pos-0", boot("one"), now).unwrap();
-        let later = now + REMEMBERED;
+        // One dies, and the next one need not wait until it is forgotten.
+        let later = now + LEASE;
+        for index in 1..INSTANCES_MAX {
+            all.register(&format!("pos-{index}"), boot("one"), now + LEASE / 2).unwrap();
+        }
         all.register("one-more", boot("one"), later).unwrap();
+        assert_eq!(all.register("two-more", boot("one"), later), Err(Refused::Full));
+        let shown = all.list(A, later)["instances"].to_string();
+        assert!(!shown.contains("\"pos-0\"") && shown.contains("\"pos-1\""));
     }
 }
