@@ -179,7 +179,7 @@ impl Instances {
         check(error.map(|error| &error.code))?;
         check(error.map(|error| &error.message))?;
         check(error.and_then(|error| error.path.as_ref()))?;
-        let Some(instance) = self.known.get_mut(id) else {
+        let Some(instance) = self.known.get_mut(id).filter(|one| one.lives(now)) else {
             return Err(Refused::Conflict("the instance has no lease: register it first"));
         };
         if !sent(&about) {
@@ -232,10 +232,11 @@ impl Instances {
     fn state(one: &Instance, wanted: &str, now: Instant) -> InstanceState {
         if !one.lives(now) {
             InstanceState::Stale
+        } else if one.refused.as_ref().is_some_and(|one| *one.digest == *wanted) {
+            // Whatever it calls active: an error is a refusal.
+            InstanceState::Nacked
         } else if one.active.as_deref() == Some(wanted) {
             InstanceState::InSync
-        } else if one.refused.as_ref().is_some_and(|one| *one.digest == *wanted) {
-            InstanceState::Nacked
         } else {
             InstanceState::Pending
         }
@@ -340,6 +341,10 @@ mod tests {
         all.register("pos-1", boot("one"), at(5)).unwrap();
         assert_eq!(state(&mut all, B, at(64)), "nacked");
         assert_eq!(state(&mut all, B, at(65)), "stale");
+        // Its lease is over, and no word but a registration begins another one.
+        let late = all.acknowledge("pos-1", ack(&applied), B, |_| true, at(65));
+        assert!(matches!(late, Err(Refused::Conflict(_))));
+        assert_eq!(state(&mut all, B, at(65)), "stale");
         all.register("pos-1", boot("two"), at(65)).unwrap();
         assert_eq!(state(&mut all, B, at(65)), "pending");
         assert_eq!(all.list(B, at(65 + 3600))["instances"], json!([]));
@@ -365,6 +370,11 @@ mod tests {
         all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();
         all.acknowledge("pos-1", refused(B), B, |_| true, now).unwrap();
         assert_eq!((all.refusals(), state(&mut all, B, now)), (1, "nacked".to_owned()));
+        // An error is a refusal, whatever the instance calls active.
+        let mut both = refused(B);
+        both.active_digest = Some(B.to_owned());
+        all.acknowledge("pos-1", both, B, |_| true, now).unwrap();
+        assert_eq!(state(&mut all, B, now), "nacked");
         // Wanted again and refused again, A counts as well.
         all.acknowledge("pos-1", refused(A), A, |_| true, now).unwrap();
         assert_eq!(all.refusals(), 2);
