@@ -164,6 +164,16 @@ fn who_asks_wrongly_is_told_why() {
     let (first, media) = versioned(1);
     assert_eq!((first.status, first.header("content-type")), (200, Some(&*media)));
     refused(&versioned(2).0, 406);
+    for (accept, wanted) in [
+        (format!("{media}, text/plain"), &*media),
+        (format!("application/json;q=0.5, {media}"), &media),
+        (format!("application/json, {media};q=0.5"), "application/json"),
+        (format!("{media};q=0, */*"), "application/json"),
+        ("*/*".to_owned(), "application/json"),
+    ] {
+        let reply = viewer.ask("GET", "/v1/config", &format!("Accept: {accept}\r\n"), "");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some(wanted)), "{accept}");
+    }
     for accept in ["*/*", "application/*", "text/html, application/json;q=0.1"] {
         let reply = viewer.ask("GET", "/v1/status", &format!("Accept: {accept}\r\n"), "");
         assert_eq!(reply.status, 200, "{accept}");

@@ -44,6 +44,7 @@ use crate::gateway::Gateway;
 use crate::telemetry::Recent;
 use crate::wall::StoreClock;
 
+mod accept;
 mod answers;
 mod asked;
 pub(crate) mod audit;

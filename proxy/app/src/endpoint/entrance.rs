@@ -13,7 +13,7 @@ use axum::extract::{MatchedPath, RawPathParams, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
@@ -24,6 +24,7 @@ use tillgate_net::drain::Phase;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Answered;
 
+use super::accept::taken;
 use super::callers::{Asker, Credential};
 use super::problem::Problem;
 use super::routes::{self, Access, JSON, JSON_V1, Op, ROUTES, Route, Takes};
@@ -181,31 +182,10 @@ fn offered(route: &Route) -> String {
 
 /// Whether the caller takes what the route sends. Refusals are sent to everybody.
 fn answers_with(route: &Route, headers: &HeaderMap) -> bool {
-    let mut accepts = headers.get_all(ACCEPT).iter().peekable();
-    if accepts.peek().is_none() {
-        return true;
-    }
     let mut sent = route.answers.iter().filter_map(|(_, media)| *media).peekable();
-    if sent.peek().is_none() {
-        return true;
-    }
-    let sent: Vec<&str> = sent
-        .flat_map(|media| if media == JSON { vec![JSON, JSON_V1] } else { vec![media] })
-        .collect();
-    accepts.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|one| {
-        let mut parts = one.split(';').map(str::trim);
-        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused = parts
-            .any(|part| part.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0)));
-        let fits = |media: &&str| {
-            range == "*/*"
-                || range == **media
-                || range
-                    .strip_suffix("/*")
-                    .is_some_and(|kind| media.split('/').next() == Some(kind))
-        };
-        !refused && sent.iter().any(fits)
-    })
+    let is_taken = |media: &str| taken(headers, media).weight > 0.0;
+    sent.peek().is_none()
+        || sent.any(|media| is_taken(media) || (media == JSON && is_taken(JSON_V1)))
 }
 
 /// The body, if it is of a type that is understood and not too long.

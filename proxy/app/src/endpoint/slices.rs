@@ -14,7 +14,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
     VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -24,6 +24,7 @@ use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
+use super::accept::taken;
 use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
@@ -126,10 +127,7 @@ impl Wanted {
             narrowed: None,
             packed: takes_gzip(headers),
             known: texts(headers, IF_NONE_MATCH).collect::<Vec<_>>().join(",").into(),
-            versioned: headers
-                .get_all(ACCEPT)
-                .iter()
-                .any(|one| one.as_bytes() == JSON_V1.as_bytes()),
+            versioned: versioned(headers),
         };
         for (name, value) in ask.query()? {
             match &*name {
@@ -199,6 +197,13 @@ fn preferred(headers: &HeaderMap) -> Option<Duration> {
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))
     })?;
     seconds(wait).ok()
+}
+
+/// Whether the caller asks for the version of the shape: by its name, and no less gladly than
+/// without.
+fn versioned(headers: &HeaderMap) -> bool {
+    let (v1, plain) = (taken(headers, JSON_V1), taken(headers, JSON));
+    v1.weight > plain.weight || (v1.is_named && v1.weight > 0.0 && v1.weight == plain.weight)
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
