@@ -102,15 +102,13 @@ pub(crate) fn started(gateway: &Gateway) -> Response {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    scrape(&gateway)
+    scrape(&gateway).unwrap_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// All instruments.
-pub(crate) fn scrape(gateway: &Gateway) -> Response {
-    match gateway.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+/// All instruments, if they can be written.
+pub(crate) fn scrape(gateway: &Gateway) -> Option<Response> {
+    let text = gateway.metrics.encode().ok()?;
+    Some(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
 async fn show_status(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {

@@ -67,7 +67,8 @@ pub(super) async fn answer(
             Ok(admin::ready(&desk.gateway, is_verbose))
         }
         Op::Started => Ok(admin::started(&desk.gateway)),
-        Op::Metrics => Ok(admin::scrape(&desk.gateway)),
+        Op::Metrics => admin::scrape(&desk.gateway)
+            .ok_or_else(|| Problem::internal("the metrics could not be written")),
     }
 }
 

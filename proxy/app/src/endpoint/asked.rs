@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
@@ -120,7 +120,10 @@ pub(super) async fn records(desk: &Desk, ask: &Ask) -> Result<Response, Problem>
             let detail = format!("the audit log cannot be read: {error}");
             return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 60, detail));
         }
-        Err(_) => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+        Err(_) => {
+            let detail = "the audit log could not be read; the log of the process says why";
+            return Err(Problem::internal(detail));
+        }
     };
     let mut answer = Response::new(Body::from(records));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));

@@ -68,6 +68,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// 500: it is our fault.
+    pub(crate) fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
     /// 429 or 503: another time.
     pub(crate) fn later(status: StatusCode, seconds: u64, detail: impl Into<String>) -> Self {
         Self::new(status, detail).with(RETRY_AFTER, HeaderValue::from(seconds))

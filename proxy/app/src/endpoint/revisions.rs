@@ -43,7 +43,7 @@ pub(super) async fn list(desk: &Arc<Desk>) -> Result<Value, Problem> {
     let listed = tokio::task::spawn_blocking(move || listed(&office)).await;
     listed.map_err(|_| {
         let detail = "the past could not be looked at; the log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+        Problem::internal(detail)
     })
 }
 
