@@ -230,6 +230,30 @@ fn a_slice_is_what_the_caller_may_see() {
 }
 
 #[test]
+fn probes_say_what_was_looked_at() {
+    let site = Site::new("Token");
+    let nobody = site.nobody();
+    for (path, checks) in [
+        ("/livez", &["ping"][..]),
+        ("/readyz", &["traffic", "workers", "memory"]),
+        ("/startupz", &["workers"]),
+    ] {
+        let verbose = format!("{path}?verbose");
+        for (plain, told) in [
+            (nobody.get(path), nobody.get(&verbose)),
+            (site.gateway.admin(path), site.gateway.admin(&verbose)),
+        ] {
+            assert_eq!((plain.status, &*plain.text()), (200, "ok\n"));
+            let text = told.text();
+            let found: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("[+]")?.strip_suffix(" ok")).collect();
+            assert_eq!((told.status, &*found), (200, checks), "{text}");
+            assert!(text.ends_with(&format!("{} check passed\n", &path[1..])), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_change_wakes_who_sees_it_and_nobody_else() {
     let site = Site::new("Token");
     let (viewer, sidecar) = (site.caller("viewer"), site.caller("sidecar"));

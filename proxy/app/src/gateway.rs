@@ -331,17 +331,19 @@ impl Gateway {
         self.serving.load(Ordering::Acquire) >= self.workers
     }
 
+    /// What says whether it should get traffic now, each with why not, if so.
+    pub(crate) fn checks(&self) -> [(&'static str, Option<&'static str>); 3] {
+        let drains = self.drain.phase() != Phase::Open;
+        [
+            ("traffic", drains.then_some("draining")),
+            ("workers", (!self.has_started()).then_some("starting")),
+            ("memory", (!self.memory().admits(Rank::HIGHEST)).then_some("out of buffer memory")),
+        ]
+    }
+
     /// Why it should get no traffic now, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        if self.drain.phase() != Phase::Open {
-            Some("draining")
-        } else if self.serving.load(Ordering::Acquire) < self.workers {
-            Some("starting")
-        } else if !self.memory().admits(Rank::HIGHEST) {
-            Some("out of buffer memory")
-        } else {
-            None
-        }
+        self.checks().into_iter().find_map(|(_, why)| why)
     }
 
     /// Takes certificate files that have changed, until aborted. A file system may hang, so files

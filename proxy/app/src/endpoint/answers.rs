@@ -61,15 +61,16 @@ pub(super) async fn answer(
         Op::Overrides => Ok(document(&overrides(desk))),
         Op::Schema => schema_of(&ask),
         Op::OpenApi => Ok(lasting(&ask, openapi::document().to_string())),
-        Op::Live => Ok("ok\n".into_response()),
-        Op::Ready => {
-            let is_verbose = ask.query()?.iter().any(|(name, _)| name == "verbose");
-            Ok(admin::ready(&desk.gateway, is_verbose))
-        }
-        Op::Started => Ok(admin::started(&desk.gateway)),
+        Op::Live => Ok(admin::live(is_verbose(&ask))),
+        Op::Ready => Ok(admin::ready(&desk.gateway, is_verbose(&ask))),
+        Op::Started => Ok(admin::started(&desk.gateway, is_verbose(&ask))),
         Op::Metrics => admin::scrape(&desk.gateway)
             .ok_or_else(|| Problem::internal("the metrics could not be written")),
     }
+}
+
+fn is_verbose(ask: &Ask) -> bool {
+    admin::is_verbose(ask.head.uri.query())
 }
 
 /// A JSON document.
