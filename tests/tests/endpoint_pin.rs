@@ -34,7 +34,7 @@ fn hold(more: Value) -> String {
 }
 
 fn tag(store: &Operated) -> String {
-    let shown = store.ask("viewer", "GET", "/v1/pin", "", "");
+    let shown = store.ask("operator", "GET", "/v1/pin", "", "");
     format!("If-Match: {}\r\n", shown.header("etag").expect("a tag"))
 }
 
@@ -251,14 +251,14 @@ fn a_person_pins_and_goes_back_from_the_command_line() {
     let store = store("held");
     store.good(7, "a.example");
     store.good(8, "b.example");
-    assert_eq!(store.command("viewer", &["pin"]).stdout, "not pinned\n");
+    assert_eq!(store.command("operator", &["pin"]).stdout, "not pinned\n");
     let why = ["--reason", "a busy evening", "--ticket", "CHG-2", "--for", "2h"];
     let pin: Vec<&str> = ["pin"].into_iter().chain(why).collect();
     let refused = store.command("viewer", &pin);
     assert!(refused.code == 2 && refused.stderr.contains("403"), "{refused:?}");
     let pinned = store.command("operator", &pin);
     assert_eq!(pinned.code, 0, "{pinned:?}");
-    let line = store.command("viewer", &["pin"]).stdout;
+    let line = store.command("operator", &["pin"]).stdout;
     assert!(line.starts_with("pinned to sha256:") && line.contains("(CHG-2)"), "{line}");
     let status = store.command("viewer", &["status"]);
     assert!(status.stdout.contains(&line), "{status:?}");
