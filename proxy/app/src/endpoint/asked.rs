@@ -14,7 +14,8 @@ use serde_json::json;
 use tillgate_net::clock;
 
 use super::audit::{Action, Record};
-use super::hooks::Then;
+use super::callers::Callers;
+use super::hooks::{Receiver, Then};
 use super::problem::Problem;
 use super::routes::{JSON, NDJSON};
 use super::{Ask, Desk, audit, lock};
@@ -46,12 +47,16 @@ pub(super) fn accepted(id: Option<&str>) -> Response {
     answer
 }
 
+/// The receiver of webhooks called `name`.
+pub(super) fn receiver<'a>(callers: &'a Callers, name: &str) -> Result<&'a Receiver, Problem> {
+    callers.receiver(name).ok_or_else(|| Problem::absent("no receiver has this name"))
+}
+
 /// `POST /v1/hooks/{receiver}`.
 pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
     let name = ask.part("receiver");
     let callers = desk.endpoint().callers.load();
-    let receiver = callers.receiver(name);
-    let receiver = receiver.ok_or_else(|| Problem::absent("no receiver has this name"))?;
+    let receiver = receiver(&callers, name)?;
     if !receiver.believes(&ask.head.headers, &ask.body) {
         forged(desk, name);
         return Err(Problem::new(

@@ -28,7 +28,7 @@ use super::accept::taken;
 use super::callers::{Asker, Credential};
 use super::problem::Problem;
 use super::routes::{self, Access, JSON, JSON_V1, Op, ROUTES, Route, Takes};
-use super::{Ask, Desk, answers, stopping};
+use super::{Ask, Desk, answers, asked, stopping};
 
 /// A body is a few kibibytes from a machine of the same store.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -116,7 +116,12 @@ async fn admit(
         ));
     }
     let reads = match route.access {
-        Access::Signature => Some(desk.endpoint().hooks.try_acquire().map_err(|_| busy())?),
+        Access::Signature => {
+            // Nobody's secret could be meant, so nothing is read.
+            let name = values.first().map_or("", |(_, name)| name);
+            asked::receiver(&desk.endpoint().callers.load(), name)?;
+            Some(desk.endpoint().hooks.try_acquire().map_err(|_| busy())?)
+        }
         Access::Everyone | Access::AnyRole | Access::Roles(_) => None,
     };
     let body = match &route.takes {
