@@ -30,7 +30,7 @@ pub(super) async fn answer(
     flow: Option<InFlight>,
 ) -> Result<Response, Problem> {
     match op {
-        Op::Config => slices::show(desk, ask).await.map(|it| revisions::stamp(desk, it)),
+        Op::Config => slices::show(desk, ask).await,
         Op::Events => events::open(desk, &ask, flow),
         Op::Register => register(desk, &ask),
         Op::Acknowledge => acknowledge(desk, &ask),

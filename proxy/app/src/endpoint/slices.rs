@@ -28,7 +28,7 @@ use super::accept::taken;
 use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
-use super::{Ask, Desk, lock};
+use super::{Ask, Desk, lock, revisions};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
 const WAIT_MAX: Duration = Duration::from_secs(300);
@@ -250,7 +250,7 @@ pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail));
     }
     let Some(wait) = wanted.wait.filter(|_| has(&wanted.known, &shown.digest)) else {
-        return Ok(answer(&first, &shown, &wanted));
+        return Ok(answer(desk, &first, &shown, &wanted));
     };
     let meters = &desk.endpoint().meters;
     if meters.waiters.get() >= WAITERS_MAX {
@@ -269,19 +269,19 @@ pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
             changed = news.changed() => {
                 let (slices, shown) = seen(desk, &pass, &wanted)?;
                 if changed.is_err() || !has(&wanted.known, &shown.digest) {
-                    return Ok(answer(&slices, &shown, &wanted));
+                    return Ok(answer(desk, &slices, &shown, &wanted));
                 }
             }
             () = &mut until => {
                 let (slices, shown) = seen(desk, &pass, &wanted)?;
-                return Ok(answer(&slices, &shown, &wanted));
+                return Ok(answer(desk, &slices, &shown, &wanted));
             }
             () = desk.gateway.drain.reached(Phase::Draining) => return Err(super::stopping()),
         }
     }
 }
 
-fn answer(slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
+fn answer(desk: &Desk, slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
     let tag = if wanted.packed { "-gzip" } else { "" };
     let mut answer = if has(&wanted.known, &shown.digest) {
         StatusCode::NOT_MODIFIED.into_response()
@@ -309,6 +309,7 @@ fn answer(slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
             answer.headers_mut().insert(name, value);
         }
     }
+    revisions::stamp(desk, &slices.digest, &mut answer);
     answer
 }
 

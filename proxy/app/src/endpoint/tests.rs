@@ -1,4 +1,4 @@
-//! Callers who change while somebody looks.
+//! Callers and configs that change while somebody looks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,12 +12,12 @@ use tillgate_net::metrics::PolicyMeters;
 use super::callers::{Asker, Credential};
 use super::*;
 
-fn store(folder: &Path) -> Arc<Effective> {
+fn store(folder: &Path, down: u32) -> Arc<Effective> {
     let at = |name: &str| folder.join(name).display().to_string();
     let text = format!(
         "apiVersion: tillgate.dev/v1alpha1\nkind: Store\nmetadata: {{name: store-0412}}\n\
          spec:\n  timeZone: Europe/Oslo\n  links:\n    \
-         - {{name: primary, capacity: {{up: 5Mbit/s, down: 20Mbit/s}}}}\n  gateway:\n    \
+         - {{name: primary, capacity: {{up: 5Mbit/s, down: {down}Mbit/s}}}}\n  gateway:\n    \
          configEndpoint:\n      listen: 127.0.0.1:0\n      clientAuth: Token\n      \
          certificate: {{certFile: {}, keyFile: {}}}\n      auditDirectory: {}\n      \
          tokens: [{{name: grafana, roles: [viewer], file: {}}}]\n",
@@ -39,7 +39,7 @@ fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     };
     write(1);
-    let (metrics, effective) = (Metrics::new("0"), store(folder.path()));
+    let (metrics, effective) = (Metrics::new("0"), store(folder.path(), 20));
     let clock = StoreClock::new(PolicyMeters::register(&metrics), Arc::default());
     let endpoint = Endpoint::new(&metrics, &effective, Arc::new(clock)).unwrap();
     let known = || -> Vec<usize> {
@@ -63,4 +63,23 @@ fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
     write(4);
     endpoint.check_files();
     assert_eq!(known(), [4]);
+}
+
+#[test]
+fn a_config_is_told_with_the_bundle_that_it_came_in() {
+    let bundle = |sequence: u64| Bundle {
+        digest: format!("sha256:{sequence}").into(),
+        sequence: Some(sequence),
+        revision: format!("main@sha1:{sequence}"),
+    };
+    let (old, new) = (store(Path::new("/x"), 20), store(Path::new("/x"), 30));
+    let mut past = Past::default();
+    let sequence = |past: &Past, of: &Effective| past.bundle_of(&of.digest)?.sequence;
+    past.push(&old, Some(bundle(1)), clock::wall());
+    assert_eq!((sequence(&past, &old), sequence(&past, &new)), (Some(1), None));
+    // Who was shown the old one while the new one came is told the number of the old one.
+    past.push(&new, Some(bundle(2)), clock::wall());
+    assert_eq!((sequence(&past, &old), sequence(&past, &new)), (Some(1), Some(2)));
+    past.push(&old, Some(bundle(3)), clock::wall());
+    assert_eq!((sequence(&past, &old), sequence(&past, &new)), (Some(3), Some(2)));
 }
