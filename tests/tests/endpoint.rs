@@ -198,6 +198,30 @@ fn who_asks_wrongly_is_told_why() {
 }
 
 #[test]
+fn what_is_too_long_or_too_slow_is_refused_as_a_problem() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    refused(&viewer.get(&format!("/v1/config?workload={}", "x".repeat(9000))), 414);
+    let fields: String = (0..200).map(|number| format!("X-{number}: 1\r\n")).collect();
+    refused(&viewer.ask("GET", "/v1/config", &fields, ""), 431);
+    // Its body never comes to its end.
+    let slow = "Content-Type: application/json\r\nContent-Length: 100\r\n";
+    let mut wire = site.caller("sidecar").send("PUT", "/v1/instances/pos-1", slow, "");
+    wire.send("{");
+    refused(&wire.reply(), 408);
+}
+
+#[test]
+fn a_stream_without_news_is_kept_alive() {
+    let site = Site::new("Token");
+    let mut wire = site.caller("viewer").send("GET", "/v1/config/events", "", "");
+    wire.head();
+    wire.read_until("\"sequence\":1}\n\n");
+    let beat = wire.read_until("\n\n");
+    assert!(beat.contains(": still here") && !beat.contains("data:"), "{beat}");
+}
+
+#[test]
 fn a_slice_is_what_the_caller_may_see() {
     let site = Site::new("Token");
     let (viewer, sidecar) = (site.caller("viewer"), site.caller("sidecar"));

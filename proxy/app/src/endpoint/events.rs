@@ -26,7 +26,7 @@ use super::routes::EVENTS;
 use super::{Ask, Desk, News};
 
 /// Open streams: dashboards and tools; sidecars wait with `/v1/config`.
-const STREAMS_MAX: i64 = 256;
+pub(super) const STREAMS_MAX: i64 = 256;
 
 /// Proxies and firewalls on the way forget a connection after half a minute of silence or more.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -34,7 +34,7 @@ use super::{Ask, Desk, lock, revisions};
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Callers that wait at the same time: a thousand sidecars and as many tools, 1 KiB each.
-const WAITERS_MAX: i64 = 2048;
+pub(super) const WAITERS_MAX: i64 = 2048;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");

@@ -12,6 +12,16 @@ use tillgate_net::metrics::PolicyMeters;
 use super::callers::{Asker, Credential};
 use super::*;
 
+fn token(number: usize) -> String {
+    format!("{number:032}")
+}
+
+fn write_token(folder: &Path, number: usize) {
+    let path = folder.join("token");
+    fs::write(&path, token(number)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 fn store(folder: &Path, down: u32) -> Arc<Effective> {
     let at = |name: &str| folder.join(name).display().to_string();
     let text = format!(
@@ -32,12 +42,7 @@ fn store(folder: &Path, down: u32) -> Arc<Effective> {
 #[test]
 fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let token = |number: usize| format!("{number:032}");
-    let write = |number: usize| {
-        let path = folder.path().join("token");
-        fs::write(&path, token(number)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    };
+    let write = |number| write_token(folder.path(), number);
     write(1);
     let (metrics, effective) = (Metrics::new("0"), store(folder.path(), 20));
     let clock = StoreClock::new(PolicyMeters::register(&metrics), Arc::default());
@@ -82,4 +87,39 @@ fn a_config_is_told_with_the_bundle_that_it_came_in() {
     assert_eq!((sequence(&past, &old), sequence(&past, &new)), (Some(1), Some(2)));
     past.push(&old, Some(bundle(3)), clock::wall());
     assert_eq!((sequence(&past, &old), sequence(&past, &new)), (Some(3), Some(2)));
+}
+
+#[tokio::test]
+async fn who_waits_or_listens_beyond_the_bound_is_told_when_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    write_token(folder.path(), 1);
+    let effective = store(folder.path(), 20);
+    let (gateway, _orders) = Gateway::new(effective, 1, Arc::default()).unwrap();
+    let router = entrance::router(&Arc::new(Desk { gateway: Arc::clone(&gateway) }));
+    let ask = async |path: &str, tag: &str| {
+        let request = Request::get(path)
+            .header(AUTHORIZATION, format!("Bearer {}", token(1)))
+            .header("if-none-match", tag)
+            .body(Body::empty());
+        let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
+        let header = |name| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), header("etag"), header("retry-after"))
+    };
+    let (status, tag, _) = ask("/v1/config", "").await;
+    assert_eq!(status, 200);
+    let tag = tag.unwrap();
+    let meters = &gateway.endpoint.meters;
+    for (path, gauge, most) in [
+        ("/v1/config?wait=0", &meters.waiters, slices::WAITERS_MAX),
+        ("/v1/config/events", &meters.streams, events::STREAMS_MAX),
+    ] {
+        gauge.set(most - 1);
+        assert_ne!(ask(path, &tag).await.0, 429, "{path}");
+        gauge.set(most);
+        let (status, _, seconds) = ask(path, &tag).await;
+        assert_eq!(status, 429, "{path}");
+        assert!(seconds.unwrap().parse::<u64>().unwrap() > 0);
+    }
+    // Who does not wait is answered all the same.
+    assert_eq!(ask("/v1/config", &tag).await.0, 304);
 }
