@@ -269,8 +269,10 @@ fn probes_say_what_was_looked_at() {
         ] {
             assert_eq!((plain.status, &*plain.text()), (200, "ok\n"));
             let text = told.text();
-            let found: Vec<&str> =
-                text.lines().filter_map(|line| line.strip_prefix("[+]")?.strip_suffix(" ok")).collect();
+            let found: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("[+]")?.strip_suffix(" ok"))
+                .collect();
             assert_eq!((told.status, &*found), (200, checks), "{text}");
             assert!(text.ends_with(&format!("{} check passed\n", &path[1..])), "{text}");
         }

@@ -201,7 +201,8 @@ fn a_certificate_that_ends_meets_no_rule_on_its_connection_and_is_not_taken_up_a
             let wants = Wants { identity: Some(&identity), only: Some(only), ..Wants::default() };
             let config = tls::client(&server, &wants);
             let mut wire = tls::connect(gateway.http, "pay.example", &config).ok()?.wire;
-            let is_taken = wire.try_send(GET) && wire.waits_for_more() && wire.reply().status == 200;
+            let is_taken =
+                wire.try_send(GET) && wire.waits_for_more() && wire.reply().status == 200;
             is_taken.then_some((wire, config))
         });
         let (mut wire, config) = lives.unwrap();

@@ -355,9 +355,8 @@ mod tests {
         let now = tillgate_net::clock::now();
         let mut all = Instances::default();
         let error = json!({"code": "DIED", "message": "it ended this process again and again"});
-        let refused = |digest: &str| {
-            ack(&json!({"digest": digest, "result": "Rejected", "error": error}))
-        };
+        let refused =
+            |digest: &str| ack(&json!({"digest": digest, "result": "Rejected", "error": error}));
         all.register("pos-1", boot("two"), now).unwrap();
         // B is there to put A right; what A did is told only now.
         all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();

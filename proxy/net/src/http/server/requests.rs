@@ -50,13 +50,12 @@ impl Requests<'_> {
             scheme: self.scheme,
             refused,
         };
-        match Switch::of(request, self.watch) {
-            // By HTTP/2 the field would mean nothing.
-            Switch::None if has_ended && request.version() != Version::HTTP_2 => {
-                (caller, Switch::Last)
-            }
-            switch => (caller, switch),
+        let mut switch = Switch::of(request, self.watch);
+        // By HTTP/2 the field would mean nothing.
+        if has_ended && switch == Switch::None && request.version() != Version::HTTP_2 {
+            switch = Switch::Last;
         }
+        (caller, switch)
     }
 
     /// Whether the client's certificate still counts.
