@@ -166,7 +166,7 @@ fn who_asks_wrongly_is_told_why() {
     refused(&versioned(2).0, 406);
     for (accept, wanted) in [
         (format!("{media}, text/plain"), &*media),
-        (format!("application/json;q=0.5, {media}"), &media),
+        (format!("application/json;q=0.5, {media}"), &*media),
         (format!("application/json, {media};q=0.5"), "application/json"),
         (format!("{media};q=0, */*"), "application/json"),
         ("*/*".to_owned(), "application/json"),

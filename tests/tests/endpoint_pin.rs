@@ -197,8 +197,9 @@ fn what_runs_from_memory_alone_is_shown_and_can_be_kept() {
     fs::write(&bundles, "no folder").unwrap();
     store.put(7, "a.example");
     store.applied(7);
-    let conditions = store.shown()["conditions"].to_string();
-    assert!(conditions.contains("a restart loses it"), "{conditions}");
+    eventually("that is told", || {
+        store.shown()["conditions"].to_string().contains("a restart loses it").then_some(())
+    });
     let shown = store.get("/v1/revisions/current");
     assert_eq!(shown["manifest"]["sequence"], 7, "{shown}");
     let bundle = shown["bundle"].as_str().unwrap();

@@ -228,7 +228,7 @@ mod tests {
             ..ClientIdentity::default()
         });
         let floor = Floor::default();
-        let ask = |values: &[&str], certificate| {
+        let ask = |values: &[&str], certificate: Option<&Arc<ClientIdentity>>| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());

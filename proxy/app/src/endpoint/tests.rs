@@ -103,7 +103,7 @@ async fn who_waits_or_listens_beyond_the_bound_is_told_when_to_come_back() {
             .body(Body::empty());
         let answer = router.clone().oneshot(request.unwrap()).await.unwrap();
         let header =
-            |name| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+            |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         (answer.status().as_u16(), header("etag"), header("retry-after"))
     };
     let (status, tag, _) = ask("/v1/config", "").await;
