@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -17,6 +18,7 @@ use rustls::{
     SupportedProtocolVersion, version,
 };
 use tempfile::TempDir;
+use tillgate_net::clock;
 
 use crate::wire::{Session, Wire};
 
@@ -76,6 +78,18 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.not_before = rcgen::date_time_ymd(begin.0, begin.1, begin.2);
         params.not_after = rcgen::date_time_ymd(end.0, end.1, end.2);
+        self.sign(params, names)
+    }
+
+    /// The same, no longer valid after so many seconds from now.
+    pub fn issue_for(&self, names: &[&str], seconds: u64) -> Identity {
+        let mut params = CertificateParams::default();
+        let end = Duration::from_secs(clock::wall_seconds() + seconds);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+        self.sign(params, names)
+    }
+
+    fn sign(&self, mut params: CertificateParams, names: &[&str]) -> Identity {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = names.iter().map(|name| san(name)).collect();

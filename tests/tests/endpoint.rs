@@ -164,6 +164,16 @@ fn who_asks_wrongly_is_told_why() {
     let (first, media) = versioned(1);
     assert_eq!((first.status, first.header("content-type")), (200, Some(&*media)));
     refused(&versioned(2).0, 406);
+    for (accept, wanted) in [
+        (format!("{media}, text/plain"), &*media),
+        (format!("application/json;q=0.5, {media}"), &*media),
+        (format!("application/json, {media};q=0.5"), "application/json"),
+        (format!("{media};q=0, */*"), "application/json"),
+        ("*/*".to_owned(), "application/json"),
+    ] {
+        let reply = viewer.ask("GET", "/v1/config", &format!("Accept: {accept}\r\n"), "");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some(wanted)), "{accept}");
+    }
     for accept in ["*/*", "application/*", "text/html, application/json;q=0.1"] {
         let reply = viewer.ask("GET", "/v1/status", &format!("Accept: {accept}\r\n"), "");
         assert_eq!(reply.status, 200, "{accept}");
@@ -185,6 +195,30 @@ fn who_asks_wrongly_is_told_why() {
     for wrong in ["{", "[]", r#"{"bootId":1}"#, r#"{"bootId":"a","more":1}"#, &deep] {
         refused(&sidecar.ask("PUT", "/v1/instances/pos-1", json, wrong), 400);
     }
+}
+
+#[test]
+fn what_is_too_long_or_too_slow_is_refused_as_a_problem() {
+    let site = Site::new("Token");
+    let viewer = site.caller("viewer");
+    refused(&viewer.get(&format!("/v1/config?workload={}", "x".repeat(9000))), 414);
+    let fields: String = (0..200).map(|number| format!("X-{number}: 1\r\n")).collect();
+    refused(&viewer.ask("GET", "/v1/config", &fields, ""), 431);
+    // Its body never comes to its end.
+    let slow = "Content-Type: application/json\r\nContent-Length: 100\r\n";
+    let mut wire = site.caller("sidecar").send("PUT", "/v1/instances/pos-1", slow, "");
+    wire.send("{");
+    refused(&wire.reply(), 408);
+}
+
+#[test]
+fn a_stream_without_news_is_kept_alive() {
+    let site = Site::new("Token");
+    let mut wire = site.caller("viewer").send("GET", "/v1/config/events", "", "");
+    wire.head();
+    wire.read_until("\"sequence\":1}\n\n");
+    let beat = wire.read_until("\n\n");
+    assert!(beat.contains(": still here") && !beat.contains("data:"), "{beat}");
 }
 
 #[test]
@@ -220,6 +254,32 @@ fn a_slice_is_what_the_caller_may_see() {
 }
 
 #[test]
+fn probes_say_what_was_looked_at() {
+    let site = Site::new("Token");
+    let nobody = site.nobody();
+    for (path, checks) in [
+        ("/livez", &["ping"][..]),
+        ("/readyz", &["traffic", "workers", "memory"]),
+        ("/startupz", &["workers"]),
+    ] {
+        let verbose = format!("{path}?verbose");
+        for (plain, told) in [
+            (nobody.get(path), nobody.get(&verbose)),
+            (site.gateway.admin(path), site.gateway.admin(&verbose)),
+        ] {
+            assert_eq!((plain.status, &*plain.text()), (200, "ok\n"));
+            let text = told.text();
+            let found: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("[+]")?.strip_suffix(" ok"))
+                .collect();
+            assert_eq!((told.status, &*found), (200, checks), "{text}");
+            assert!(text.ends_with(&format!("{} check passed\n", &path[1..])), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_change_wakes_who_sees_it_and_nobody_else() {
     let site = Site::new("Token");
     let (viewer, sidecar) = (site.caller("viewer"), site.caller("sidecar"));
@@ -243,6 +303,39 @@ fn a_change_wakes_who_sees_it_and_nobody_else() {
     drop(blind);
     site.gateway.expect_metric("tillgate_config_poll_waiters", 0.0);
     assert_eq!(held(&sidecar, 1).reply().status, 304, "nothing new in its time");
+}
+
+#[test]
+fn a_policy_that_takes_a_token_away_is_not_shown_to_it() {
+    // Gone with the token, and still there with a role that may not ask this.
+    for (name, role, status) in [("other", "viewer", 401), ("grafana", "auditor", 403)] {
+        let site = Site::new("Token");
+        write_secret(&site.files.path("other"), "other-0123456789abcdef0123456789abcdef");
+        let grafana = format!("Authorization: Bearer {TOKEN}\r\n");
+        let viewer = site.nobody();
+        let first = viewer.ask("GET", "/v1/config", &grafana, "");
+        let tag = first.header("etag").unwrap();
+        let waits = format!("{grafana}If-None-Match: {tag}\r\nPrefer: wait=120\r\n");
+        let mut held = viewer.send("GET", "/v1/config", &waits, "");
+        let mut stream = viewer.send("GET", "/v1/config/events", &grafana, "");
+        stream.head();
+        stream.read_until("\"sequence\":1}\n\n");
+        site.gateway.expect_metric("tillgate_config_poll_waiters", 1.0);
+
+        let wanted = Wanted {
+            auth: "Token",
+            has_ca: true,
+            tokens: &[(name, role)],
+            hooks: &[],
+            down: "30Mbit/s",
+        };
+        let text = endpoint::policy(|file| site.files.path(file).display().to_string(), &wanted);
+        site.gateway.control.reload(compiled(&text)).unwrap();
+        refused(&held.reply(), status);
+        let rest = stream.read_until("0\r\n\r\n");
+        assert!(!rest.contains("sequence"), "{rest}");
+        site.gateway.expect_metric("tillgate_config_event_streams", 0.0);
+    }
 }
 
 #[test]

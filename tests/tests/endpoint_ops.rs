@@ -241,6 +241,8 @@ fn an_operator_and_a_hook_say_look_now() {
     assert_eq!(hook("hub", forged, "{}"), 401);
     assert_eq!(hook("hub", String::new(), "{}"), 401);
     assert_eq!(hook("none", String::new(), "{}"), 404);
+    // Nothing of its body is waited for.
+    assert_eq!(hook("none", "Content-Length: 10\r\n".to_owned(), ""), 404);
     let long = &"x".repeat(64 * 1024 + 1);
     assert_eq!(hook("lab", String::new(), long), 413);
     let no_kind = site.ask("POST", "/v1/hooks/lab", "", "{}");

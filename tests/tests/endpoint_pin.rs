@@ -34,7 +34,7 @@ fn hold(more: Value) -> String {
 }
 
 fn tag(store: &Operated) -> String {
-    let shown = store.ask("viewer", "GET", "/v1/pin", "", "");
+    let shown = store.ask("operator", "GET", "/v1/pin", "", "");
     format!("If-Match: {}\r\n", shown.header("etag").expect("a tag"))
 }
 
@@ -179,12 +179,37 @@ fn an_order_that_a_restart_would_undo_is_not_called_done() {
     fs::create_dir_all(memory.join("in the way")).unwrap();
     let put = || store.ask("operator", "PUT", "/v1/pin", "If-Match: *\r\n", &hold(json!({})));
     let body = hold(json!({"to": "previous"}));
-    refused(&put(), 503, "cannot be written");
+    let unwritten = put();
+    refused(&unwritten, 503, "cannot be written");
+    assert_eq!(unwritten.header("retry-after"), Some("60"));
     refused(&store.ask("operator", "POST", "/v1/rollback", "", &body), 503, "a restart undoes it");
     store.applied(7);
     fs::remove_dir_all(&memory).unwrap();
     assert_eq!(put().status, 200);
     assert_eq!(store.ask("operator", "DELETE", "/v1/pin", "", "").status, 204);
+}
+
+#[test]
+fn what_runs_from_memory_alone_is_shown_and_can_be_kept() {
+    let store = store("unkept");
+    let bundles = store.chain.state().join("bundles");
+    let _ = fs::remove_dir_all(&bundles);
+    fs::write(&bundles, "no folder").unwrap();
+    store.put(7, "a.example");
+    store.applied(7);
+    eventually("that is told", || {
+        store.shown()["conditions"].to_string().contains("a restart loses it").then_some(())
+    });
+    let shown = store.get("/v1/revisions/current");
+    assert_eq!(shown["manifest"]["sequence"], 7, "{shown}");
+    let bundle = shown["bundle"].as_str().unwrap();
+    assert_eq!(store.get(&format!("/v1/revisions/{bundle}"))["digest"], shown["digest"]);
+    assert_eq!(store.get("/v1/revisions/current/diff/current")["changes"], json!([]));
+    let body = hold(json!({"digest": "current"}));
+    let pinned = store.ask("operator", "PUT", "/v1/pin", "If-Match: *\r\n", &body);
+    assert_eq!(pinned.status, 200, "{}", pinned.text());
+    let back = hold(json!({"to": "current"}));
+    refused(&store.ask("operator", "POST", "/v1/rollback", "", &back), 409, "runs already");
 }
 
 #[test]
@@ -227,14 +252,14 @@ fn a_person_pins_and_goes_back_from_the_command_line() {
     let store = store("held");
     store.good(7, "a.example");
     store.good(8, "b.example");
-    assert_eq!(store.command("viewer", &["pin"]).stdout, "not pinned\n");
+    assert_eq!(store.command("operator", &["pin"]).stdout, "not pinned\n");
     let why = ["--reason", "a busy evening", "--ticket", "CHG-2", "--for", "2h"];
     let pin: Vec<&str> = ["pin"].into_iter().chain(why).collect();
     let refused = store.command("viewer", &pin);
     assert!(refused.code == 2 && refused.stderr.contains("403"), "{refused:?}");
     let pinned = store.command("operator", &pin);
     assert_eq!(pinned.code, 0, "{pinned:?}");
-    let line = store.command("viewer", &["pin"]).stdout;
+    let line = store.command("operator", &["pin"]).stdout;
     assert!(line.starts_with("pinned to sha256:") && line.contains("(CHG-2)"), "{line}");
     let status = store.command("viewer", &["status"]);
     assert!(status.stdout.contains(&line), "{status:?}");

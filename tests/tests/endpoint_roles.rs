@@ -41,7 +41,7 @@ GET /v1/openapi.json: viewer sidecar operator auditor
 GET /v1/operations/{id}: viewer operator
 GET /v1/overrides: viewer operator
 DELETE /v1/pin: operator
-GET /v1/pin: viewer operator
+GET /v1/pin: operator
 PUT /v1/pin: operator
 POST /v1/plan: viewer operator
 POST /v1/reconcile: operator

@@ -214,7 +214,7 @@ fn the_data_plane_example_does_what_its_comments_say() {
     let text = fs::read_to_string(examples_dir().join("dataplane.yaml")).unwrap();
     let config = load(&text);
     let till =
-        ClientIdentity { sans: vec!["DNS:t7.tills.store.example".into()], fingerprint: "".into() };
+        ClientIdentity { sans: vec!["DNS:t7.tills.store.example".into()], ..Default::default() };
     let headers = http::HeaderMap::new();
     let meet = |host, path, query, client| {
         let method = &http::Method::GET;

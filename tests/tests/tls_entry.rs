@@ -13,7 +13,7 @@ use tillgate_tests::origin::Origin;
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Version, Volume, Wants};
 use tillgate_tests::wire::Wire;
-use tillgate_tests::{h2, now};
+use tillgate_tests::{eventually, h2, now};
 
 fn https(pairs: &[&Volume]) -> ServerTls {
     ServerTls {
@@ -187,6 +187,38 @@ fn an_optional_certificate_is_checked_where_it_is_shown() {
     assert_eq!(ask(None, "/x"), Some(404));
     assert_eq!(ask(Some(&till), "/x"), Some(200));
     assert_eq!(ask(Some(&stranger), "/open"), None, "an invalid one is no anonymous client");
+}
+
+#[test]
+fn a_certificate_that_ends_meets_no_rule_on_its_connection_and_is_not_taken_up_again() {
+    let (clients, server) = (Authority::default(), Authority::default());
+    let (gateway, _files, _origin) = with_clients(ClientAuth::Optional, &clients, &server);
+    let names = ["spiffe://store/till-7"];
+    for only in [Version::V1_2, Version::V1_3] {
+        // On a busy machine the first ones may end before they are shown.
+        let lives = (2..).find_map(|seconds| {
+            let identity = clients.issue_for(&names, seconds);
+            let wants = Wants { identity: Some(&identity), only: Some(only), ..Wants::default() };
+            let config = tls::client(&server, &wants);
+            let mut wire = tls::connect(gateway.http, "pay.example", &config).ok()?.wire;
+            let is_taken =
+                wire.try_send(GET) && wire.waits_for_more() && wire.reply().status == 200;
+            is_taken.then_some((wire, config))
+        });
+        let (mut wire, config) = lives.unwrap();
+        let last = eventually("it has ended", || {
+            wire.send(GET);
+            Some(wire.reply()).filter(|reply| reply.status != 200)
+        });
+        assert_eq!((last.status, last.header("connection")), (404, Some("close")));
+        let counted = gateway.metric(&handshakes("expired_certificate"));
+        if let Ok(again) = tls::connect(gateway.http, "pay.example", &config) {
+            assert!(again.resumed, "a whole handshake is refused before it is over");
+            let mut wire = again.wire;
+            assert!(!(wire.try_send(GET) && wire.waits_for_more()), "{only:?}");
+        }
+        gateway.expect_metric(&handshakes("expired_certificate"), counted + 1.0);
+    }
 }
 
 #[test]

@@ -6,13 +6,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::body::Incoming;
-use serde::Deserialize;
 use tillgate_net::http::server::{Caller, Handler};
 use tower::ServiceExt as _;
 
@@ -31,7 +30,7 @@ pub(crate) struct AdminEntry {
 impl AdminEntry {
     pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Self> {
         let router = Router::new()
-            .route("/livez", get(|| async { "ok\n" }))
+            .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/startupz", get(startupz))
             .route("/metrics", get(metrics))
@@ -59,58 +58,86 @@ impl Handler for AdminEntry {
     }
 }
 
-#[derive(Deserialize)]
-struct Verbose {
-    verbose: Option<String>,
+/// Whether a probe's query asks what was looked at.
+pub(crate) fn is_verbose(query: Option<&str>) -> bool {
+    let mut words = query.unwrap_or_default().split('&');
+    words.any(|word| word.split('=').next() == Some("verbose"))
 }
 
-async fn readyz(State(gateway): State<Arc<Gateway>>, Query(query): Query<Verbose>) -> Response {
-    ready(&gateway, query.verbose.is_some())
-}
-
-/// Whether it should get traffic, and what was looked at.
-pub(crate) fn ready(gateway: &Gateway, is_verbose: bool) -> Response {
-    let why = gateway.not_ready();
-    let code = if why.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verdict = why.unwrap_or("ok");
+/// A probe's answer: one word, or each check with its outcome, as the API server of Kubernetes
+/// writes them, and `facts` for people.
+fn probed(
+    name: &str,
+    checks: &[(&str, Option<&str>)],
+    facts: impl FnOnce() -> String,
+    is_verbose: bool,
+) -> Response {
+    let failed = checks.iter().find_map(|(_, why)| *why);
+    let code = if failed.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if !is_verbose {
-        return (code, format!("{verdict}\n")).into_response();
+        return (code, format!("{}\n", failed.unwrap_or("ok"))).into_response();
     }
-    let digest = Arc::clone(&gateway.running().effective.digest);
-    let mut text = format!("workers {}\nconfig {digest}\n", gateway.workers);
-    for listening in gateway.listeners.shown().iter() {
+    let mut text = String::new();
+    for (check, why) in checks {
         // Writing into a string cannot fail.
-        let _ = writeln!(text, "listener {} {}", listening.name, listening.address);
+        let _ = match why {
+            None => writeln!(text, "[+]{check} ok"),
+            Some(why) => writeln!(text, "[-]{check} failed: {why}"),
+        };
     }
-    let memory = gateway.memory();
-    let _ = writeln!(text, "buffered {} of {} bytes", memory.held(), memory.ceiling());
-    text.push_str(verdict);
-    text.push('\n');
+    text.push_str(&facts());
+    let verdict = if failed.is_none() { "passed" } else { "failed" };
+    let _ = writeln!(text, "{name} check {verdict}");
     (code, text).into_response()
 }
 
-async fn startupz(State(gateway): State<Arc<Gateway>>) -> Response {
-    started(&gateway)
+async fn livez(RawQuery(query): RawQuery) -> Response {
+    live(is_verbose(query.as_deref()))
+}
+
+/// Whether the process lives: it answers.
+pub(crate) fn live(is_verbose: bool) -> Response {
+    probed("livez", &[("ping", None)], String::new, is_verbose)
+}
+
+async fn readyz(State(gateway): State<Arc<Gateway>>, RawQuery(query): RawQuery) -> Response {
+    ready(&gateway, is_verbose(query.as_deref()))
+}
+
+/// Whether it should get traffic.
+pub(crate) fn ready(gateway: &Gateway, is_verbose: bool) -> Response {
+    let facts = || {
+        let digest = Arc::clone(&gateway.running().effective.digest);
+        let mut text = format!("workers {}\nconfig {digest}\n", gateway.workers);
+        for listening in gateway.listeners.shown().iter() {
+            let _ = writeln!(text, "listener {} {}", listening.name, listening.address);
+        }
+        let memory = gateway.memory();
+        let _ = writeln!(text, "buffered {} of {} bytes", memory.held(), memory.ceiling());
+        text
+    };
+    probed("readyz", &gateway.checks(), facts, is_verbose)
+}
+
+async fn startupz(State(gateway): State<Arc<Gateway>>, RawQuery(query): RawQuery) -> Response {
+    started(&gateway, is_verbose(query.as_deref()))
 }
 
 /// Whether it has begun to serve; once it has, it stays so.
-pub(crate) fn started(gateway: &Gateway) -> Response {
-    if gateway.has_started() {
-        return "ok\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, "starting\n").into_response()
+pub(crate) fn started(gateway: &Gateway, is_verbose: bool) -> Response {
+    let checks = gateway.checks();
+    let workers: Vec<_> = checks.into_iter().filter(|(name, _)| *name == "workers").collect();
+    probed("startupz", &workers, String::new, is_verbose)
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    scrape(&gateway)
+    scrape(&gateway).unwrap_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// All instruments.
-pub(crate) fn scrape(gateway: &Gateway) -> Response {
-    match gateway.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+/// All instruments, if they can be written.
+pub(crate) fn scrape(gateway: &Gateway) -> Option<Response> {
+    let text = gateway.metrics.encode().ok()?;
+    Some(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
 async fn show_status(State(gateway): State<Arc<Gateway>>) -> Json<serde_json::Value> {

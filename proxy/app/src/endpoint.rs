@@ -18,7 +18,7 @@ use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
-use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_core::endpoint::Who;
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
@@ -30,6 +30,7 @@ use self::audit::{Action, Audit, Record};
 use self::callers::Callers;
 pub use self::callers::SecretError;
 pub(crate) use self::callers::private_text;
+use self::entrance::Pass;
 pub(crate) use self::explain::{here as explained, offline as explained_offline};
 use self::gates::Gates;
 use self::hooks::Heard;
@@ -43,6 +44,7 @@ use crate::gateway::Gateway;
 use crate::telemetry::Recent;
 use crate::wall::StoreClock;
 
+mod accept;
 mod answers;
 mod asked;
 pub(crate) mod audit;
@@ -65,6 +67,8 @@ mod problem;
 mod revisions;
 pub(crate) mod routes;
 mod slices;
+#[cfg(test)]
+mod tests;
 
 /// Policies that are looked at at the same time; each may take a processor for a second.
 const CHECKS: usize = 1;
@@ -137,8 +141,8 @@ impl Endpoint {
             clock,
             gates: Mutex::default(),
         };
-        let ready = endpoint.prepare(effective)?;
-        endpoint.took(None, effective, ready);
+        endpoint.admits(endpoint.prepare(effective)?);
+        endpoint.took(None, effective);
         Ok(endpoint)
     }
 
@@ -152,9 +156,14 @@ impl Endpoint {
         Ok(Ready { callers })
     }
 
-    /// `effective` is in effect now, after the config with the digest `before`.
-    pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>, ready: Ready) {
+    /// These callers count from here on; to be said before the config that names them runs, so
+    /// that nobody sees it with what it has taken away.
+    pub(crate) fn admits(&self, ready: Ready) {
         self.callers.store(Arc::new(ready.callers));
+    }
+
+    /// `effective` is in effect now, after the config with the digest `before`.
+    pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>) {
         self.follow_audit(effective.config_endpoint());
         let is_known = |name: &Arc<str>| self.callers.load().receiver(name).is_some();
         lock(&self.heard).retain(|name, _| is_known(name));
@@ -225,19 +234,12 @@ impl Endpoint {
     }
 
     /// Takes secrets that have changed; what cannot be used leaves the old ones. Reads files.
-    pub(crate) fn check_files(&self, spec: Option<&EndpointSpec>) {
-        let Some(spec) = spec else { return };
+    pub(crate) fn check_files(&self) {
+        let before = self.callers.load_full();
+        let Some(spec) = &before.spec else { return };
         let wrong = match Callers::read(spec) {
             Ok(callers) => {
-                if callers != **self.callers.load() {
-                    self.callers.store(Arc::new(callers));
-                    tracing::info!("secrets of the config endpoint were exchanged");
-                    self.record(Record {
-                        action: Action::KeyRotated,
-                        actor: "policy".to_owned(),
-                        fields: Vec::new(),
-                    });
-                }
+                self.exchange(&before, callers);
                 None
             }
             Err(error) => Some(crate::send::explain(&error)),
@@ -249,6 +251,22 @@ impl Endpoint {
             tracing::error!("the old secrets of the config endpoint still count: {wrong}");
         }
         *said = wrong;
+    }
+
+    /// Puts `fresh` in the place of `before`, unless a config has brought others meanwhile: those
+    /// were read later, and may be of other files.
+    fn exchange(&self, before: &Arc<Callers>, fresh: Callers) {
+        if fresh == **before
+            || !Arc::ptr_eq(&self.callers.compare_and_swap(before, Arc::new(fresh)), before)
+        {
+            return;
+        }
+        tracing::info!("secrets of the config endpoint were exchanged");
+        self.record(Record {
+            action: Action::KeyRotated,
+            actor: "policy".to_owned(),
+            fields: Vec::new(),
+        });
     }
 
     /// Brings what a scrape shows up to date.
@@ -336,6 +354,7 @@ impl Desk {
 /// A question that may be asked.
 pub(crate) struct Ask {
     head: Parts,
+    pass: Pass,
     who: Who,
     /// Values of the path.
     path: Vec<(String, String)>,

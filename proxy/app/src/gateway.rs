@@ -189,6 +189,7 @@ impl Gateway {
         let (found, held) = Running::wire(&effective, lines, self.failover());
         let next = Running::new(Arc::clone(&effective), found, &mut names, &self.sinks, connectors);
         let next = Arc::new(next);
+        self.endpoint.admits(ready);
         // All that requests could wait for is the board, above, and this.
         let began = clock::now();
         now.lines().reconfigure(&effective);
@@ -197,7 +198,7 @@ impl Gateway {
         self.policy_meters.took(Applying::Swap, held + began.elapsed());
         next.failover.ask(&next);
         self.resolver.keep(next.names());
-        self.endpoint.took(Some(&now.effective.digest), &effective, ready);
+        self.endpoint.took(Some(&now.effective.digest), &effective);
         self.retired.push(now);
         self.wan.cool();
         self.metrics.reloaded(Ok(&effective.digest));
@@ -330,17 +331,19 @@ impl Gateway {
         self.serving.load(Ordering::Acquire) >= self.workers
     }
 
+    /// What says whether it should get traffic now, each with why not, if so.
+    pub(crate) fn checks(&self) -> [(&'static str, Option<&'static str>); 3] {
+        let drains = self.drain.phase() != Phase::Open;
+        [
+            ("traffic", drains.then_some("draining")),
+            ("workers", (!self.has_started()).then_some("starting")),
+            ("memory", (!self.memory().admits(Rank::HIGHEST)).then_some("out of buffer memory")),
+        ]
+    }
+
     /// Why it should get no traffic now, if so.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        if self.drain.phase() != Phase::Open {
-            Some("draining")
-        } else if self.serving.load(Ordering::Acquire) < self.workers {
-            Some("starting")
-        } else if !self.memory().admits(Rank::HIGHEST) {
-            Some("out of buffer memory")
-        } else {
-            None
-        }
+        self.checks().into_iter().find_map(|(_, why)| why)
     }
 
     /// Takes certificate files that have changed, until aborted. A file system may hang, so files
@@ -351,8 +354,8 @@ impl Gateway {
             let gateway = Arc::clone(&self);
             let look = move || {
                 gateway.tls.check_files();
+                gateway.endpoint.check_files();
                 let running = gateway.running();
-                gateway.endpoint.check_files(running.effective.config_endpoint());
                 gateway.endpoint.show(&running.effective);
                 gateway.endpoint.watch_gates(&gateway);
                 gateway.endpoint.check_audit();

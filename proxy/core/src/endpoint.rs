@@ -216,7 +216,7 @@ mod tests {
 
     fn who(sans: &[&str]) -> Option<Who> {
         let sans = sans.iter().map(|san| Arc::from(*san)).collect();
-        Who::of_certificate(&ClientIdentity { sans, fingerprint: "".into() })
+        Who::of_certificate(&ClientIdentity { sans, ..ClientIdentity::default() })
     }
 
     #[test]

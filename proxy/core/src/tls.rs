@@ -82,6 +82,8 @@ pub struct ClientTls {
 pub struct ClientIdentity {
     /// Subject alternative names as [`san_text`] writes them.
     pub sans: Vec<Arc<str>>,
+    /// The last second of its validity, since 1970 (UTC).
+    pub not_after: u64,
     /// Identifies the certificate in limits: hex of the SHA-256 of its DER form.
     pub fingerprint: Arc<str>,
 }
@@ -153,6 +155,7 @@ mod tests {
         assert_eq!(san_text(San::Ip("::ffff:10.0.0.7".parse().unwrap())), "IP:10.0.0.7");
         let client = ClientIdentity {
             sans: vec!["URI:spiffe://store/till".into(), "DNS:a.tills.example".into()],
+            not_after: 0,
             fingerprint: "ab".into(),
         };
         let exact = |text: &str| SanMatch::Exact(text.into()).matches(&client);

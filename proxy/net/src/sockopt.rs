@@ -264,10 +264,18 @@ pub(crate) enum Precision {
 
 /// `CLOCK_MONOTONIC`, whose zero `Instant` hides.
 pub(crate) fn monotonic(precision: Precision) -> Duration {
-    let clock = match precision {
+    clock(match precision {
         Precision::Fine => libc::CLOCK_MONOTONIC,
         Precision::Coarse => libc::CLOCK_MONOTONIC_COARSE,
-    };
+    })
+}
+
+/// `CLOCK_REALTIME` as of the kernel's last tick; zero before 1970.
+pub(crate) fn coarse_wall() -> Duration {
+    clock(libc::CLOCK_REALTIME_COARSE)
+}
+
+fn clock(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel stores one `struct timespec` at the given address.
     let result = unsafe { libc::clock_gettime(clock, &raw mut time) };

@@ -31,6 +31,7 @@ mod server;
 mod tests;
 mod verifier;
 
+pub use self::certificate::counts;
 pub(crate) use self::client::unless_late;
 pub use self::client::{Application, Connector, Refusal, ServerStream};
 pub(crate) use self::error::HandshakeEnd;

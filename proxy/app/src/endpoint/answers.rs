@@ -30,7 +30,7 @@ pub(super) async fn answer(
     flow: Option<InFlight>,
 ) -> Result<Response, Problem> {
     match op {
-        Op::Config => slices::show(desk, ask).await.map(|it| revisions::stamp(desk, it)),
+        Op::Config => slices::show(desk, ask).await,
         Op::Events => events::open(desk, &ask, flow),
         Op::Register => register(desk, &ask),
         Op::Acknowledge => acknowledge(desk, &ask),
@@ -61,14 +61,16 @@ pub(super) async fn answer(
         Op::Overrides => Ok(document(&overrides(desk))),
         Op::Schema => schema_of(&ask),
         Op::OpenApi => Ok(lasting(&ask, openapi::document().to_string())),
-        Op::Live => Ok("ok\n".into_response()),
-        Op::Ready => {
-            let is_verbose = ask.query()?.iter().any(|(name, _)| name == "verbose");
-            Ok(admin::ready(&desk.gateway, is_verbose))
-        }
-        Op::Started => Ok(admin::started(&desk.gateway)),
-        Op::Metrics => Ok(admin::scrape(&desk.gateway)),
+        Op::Live => Ok(admin::live(is_verbose(&ask))),
+        Op::Ready => Ok(admin::ready(&desk.gateway, is_verbose(&ask))),
+        Op::Started => Ok(admin::started(&desk.gateway, is_verbose(&ask))),
+        Op::Metrics => admin::scrape(&desk.gateway)
+            .ok_or_else(|| Problem::internal("the metrics could not be written")),
     }
+}
+
+fn is_verbose(ask: &Ask) -> bool {
+    admin::is_verbose(ask.head.uri.query())
 }
 
 /// A JSON document.
@@ -145,8 +147,11 @@ fn register(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
 fn acknowledge(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
     let id = own_id(ask)?;
     let given: Acknowledgement = ask.json()?;
+    let wanted = desk.endpoint().slices(&desk.running()).for_sidecars();
     let sent = |digest: &str| lock(&desk.endpoint().past).has_sent(digest);
-    let result = lock(&desk.endpoint().instances).acknowledge(id, given, sent, clock::now());
+    let mut instances = lock(&desk.endpoint().instances);
+    let result = instances.acknowledge(id, given, &wanted, sent, clock::now());
+    drop(instances);
     desk.endpoint().show(&desk.running());
     taken(result)
 }

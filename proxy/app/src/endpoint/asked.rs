@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 use tillgate_net::clock;
 
 use super::audit::{Action, Record};
-use super::hooks::Then;
+use super::callers::Callers;
+use super::hooks::{Receiver, Then};
 use super::problem::Problem;
 use super::routes::{JSON, NDJSON};
 use super::{Ask, Desk, audit, lock};
@@ -46,12 +47,16 @@ pub(super) fn accepted(id: Option<&str>) -> Response {
     answer
 }
 
+/// The receiver of webhooks called `name`.
+pub(super) fn receiver<'a>(callers: &'a Callers, name: &str) -> Result<&'a Receiver, Problem> {
+    callers.receiver(name).ok_or_else(|| Problem::absent("no receiver has this name"))
+}
+
 /// `POST /v1/hooks/{receiver}`.
 pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
     let name = ask.part("receiver");
     let callers = desk.endpoint().callers.load();
-    let receiver = callers.receiver(name);
-    let receiver = receiver.ok_or_else(|| Problem::absent("no receiver has this name"))?;
+    let receiver = receiver(&callers, name)?;
     if !receiver.believes(&ask.head.headers, &ask.body) {
         forged(desk, name);
         return Err(Problem::new(
@@ -120,7 +125,10 @@ pub(super) async fn records(desk: &Desk, ask: &Ask) -> Result<Response, Problem>
             let detail = format!("the audit log cannot be read: {error}");
             return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 60, detail));
         }
-        Err(_) => return Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+        Err(_) => {
+            let detail = "the audit log could not be read; the log of the process says why";
+            return Err(Problem::internal(detail));
+        }
     };
     let mut answer = Response::new(Body::from(records));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));

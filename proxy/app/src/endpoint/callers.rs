@@ -15,7 +15,9 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
+use tillgate_net::clock::Floor;
 use tillgate_net::mirror::our_user;
+use tillgate_net::tls;
 
 use super::hooks::Receiver;
 use crate::disk::read_open;
@@ -45,6 +47,32 @@ pub enum SecretError {
 
 type Hash = [u8; SHA256_OUTPUT_LEN];
 
+/// What a caller shows: enough to find him again, whatever becomes of the callers meanwhile.
+#[derive(Clone, Debug)]
+pub(super) enum Credential {
+    /// Nothing, or nothing that could be one.
+    None,
+    Token(Hash),
+    Certificate(Arc<ClientIdentity>),
+}
+
+impl Credential {
+    /// What these headers and this certificate show. A token that is shown is what counts: a wrong
+    /// one is not made good by a certificate.
+    pub(super) fn of(headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
+        let mut shown = headers.get_all(AUTHORIZATION).iter();
+        if let Some(shown_first) = shown.next() {
+            let token = shown_first.as_bytes().split_at_checked(7);
+            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+            return match (token, shown.next()) {
+                (Some((_, token)), None) => Self::Token(hash(token.trim_ascii())),
+                _ => Self::None,
+            };
+        }
+        certificate.map_or(Self::None, |one| Self::Certificate(Arc::clone(one)))
+    }
+}
+
 /// Who asks, as far as that can be told.
 #[derive(Debug)]
 pub(super) enum Asker {
@@ -58,6 +86,8 @@ pub(super) enum Asker {
 /// The tokens that count.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Callers {
+    /// What says so.
+    pub(super) spec: Option<EndpointSpec>,
     tokens: Vec<(Hash, Who)>,
     receivers: Vec<Receiver>,
 }
@@ -71,7 +101,7 @@ impl Callers {
         };
         let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
         let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
-        Ok(Self { tokens, receivers })
+        Ok(Self { spec: Some(spec.clone()), tokens, receivers })
     }
 
     /// The receiver of webhooks called `name`.
@@ -79,31 +109,23 @@ impl Callers {
         self.receivers.iter().find(|one| *one.name == *name)
     }
 
-    /// Who asks with these headers and this certificate. A token that is shown is what counts: a
-    /// wrong one is not made good by a certificate.
-    pub(super) fn find(
-        &self,
-        headers: &HeaderMap,
-        certificate: Option<&Arc<ClientIdentity>>,
-    ) -> Asker {
-        let mut shown = headers.get_all(AUTHORIZATION).iter();
-        if let Some(shown_first) = shown.next() {
-            let token = shown_first.as_bytes().split_at_checked(7);
-            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-            return match (token, shown.next()) {
-                (Some((_, token)), None) => self.token(token),
-                _ => Asker::Nobody,
-            };
+    /// Who it is that shows this; `floor` has the time.
+    pub(super) fn find(&self, credential: &Credential, floor: &Floor) -> Asker {
+        match credential {
+            Credential::None => Asker::Nobody,
+            Credential::Token(shown) => self.token(shown),
+            // It may have ended since its connection began.
+            Credential::Certificate(identity) if !tls::counts(identity, floor) => Asker::Nobody,
+            Credential::Certificate(identity) => {
+                Who::of_certificate(identity).map_or(Asker::Stranger, Asker::Known)
+            }
         }
-        let Some(certificate) = certificate else { return Asker::Nobody };
-        Who::of_certificate(certificate).map_or(Asker::Stranger, Asker::Known)
     }
 
-    fn token(&self, shown: &[u8]) -> Asker {
-        let shown = hash(shown.trim_ascii());
+    fn token(&self, shown: &Hash) -> Asker {
         let mut found = None;
         for (known, who) in &self.tokens {
-            if verify_slices_are_equal(known, &shown).is_ok() {
+            if verify_slices_are_equal(known, shown).is_ok() {
                 found = Some(who);
             }
         }
@@ -199,17 +221,19 @@ mod tests {
         let roles = Roles::of(&[Role::Viewer]);
         let who = Who { actor: "token:t".into(), name: "t".into(), roles, workload: None };
         let tokens = vec![(hash(token.as_bytes()), who)];
-        let callers = Callers { tokens, receivers: Vec::new() };
+        let callers = Callers { tokens, ..Callers::default() };
         let certificate = Arc::new(ClientIdentity {
             sans: vec!["URI:tillgate://operator/otto".into()],
-            fingerprint: "".into(),
+            not_after: 4_102_444_800,
+            ..ClientIdentity::default()
         });
-        let ask = |values: &[&str], certificate| {
+        let floor = Floor::default();
+        let ask = |values: &[&str], certificate: Option<&Arc<ClientIdentity>>| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            match callers.find(&headers, certificate) {
+            match callers.find(&Credential::of(&headers, certificate), &floor) {
                 Asker::Known(who) => who.actor.to_string(),
                 Asker::Stranger => "stranger".to_owned(),
                 Asker::Nobody => "nobody".to_owned(),
@@ -224,6 +248,11 @@ mod tests {
             assert_eq!(ask(&[wrong], Some(&certificate)), "nobody", "{wrong}");
         }
         assert_eq!(ask(&[&bearer, &bearer], Some(&certificate)), "nobody");
-        assert_eq!(ask(&[], Some(&Arc::default())), "stranger");
+        let nameless = ClientIdentity { not_after: 4_102_444_800, ..ClientIdentity::default() };
+        assert_eq!(ask(&[], Some(&Arc::new(nameless))), "stranger");
+        floor.set(4_102_444_800);
+        assert_eq!(ask(&[], Some(&certificate)), "certificate:otto", "it is its last second");
+        floor.set(4_102_444_801);
+        assert_eq!(ask(&[], Some(&certificate)), "nobody", "it has ended");
     }
 }

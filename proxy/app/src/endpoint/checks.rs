@@ -146,7 +146,7 @@ pub(super) async fn apart<T: Send + 'static>(
     });
     compiled.await.unwrap_or_else(|_| {
         let detail = "the policy could not be looked at; the log says why";
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+        Err(Problem::internal(detail))
     })
 }
 

@@ -13,7 +13,7 @@ use axum::extract::{MatchedPath, RawPathParams, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
@@ -24,10 +24,11 @@ use tillgate_net::drain::Phase;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Answered;
 
-use super::callers::Asker;
+use super::accept::taken;
+use super::callers::{Asker, Credential};
 use super::problem::Problem;
 use super::routes::{self, Access, JSON, JSON_V1, Op, ROUTES, Route, Takes};
-use super::{Ask, Desk, answers, stopping};
+use super::{Ask, Desk, answers, asked, stopping};
 
 /// A body is a few kibibytes from a machine of the same store.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -102,7 +103,8 @@ async fn admit(
     let (mut head, body) = request.into_parts();
     let arrived = head.extensions.remove::<Arrived>();
     let certificate = arrived.as_ref().and_then(|arrived| arrived.certificate.as_ref());
-    let who = allowed(desk, route, &head, certificate)?;
+    let pass = Pass::of(route, &head.headers, certificate);
+    let who = pass.who(desk)?;
     let is_probe = route.access == Access::Everyone || route.op == Op::Metrics;
     if !is_probe && desk.gateway.drain.phase() != Phase::Open {
         return Err(stopping());
@@ -114,7 +116,12 @@ async fn admit(
         ));
     }
     let reads = match route.access {
-        Access::Signature => Some(desk.endpoint().hooks.try_acquire().map_err(|_| busy())?),
+        Access::Signature => {
+            // Nobody's secret could be meant, so nothing is read.
+            let name = values.first().map_or("", |(_, name)| name);
+            asked::receiver(&desk.endpoint().callers.load(), name)?;
+            Some(desk.endpoint().hooks.try_acquire().map_err(|_| busy())?)
+        }
         Access::Everyone | Access::AnyRole | Access::Roles(_) => None,
     };
     let body = match &route.takes {
@@ -122,7 +129,7 @@ async fn admit(
         Some(takes) => read(takes, &head, body).await?,
     };
     drop(reads);
-    let ask = Ask { head, who, path: values, body };
+    let ask = Ask { head, pass, who, path: values, body };
     answers::answer(desk, route.op, ask, arrived.map(|arrived| arrived.flow)).await
 }
 
@@ -131,30 +138,43 @@ fn busy() -> Problem {
     Problem::later(StatusCode::TOO_MANY_REQUESTS, 5, detail)
 }
 
-/// Who asks, if they may.
-fn allowed(
-    desk: &Desk,
-    route: &Route,
-    head: &Parts,
-    certificate: Option<&Arc<ClientIdentity>>,
-) -> Result<Who, Problem> {
-    let wanted = match route.access {
-        Access::Everyone | Access::Signature => {
+/// What a caller came in with. Who waits is asked for it again: what a policy takes away from a
+/// caller is taken away before he sees that policy.
+#[derive(Clone, Debug)]
+pub(super) struct Pass {
+    credential: Credential,
+    /// What the route wants; `None` where everyone may ask.
+    wanted: Option<Roles>,
+}
+
+impl Pass {
+    fn of(route: &Route, headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
+        let wanted = match route.access {
+            Access::Everyone | Access::Signature => None,
+            Access::AnyRole => Some(Roles::of(&tillgate_core::endpoint::Role::ALL)),
+            Access::Roles(roles) => Some(roles),
+        };
+        Self { credential: Credential::of(headers, certificate), wanted }
+    }
+
+    /// Who asks, if they may now.
+    pub(super) fn who(&self, desk: &Desk) -> Result<Who, Problem> {
+        let Some(wanted) = self.wanted else {
             let (actor, name) = ("anyone".into(), "anyone".into());
             return Ok(Who { actor, name, roles: Roles::NONE, workload: None });
-        }
-        Access::AnyRole => Roles::of(&tillgate_core::endpoint::Role::ALL),
-        Access::Roles(roles) => roles,
-    };
-    match desk.endpoint().callers.load().find(&head.headers, certificate) {
-        Asker::Nobody => Err(Problem::unknown_caller()),
-        Asker::Stranger => Err(Problem::forbidden(
-            "the certificate names no role: it needs a name such as `URI:tillgate://viewer/anna`",
-        )),
-        Asker::Known(who) if who.roles.meets(wanted) => Ok(who),
-        Asker::Known(_) => {
-            let names: Vec<&str> = wanted.iter().map(|role| role.name()).collect();
-            Err(Problem::forbidden(format!("only {} may ask this", names.join(" or "))))
+        };
+        let floor = desk.gateway.tls.floor();
+        match desk.endpoint().callers.load().find(&self.credential, floor) {
+            Asker::Nobody => Err(Problem::unknown_caller()),
+            Asker::Stranger => Err(Problem::forbidden(
+                "the certificate names no role: it needs a name such as \
+                 `URI:tillgate://viewer/anna`",
+            )),
+            Asker::Known(who) if who.roles.meets(wanted) => Ok(who),
+            Asker::Known(_) => {
+                let names: Vec<&str> = wanted.iter().map(|role| role.name()).collect();
+                Err(Problem::forbidden(format!("only {} may ask this", names.join(" or "))))
+            }
         }
     }
 }
@@ -167,31 +187,10 @@ fn offered(route: &Route) -> String {
 
 /// Whether the caller takes what the route sends. Refusals are sent to everybody.
 fn answers_with(route: &Route, headers: &HeaderMap) -> bool {
-    let mut accepts = headers.get_all(ACCEPT).iter().peekable();
-    if accepts.peek().is_none() {
-        return true;
-    }
     let mut sent = route.answers.iter().filter_map(|(_, media)| *media).peekable();
-    if sent.peek().is_none() {
-        return true;
-    }
-    let sent: Vec<&str> = sent
-        .flat_map(|media| if media == JSON { vec![JSON, JSON_V1] } else { vec![media] })
-        .collect();
-    accepts.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|one| {
-        let mut parts = one.split(';').map(str::trim);
-        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused = parts
-            .any(|part| part.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0)));
-        let fits = |media: &&str| {
-            range == "*/*"
-                || range == **media
-                || range
-                    .strip_suffix("/*")
-                    .is_some_and(|kind| media.split('/').next() == Some(kind))
-        };
-        !refused && sent.iter().any(fits)
-    })
+    let is_taken = |media: &str| taken(headers, media).weight > 0.0;
+    sent.peek().is_none()
+        || sent.any(|media| is_taken(media) || (media == JSON && is_taken(JSON_V1)))
 }
 
 /// The body, if it is of a type that is understood and not too long.

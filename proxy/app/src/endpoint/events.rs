@@ -20,12 +20,13 @@ use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Held;
 use tokio::sync::mpsc;
 
+use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::EVENTS;
 use super::{Ask, Desk, News};
 
 /// Open streams: dashboards and tools; sidecars wait with `/v1/config`.
-const STREAMS_MAX: i64 = 256;
+pub(super) const STREAMS_MAX: i64 = 256;
 
 /// Proxies and firewalls on the way forget a connection after half a minute of silence or more.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -50,7 +51,7 @@ pub(super) fn open(
     let held = Held::new(&meters.streams);
     let last = ask.head.headers.get(LAST_EVENT).and_then(|id| id.to_str().ok()?.parse().ok());
     let (events, rest) = mpsc::channel(UNDER_WAY);
-    tokio::spawn(tell(Arc::clone(desk), ask.who.clone(), last, events));
+    tokio::spawn(tell(Arc::clone(desk), ask.pass.clone(), last, events));
     let body = EventBody { rest, _held: held, _flow: flow };
     let mut answer = Response::new(Body::new(body));
     let headers = answer.headers_mut();
@@ -59,18 +60,15 @@ pub(super) fn open(
     Ok(answer)
 }
 
-/// Sends events until the reader is gone or the gateway stops. `last` is what the reader has.
-async fn tell(
-    desk: Arc<Desk>,
-    who: tillgate_core::endpoint::Who,
-    mut last: Option<u64>,
-    events: mpsc::Sender<Bytes>,
-) {
+/// Sends events until the reader is gone, or may not read them any more, or the gateway stops.
+/// `last` is what the reader has.
+async fn tell(desk: Arc<Desk>, pass: Pass, mut last: Option<u64>, events: mpsc::Sender<Bytes>) {
     let mut news: News = desk.endpoint().news();
     loop {
         let sequence = *news.borrow_and_update();
+        let slices = desk.endpoint().slices(desk.running().as_ref());
+        let Ok(who) = pass.who(&desk) else { return };
         if last != Some(sequence) {
-            let slices = desk.endpoint().slices(desk.running().as_ref());
             let digest = Arc::clone(&slices.of(&who, None).digest);
             if events.send(event(sequence, &digest)).await.is_err() {
                 return;

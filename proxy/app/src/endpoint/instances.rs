@@ -80,16 +80,31 @@ struct Instance {
     workload: Option<String>,
     version: Option<String>,
     active: Option<Arc<str>>,
-    /// The digest that it refused, and why.
-    refused: Option<(Arc<str>, Value)>,
+    refused: Option<Refusal>,
     heard: Instant,
+}
+
+impl Instance {
+    /// Whether its lease has not ended.
+    fn lives(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) < LEASE
+    }
+}
+
+/// What an instance refused.
+#[derive(Debug)]
+struct Refusal {
+    digest: Arc<str>,
+    why: Value,
+    /// It was wanted then.
+    counts: bool,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Instances {
     known: BTreeMap<Arc<str>, Instance>,
-    /// Configs that were refused, each once by each process.
+    /// Configs that were refused while they were wanted, each once by each process.
     refusals: u64,
 }
 
@@ -123,9 +138,7 @@ impl Instances {
         let active = given.active_digest.as_deref().map(digest).transpose()?;
         self.forget(now);
         let known = self.known.get(id);
-        let other = known.is_some_and(|one| {
-            one.boot_id != given.boot_id && now.saturating_duration_since(one.heard) < LEASE
-        });
+        let other = known.is_some_and(|one| one.boot_id != given.boot_id && one.lives(now));
         if other {
             return Err(Refused::Conflict(
                 "another process has this id and its lease has not ended: wait for it, or take \
@@ -133,7 +146,7 @@ impl Instances {
             ));
         }
         if known.is_none() && self.known.len() >= INSTANCES_MAX {
-            return Err(Refused::Full);
+            self.forget_one(now)?;
         }
         let same = self.known.remove(id).filter(|one| one.boot_id == given.boot_id);
         let (before, refused) = same.map_or((None, None), |one| (one.active, one.refused));
@@ -149,11 +162,14 @@ impl Instances {
         Ok(())
     }
 
-    /// What the instance `id` made of a config; `sent` says whether that one was ever sent.
+    /// What the instance `id` made of a config; `sent` says whether that one was ever sent. What
+    /// it says about another one than `wanted`, which it should run now, is no word on that one: a
+    /// policy must not be rolled back for what was wrong with the one before.
     pub(super) fn acknowledge(
         &mut self,
         id: &str,
         given: Acknowledgement,
+        wanted: &str,
         sent: impl Fn(&str) -> bool,
         now: Instant,
     ) -> Result<(), Refused> {
@@ -163,19 +179,23 @@ impl Instances {
         check(error.map(|error| &error.code))?;
         check(error.map(|error| &error.message))?;
         check(error.and_then(|error| error.path.as_ref()))?;
-        let Some(instance) = self.known.get_mut(id) else {
+        let Some(instance) = self.known.get_mut(id).filter(|one| one.lives(now)) else {
             return Err(Refused::Conflict("the instance has no lease: register it first"));
         };
         if !sent(&about) {
             return Err(Refused::Conflict("this gateway has sent no config with that digest"));
         }
         instance.heard = now;
-        let is_known = instance.refused.as_ref().is_some_and(|(before, _)| *before == about);
-        self.refusals += u64::from(error.is_some() && !is_known);
-        instance.refused = error.map(|error| {
+        let counts = *about == *wanted;
+        let before = instance.refused.take();
+        let is_known = before.as_ref().is_some_and(|one| one.counts && one.digest == about);
+        self.refusals += u64::from(error.is_some() && counts && !is_known);
+        let refused = error.map(|error| {
             let why = json!({"code": error.code, "message": error.message, "path": error.path});
-            (Arc::clone(&about), why)
+            Refusal { digest: Arc::clone(&about), why, counts }
         });
+        // What it said about the wanted one stands until it says something else about it.
+        instance.refused = before.filter(|one| !counts && *one.digest == *wanted).or(refused);
         match (active, error) {
             (Some(active), _) => instance.active = Some(active),
             // It runs what it says that it took.
@@ -187,9 +207,7 @@ impl Instances {
 
     /// What the living instance `id` says that it stands beside.
     pub(super) fn workload(&self, id: &str, now: Instant) -> Option<String> {
-        let one = self.known.get(id)?;
-        let lives = now.saturating_duration_since(one.heard) < LEASE;
-        one.workload.clone().filter(|_| lives)
+        self.known.get(id).filter(|one| one.lives(now))?.workload.clone()
     }
 
     /// How often a config was refused; only grows.
@@ -202,13 +220,23 @@ impl Instances {
         self.known.retain(|_, one| now.saturating_duration_since(one.heard) < REMEMBERED);
     }
 
+    /// Who lives goes before who is only remembered: the one that was silent longest is gone, if
+    /// its lease is over.
+    fn forget_one(&mut self, now: Instant) -> Result<(), Refused> {
+        let oldest = self.known.iter().min_by_key(|(_, one)| one.heard);
+        let oldest = oldest.filter(|(_, one)| !one.lives(now)).map(|(id, _)| Arc::clone(id));
+        self.known.remove(&oldest.ok_or(Refused::Full)?);
+        Ok(())
+    }
+
     fn state(one: &Instance, wanted: &str, now: Instant) -> InstanceState {
-        if now.saturating_duration_since(one.heard) >= LEASE {
+        if !one.lives(now) {
             InstanceState::Stale
+        } else if one.refused.as_ref().is_some_and(|one| *one.digest == *wanted) {
+            // Whatever it calls active: an error is a refusal.
+            InstanceState::Nacked
         } else if one.active.as_deref() == Some(wanted) {
             InstanceState::InSync
-        } else if one.refused.as_ref().is_some_and(|(digest, _)| **digest == *wanted) {
-            InstanceState::Nacked
         } else {
             InstanceState::Pending
         }
@@ -258,8 +286,8 @@ impl Instances {
                     "version": one.version,
                     "bootId": one.boot_id,
                     "activeDigest": one.active.as_deref(),
-                    "error": one.refused.as_ref().map(|(_, why)| why),
-                    "refusedDigest": one.refused.as_ref().map(|(digest, _)| &**digest),
+                    "error": one.refused.as_ref().map(|one| &one.why),
+                    "refusedDigest": one.refused.as_ref().map(|one| &*one.digest),
                     "heardSecondsAgo": silent.as_secs(),
                     "leaseSecondsLeft": LEASE.saturating_sub(silent).as_secs(),
                 })
@@ -296,15 +324,15 @@ mod tests {
         all.register("pos-1", boot("one"), at(0)).unwrap();
         assert_eq!(state(&mut all, A, at(0)), "pending");
         let applied = json!({"digest": A, "sequence": 1, "result": "Applied"});
-        all.acknowledge("pos-1", ack(&applied), |_| true, at(1)).unwrap();
+        all.acknowledge("pos-1", ack(&applied), A, |_| true, at(1)).unwrap();
         assert_eq!(state(&mut all, A, at(1)), "in_sync");
         // Another config comes, which it cannot take; it says what it still runs.
         assert_eq!(state(&mut all, B, at(2)), "pending");
         let error = json!({"code": "LISTENER_BIND", "message": "in use"});
         let refused = json!({"digest": B, "result": "Applied", "error": error, "activeDigest": A});
-        all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
+        all.acknowledge("pos-1", ack(&refused), B, |_| true, at(3)).unwrap();
         assert_eq!(state(&mut all, B, at(3)), "nacked");
-        all.acknowledge("pos-1", ack(&refused), |_| true, at(3)).unwrap();
+        all.acknowledge("pos-1", ack(&refused), B, |_| true, at(3)).unwrap();
         assert_eq!(all.refusals(), 1, "said again, it is the same refusal");
         assert_eq!(all.list(B, at(3))["instances"][0]["activeDigest"], A);
         // A lease is kept by heartbeats of the same process alone.
@@ -313,9 +341,42 @@ mod tests {
         all.register("pos-1", boot("one"), at(5)).unwrap();
         assert_eq!(state(&mut all, B, at(64)), "nacked");
         assert_eq!(state(&mut all, B, at(65)), "stale");
+        // Its lease is over, and no word but a registration begins another one.
+        let late = all.acknowledge("pos-1", ack(&applied), B, |_| true, at(65));
+        assert!(matches!(late, Err(Refused::Conflict(_))));
+        assert_eq!(state(&mut all, B, at(65)), "stale");
         all.register("pos-1", boot("two"), at(65)).unwrap();
         assert_eq!(state(&mut all, B, at(65)), "pending");
         assert_eq!(all.list(B, at(65 + 3600))["instances"], json!([]));
+    }
+
+    #[test]
+    fn a_refusal_counts_against_what_is_wanted_and_nothing_else() {
+        let now = tillgate_net::clock::now();
+        let mut all = Instances::default();
+        let error = json!({"code": "DIED", "message": "it ended this process again and again"});
+        let refused =
+            |digest: &str| ack(&json!({"digest": digest, "result": "Rejected", "error": error}));
+        all.register("pos-1", boot("two"), now).unwrap();
+        // B is there to put A right; what A did is told only now.
+        all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();
+        assert_eq!(all.refusals(), 0);
+        let shown = all.list(B, now)["instances"][0].clone();
+        assert_eq!((&shown["refusedDigest"], &shown["state"]), (&json!(A), &json!("pending")));
+        all.acknowledge("pos-1", refused(B), B, |_| true, now).unwrap();
+        assert_eq!((all.refusals(), state(&mut all, B, now)), (1, "nacked".to_owned()));
+        // A late word on A hides nothing, and B is not counted twice for it.
+        all.acknowledge("pos-1", refused(A), B, |_| true, now).unwrap();
+        all.acknowledge("pos-1", refused(B), B, |_| true, now).unwrap();
+        assert_eq!((all.refusals(), state(&mut all, B, now)), (1, "nacked".to_owned()));
+        // An error is a refusal, whatever the instance calls active.
+        let mut both = refused(B);
+        both.active_digest = Some(B.to_owned());
+        all.acknowledge("pos-1", both, B, |_| true, now).unwrap();
+        assert_eq!(state(&mut all, B, now), "nacked");
+        // Wanted again and refused again, A counts as well.
+        all.acknowledge("pos-1", refused(A), A, |_| true, now).unwrap();
+        assert_eq!(all.refusals(), 2);
     }
 
     #[test]
@@ -323,13 +384,13 @@ mod tests {
         let now = tillgate_net::clock::now();
         let mut all = Instances::default();
         let applied = json!({"digest": A, "result": "Applied"});
-        let unknown = all.acknowledge("pos-1", ack(&applied), |_| true, now);
+        let unknown = all.acknowledge("pos-1", ack(&applied), A, |_| true, now);
         assert!(matches!(unknown, Err(Refused::Conflict(_))));
         all.register("pos-1", boot("one"), now).unwrap();
-        let unsent = all.acknowledge("pos-1", ack(&applied), |_| false, now);
+        let unsent = all.acknowledge("pos-1", ack(&applied), A, |_| false, now);
         assert!(matches!(unsent, Err(Refused::Conflict(_))));
         let bad = json!({"digest": "sha256:AA", "result": "Applied"});
-        let bad = all.acknowledge("pos-1", ack(&bad), |_| true, now);
+        let bad = all.acknowledge("pos-1", ack(&bad), A, |_| true, now);
         assert!(matches!(bad, Err(Refused::Malformed(_))));
     }
 
@@ -342,7 +403,14 @@ mod tests {
         }
         assert_eq!(all.register("one-more", boot("one"), now), Err(Refused::Full));
         all.register("pos-0", boot("one"), now).unwrap();
-        let later = now + REMEMBERED;
+        // One dies, and the next one need not wait until it is forgotten.
+        let later = now + LEASE;
+        for index in 1..INSTANCES_MAX {
+            all.register(&format!("pos-{index}"), boot("one"), now + LEASE / 2).unwrap();
+        }
         all.register("one-more", boot("one"), later).unwrap();
+        assert_eq!(all.register("two-more", boot("one"), later), Err(Refused::Full));
+        let shown = all.list(A, later)["instances"].to_string();
+        assert!(!shown.contains("\"pos-0\"") && shown.contains("\"pos-1\""));
     }
 }

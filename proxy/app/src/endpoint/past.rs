@@ -89,6 +89,11 @@ impl Past {
         self.entries.front()?.bundle.as_ref()
     }
 
+    /// What the config of this digest came in, the last time that it came.
+    pub(super) fn bundle_of(&self, digest: &str) -> Option<&Bundle> {
+        self.entry(digest)?.bundle.as_ref()
+    }
+
     /// The running config came in this.
     pub(super) fn came_in(&mut self, bundle: Bundle) {
         if let Some(entry) = self.entries.front_mut() {
@@ -96,10 +101,14 @@ impl Past {
         }
     }
 
+    /// The last entry of the config of this digest, if it is kept here.
+    fn entry(&self, digest: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| *entry.effective.digest == *digest)
+    }
+
     /// The config of this digest, if it is kept here.
     pub(super) fn by_digest(&self, digest: &str) -> Option<Arc<Effective>> {
-        let found = self.entries.iter().find(|entry| *entry.effective.digest == *digest);
-        found.map(|entry| Arc::clone(&entry.effective))
+        Some(Arc::clone(&self.entry(digest)?.effective))
     }
 
     /// All of them.
@@ -122,7 +131,7 @@ impl Past {
         let found = match name {
             "current" => self.entries.front(),
             "previous" => self.entries.get(1),
-            digest => self.entries.iter().find(|entry| *entry.effective.digest == *digest),
+            digest => self.entry(digest),
         };
         let entry = found.ok_or_else(|| {
             Problem::absent(format!(

@@ -83,7 +83,8 @@ fn refused(error: OrderError) -> Problem {
         OrderError::Unknown(why) => Problem::absent(why),
         OrderError::Gone(why) => Problem::new(StatusCode::GONE, why),
         OrderError::Conflict(why) => Problem::conflict(why),
-        OrderError::Unwritten(why) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, why),
+        // A disk that is full is emptied by people.
+        OrderError::Unwritten(why) => Problem::later(StatusCode::SERVICE_UNAVAILABLE, 60, why),
         OrderError::Busy => {
             let detail = "the policy is busy with something else: ask again";
             Problem::later(StatusCode::TOO_MANY_REQUESTS, 5, detail)

@@ -34,8 +34,8 @@ impl Problem {
 
     /// 401: nobody knows who asks.
     pub(crate) fn unknown_caller() -> Self {
-        let detail = "no credential that counts here: show a certificate with a role, or a token \
-                      as `Authorization: Bearer …`";
+        let detail = "no credential that counts here: show a certificate with a role that has not \
+                      ended, or a token as `Authorization: Bearer …`";
         Self::new(StatusCode::UNAUTHORIZED, detail)
             .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tillgate\""))
     }
@@ -66,6 +66,11 @@ impl Problem {
     /// 409.
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// 500: it is our fault.
+    pub(crate) fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
     /// 429 or 503: another time.

@@ -21,17 +21,17 @@ use crate::reconcile::{Found, Office};
 const REVISION: HeaderName = HeaderName::from_static("tillgate-revision");
 const SEQUENCE: HeaderName = HeaderName::from_static("tillgate-sequence");
 
-/// Says in the head of an answer which bundle the running config came in.
-pub(super) fn stamp(desk: &Desk, mut answer: Response) -> Response {
+/// Says in the head of an answer about the config `digest` which bundle that came in: another one
+/// may run by now.
+pub(super) fn stamp(desk: &Desk, digest: &str, answer: &mut Response) {
     let past = lock(&desk.endpoint().past);
-    let Some(bundle) = past.bundle() else { return answer };
+    let Some(bundle) = past.bundle_of(digest) else { return };
     let sequence = bundle.sequence.map(|sequence| sequence.to_string());
     for (name, value) in [(REVISION, Some(bundle.revision.clone())), (SEQUENCE, sequence)] {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             answer.headers_mut().insert(name, value);
         }
     }
-    answer
 }
 
 /// All of them, newest first.
@@ -43,7 +43,7 @@ pub(super) async fn list(desk: &Arc<Desk>) -> Result<Value, Problem> {
     let listed = tokio::task::spawn_blocking(move || listed(&office)).await;
     listed.map_err(|_| {
         let detail = "the past could not be looked at; the log says why";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+        Problem::internal(detail)
     })
 }
 

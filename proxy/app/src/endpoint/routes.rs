@@ -321,7 +321,7 @@ pub(crate) static ROUTES: [Route; 29] = [
         answers: &[(202, Some(JSON))],
         ..read("/v1/reconcile", Op::Reconcile, OPERATOR, "Looks for another policy now.")
     },
-    read("/v1/pin", Op::Pin, VIEWER, "Whether the store stays on a revision, and until when."),
+    read("/v1/pin", Op::Pin, OPERATOR, "Whether the store stays on a revision, and until when."),
     Route {
         errors: &[400, 404, 408, 409, 410, 412, 413, 415, 428, 429],
         answers: &[(200, Some(JSON))],

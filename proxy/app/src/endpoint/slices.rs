@@ -14,8 +14,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tillgate_config::effective::{Effective, Slice};
@@ -24,15 +23,17 @@ use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Held;
 
+use super::accept::taken;
+use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
-use super::{Ask, Desk, lock};
+use super::{Ask, Desk, lock, revisions};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// Callers that wait at the same time: a thousand sidecars and as many tools, 1 KiB each.
-const WAITERS_MAX: i64 = 2048;
+pub(super) const WAITERS_MAX: i64 = 2048;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -125,10 +126,7 @@ impl Wanted {
             narrowed: None,
             packed: takes_gzip(headers),
             known: texts(headers, IF_NONE_MATCH).collect::<Vec<_>>().join(",").into(),
-            versioned: headers
-                .get_all(ACCEPT)
-                .iter()
-                .any(|one| one.as_bytes() == JSON_V1.as_bytes()),
+            versioned: versioned(headers),
         };
         for (name, value) in ask.query()? {
             match &*name {
@@ -200,6 +198,13 @@ fn preferred(headers: &HeaderMap) -> Option<Duration> {
     seconds(wait).ok()
 }
 
+/// Whether the caller asks for the version of the shape: by its name, and no less gladly than
+/// without.
+fn versioned(headers: &HeaderMap) -> bool {
+    let (v1, plain) = (taken(headers, JSON_V1), taken(headers, JSON));
+    v1.weight > plain.weight || (v1.is_named && v1.weight > 0.0 && v1.weight == plain.weight)
+}
+
 fn takes_gzip(headers: &HeaderMap) -> bool {
     texts(headers, ACCEPT_ENCODING).flat_map(|value| value.split(',')).any(|one| {
         let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
@@ -222,22 +227,29 @@ fn has(known: &str, digest: &str) -> bool {
     })
 }
 
+/// What the caller may see of what runs now. Whether he still is one is asked last: the callers of
+/// a config count before it runs.
+fn seen(desk: &Desk, pass: &Pass, wanted: &Wanted) -> Result<(Arc<Slices>, Arc<Shown>), Problem> {
+    let slices = desk.endpoint().slices(desk.running().as_ref());
+    let shown = slices.of(&pass.who(desk)?, wanted.narrowed);
+    Ok((slices, shown))
+}
+
 /// Answers at once, or when there is something new, or when the time is over.
 pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
     let wanted = Wanted::of(desk, &ask)?;
-    let who = ask.who;
+    let pass = ask.pass;
     // A head keeps the buffer that it was read into, 8 KiB of each caller who waits.
-    drop((ask.head, ask.body, ask.path));
+    drop((ask.head, ask.who, ask.body, ask.path));
     let mut news = desk.endpoint().news();
-    let first = desk.endpoint().slices(desk.running().as_ref());
+    let (first, shown) = seen(desk, &pass, &wanted)?;
     if first.is_minimal {
         // A sidecar that has a config keeps it, whatever became of the gateway's.
         let detail = "this gateway has no policy yet: ask again";
         return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail));
     }
-    let shown = first.of(&who, wanted.narrowed);
     let Some(wait) = wanted.wait.filter(|_| has(&wanted.known, &shown.digest)) else {
-        return Ok(answer(&first, &shown, &wanted));
+        return Ok(answer(desk, &first, &shown, &wanted));
     };
     let meters = &desk.endpoint().meters;
     if meters.waiters.get() >= WAITERS_MAX {
@@ -254,23 +266,21 @@ pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
     loop {
         tokio::select! {
             changed = news.changed() => {
-                let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&who, wanted.narrowed);
+                let (slices, shown) = seen(desk, &pass, &wanted)?;
                 if changed.is_err() || !has(&wanted.known, &shown.digest) {
-                    return Ok(answer(&slices, &shown, &wanted));
+                    return Ok(answer(desk, &slices, &shown, &wanted));
                 }
             }
             () = &mut until => {
-                let slices = desk.endpoint().slices(desk.running().as_ref());
-                let shown = slices.of(&who, wanted.narrowed);
-                return Ok(answer(&slices, &shown, &wanted));
+                let (slices, shown) = seen(desk, &pass, &wanted)?;
+                return Ok(answer(desk, &slices, &shown, &wanted));
             }
             () = desk.gateway.drain.reached(Phase::Draining) => return Err(super::stopping()),
         }
     }
 }
 
-fn answer(slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
+fn answer(desk: &Desk, slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
     let tag = if wanted.packed { "-gzip" } else { "" };
     let mut answer = if has(&wanted.known, &shown.digest) {
         StatusCode::NOT_MODIFIED.into_response()
@@ -298,6 +308,7 @@ fn answer(slices: &Slices, shown: &Shown, wanted: &Wanted) -> Response {
             answer.headers_mut().insert(name, value);
         }
     }
+    revisions::stamp(desk, &slices.digest, &mut answer);
     answer
 }
 

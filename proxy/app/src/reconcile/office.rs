@@ -115,7 +115,7 @@ pub(crate) struct Standing {
 
 /// What a name stands for.
 pub(crate) enum Found {
-    /// A bundle that is kept, or waits.
+    /// A bundle that is kept, or waits, or runs from memory.
     Here {
         digest: Digest,
         run: Option<Run>,
@@ -238,7 +238,7 @@ impl Office {
         };
         let Some(digest) = digest else { return Found::Unknown };
         let (run, candidate) = (last_of(&digest), waits(&digest));
-        if candidate.is_none() && !self.keeps(&digest) {
+        if candidate.is_none() && !self.keeps(&digest) && self.unkept(&digest).is_none() {
             return Found::Pruned;
         }
         Found::Here { digest, run, candidate }
@@ -258,6 +258,12 @@ impl Office {
         self.spec.state.keeps(digest)
     }
 
+    /// What runs, if it is this one and the disk has not taken it.
+    fn unkept(&self, digest: &str) -> Option<Arc<Policy>> {
+        let running = self.standing().running.clone();
+        running.filter(|policy| *policy.revision.digest == *digest && !self.keeps(digest))
+    }
+
     /// The config of a bundle, and its manifest. Blocks: it may read the disk and compile.
     pub(crate) fn open(
         &self,
@@ -266,7 +272,8 @@ impl Office {
         known: Option<Arc<Effective>>,
     ) -> Result<(Arc<Effective>, Value), String> {
         let shown = |manifest: &Manifest| serde_json::to_value(manifest).unwrap_or_default();
-        if let Some(policy) = candidate {
+        let unkept = self.unkept(digest);
+        if let Some(policy) = candidate.or(unkept.as_deref()) {
             let effective = Arc::new((self.finish)(policy.effective.clone()));
             return Ok((effective, shown(&policy.manifest)));
         }

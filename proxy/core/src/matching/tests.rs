@@ -321,7 +321,7 @@ proptest! {
         }
         let client = client.map(|index| ClientIdentity {
             sans: CLIENTS[index].iter().map(|san| (*san).into()).collect(),
-            fingerprint: "".into(),
+            ..ClientIdentity::default()
         });
         let query = query.join("&");
         let facts = RequestFacts {
@@ -354,8 +354,7 @@ fn query_parameters_come_after_headers_and_names_of_clients_last() {
     let (plain, mut with) = (HeaderMap::new(), HeaderMap::new());
     with.insert("x", HeaderValue::from_static("1"));
     let find = |headers: &HeaderMap, query: &str, san: Option<&str>| {
-        let client =
-            san.map(|san| ClientIdentity { sans: vec![san.into()], fingerprint: "".into() });
+        let client = san.map(|san| ClientIdentity { sans: vec![san.into()], ..Default::default() });
         let about = facts(("h", "/"), &Method::GET, headers);
         table.find(RequestFacts { query, client: client.as_ref(), ..about }).map(|id| id.0)
     };

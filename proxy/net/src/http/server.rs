@@ -84,7 +84,7 @@ pub struct Caller {
     pub name: HeaderValue,
     /// The request's life; keep it until the response has ended.
     pub flow: InFlight,
-    /// What its verified certificate says, if it showed one.
+    /// What its verified certificate says, if it showed one that has not ended since.
     pub identity: Option<Arc<ClientIdentity>>,
     /// A ticket for what outlives the connection.
     pub ticket: Arc<Ticket>,

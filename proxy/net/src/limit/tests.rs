@@ -83,7 +83,7 @@ fn headers_certificates_and_the_route_are_keys_of_their_own() {
         let ask = |till: &'static str, certificate: Option<&str>, address: &str| {
             let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(till))]);
             let identity = certificate
-                .map(|print| ClientIdentity { sans: Vec::new(), fingerprint: print.into() });
+                .map(|print| ClientIdentity { fingerprint: print.into(), ..Default::default() });
             let address = address.parse().unwrap();
             let passes =
                 limits.check(Asker { address, identity: identity.as_ref(), headers: &headers });

@@ -13,6 +13,8 @@ use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
+use crate::clock::{self, Floor};
+
 /// The parts of a certificate that rustls does not tell.
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -72,11 +74,19 @@ fn san(name: &GeneralName) -> Option<San<'_>> {
 
 /// What rules and limits may know of a client whose certificate was verified.
 pub(super) fn identity(leaf: &CertificateDer<'_>) -> ClientIdentity {
-    // What rustls has verified can be read; without names no rule on names meets.
-    let sans = Facts::of(leaf).map(|facts| facts.sans).unwrap_or_default();
+    // What rustls has verified can be read; what cannot has no names and has ended.
+    let (sans, not_after) = Facts::of(leaf)
+        .map(|facts| (facts.sans, clock::seconds_of(facts.not_after)))
+        .unwrap_or_default();
     let hash = digest(&SHA256, leaf);
     let fingerprint: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    ClientIdentity { sans, fingerprint: fingerprint.into() }
+    ClientIdentity { sans, not_after, fingerprint: fingerprint.into() }
+}
+
+/// Whether the certificate that was verified still counts: connections and tickets outlive it.
+/// `floor` has the clock that its verifier had.
+pub fn counts(client: &ClientIdentity, floor: &Floor) -> bool {
+    floor.lately() <= client.not_after
 }
 
 /// The first moment at which a certificate of the chain is no longer valid.

@@ -17,14 +17,17 @@ use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    CertificateError, Error, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    ServerConnection,
+};
 use tillgate_core::tls::{ClientAuth, ClientIdentity, ServerTls};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::identity;
+use super::certificate::{counts, identity};
 use super::client::versions;
 use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
@@ -174,7 +177,16 @@ impl Terminator {
         let session = stream.get_ref().1;
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let client = leaf.map(|leaf| Arc::new(identity(leaf)));
+        if client.as_ref().is_some_and(|client| !self.counts(client)) {
+            // A ticket brings back a certificate that was good when the ticket was given.
+            return Err(io::Error::other(Error::InvalidCertificate(CertificateError::Expired)));
+        }
         Ok(ClientSession { stream: Box::new(stream), client })
+    }
+
+    /// Whether what a client has shown still counts.
+    pub(crate) fn counts(&self, client: &ClientIdentity) -> bool {
+        counts(client, &self.ground.floor)
     }
 
     fn show_ends(&self, loaded: &[Pair]) {

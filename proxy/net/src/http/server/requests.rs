@@ -38,17 +38,29 @@ impl Requests<'_> {
         if let Some(why) = refused {
             tracing::debug!(peer = %self.peer, why = why.detail(), "refused a request");
         }
+        let identity = self.identity.as_ref().filter(|identity| self.counts(identity));
+        let has_ended = self.identity.is_some() && identity.is_none();
         let caller = Caller {
             peer: self.peer,
             name: self.name.clone(),
             flow,
-            identity: self.identity.clone(),
+            identity: identity.cloned(),
             ticket: Arc::clone(&self.ticket),
             place: Arc::clone(self.place),
             scheme: self.scheme,
             refused,
         };
-        (caller, Switch::of(request, self.watch))
+        let mut switch = Switch::of(request, self.watch);
+        // By HTTP/2 the field would mean nothing.
+        if has_ended && switch == Switch::None && request.version() != Version::HTTP_2 {
+            switch = Switch::Last;
+        }
+        (caller, switch)
+    }
+
+    /// Whether the client's certificate still counts.
+    fn counts(&self, identity: &ClientIdentity) -> bool {
+        self.place.entry.tls.as_ref().is_some_and(|tls| tls.counts(identity))
     }
 }
 
@@ -70,6 +82,8 @@ fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed
 pub(super) enum Switch {
     /// Nothing: its next bytes are a request.
     None,
+    /// Its next request belongs on another one: the client has to show another certificate.
+    Last,
     /// A successful answer opens a tunnel.
     Connect,
     /// `101` does.
@@ -91,6 +105,7 @@ impl Switch {
     pub(super) fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
         let opens = match self {
             Self::None => true,
+            Self::Last => false,
             Self::Connect => answer.status().is_success(),
             Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
         };
