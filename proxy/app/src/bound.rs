@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tillgate_config::effective::{Effective, ListenerProtocol};
 use tillgate_net::drain::Phase;
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::endpoint::{ConfigEntry, SecretError};
+use crate::endpoint::{ConfigEntry, Look, SecretError};
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
@@ -474,10 +474,11 @@ impl Control {
         self.gateway.endpoint.looks();
     }
 
-    /// What came of it.
-    pub(crate) fn looked(&self, outcome: Result<(), &str>) {
+    /// What came of the one look that began then.
+    pub(crate) fn looked(&self, began: Instant, outcome: Result<(), &str>) {
         let digest = self.digest();
-        self.gateway.endpoint.looked(outcome.map(|()| &*digest));
+        let look = Look { source: 0, of: 1, began };
+        self.gateway.endpoint.looked(look, outcome.map(|()| (&*digest, None)));
     }
 
     /// Opens log files anew.

@@ -34,7 +34,8 @@ pub(crate) use self::explain::{here as explained, offline as explained_offline};
 use self::gates::Gates;
 use self::hooks::Heard;
 use self::instances::Instances;
-use self::operations::Operations;
+use self::operations::{Busy, Operations};
+pub(crate) use self::operations::{Look, Outcome};
 pub(crate) use self::past::Bundle;
 use self::past::Past;
 use self::problem::Problem;
@@ -191,22 +192,30 @@ impl Endpoint {
     }
 
     /// The operation `id` has come to this.
-    pub(crate) fn ended(&self, id: &str, outcome: Result<&str, &str>) {
+    pub(crate) fn ended(&self, id: &str, outcome: Outcome<'_>) {
         lock(&self.operations).end_one(id, outcome, clock::wall());
     }
 
     /// Asks to look for another policy; the id of the operation.
-    fn look(&self, actor: &Arc<str>) -> Arc<str> {
-        let (id, is_new) = lock(&self.operations).begin(actor, clock::wall());
+    fn look(&self, actor: &Arc<str>) -> Result<Arc<str>, Busy> {
+        let now = (clock::now(), clock::wall());
+        let (id, is_new) = lock(&self.operations).begin(actor, now)?;
         if is_new {
             self.record(Record {
                 action: Action::Fetch,
                 actor: actor.to_string(),
                 fields: vec![("operation", json!(&*id))],
             });
+        }
+        self.asked.notify_one();
+        Ok(id)
+    }
+
+    /// The same, for one who does not ask what becomes of it.
+    fn hint(&self, actor: &Arc<str>) {
+        if self.look(actor).is_err() {
             self.asked.notify_one();
         }
-        id
     }
 
     /// Returns when somebody asks to look for another policy.
@@ -219,9 +228,9 @@ impl Endpoint {
         lock(&self.operations).run();
     }
 
-    /// What came of it: the digest that is in effect, or why there is no other.
-    pub(crate) fn looked(&self, outcome: Result<&str, &str>) {
-        lock(&self.operations).end(outcome, clock::wall());
+    /// What came of a look.
+    pub(crate) fn looked(&self, look: Look, outcome: Outcome<'_>) {
+        lock(&self.operations).looked(look, outcome, clock::wall());
     }
 
     /// Takes secrets that have changed; what cannot be used leaves the old ones. Reads files.

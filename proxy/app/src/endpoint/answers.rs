@@ -49,7 +49,7 @@ pub(super) async fn answer(
         Op::Validate => checks::validate(desk, ask).await.map(|it| document(&it)),
         Op::Plan => checks::plan(desk, ask).await.map(|it| document(&it)),
         Op::Explain => explain::explain(desk, ask).await.map(|it| document(&it)),
-        Op::Reconcile => Ok(asked::reconcile(desk, &ask)),
+        Op::Reconcile => asked::reconcile(desk, &ask),
         Op::Pin => Ok(pin::show(desk)),
         Op::SetPin => pin::set(desk, &ask).await,
         Op::Unpin => pin::clear(desk, &ask).await,

@@ -15,6 +15,7 @@ use tillgate_net::clock;
 
 use super::audit::{Action, Record};
 use super::hooks::Then;
+use super::operations::Busy;
 use super::problem::Problem;
 use super::routes::{JSON, NDJSON};
 use super::{Ask, Desk, audit, lock};
@@ -30,9 +31,9 @@ const RECORDS_BYTES_MAX: usize = 1024 * 1024;
 const RECORDS: usize = 100;
 
 /// `POST /v1/reconcile`.
-pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Response {
-    let id = desk.endpoint().look(&ask.who.actor);
-    accepted(Some(&id))
+pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let busy = |Busy { why, seconds }| Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, why);
+    desk.endpoint().look(&ask.who.actor).map(|id| accepted(Some(&id))).map_err(busy)
 }
 
 pub(super) fn accepted(id: Option<&str>) -> Response {
@@ -66,12 +67,12 @@ pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
     };
     let actor: Arc<str> = format!("hook:{name}").into();
     match then {
-        Then::Look => drop(desk.endpoint().look(&actor)),
+        Then::Look => desk.endpoint().hint(&actor),
         Then::LookIn(time) => {
             let desk = Arc::clone(desk);
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
-                desk.endpoint().look(&actor);
+                desk.endpoint().hint(&actor);
             });
         }
         Then::Nothing => {}

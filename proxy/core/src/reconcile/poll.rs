@@ -107,11 +107,14 @@ impl Poll {
         self.begun = now;
     }
 
-    /// Somebody says that there is something new. A source that fails is left alone.
-    pub fn hint(&mut self, now: Instant) {
-        if self.failures == 0 {
+    /// Somebody says that there is something new. Whether it is asked because of that: a source
+    /// that fails is left alone.
+    pub fn hint(&mut self, now: Instant) -> bool {
+        let is_asked = self.failures == 0;
+        if is_asked {
             self.next = self.next.min(now.max(self.begun + HINT_FLOOR));
         }
+        is_asked
     }
 
     /// How the question ended.

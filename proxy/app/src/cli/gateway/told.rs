@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tillgate_net::clock;
 use tillgate_net::handover::Named;
 use tillgate_net::threads::{making_way, release_freed};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -121,7 +122,7 @@ impl Reader {
                         // The loop says what came of it.
                         Begun::Yes(told) => told.look_now(),
                         Begun::Not(_) | Begun::Never => {
-                            self.control.looked(Err("no source is asked"));
+                            self.control.looked(clock::now(), Err("no source is asked"));
                         }
                     }
                 }
@@ -136,6 +137,7 @@ impl Reader {
         }
         drop(watch);
         self.notify.reloading();
+        let began = clock::now();
         self.control.looks();
         // A refused config is logged and counted where it is refused.
         let outcome = match making_way(|| load(file, &self.options)) {
@@ -145,7 +147,7 @@ impl Reader {
                 Err(why)
             }
         };
-        self.control.looked(outcome.as_ref().map(|_| ()).map_err(String::as_str));
+        self.control.looked(began, outcome.as_ref().map(|_| ()).map_err(String::as_str));
         self.notify.ready();
         // This thread may have nothing to do for a long time.
         release_freed();

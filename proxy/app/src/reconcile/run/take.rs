@@ -39,7 +39,7 @@ pub(super) struct Waiting {
     pub(super) policy: Arc<Policy>,
     archive: Archive,
     verified: Verified,
-    source: usize,
+    pub(super) source: usize,
     seen: Instant,
     /// Not tried before, after this store could not take it.
     rests: Option<Instant>,
@@ -67,6 +67,7 @@ impl Loop {
     /// Takes what a source gave, or says why not. Whether the source need not give it again.
     pub(super) fn offer(&mut self, source: usize, fetched: Fetched, took: Duration) -> bool {
         let Fetched::Bundle { archive, proof, .. } = fetched else { return false };
+        self.refuses(source, None);
         self.meters.took(Applying::Fetch, took);
         let now = clock::now();
         let verified = self.spec.verify(&archive, proof);
@@ -129,6 +130,13 @@ impl Loop {
         // A stick with the last known good does not end what the source before it began.
         if from.is_none_or(|from| source <= from) {
             self.conditions.clear("RolledBack");
+        }
+    }
+
+    /// Why what a source gave last is not taken; `None` = nothing is known against it.
+    pub(super) fn refuses(&mut self, source: usize, why: Option<&str>) {
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.refused = why.map(str::to_owned);
         }
     }
 
@@ -348,6 +356,7 @@ impl Loop {
         self.gateway.clock.raise_floor(policy.revision.created_at);
         self.serves(policy);
         self.running_from = Some(source);
+        self.refuses(source, None);
         self.probation_since = Some(clock::now());
         let applied = policy.revision.sequence;
         self.waiting.take_if(|waiting| waiting.policy.revision.sequence <= applied);
@@ -394,6 +403,7 @@ impl Loop {
             self.conditions.clear("Held");
         }
         self.refused = Some(json!({ "sequence": sequence, "reason": reason, "why": text }));
+        self.refuses(source, Some(&text));
         if self.conditions.raise("Rejected", reason, &message) {
             tracing::error!(
                 source = name,

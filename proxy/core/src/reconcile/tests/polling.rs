@@ -88,15 +88,15 @@ fn long_polls_follow_each_other_but_never_in_a_loop() {
     poll.begin(later);
     poll.handle_polled(Polled::Answered { held: true }, 0, later);
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(1));
-    poll.hint(later);
+    assert!(poll.hint(later));
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(1), "it is soon enough");
     poll.handle_polled(OK, 0, later);
-    poll.hint(later);
+    assert!(poll.hint(later));
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(10));
     poll.handle_polled(LOST, u64::MAX, later);
     poll.handle_polled(LOST, u64::MAX, later);
     let next = poll.poll_timeout();
-    poll.hint(later);
+    assert!(!poll.hint(later));
     assert_eq!(poll.poll_timeout(), next, "a hint does not beat a back-off");
 }
 
