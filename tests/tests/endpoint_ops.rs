@@ -277,9 +277,8 @@ fn ended(store: &Operated, place: &str) -> Value {
 #[test]
 fn an_operation_says_what_became_of_what_every_source_has() {
     let store = far("endpoint-sources");
-    let bundle = |sequence, text: &str| {
-        Mood::Bundle(store.chain.bundle(sequence, text, "ci", &[]).into())
-    };
+    let bundle =
+        |sequence, text: &str| Mood::Bundle(store.chain.bundle(sequence, text, "ci", &[]).into());
     let text = store.policy("a.example");
     let slip = bundle(8, &text.replace("up: 5Mbit/s", "up: 5Mbps"));
     store.chain.feels(bundle(7, &text));
@@ -314,6 +313,27 @@ fn an_operation_says_what_became_of_what_every_source_has() {
     let lost = ended(&store, &look(&store));
     let why = lost["error"].as_str().unwrap();
     assert!(why.contains("central: the server answers 404") && why.contains("stick: "), "{why}");
+}
+
+#[test]
+fn an_operator_has_a_source_asked_that_is_left_alone_for_an_hour() {
+    let store = far("endpoint-urged");
+    let text = store.policy("a.example");
+    let bundle = |sequence| Mood::Bundle(store.chain.bundle(sequence, &text, "ci", &[]).into());
+    let (first, next) = (bundle(7), bundle(8));
+    store.chain.feels(first);
+    store.applied(7);
+    store.chain.feels(Mood::Nothing);
+    assert_eq!(ended(&store, &look(&store))["state"], "Failed");
+    store.chain.feels(next);
+    assert_eq!(ended(&store, &look(&store))["state"], "Succeeded");
+    assert_eq!(store.shown()["applied"]["sequence"], 8);
+    // Not if the server itself has said when it wants to be asked.
+    store.chain.feels(Mood::Later(3600));
+    assert_eq!(ended(&store, &look(&store))["state"], "Failed");
+    let rests = ended(&store, &look(&store));
+    let why = rests["error"].as_str().unwrap_or_default();
+    assert!(why.contains("central: the server answers 503"), "{rests}");
 }
 
 #[test]

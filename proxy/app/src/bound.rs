@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_core::reconcile::Hint;
 use tillgate_net::drain::Phase;
 use tillgate_net::handover::Named;
 use tillgate_net::http::server;
@@ -464,9 +465,9 @@ impl Control {
         let _ = self.gateway.endpoint.recent.set(Arc::clone(log.recent()));
     }
 
-    /// Returns when somebody asks to look for another policy.
-    pub(crate) async fn asked(&self) {
-        self.gateway.endpoint.asked().await;
+    /// Returns when somebody asks to look for another policy, with who that is.
+    pub(crate) async fn asked(&self) -> Hint {
+        self.gateway.endpoint.asked().await
     }
 
     /// It is looked for now.

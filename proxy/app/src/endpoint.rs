@@ -5,6 +5,7 @@
 //! never one of a worker. No route writes policy.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
@@ -101,6 +103,8 @@ pub(crate) struct Endpoint {
     operations: Mutex<Operations>,
     /// Somebody asks to look for another policy.
     asked: Notify,
+    /// And somebody among them is no machine.
+    is_urged: AtomicBool,
     audit: Mutex<Option<Audit>>,
     clock: Arc<StoreClock>,
     gates: Mutex<Gates>,
@@ -134,6 +138,7 @@ impl Endpoint {
             validated: Mutex::default(),
             operations: Mutex::new(Operations::new(fastrand::u32(..))),
             asked: Notify::new(),
+            is_urged: AtomicBool::new(false),
             audit: Mutex::default(),
             clock,
             gates: Mutex::default(),
@@ -197,7 +202,7 @@ impl Endpoint {
     }
 
     /// Asks to look for another policy; the id of the operation.
-    fn look(&self, actor: &Arc<str>) -> Result<Arc<str>, Busy> {
+    fn look(&self, actor: &Arc<str>, hint: Hint) -> Result<Arc<str>, Busy> {
         let now = (clock::now(), clock::wall());
         let (id, is_new) = lock(&self.operations).begin(actor, now)?;
         if is_new {
@@ -207,20 +212,25 @@ impl Endpoint {
                 fields: vec![("operation", json!(&*id))],
             });
         }
+        if hint == Hint::Operator {
+            self.is_urged.store(true, Ordering::Relaxed);
+        }
         self.asked.notify_one();
         Ok(id)
     }
 
-    /// The same, for one who does not ask what becomes of it.
+    /// The same, for a machine that does not ask what becomes of it.
     fn hint(&self, actor: &Arc<str>) {
-        if self.look(actor).is_err() {
+        if self.look(actor, Hint::Webhook).is_err() {
             self.asked.notify_one();
         }
     }
 
-    /// Returns when somebody asks to look for another policy.
-    pub(crate) async fn asked(&self) {
+    /// Returns when somebody asks to look for another policy, with who that is.
+    pub(crate) async fn asked(&self) -> Hint {
         self.asked.notified().await;
+        let is_urged = self.is_urged.swap(false, Ordering::Relaxed);
+        if is_urged { Hint::Operator } else { Hint::Webhook }
     }
 
     /// Who was asked looks now.

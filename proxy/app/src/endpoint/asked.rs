@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
+use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
 
 use super::audit::{Action, Record};
@@ -33,7 +34,8 @@ const RECORDS: usize = 100;
 /// `POST /v1/reconcile`.
 pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
     let busy = |Busy { why, seconds }| Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, why);
-    desk.endpoint().look(&ask.who.actor).map(|id| accepted(Some(&id))).map_err(busy)
+    let id = desk.endpoint().look(&ask.who.actor, Hint::Operator).map_err(busy)?;
+    Ok(accepted(Some(&id)))
 }
 
 pub(super) fn accepted(id: Option<&str>) -> Response {

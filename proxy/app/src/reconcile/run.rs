@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tillgate_config::bundle::place;
-use tillgate_core::reconcile::{Boot, ClockState, Fate, OnDisk, Reconciler, Remark, Run};
+use tillgate_core::reconcile::{Boot, ClockState, Fate, Hint, OnDisk, Reconciler, Remark, Run};
+use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
-use tillgate_net::{clock, threads};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -69,8 +69,8 @@ pub(crate) struct Told {
 
 impl Told {
     /// There may be something new.
-    pub(crate) fn look_now(&self) {
-        self.hint.send_modify(|count| *count += 1);
+    pub(crate) fn look_now(&self, hint: Hint) {
+        self.hint.send_modify(|people| *people += u64::from(hint == Hint::Operator));
     }
 
     /// Waits until the loop has ended, which it does when the gateway drains.

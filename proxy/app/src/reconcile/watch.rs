@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tillgate_core::reconcile::{Poll, PollSpec, Polled};
+use tillgate_core::reconcile::{Hint, Poll, PollSpec, Polled};
 use tillgate_net::clock;
 use tillgate_net::metrics::SourceMeter;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -61,13 +61,15 @@ impl Watched {
         Poll::new(poll, hash, something && !spec.is_near(), clock::now())
     }
 
-    /// Asks until nobody listens. A change of `hints` is a word that there is something new.
+    /// Asks until nobody listens. A change of `hints` is a word that there is something new; it
+    /// counts those of people.
     pub(super) async fn ask(
         mut self,
         gateway: Arc<Gateway>,
         answers: mpsc::Sender<Said>,
         mut hints: watch::Receiver<u64>,
     ) {
+        let mut known = 0;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(self.poll.poll_timeout().into()) => {}
@@ -76,7 +78,9 @@ impl Watched {
                         return;
                     }
                     let (source, at) = (self.number, clock::now());
-                    let is_asked = self.poll.hint(at);
+                    let before = std::mem::replace(&mut known, *hints.borrow_and_update());
+                    let hint = if known > before { Hint::Operator } else { Hint::Webhook };
+                    let is_asked = self.poll.hint(hint, at);
                     if !is_asked && answers.send(Said::Rests { source, at }).await.is_err() {
                         return;
                     }
