@@ -77,6 +77,8 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     let challenge = [7_u8; 32];
     let count = collector.count();
     collector.answers(&json!({"challenge": STANDARD.encode(challenge), "wantDetail": true}));
+    // The first report that has them does not arrive.
+    collector.refuses("HTTP/1.1 503 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let proof = collector.report("with a proof", count, |report| report["attestation"].is_object());
     let said = &proof.report;
     let mut text = challenge.to_vec();

@@ -67,11 +67,12 @@ impl Loop {
         let (Some(spec), Some(reporter)) = (&spec.reporting, &mut self.reporter) else { return };
         reporter.told = Some(level(&report));
         (reporter.tells, report["operations"]) = (tells, operations.into());
-        if std::mem::take(&mut reporter.wants_detail) {
+        // Owed until the centre has it.
+        if reporter.wants_detail {
             report["detail"] = status::of(&self.gateway);
         }
-        if let Some(challenge) = reporter.challenge.take() {
-            report["attestation"] = attestation(spec.key.as_ref(), &challenge, &report);
+        if let Some(challenge) = &reporter.challenge {
+            report["attestation"] = attestation(spec.key.as_ref(), challenge, &report);
         }
         reporter.send(&self.gateway, spec, &report);
     }
@@ -102,10 +103,16 @@ impl Loop {
                 // The store's own clock may be wrong; the server's is the one that counts here.
                 let retry_after = retry_after(answer.headers(), date(answer.headers()));
                 let status = answer.status();
+                let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
                 if status == StatusCode::PAYLOAD_TOO_LARGE {
                     self.shorten();
+                } else if status.is_client_error()
+                    && !is_busy
+                    && status != StatusCode::REQUEST_TIMEOUT
+                {
+                    // What it asked for may be what it cannot read: the next report has to arrive.
+                    self.owes_nothing();
                 }
-                let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
                 let result = if is_busy { "busy" } else { "refused" };
                 let why = format!("the centre answers {status}");
                 (Reported::Failed { retry_after }, result, Some(why))
@@ -127,8 +134,20 @@ impl Loop {
         }
     }
 
-    /// A report was longer than the centre takes: the longest outcome in it stays here.
+    /// What the centre has asked for beyond the report is left out; it may ask again.
+    fn owes_nothing(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            (reporter.challenge, reporter.wants_detail) = (None, false);
+        }
+    }
+
+    /// A report was longer than the centre takes: the detail, or else the longest outcome in it,
+    /// stays here.
     fn shorten(&mut self) {
+        let reporter = self.reporter.as_mut();
+        if reporter.is_some_and(|reporter| std::mem::take(&mut reporter.wants_detail)) {
+            return;
+        }
         let told = self.reporter.as_ref().map_or(0, |reporter| reporter.tells);
         let Some(one) = longest(&mut self.results, told) else { return };
         tracing::warn!(id = &*one.id, "what came of an operation is too large for the centre");
