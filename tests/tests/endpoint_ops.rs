@@ -217,6 +217,11 @@ fn an_operator_and_a_hook_say_look_now() {
     let digest = read(&site.as_role("viewer", "GET", "/v1/status"))["digest"].clone();
     assert_eq!(ended["digest"], digest);
     assert_eq!(site.as_role("viewer", "GET", "/v1/operations/none").status, 404);
+    let is_in_effect = |value: u8| {
+        let metrics = site.as_role("viewer", "GET", "/metrics").text();
+        metrics.contains(&format!("tillgate_config_last_apply_success {value}\n"))
+    };
+    assert!(is_in_effect(1), "the newest policy of the file");
 
     // A policy that is refused is an operation that failed, with the reason.
     fs::write(&site.program.policy, policy(&site.folder, "40Mbps")).unwrap();
@@ -227,6 +232,7 @@ fn an_operator_and_a_hook_say_look_now() {
         let why = operation["error"].as_str()?.contains("40Mbit/s");
         (operation["state"] == "Failed" && why).then_some(())
     });
+    assert!(is_in_effect(0));
 
     let kind = "Content-Type: application/json\r\n";
     let hook = |name: &str, header: String, body: &str| {

@@ -15,7 +15,6 @@ use tillgate_tests::collector::{Arrived, Collector, reasons};
 use tillgate_tests::endpoint::write_secret;
 use tillgate_tests::eventually;
 use tillgate_tests::operated::Operated;
-use tillgate_tests::program::policy;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 
@@ -446,17 +445,36 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
 #[test]
 fn what_its_source_has_taken_back_is_not_desired_any_more() {
     let collector = Collector::default();
-    let (store, _) = store("desired", &collector);
-    let text = policy("a.example", std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
-    let good = store.chain.bundle(7, &text, "ci", &[]);
-    store.chain.put(&good);
-    store.applied(7);
-    let slip = text.replace("up: 5Mbit/s", "up: 5Mbps");
+    let (mut store, _) = store("desired", &collector);
+    store.good(7, "a.example");
+    let stick = store.chain.folder.join("stick/bundle.tar.gz");
+    let good = fs::read(&stick).unwrap();
+    let slip = store.policy("a.example").replace("up: 5Mbit/s", "up: 5Mbps");
     store.chain.put(&store.chain.bundle(8, &slip, "ci", &[]));
     let bad = collector.report("of the slip", 0, |report| report["desired"]["sequence"] == 8);
     assert_eq!(bad.report["applied"]["sequence"], 7);
+    let success = |store: &Operated, value: u8| {
+        eventually(&format!("{value}"), || {
+            let line = format!("tillgate_config_last_apply_success {value}\n");
+            store.metrics().contains(&line).then_some(())
+        });
+    };
+    success(&store, 0);
+    assert_eq!(store.shown()["refused"]["sequence"], 8);
     let count = collector.count();
     store.chain.put(&good);
     let back = |report: &Value| report["desired"]["sequence"] == 7;
-    collector.report("of the way back", count, back);
+    let back = collector.report("of the way back", count, back).report;
+    assert_eq!(back["attempted"], json!({"sequence": 7, "result": "Applied"}));
+    success(&store, 1);
+    assert_eq!(store.shown()["refused"], Value::Null);
+    // A start from the disk alone knows, too, and since when.
+    let since = back["applied"]["since"].clone();
+    store.restart_after(|_| fs::remove_file(stick).unwrap());
+    success(&store, 1);
+    let metrics = store.metrics();
+    let name = "tillgate_config_last_apply_timestamp_seconds ";
+    let at = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let at = Wall(at.parse::<f64>().unwrap() as u64);
+    assert_eq!(json!(tillgate_config::bundle::wall_text(at)), since);
 }

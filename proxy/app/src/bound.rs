@@ -423,6 +423,11 @@ impl Control {
         crate::reload::failed(&self.gateway, why);
     }
 
+    /// What it starts with came from a policy's file.
+    pub(crate) fn reads_a_file(&self) {
+        crate::reload::succeeded(&self.gateway);
+    }
+
     /// Begins to ask the sources of policy.
     pub(crate) fn reconcile(&self, booted: Booted) -> io::Result<Told> {
         booted.start(Arc::clone(&self.gateway))

@@ -278,6 +278,7 @@ impl Loop {
             let is_lkg = self.machine.lkg() == self.machine.running();
             self.runs(&policy, if is_lkg { Fate::Good } else { Fate::Kept });
             self.says_runs(&policy);
+            self.meters.last_success.set(i64::from(self.is_newest_known()));
             self.conditions.raise("Ready", "FromDisk", &policy.manifest.revision);
         }
         loop {
@@ -404,7 +405,17 @@ impl Loop {
             since: wall(),
             fate,
         };
-        self.machine.memory_mut().runs(run);
+        let memory = self.machine.memory_mut();
+        memory.runs(run);
+        self.meters.last_at.set(memory.runs.last().map_or(0.0, |run| run.since.0 as f64));
+    }
+
+    /// Whether what runs is the newest that this store remembers, unless somebody wants less.
+    fn is_newest_known(&self) -> bool {
+        let memory = self.machine.memory();
+        let running = self.machine.running().and_then(|running| running.sequence);
+        let highest = memory.highest.as_ref().map(|(sequence, _)| *sequence);
+        memory.pin.is_some() || running.is_none() || running >= highest
     }
 
     fn says_runs(&self, policy: &Policy) {

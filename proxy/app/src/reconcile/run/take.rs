@@ -125,7 +125,16 @@ impl Loop {
         if self.waiting.is_none() {
             self.conditions.clear("Held");
         }
-        self.conditions.clear("Rejected");
+        if self.sources.values().all(|state| state.refused.is_none()) {
+            // What was refused was taken back.
+            self.conditions.clear("Rejected");
+            self.refused = None;
+            self.meters.last_success.set(1);
+            if self.waiting.is_none() {
+                let sequence = self.machine.running().and_then(|running| running.sequence);
+                self.attempted = json!({ "sequence": sequence, "result": "Applied" });
+            }
+        }
         let from = self.running_from.replace(source);
         // A stick with the last known good does not end what the source before it began.
         if from.is_none_or(|from| source <= from) {
@@ -369,7 +378,6 @@ impl Loop {
         self.history.note(policy, "Applied", "");
         self.meters.applied("applied", "New");
         self.meters.last_success.set(1);
-        self.meters.last_at.set(wall().0 as f64);
         self.do_effects();
     }
 
