@@ -97,6 +97,16 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     let next = collector.report("without one", collector.count(), |_| true);
     assert!(next.report["attestation"].is_null() && next.report["detail"].is_null());
 
+    // The head of the audit log that it is told is on disk: a loss of power cannot take it away.
+    store.ask("operator", "POST", "/v1/reconcile", "", "");
+    let look = store.records().iter().find(|one| one["action"] == "Fetch").cloned().unwrap();
+    let told = collector.report("with the record of that", 0, |report| {
+        report["audit"]["seq"].as_u64() >= look["seq"].as_u64()
+    });
+    let head = fs::read_to_string(store.chain.state().join("audit/head")).unwrap();
+    let on_disk: u64 = head.split_once(' ').unwrap().0.parse().unwrap();
+    assert!(told.report["audit"]["seq"].as_u64().unwrap() <= on_disk, "{head}");
+
     // A centre that is busy gets the newest later, and numbers never go back.
     collector.refuses("HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let metrics = |part: &str| {

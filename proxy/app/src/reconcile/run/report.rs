@@ -58,6 +58,7 @@ impl Loop {
         };
         let Some(trigger) = reporter.cadence.begin(now) else { return };
         self.check();
+        self.gateway.endpoint.sync_audit();
         let memory = self.machine.memory_mut();
         memory.reports += 1;
         self.remember();
@@ -170,7 +171,6 @@ impl Loop {
             applied["since"] = json!(since);
             applied
         });
-        let audit = self.gateway.endpoint.audited();
         let shown: Vec<Value> = items.iter().take(ITEMS_MAX).map(|item| item.to_json()).collect();
         let state_of_clock = self.gateway.clock.state();
         json!({
@@ -198,7 +198,7 @@ impl Loop {
             "pin": self.pin_shown(),
             "rollouts": self.rollouts(),
             "links": self.links(),
-            "audit": { "seq": audit["sequence"], "head": audit["head"] },
+            "audit": self.gateway.endpoint.audit_told(),
             // What came of them is long; it is put in when it is sent.
             "operations": self.results.iter().map(|one| one.number).collect::<Vec<_>>(),
         })
