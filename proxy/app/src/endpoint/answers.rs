@@ -176,6 +176,9 @@ fn overrides(desk: &Desk) -> Value {
             } else if matches!(clock, Clock::Untrusted(_)) {
                 // By such a clock none counts, and nobody knows which ones would.
                 "Suspended"
+            } else if one.counts(clock, now) {
+                // It is its time, and not enough of whom it needs have signed.
+                "Unapproved"
             } else if now < one.valid.from {
                 "Future"
             } else {
@@ -186,9 +189,13 @@ fn overrides(desk: &Desk) -> Value {
             };
             let mut suspends = names("Freeze", &one.freezes);
             suspends.extend(names("ChangeWindow", &one.windows));
+            let signers = running.gate.signers(one).map(|(approval, counts)| {
+                json!({ "keyId": &*approval.key_id, "role": &*approval.role, "counts": counts })
+            });
             json!({
                 "name": &*one.name,
                 "state": state,
+                "approvals": signers.collect::<Vec<Value>>(),
                 "suspends": suspends,
                 "validFrom": one.valid.from.to_string(),
                 "expiresAt": one.valid.until.to_string(),
