@@ -9,10 +9,10 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tillgate_config::bundle::{decode_memory, encode_memory, hex};
+use tillgate_config::bundle::{decode_memory, encode_memory, hex, wall_text};
 use tillgate_core::reconcile::{Done, Ended, Memory, Wall};
 use tillgate_tests::collector::{Arrived, Collector, reasons};
-use tillgate_tests::endpoint::write_secret;
+use tillgate_tests::endpoint::{everything, write_secret};
 use tillgate_tests::eventually;
 use tillgate_tests::operated::Operated;
 
@@ -66,6 +66,13 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     assert_eq!(report["desired"]["revision"], "main@sha1:7");
     assert_eq!(report["attempted"]["result"], "Applied");
     assert_eq!(report["links"][0]["state"], "Up");
+    let pointer =
+        fs::symlink_metadata(store.chain.state().join("lkg")).unwrap().modified().unwrap();
+    let since = wall_text(Wall(tillgate_net::clock::seconds_of(pointer)));
+    assert_eq!(report["lastKnownGood"]["since"], *since);
+    let clock = &report["clock"];
+    assert!(clock["state"] != "Synced" || clock["lastSync"].is_string(), "{clock}");
+    assert!(!tillgate_net::clock::is_kept() || clock["source"] == "System", "{clock}");
     assert!(body.len() < 8192, "{} bytes", body.len());
     assert!(is_signed(&key, b"tillgate-report-v1\n", &body, &signature.unwrap()));
     // The flags of the test's command line are a change by hand, too, and the only one.
@@ -125,6 +132,31 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     });
     let number = |report: &Value| report["reportSeq"].as_u64().unwrap();
     assert!(number(&anew.report) > number(&last), "{} {}", anew.report, last);
+}
+
+#[test]
+fn a_report_says_what_the_store_was_given_and_what_stands_by() {
+    let collector = Collector::default();
+    let (store, _) = store("given", &collector);
+    // As the mirror of an earlier process has left it.
+    let images = store.chain.folder.join("images");
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    fs::create_dir_all(&images).unwrap();
+    let given = format!("release pos pos-46 1795208700\nimage pos/checkout {digest}\n");
+    fs::write(images.join("releases"), given).unwrap();
+    let line = "    - {name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}\n";
+    let text = store.policy("a.example");
+    assert!(text.contains(line));
+    let text = text.replace(line, &[line, &line.replace("primary", "lte")].concat());
+    store.put_text(7, &(text + &everything(&images)));
+    let report = collector.report("of a whole policy", 0, |report| {
+        report["rollouts"][0]["imagesServed"] == json!({"pos/checkout": digest})
+    });
+    let links = report.report["links"].as_array().unwrap();
+    let states: Vec<(&Value, &Value)> =
+        links.iter().map(|link| (&link["name"], &link["state"])).collect();
+    assert_eq!(states, [(&json!("primary"), &json!("Up")), (&json!("lte"), &json!("Standby"))]);
+    assert!(report.body.len() < 8192, "{} bytes", report.body.len());
 }
 
 /// Does `change` with the file, waits for the drift of this reason, here and at the centre, and
@@ -486,5 +518,5 @@ fn what_its_source_has_taken_back_is_not_desired_any_more() {
     let name = "tillgate_config_last_apply_timestamp_seconds ";
     let at = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     let at = Wall(at.parse::<f64>().unwrap() as u64);
-    assert_eq!(json!(tillgate_config::bundle::wall_text(at)), since);
+    assert_eq!(json!(wall_text(at)), since);
 }
