@@ -18,6 +18,8 @@ pub enum Mood {
     Nothing,
     /// It has this, with its tag.
     Bundle(Arc<Vec<u8>>),
+    /// It wants to be asked again in so many seconds.
+    Later(u64),
     /// It answers with this text and status.
     Text(u16, &'static str),
     /// It sends the head and half of this, and then nothing as long as it is in this mood.
@@ -246,6 +248,9 @@ fn serve(mut wire: Wire, mood: &Mutex<Mood>, sent: &Mutex<(usize, usize)>) {
         let now = mood.lock().expect("no panic").clone();
         match now {
             Mood::Nothing => wire.send("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+            Mood::Later(seconds) => wire.send(format!(
+                "HTTP/1.1 503 X\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\r\n"
+            )),
             Mood::Text(status, text) => wire.send(format!(
                 "HTTP/1.1 {status} X\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n\
                  {text}",

@@ -1,5 +1,6 @@
 //! A centre that takes reports of a store, in the hands of a test.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ pub struct Arrived {
 pub struct Collector {
     server: Origin,
     arrived: Arc<Mutex<Vec<Arrived>>>,
-    next: Arc<Mutex<Option<String>>>,
+    next: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// An answer that wants the next report in a second.
@@ -38,12 +39,12 @@ fn soon(more: &Value) -> String {
 impl Default for Collector {
     fn default() -> Self {
         let (arrived, next) =
-            (Arc::<Mutex<Vec<Arrived>>>::default(), Arc::<Mutex<Option<String>>>::default());
+            (Arc::<Mutex<Vec<Arrived>>>::default(), Arc::<Mutex<VecDeque<String>>>::default());
         let (taken, answers) = (Arc::clone(&arrived), Arc::clone(&next));
         let server = Origin::start(move |mut wire, _| {
             while wire.waits_for_more() {
                 let request = wire.reply();
-                let answer = answers.lock().expect("no panic").take();
+                let answer = answers.lock().expect("no panic").pop_front();
                 let is_busy = answer.as_ref().is_some_and(|answer| !answer.contains(" 200 "));
                 if !is_busy {
                     taken.lock().expect("no panic").push(Arrived {
@@ -66,20 +67,20 @@ impl Collector {
         format!("  reporting: {{url: \"http://{address}/status\", heartbeat: 2s{more}}}\n")
     }
 
-    /// The next report is answered with these fields beside the usual one.
+    /// The next report that has no answer yet is answered with these fields beside the usual one.
     ///
     /// # Panics
     /// If its thread has panicked.
     pub fn answers(&self, more: &Value) {
-        *self.next.lock().expect("no panic") = Some(soon(more));
+        self.next.lock().expect("no panic").push_back(soon(more));
     }
 
-    /// The next report is answered with this, and not taken.
+    /// The next report that has no answer yet is answered with this, and not taken.
     ///
     /// # Panics
     /// If its thread has panicked.
     pub fn refuses(&self, answer: &str) {
-        *self.next.lock().expect("no panic") = Some(answer.to_owned());
+        self.next.lock().expect("no panic").push_back(answer.to_owned());
     }
 
     /// Waits for a report, after the first `after`, of which `wanted` is true.

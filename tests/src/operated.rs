@@ -44,6 +44,19 @@ impl Operated {
     /// # Panics
     /// If it does not start.
     pub fn new(path: &'static str, name: &str, more: impl Fn(&Chain) -> String) -> Self {
+        Self::asking(path, name, |chain| vec![chain.stick("")], more)
+    }
+
+    /// A store with these sources.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn asking(
+        path: &'static str,
+        name: &str,
+        sources: impl Fn(&Chain) -> Vec<String>,
+        more: impl Fn(&Chain) -> String,
+    ) -> Self {
         let (chain, authority) = (Chain::new(name), Authority::default());
         let identity = authority.issue(&[NAME, "127.0.0.1"]);
         for (name, text) in
@@ -66,7 +79,7 @@ impl Operated {
                 .push_str(&format!("      - {{name: {role}, roles: [{role}], file: {file}}}\n"));
         }
         let more = more(&chain);
-        let bootstrap = chain.bootstrap(&[chain.stick("")], &format!("{SOON}{endpoint}{more}"));
+        let bootstrap = chain.bootstrap(&sources(&chain), &format!("{SOON}{endpoint}{more}"));
         // A box whose clock was right before: the one of a test may be kept by nobody.
         let memory = Memory { clock_known: true, ..Memory::default() };
         fs::create_dir_all(chain.state()).expect("room");

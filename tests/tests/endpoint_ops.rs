@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,8 +11,10 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tillgate_tests::chain::Mood;
 use tillgate_tests::endpoint::{self, Caller, NAME, Wanted, write_secret};
 use tillgate_tests::eventually;
+use tillgate_tests::operated::Operated;
 use tillgate_tests::program::Program;
 use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::Reply;
@@ -214,6 +217,11 @@ fn an_operator_and_a_hook_say_look_now() {
     let digest = read(&site.as_role("viewer", "GET", "/v1/status"))["digest"].clone();
     assert_eq!(ended["digest"], digest);
     assert_eq!(site.as_role("viewer", "GET", "/v1/operations/none").status, 404);
+    let is_in_effect = |value: u8| {
+        let metrics = site.as_role("viewer", "GET", "/metrics").text();
+        metrics.contains(&format!("tillgate_config_last_apply_success {value}\n"))
+    };
+    assert!(is_in_effect(1), "the newest policy of the file");
 
     // A policy that is refused is an operation that failed, with the reason.
     fs::write(&site.program.policy, policy(&site.folder, "40Mbps")).unwrap();
@@ -224,6 +232,7 @@ fn an_operator_and_a_hook_say_look_now() {
         let why = operation["error"].as_str()?.contains("40Mbit/s");
         (operation["state"] == "Failed" && why).then_some(())
     });
+    assert!(is_in_effect(0));
 
     let kind = "Content-Type: application/json\r\n";
     let hook = |name: &str, header: String, body: &str| {
@@ -247,6 +256,92 @@ fn an_operator_and_a_hook_say_look_now() {
     assert_eq!(hook("lab", String::new(), long), 413);
     let no_kind = site.ask("POST", "/v1/hooks/lab", "", "{}");
     assert_eq!(no_kind.status, 415);
+}
+
+/// A store that asks a web server once an hour, or a stick that is not there.
+fn far(name: &str) -> Operated {
+    let sources = |chain: &tillgate_tests::chain::Chain| {
+        let central = chain.http().replace("interval: 1s", "interval: 1h");
+        vec![central.replace(", spread: 0s", ""), chain.stick("")]
+    };
+    Operated::asking(PROGRAM, name, sources, |_| String::new())
+}
+
+/// Where to ask what becomes of a look that an operator wants.
+fn look(store: &Operated) -> String {
+    let reply = store.ask("operator", "POST", "/v1/reconcile", "", "");
+    assert_eq!(reply.status, 202, "{}", reply.text());
+    reply.header("location").unwrap().to_owned()
+}
+
+/// How an operation has ended.
+fn ended(store: &Operated, place: &str) -> Value {
+    eventually(&format!("{place} ends\n{}", store.program.log()), || {
+        let operation = store.get(place);
+        operation["ended"].is_string().then_some(operation)
+    })
+}
+
+#[test]
+fn an_operation_says_what_became_of_what_every_source_has() {
+    let store = far("endpoint-sources");
+    let bundle =
+        |sequence, text: &str| Mood::Bundle(store.chain.bundle(sequence, text, "ci", &[]).into());
+    let text = store.policy("a.example");
+    let slip = bundle(8, &text.replace("up: 5Mbit/s", "up: 5Mbps"));
+    store.chain.feels(bundle(7, &text));
+    store.applied(7);
+    let mut looks = BTreeSet::from([look(&store)]);
+    assert_eq!(ended(&store, looks.first().unwrap())["state"], "Succeeded");
+
+    // The stick answers every second that it has nothing, and the web server some time later, that
+    // it has what is refused. Who asks meanwhile gets the same operation, and the log has one.
+    store.chain.feels(slip);
+    let place = eventually("two ask before one has ended", || {
+        let (place, again) = (look(&store), look(&store));
+        looks.extend([place.clone(), again.clone()]);
+        (place == again).then_some(place)
+    });
+    let refused = ended(&store, &place);
+    assert_eq!(refused["state"], "Failed", "{refused}");
+    let why = refused["error"].as_str().unwrap();
+    assert!(why.starts_with("central: ") && why.contains("5Mbps"), "{why}");
+    let is_look = |one: &&Value| one["action"] == "Fetch" && one["actor"] == "token:operator";
+    assert_eq!(store.records().iter().filter(is_look).count(), looks.len());
+    // The web server has nothing new, which is what is refused.
+    assert_eq!(ended(&store, &look(&store))["error"], refused["error"]);
+
+    store.chain.feels(bundle(9, &store.policy("b.example")));
+    let taken = ended(&store, &look(&store));
+    assert_eq!(taken["state"], "Succeeded", "{taken}");
+    assert_eq!(store.shown()["applied"]["sequence"], 9, "before it is said");
+    assert_eq!(taken["digest"], store.get("/v1/status")["digest"]);
+
+    store.chain.feels(Mood::Nothing);
+    let lost = ended(&store, &look(&store));
+    let why = lost["error"].as_str().unwrap();
+    assert!(why.contains("central: the server answers 404") && why.contains("stick: "), "{why}");
+}
+
+#[test]
+fn an_operator_has_a_source_asked_that_is_left_alone_for_an_hour() {
+    let store = far("endpoint-urged");
+    let text = store.policy("a.example");
+    let bundle = |sequence| Mood::Bundle(store.chain.bundle(sequence, &text, "ci", &[]).into());
+    let (first, next) = (bundle(7), bundle(8));
+    store.chain.feels(first);
+    store.applied(7);
+    store.chain.feels(Mood::Nothing);
+    assert_eq!(ended(&store, &look(&store))["state"], "Failed");
+    store.chain.feels(next);
+    assert_eq!(ended(&store, &look(&store))["state"], "Succeeded");
+    assert_eq!(store.shown()["applied"]["sequence"], 8);
+    // Not if the server itself has said when it wants to be asked.
+    store.chain.feels(Mood::Later(3600));
+    assert_eq!(ended(&store, &look(&store))["state"], "Failed");
+    let rests = ended(&store, &look(&store));
+    let why = rests["error"].as_str().unwrap_or_default();
+    assert!(why.contains("central: the server answers 503"), "{rests}");
 }
 
 #[test]

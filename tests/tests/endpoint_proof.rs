@@ -153,14 +153,15 @@ fn an_old_certificate_is_refused_counted_and_told() {
     }
 }
 
-/// A route in a freeze, which an exception suspends if somebody has signed it.
-fn frozen(store: &Operated, host: &str, exception: bool) -> String {
+/// A route in a freeze, and maybe an exception that says to be signed by the release manager and is
+/// by this key.
+fn frozen(store: &Operated, host: &str, exception: Option<&str>) -> String {
     let until = Timestamp(seconds_now() + 3600);
     let freeze = freeze_of("{routes: [api]}", until);
     // What is critical, no calendar may hold.
     let text = policy(host, store.origin.address);
     let mut text = text.replace("trafficClass: payment", "trafficClass: default") + &freeze;
-    if exception {
+    if let Some(key) = exception {
         let document = format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Override\nmetadata: {{name: hotfix}}\n\
              spec:\n  suspends: [{{kind: Freeze, name: peak}}]\n  allStores: true\n  \
@@ -171,7 +172,7 @@ fn frozen(store: &Operated, host: &str, exception: bool) -> String {
         );
         let file = store.chain.folder.join("override.yaml");
         fs::write(&file, &document).unwrap();
-        let key = store.chain.folder.join("release.pem").display().to_string();
+        let key = store.chain.folder.join(format!("{key}.pem")).display().to_string();
         let words = ["tillgate", "approve", file.to_str().unwrap(), "--role", "release-manager"];
         let words = words.into_iter().chain(["--key", &key, "--key-id", "release"]);
         let answer = tillgate::cli::ask(words.map(Into::into).collect::<Vec<_>>()).unwrap();
@@ -209,15 +210,37 @@ fn people_ask(store: &Operated) {
     assert_eq!(status(store, "DELETE", "/v1/pin", ""), 204);
 }
 
+/// What is said of the exception, and whether its signature counts.
+fn told(store: &Operated) -> Value {
+    let one = store.get("/v1/overrides")["overrides"][0].clone();
+    let approval = &one["approvals"][0];
+    assert_eq!(
+        (&approval["keyId"], &approval["role"]),
+        (&json!("release"), &json!("release-manager"))
+    );
+    json!([one["state"], approval["counts"]])
+}
+
+#[test]
+fn an_exception_that_others_have_signed_is_not_told_to_be_over() {
+    let store = Operated::new(PROGRAM, "proof-unapproved", |_| String::new());
+    store.put_text(7, &frozen(&store, "a.example", Some("eve")));
+    store.applied(7);
+    assert_eq!(told(&store), json!(["Unapproved", false]));
+}
+
 /// An exception counts, and does no longer; then something holds the rule.
 fn an_exception_comes_and_goes(store: &Operated) {
     for (sequence, exception) in [(10, true), (11, false)] {
-        let text = frozen(store, "b.example", exception);
+        let text = frozen(store, "b.example", exception.then_some("release"));
         store.chain.put(&store.chain.bundle(sequence, &text, "ci", &[]));
         store.applied(sequence);
         let action = if exception { "OverrideUsed" } else { "OverrideExpired" };
         let found = recorded(store, &json!({"action": action, "override": "hotfix"}));
         assert!(!exception || found["rule"] == "ServiceRoute/api/all", "{found}");
+        if exception {
+            assert_eq!(told(store), json!(["Active", true]));
+        }
     }
     recorded(store, &json!({"action": "GateOpen"}));
     recorded(store, &json!({"action": "GateHeld"}));

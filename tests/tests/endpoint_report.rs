@@ -9,13 +9,12 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tillgate_config::bundle::{decode_memory, encode_memory, hex};
+use tillgate_config::bundle::{decode_memory, encode_memory, hex, wall_text};
 use tillgate_core::reconcile::{Done, Ended, Memory, Wall};
 use tillgate_tests::collector::{Arrived, Collector, reasons};
-use tillgate_tests::endpoint::write_secret;
+use tillgate_tests::endpoint::{everything, write_secret};
 use tillgate_tests::eventually;
 use tillgate_tests::operated::Operated;
-use tillgate_tests::program::policy;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
 
@@ -67,6 +66,13 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     assert_eq!(report["desired"]["revision"], "main@sha1:7");
     assert_eq!(report["attempted"]["result"], "Applied");
     assert_eq!(report["links"][0]["state"], "Up");
+    let pointer =
+        fs::symlink_metadata(store.chain.state().join("lkg")).unwrap().modified().unwrap();
+    let since = wall_text(Wall(tillgate_net::clock::seconds_of(pointer)));
+    assert_eq!(report["lastKnownGood"]["since"], *since);
+    let clock = &report["clock"];
+    assert!(clock["state"] != "Synced" || clock["lastSync"].is_string(), "{clock}");
+    assert!(!tillgate_net::clock::is_kept() || clock["source"] == "System", "{clock}");
     assert!(body.len() < 8192, "{} bytes", body.len());
     assert!(is_signed(&key, b"tillgate-report-v1\n", &body, &signature.unwrap()));
     // The flags of the test's command line are a change by hand, too, and the only one.
@@ -77,6 +83,8 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     let challenge = [7_u8; 32];
     let count = collector.count();
     collector.answers(&json!({"challenge": STANDARD.encode(challenge), "wantDetail": true}));
+    // The first report that has them does not arrive.
+    collector.refuses("HTTP/1.1 503 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let proof = collector.report("with a proof", count, |report| report["attestation"].is_object());
     let said = &proof.report;
     let mut text = challenge.to_vec();
@@ -96,6 +104,16 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     let next = collector.report("without one", collector.count(), |_| true);
     assert!(next.report["attestation"].is_null() && next.report["detail"].is_null());
 
+    // The head of the audit log that it is told is on disk: a loss of power cannot take it away.
+    store.ask("operator", "POST", "/v1/reconcile", "", "");
+    let look = store.records().iter().find(|one| one["action"] == "Fetch").cloned().unwrap();
+    let told = collector.report("with the record of that", 0, |report| {
+        report["audit"]["seq"].as_u64() >= look["seq"].as_u64()
+    });
+    let head = fs::read_to_string(store.chain.state().join("audit/head")).unwrap();
+    let on_disk: u64 = head.split_once(' ').unwrap().0.parse().unwrap();
+    assert!(told.report["audit"]["seq"].as_u64().unwrap() <= on_disk, "{head}");
+
     // A centre that is busy gets the newest later, and numbers never go back.
     collector.refuses("HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let metrics = |part: &str| {
@@ -114,6 +132,31 @@ fn a_store_tells_its_centre_what_it_runs_and_proves_it() {
     });
     let number = |report: &Value| report["reportSeq"].as_u64().unwrap();
     assert!(number(&anew.report) > number(&last), "{} {}", anew.report, last);
+}
+
+#[test]
+fn a_report_says_what_the_store_was_given_and_what_stands_by() {
+    let collector = Collector::default();
+    let (store, _) = store("given", &collector);
+    // As the mirror of an earlier process has left it.
+    let images = store.chain.folder.join("images");
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    fs::create_dir_all(&images).unwrap();
+    let given = format!("release pos pos-46 1795208700\nimage pos/checkout {digest}\n");
+    fs::write(images.join("releases"), given).unwrap();
+    let line = "    - {name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}\n";
+    let text = store.policy("a.example");
+    assert!(text.contains(line));
+    let text = text.replace(line, &[line, &line.replace("primary", "lte")].concat());
+    store.put_text(7, &(text + &everything(&images)));
+    let report = collector.report("of a whole policy", 0, |report| {
+        report["rollouts"][0]["imagesServed"] == json!({"pos/checkout": digest})
+    });
+    let links = report.report["links"].as_array().unwrap();
+    let states: Vec<(&Value, &Value)> =
+        links.iter().map(|link| (&link["name"], &link["state"])).collect();
+    assert_eq!(states, [(&json!("primary"), &json!("Up")), (&json!("lte"), &json!("Standby"))]);
+    assert!(report.body.len() < 8192, "{} bytes", report.body.len());
 }
 
 /// Does `change` with the file, waits for the drift of this reason, here and at the centre, and
@@ -444,17 +487,36 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
 #[test]
 fn what_its_source_has_taken_back_is_not_desired_any_more() {
     let collector = Collector::default();
-    let (store, _) = store("desired", &collector);
-    let text = policy("a.example", std::net::SocketAddr::from(([127, 0, 0, 1], 9)));
-    let good = store.chain.bundle(7, &text, "ci", &[]);
-    store.chain.put(&good);
-    store.applied(7);
-    let slip = text.replace("up: 5Mbit/s", "up: 5Mbps");
+    let (mut store, _) = store("desired", &collector);
+    store.good(7, "a.example");
+    let stick = store.chain.folder.join("stick/bundle.tar.gz");
+    let good = fs::read(&stick).unwrap();
+    let slip = store.policy("a.example").replace("up: 5Mbit/s", "up: 5Mbps");
     store.chain.put(&store.chain.bundle(8, &slip, "ci", &[]));
     let bad = collector.report("of the slip", 0, |report| report["desired"]["sequence"] == 8);
     assert_eq!(bad.report["applied"]["sequence"], 7);
+    let success = |store: &Operated, value: u8| {
+        eventually(&format!("{value}"), || {
+            let line = format!("tillgate_config_last_apply_success {value}\n");
+            store.metrics().contains(&line).then_some(())
+        });
+    };
+    success(&store, 0);
+    assert_eq!(store.shown()["refused"]["sequence"], 8);
     let count = collector.count();
     store.chain.put(&good);
     let back = |report: &Value| report["desired"]["sequence"] == 7;
-    collector.report("of the way back", count, back);
+    let back = collector.report("of the way back", count, back).report;
+    assert_eq!(back["attempted"], json!({"sequence": 7, "result": "Applied"}));
+    success(&store, 1);
+    assert_eq!(store.shown()["refused"], Value::Null);
+    // A start from the disk alone knows, too, and since when.
+    let since = back["applied"]["since"].clone();
+    store.restart_after(|_| fs::remove_file(stick).unwrap());
+    success(&store, 1);
+    let metrics = store.metrics();
+    let name = "tillgate_config_last_apply_timestamp_seconds ";
+    let at = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let at = Wall(at.parse::<f64>().unwrap() as u64);
+    assert_eq!(json!(wall_text(at)), since);
 }

@@ -8,9 +8,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tillgate_config::effective::{Effective, ListenerProtocol};
+use tillgate_core::reconcile::Hint;
 use tillgate_net::drain::Phase;
 use tillgate_net::handover::Named;
 use tillgate_net::http::server;
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::endpoint::{ConfigEntry, SecretError};
+use crate::endpoint::{ConfigEntry, Look, SecretError};
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
@@ -422,6 +423,11 @@ impl Control {
         crate::reload::failed(&self.gateway, why);
     }
 
+    /// What it starts with came from a policy's file.
+    pub(crate) fn reads_a_file(&self) {
+        crate::reload::succeeded(&self.gateway);
+    }
+
     /// Begins to ask the sources of policy.
     pub(crate) fn reconcile(&self, booted: Booted) -> io::Result<Told> {
         booted.start(Arc::clone(&self.gateway))
@@ -464,9 +470,9 @@ impl Control {
         let _ = self.gateway.endpoint.recent.set(Arc::clone(log.recent()));
     }
 
-    /// Returns when somebody asks to look for another policy.
-    pub(crate) async fn asked(&self) {
-        self.gateway.endpoint.asked().await;
+    /// Returns when somebody asks to look for another policy, with who that is.
+    pub(crate) async fn asked(&self) -> Hint {
+        self.gateway.endpoint.asked().await
     }
 
     /// It is looked for now.
@@ -474,10 +480,11 @@ impl Control {
         self.gateway.endpoint.looks();
     }
 
-    /// What came of it.
-    pub(crate) fn looked(&self, outcome: Result<(), &str>) {
+    /// What came of the one look that began then.
+    pub(crate) fn looked(&self, began: Instant, outcome: Result<(), &str>) {
         let digest = self.digest();
-        self.gateway.endpoint.looked(outcome.map(|()| &*digest));
+        let look = Look { source: 0, of: 1, began };
+        self.gateway.endpoint.looked(look, outcome.map(|()| (&*digest, None)));
     }
 
     /// Opens log files anew.

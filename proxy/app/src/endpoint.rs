@@ -5,6 +5,7 @@
 //! never one of a worker. No route writes policy.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -18,7 +19,8 @@ use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
-use tillgate_core::endpoint::Who;
+use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
@@ -35,7 +37,8 @@ pub(crate) use self::explain::{here as explained, offline as explained_offline};
 use self::gates::Gates;
 use self::hooks::Heard;
 use self::instances::Instances;
-use self::operations::Operations;
+use self::operations::{Busy, Operations};
+pub(crate) use self::operations::{Look, Outcome};
 pub(crate) use self::past::Bundle;
 use self::past::Past;
 use self::problem::Problem;
@@ -104,6 +107,8 @@ pub(crate) struct Endpoint {
     operations: Mutex<Operations>,
     /// Somebody asks to look for another policy.
     asked: Notify,
+    /// And somebody among them is no machine.
+    is_urged: AtomicBool,
     audit: Mutex<Option<Audit>>,
     clock: Arc<StoreClock>,
     gates: Mutex<Gates>,
@@ -137,6 +142,7 @@ impl Endpoint {
             validated: Mutex::default(),
             operations: Mutex::new(Operations::new(fastrand::u32(..))),
             asked: Notify::new(),
+            is_urged: AtomicBool::new(false),
             audit: Mutex::default(),
             clock,
             gates: Mutex::default(),
@@ -200,27 +206,40 @@ impl Endpoint {
     }
 
     /// The operation `id` has come to this.
-    pub(crate) fn ended(&self, id: &str, outcome: Result<&str, &str>) {
+    pub(crate) fn ended(&self, id: &str, outcome: Outcome<'_>) {
         lock(&self.operations).end_one(id, outcome, clock::wall());
     }
 
     /// Asks to look for another policy; the id of the operation.
-    fn look(&self, actor: &Arc<str>) -> Arc<str> {
-        let (id, is_new) = lock(&self.operations).begin(actor, clock::wall());
+    fn look(&self, actor: &Arc<str>, hint: Hint) -> Result<Arc<str>, Busy> {
+        let now = (clock::now(), clock::wall());
+        let (id, is_new) = lock(&self.operations).begin(actor, now)?;
         if is_new {
             self.record(Record {
                 action: Action::Fetch,
                 actor: actor.to_string(),
                 fields: vec![("operation", json!(&*id))],
             });
-            self.asked.notify_one();
         }
-        id
+        if hint == Hint::Operator {
+            self.is_urged.store(true, Ordering::Relaxed);
+        }
+        self.asked.notify_one();
+        Ok(id)
     }
 
-    /// Returns when somebody asks to look for another policy.
-    pub(crate) async fn asked(&self) {
+    /// The same, for a machine that does not ask what becomes of it.
+    fn hint(&self, actor: &Arc<str>) {
+        if self.look(actor, Hint::Webhook).is_err() {
+            self.asked.notify_one();
+        }
+    }
+
+    /// Returns when somebody asks to look for another policy, with who that is.
+    pub(crate) async fn asked(&self) -> Hint {
         self.asked.notified().await;
+        let is_urged = self.is_urged.swap(false, Ordering::Relaxed);
+        if is_urged { Hint::Operator } else { Hint::Webhook }
     }
 
     /// Who was asked looks now.
@@ -228,9 +247,9 @@ impl Endpoint {
         lock(&self.operations).run();
     }
 
-    /// What came of it: the digest that is in effect, or why there is no other.
-    pub(crate) fn looked(&self, outcome: Result<&str, &str>) {
-        lock(&self.operations).end(outcome, clock::wall());
+    /// What came of a look.
+    pub(crate) fn looked(&self, look: Look, outcome: Outcome<'_>) {
+        lock(&self.operations).looked(look, outcome, clock::wall());
     }
 
     /// Takes secrets that have changed; what cannot be used leaves the old ones. Reads files.

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use tillgate_config::effective::Effective;
+use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::tls::FileError;
 
@@ -72,6 +73,7 @@ pub(crate) fn apply(gateway: &Gateway, effective: Effective) -> Result<(), Reloa
     match put(gateway, effective, Before::Policy) {
         Ok(()) => {
             tracing::info!(before = &*before, digest = &*digest, "config reloaded");
+            succeeded(gateway);
             Ok(())
         }
         Err(error) => {
@@ -121,9 +123,16 @@ fn swap(gateway: &Gateway, effective: Effective) -> Result<(), ReloadError> {
     Ok(())
 }
 
+/// The newest policy of the file is in effect.
+pub(crate) fn succeeded(gateway: &Gateway) {
+    gateway.policy_meters.last_success.set(1);
+    gateway.policy_meters.last_at.set(clock::wall_seconds() as f64);
+}
+
 /// Counts and logs a config that was refused; the running one stays.
 pub(crate) fn failed(gateway: &Gateway, why: &str) {
     gateway.metrics.reloaded(Err(()));
+    gateway.policy_meters.last_success.set(0);
     let digest = &gateway.running().effective.digest;
     gateway.endpoint.refused(digest, why);
     tracing::error!(running = &**digest, "config refused, the running one stays: {why}");

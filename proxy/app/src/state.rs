@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tillgate_config::bundle::{Manifest, decode_memory, encode_memory};
-use tillgate_core::reconcile::{Bundle, Digest, Memory, OnDisk, Revision};
+use tillgate_core::reconcile::{Bundle, Digest, Memory, OnDisk, Revision, Wall};
+use tillgate_net::clock;
 
 use crate::bundle::archive::{self, PACKED_BYTES_MAX};
 use crate::bundle::{Archive, revision};
@@ -263,6 +264,12 @@ impl StateDir {
     pub(crate) fn pointed(&self, pointer: Pointer) -> Option<Digest> {
         let target = fs::read_link(self.root.join(pointer.name())).ok()?;
         Some(format!("sha256:{}", target.file_name()?.to_str()?).into())
+    }
+
+    /// When a pointer was turned to where it leads.
+    pub(crate) fn pointed_at(&self, pointer: Pointer) -> Option<Wall> {
+        let link = fs::symlink_metadata(self.root.join(pointer.name())).ok()?;
+        Some(Wall(clock::seconds_of(link.modified().ok()?)))
     }
 
     fn present(&self) -> Vec<Digest> {

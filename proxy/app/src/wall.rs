@@ -114,6 +114,11 @@ impl StoreClock {
         self.inner().trust.state(clock::now())
     }
 
+    /// What it showed when somebody vouched for it last.
+    pub(crate) fn vouched(&self) -> Option<Wall> {
+        self.inner().trust.vouched()
+    }
+
     /// A time that has passed, as far as is known.
     pub(crate) fn floor(&self) -> Wall {
         self.inner().trust.floor()

@@ -25,7 +25,7 @@ pub use self::memory::{
     Applied, Boot, Boots, Bundle, DENIED_MAX, DONE_MAX, Denied, Done, Ended, Fate, Memory, OnDisk,
     Pin, RUNS_MAX, Remark, Run, Serve, Stage,
 };
-pub use self::poll::{Poll, PollSpec, Polled};
+pub use self::poll::{Hint, Poll, PollSpec, Polled};
 pub use self::promote::{Metric, RingEvidence, Word, judge_ring};
 pub use self::ring::{Approval, Held, Promotion, Ring, RingGate, RingSpec, Role};
 pub use self::wall::{ClockState, ClockTrust, Reading, Wall};

@@ -95,6 +95,9 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let bound = if options.pin_workers { bound.pinned() } else { bound };
     let control = bound.control();
     control.logs_to(log);
+    if let Policy::File(..) = policy {
+        control.reads_a_file();
+    }
     let gives_way = Arc::<AtomicBool>::default();
     let notify = Notify::from_environment();
     let reader = Reader {

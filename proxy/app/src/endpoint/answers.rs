@@ -49,7 +49,7 @@ pub(super) async fn answer(
         Op::Validate => checks::validate(desk, ask).await.map(|it| document(&it)),
         Op::Plan => checks::plan(desk, ask).await.map(|it| document(&it)),
         Op::Explain => explain::explain(desk, ask).await.map(|it| document(&it)),
-        Op::Reconcile => Ok(asked::reconcile(desk, &ask)),
+        Op::Reconcile => asked::reconcile(desk, &ask),
         Op::Pin => Ok(pin::show(desk)),
         Op::SetPin => pin::set(desk, &ask).await,
         Op::Unpin => pin::clear(desk, &ask).await,
@@ -181,6 +181,9 @@ fn overrides(desk: &Desk) -> Value {
             } else if matches!(clock, Clock::Untrusted(_)) {
                 // By such a clock none counts, and nobody knows which ones would.
                 "Suspended"
+            } else if one.counts(clock, now) {
+                // It is its time, and not enough of whom it needs have signed.
+                "Unapproved"
             } else if now < one.valid.from {
                 "Future"
             } else {
@@ -191,9 +194,13 @@ fn overrides(desk: &Desk) -> Value {
             };
             let mut suspends = names("Freeze", &one.freezes);
             suspends.extend(names("ChangeWindow", &one.windows));
+            let signers = running.gate.signers(one).map(|(approval, counts)| {
+                json!({ "keyId": &*approval.key_id, "role": &*approval.role, "counts": counts })
+            });
             json!({
                 "name": &*one.name,
                 "state": state,
+                "approvals": signers.collect::<Vec<Value>>(),
                 "suspends": suspends,
                 "validFrom": one.valid.from.to_string(),
                 "expiresAt": one.valid.until.to_string(),

@@ -11,11 +11,13 @@ use axum::response::Response;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
+use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
 
 use super::audit::{Action, Record};
 use super::callers::Callers;
 use super::hooks::{Receiver, Then};
+use super::operations::Busy;
 use super::problem::Problem;
 use super::routes::{JSON, NDJSON};
 use super::{Ask, Desk, audit, lock};
@@ -31,9 +33,10 @@ const RECORDS_BYTES_MAX: usize = 1024 * 1024;
 const RECORDS: usize = 100;
 
 /// `POST /v1/reconcile`.
-pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Response {
-    let id = desk.endpoint().look(&ask.who.actor);
-    accepted(Some(&id))
+pub(super) fn reconcile(desk: &Desk, ask: &Ask) -> Result<Response, Problem> {
+    let busy = |Busy { why, seconds }| Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, why);
+    let id = desk.endpoint().look(&ask.who.actor, Hint::Operator).map_err(busy)?;
+    Ok(accepted(Some(&id)))
 }
 
 pub(super) fn accepted(id: Option<&str>) -> Response {
@@ -71,12 +74,12 @@ pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
     };
     let actor: Arc<str> = format!("hook:{name}").into();
     match then {
-        Then::Look => drop(desk.endpoint().look(&actor)),
+        Then::Look => desk.endpoint().hint(&actor),
         Then::LookIn(time) => {
             let desk = Arc::clone(desk);
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
-                desk.endpoint().look(&actor);
+                desk.endpoint().hint(&actor);
             });
         }
         Then::Nothing => {}

@@ -174,6 +174,21 @@ impl Audit {
         Ok(())
     }
 
+    /// Makes sure that no loss of power can take the last record away.
+    ///
+    /// # Errors
+    /// If it may not be on disk.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        let Some(open) = self.open.as_ref().filter(|_| self.written != self.synced) else {
+            return Ok(());
+        };
+        let turn = File::open(&self.directory)?;
+        turn.lock()?;
+        open.sync()?;
+        self.synced = Some(open.head.clone());
+        open.head.leave_in(&self.directory)
+    }
+
     fn put(&mut self, record: &Record, moment: &Moment) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let look = open.put(record, moment)?;

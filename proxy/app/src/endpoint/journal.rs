@@ -107,6 +107,22 @@ impl Endpoint {
         Some(Item::new(State::Drifted, "AuditChanged", subject, wanted, broken))
     }
 
+    /// Has every record on disk, as far as that takes them.
+    pub(crate) fn sync_audit(&self) {
+        self.write(|audit, _| audit.sync());
+    }
+
+    /// Number and hash of the last record that no loss of power can take away, as it is told: what
+    /// was told and is not there any more was taken away by somebody.
+    pub(crate) fn audit_told(&self) -> Value {
+        let audit = lock(&self.audit);
+        let head = audit.as_ref().and_then(Audit::synced);
+        json!({
+            "seq": head.map(|head| head.sequence),
+            "head": head.map(|head| head.hash.as_str()),
+        })
+    }
+
     /// Number and hash of the last record that no loss of power can take away, of a log that lies
     /// in `folder`: one that a policy puts elsewhere, it may put elsewhere again.
     pub(crate) fn audit_head(&self, folder: &Path) -> Option<(u64, Arc<str>)> {

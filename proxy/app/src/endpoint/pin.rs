@@ -136,7 +136,8 @@ pub(super) async fn roll_back(desk: &Desk, ask: &Ask) -> Result<Response, Proble
     let hold = hold(reason, ticket, &expires_at)?;
     let office = office(desk)?;
     let actor = &ask.who.actor;
-    let id = lock(&desk.endpoint().operations).add_running(Kind::Rollback, actor, clock::wall());
+    let now = (clock::now(), clock::wall());
+    let id = lock(&desk.endpoint().operations).add_running(Kind::Rollback, actor, now);
     let order = Order::RollBack { name: to.into(), hold, operation: Some(Arc::clone(&id)) };
     match office.order(order, tags(&ask.head.headers), actor).await {
         Ok(_) => Ok(asked::accepted(Some(&id))),

@@ -319,6 +319,7 @@ pub(crate) static ROUTES: [Route; 29] = [
     Route {
         verb: Verb::Post,
         answers: &[(202, Some(JSON))],
+        errors: &[429],
         ..read("/v1/reconcile", Op::Reconcile, OPERATOR, "Looks for another policy now.")
     },
     read("/v1/pin", Op::Pin, OPERATOR, "Whether the store stays on a revision, and until when."),

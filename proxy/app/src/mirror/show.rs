@@ -28,6 +28,19 @@ impl Mirror {
         })
     }
 
+    /// The digests of the images of a rollout that the store was given, by repository; `left` is
+    /// how many more there is room for.
+    pub(crate) fn served(&self, rollout: &str, left: &mut usize) -> Value {
+        let ran = self.releases.ran();
+        let given = ran.given(rollout);
+        let given = &given[..given.len().min(*left)];
+        *left -= given.len();
+        given
+            .iter()
+            .map(|(repository, digest)| (repository.to_string(), json!(&**digest)))
+            .collect()
+    }
+
     fn show_rollout(&self, rollout: &Rollout) -> Value {
         let stands = self.lanes.stands(&rollout.name).unwrap_or_default();
         let suspended = stands.suspended.iter();

@@ -179,6 +179,7 @@ pub(super) fn level(report: &Value) -> String {
         let always = ["reportSeq", "sentAt", "trigger", "audit", "attestation", "detail"];
         always.iter().for_each(|name| drop(fields.remove(*name)));
     }
+    said["clock"]["lastSync"].take();
     for link in said["links"].as_array_mut().into_iter().flatten() {
         link["utilisation"].take();
     }

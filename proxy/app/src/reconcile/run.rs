@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tillgate_config::bundle::{place, wall_text};
-use tillgate_core::reconcile::{Boot, ClockState, Fate, OnDisk, Reconciler, Remark, Run, Wall};
+use tillgate_config::bundle::place;
+use tillgate_core::reconcile::{Boot, ClockState, Fate, Hint, OnDisk, Reconciler, Remark, Run};
+use tillgate_net::clock;
 use tillgate_net::drain::Phase;
 use tillgate_net::metrics::PolicyMeters;
-use tillgate_net::{clock, threads};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use super::office::{Office, Ordered, Standing};
 use super::operations::{Operations, Outcome};
 use super::report::Reporter;
 use super::shown::{Conditions, Facts, History};
-use super::watch::{Answer, Watched};
+use super::watch::Watched;
 use super::{Booted, Finish, Spec, wall};
 use crate::endpoint::Bundle;
 use crate::endpoint::audit::{Action, Record};
@@ -34,6 +34,7 @@ use crate::sources::Source;
 mod ages;
 mod check;
 mod effects;
+mod hear;
 mod keep;
 mod operations;
 mod ordered;
@@ -41,6 +42,7 @@ mod report;
 mod take;
 
 use self::check::written;
+use self::hear::SourceState;
 use self::keep::Unkept;
 use self::take::Waiting;
 
@@ -52,10 +54,6 @@ const TICK_WATCHED: Duration = Duration::from_secs(1);
 
 /// A start that has lived so long was none that kills.
 const LIVED: Duration = Duration::from_secs(60);
-
-/// Clocks that are no further apart, in seconds, are right, both of them: `Date` tells whole
-/// seconds, and a line may be slow.
-const CLOCKS_AGREE: f64 = 30.0;
 
 /// Threads for folders and programs that may hang: two for each of sixteen sources.
 const SOURCE_THREADS: usize = 32;
@@ -71,8 +69,8 @@ pub(crate) struct Told {
 
 impl Told {
     /// There may be something new.
-    pub(crate) fn look_now(&self) {
-        self.hint.send_modify(|count| *count += 1);
+    pub(crate) fn look_now(&self, hint: Hint) {
+        self.hint.send_modify(|people| *people += u64::from(hint == Hint::Operator));
     }
 
     /// Waits until the loop has ended, which it does when the gateway drains.
@@ -131,16 +129,6 @@ pub(super) struct Loop {
     /// What serves and is not on disk.
     unkept: Option<Unkept>,
     _lock: Lock,
-}
-
-/// What a source said last.
-struct SourceState {
-    name: Arc<str>,
-    answered: Option<u64>,
-    heard: Option<Instant>,
-    error: Option<String>,
-    /// The policy that it gave last, as the status has it.
-    has: Value,
 }
 
 impl Booted {
@@ -273,13 +261,7 @@ impl Loop {
         self.remember();
     }
 
-    /// Whoever asked to look learns what is in effect since, or why nothing was found.
-    fn looked(&self, failed: Option<&str>) {
-        let digest = Arc::clone(&self.gateway.running().effective.digest);
-        self.gateway.endpoint.looked(failed.map_or(Ok(&*digest), Err));
-    }
-
-    async fn run(&mut self, hints: watch::Receiver<u64>, mut orders: mpsc::Receiver<Ordered>) {
+    async fn run(&mut self, mut hints: watch::Receiver<u64>, mut orders: mpsc::Receiver<Ordered>) {
         // One answer of each source at a time: it waits for the verdict.
         let (tell, mut answers) = mpsc::channel(self.spec.sources.len().max(1));
         let (ends, mut reports) = mpsc::channel(1);
@@ -296,6 +278,7 @@ impl Loop {
             let is_lkg = self.machine.lkg() == self.machine.running();
             self.runs(&policy, if is_lkg { Fate::Good } else { Fate::Kept });
             self.says_runs(&policy);
+            self.meters.last_success.set(i64::from(self.is_newest_known()));
             self.conditions.raise("Ready", "FromDisk", &policy.manifest.revision);
         }
         loop {
@@ -317,12 +300,11 @@ impl Loop {
                         self.reported(sent);
                         break;
                     }
-                    Some(answer) = answers.recv() => {
-                        let failed = answer.result.as_ref().err().map(|error| error.why.clone());
-                        self.hear(answer);
-                        self.looked(failed.as_deref());
+                    Some(said) = answers.recv() => {
+                        self.hears(said);
                         self.show();
                     }
+                    Ok(()) = hints.changed(), if asking.is_empty() => self.looks_nowhere(),
                 }
                 if !was && self.machine.probation().is_some() {
                     break;
@@ -336,7 +318,7 @@ impl Loop {
         let something = self.running.is_some();
         let mut found = Vec::new();
         for (number, spec) in self.spec.sources.iter().enumerate() {
-            let name = Arc::clone(&spec.name);
+            let (name, mut never) = (Arc::clone(&spec.name), None);
             match Source::new(spec, self.spec.state.root()) {
                 Ok(source) => found.push(Watched {
                     number,
@@ -348,49 +330,12 @@ impl Loop {
                 Err(why) => {
                     tracing::error!(source = &*name, "a source can never be used: {why}");
                     self.conditions.raise(&format!("FetchFailed/{name}"), "Unusable", &why);
+                    never = Some(why);
                 }
             }
-            let (answered, heard, error, has) = (None, None, None, Value::Null);
-            self.sources.insert(number, SourceState { name, answered, heard, error, has });
+            self.sources.insert(number, SourceState::new(name, never));
         }
         found
-    }
-
-    fn hear(&mut self, answer: Answer) {
-        let Answer { source, result, took, ahead, settles } = answer;
-        let Some(state) = self.sources.get_mut(&source) else { return };
-        let (name, kind) = (Arc::clone(&state.name), format!("FetchFailed/{}", state.name));
-        if let Some(ahead) = ahead {
-            self.meters.offset(&name, ahead);
-            if ahead.abs() <= CLOCKS_AGREE {
-                self.gateway.clock.is_vouched();
-            }
-        }
-        let settled = match result {
-            Err(error) => {
-                state.error = Some(error.why.clone());
-                if self.conditions.raise(&kind, "FetchFailed", &error.why) {
-                    tracing::warn!(source = &*name, why = error.why, "no policy from a source");
-                }
-                if let Some(bytes) = error.instead {
-                    self.quarantine(&bytes);
-                }
-                false
-            }
-            Ok(fetched) => {
-                state.error = None;
-                state.answered = Some(wall().0);
-                state.heard = Some(clock::now());
-                if self.conditions.is(&kind) {
-                    tracing::info!(source = &*name, "a source answers again");
-                    self.conditions.clear(&kind);
-                }
-                self.offer(source, fetched, took)
-            }
-        };
-        // A source that has ended does not listen.
-        let _ = settles.send(settled);
-        threads::release_freed();
     }
 
     /// Looks at the clock, the store's health and whatever waits.
@@ -421,13 +366,6 @@ impl Loop {
     fn show(&self) {
         let probation = self.machine.probation().map(|(_, verdict)| format!("{verdict:?}"));
         let memory = self.machine.memory();
-        let source = |state: &SourceState| {
-            json!({
-                "name": &*state.name,
-                "lastAnswer": state.answered.map(|at| wall_text(Wall(at))),
-                "error": state.error,
-            })
-        };
         let denied = memory.denied.iter().map(
             |one| json!({ "digest": &*one.digest, "sequence": one.sequence, "why": &*one.why }),
         );
@@ -440,7 +378,7 @@ impl Loop {
             waiting: self.waiting.as_ref().map(|waiting| &*waiting.policy),
             probation,
             clock: self.gateway.clock.state().name(),
-            sources: self.sources.values().map(source).collect::<Vec<Value>>(),
+            sources: self.sources.values().map(SourceState::show).collect(),
             denied: denied.collect(),
             refused: self.refused.as_ref(),
             highest: memory.highest.as_ref().map(|(sequence, _)| *sequence),
@@ -467,7 +405,17 @@ impl Loop {
             since: wall(),
             fate,
         };
-        self.machine.memory_mut().runs(run);
+        let memory = self.machine.memory_mut();
+        memory.runs(run);
+        self.meters.last_at.set(memory.runs.last().map_or(0.0, |run| run.since.0 as f64));
+    }
+
+    /// Whether what runs is the newest that this store remembers, unless somebody wants less.
+    fn is_newest_known(&self) -> bool {
+        let memory = self.machine.memory();
+        let running = self.machine.running().and_then(|running| running.sequence);
+        let highest = memory.highest.as_ref().map(|(sequence, _)| *sequence);
+        memory.pin.is_some() || running.is_none() || running >= highest
     }
 
     fn says_runs(&self, policy: &Policy) {

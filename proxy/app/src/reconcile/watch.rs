@@ -1,9 +1,9 @@
 //! Who asks one source, again and again, at the times that the poll's machine says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tillgate_core::reconcile::{Poll, PollSpec, Polled};
+use tillgate_core::reconcile::{Hint, Poll, PollSpec, Polled};
 use tillgate_net::clock;
 use tillgate_net::metrics::SourceMeter;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,9 +20,19 @@ const PATIENCE_FACTOR: u32 = 2;
 /// And for what else there is.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// What is heard of a source.
+pub(super) enum Said {
+    /// It has answered.
+    Answers(Answer),
+    /// It is not asked because somebody wants that: it has failed, and is left alone.
+    Rests { source: usize, at: Instant },
+}
+
 /// What a source gave, and where to say that it need not give it again.
 pub(super) struct Answer {
     pub(super) source: usize,
+    /// When it was asked.
+    pub(super) began: Instant,
     pub(super) result: Result<Fetched, FetchError>,
     pub(super) took: Duration,
     /// By how many seconds this machine's clock is ahead of its own, if it has proven who it is.
@@ -51,13 +61,15 @@ impl Watched {
         Poll::new(poll, hash, something && !spec.is_near(), clock::now())
     }
 
-    /// Asks until nobody listens. A change of `hints` is a word that there is something new.
+    /// Asks until nobody listens. A change of `hints` is a word that there is something new; it
+    /// counts those of people.
     pub(super) async fn ask(
         mut self,
         gateway: Arc<Gateway>,
-        answers: mpsc::Sender<Answer>,
+        answers: mpsc::Sender<Said>,
         mut hints: watch::Receiver<u64>,
     ) {
+        let mut known = 0;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(self.poll.poll_timeout().into()) => {}
@@ -65,7 +77,13 @@ impl Watched {
                     if hinted.is_err() {
                         return;
                     }
-                    self.poll.hint(clock::now());
+                    let (source, at) = (self.number, clock::now());
+                    let before = std::mem::replace(&mut known, *hints.borrow_and_update());
+                    let hint = if known > before { Hint::Operator } else { Hint::Webhook };
+                    let is_asked = self.poll.hint(hint, at);
+                    if !is_asked && answers.send(Said::Rests { source, at }).await.is_err() {
+                        return;
+                    }
                     continue;
                 }
             }
@@ -79,9 +97,9 @@ impl Watched {
             self.note(&result);
             let (settles, settled) = oneshot::channel();
             let took = clock::now().saturating_duration_since(began);
-            let answer =
-                Answer { source: self.number, result, took, ahead: self.source.ahead(), settles };
-            if answers.send(answer).await.is_err() {
+            let (source, ahead) = (self.number, self.source.ahead());
+            let answer = Answer { source, began, result, took, ahead, settles };
+            if answers.send(Said::Answers(answer)).await.is_err() {
                 return;
             }
             if settled.await.unwrap_or(false) {

@@ -79,15 +79,20 @@ impl Signed {
         self.right = self.approvals.iter().map(right).collect();
     }
 
+    /// All of them, with whether they are right.
+    pub fn looked_at(&self) -> impl Iterator<Item = (&Approval, bool)> {
+        let right = self.right.iter().copied().chain(std::iter::repeat(false));
+        self.approvals.iter().zip(right)
+    }
+
     /// Those that are not right.
     pub(super) fn wrong(&self) -> impl Iterator<Item = &Approval> {
-        let is_right = |place: usize| self.right.get(place).copied().unwrap_or_default();
-        self.approvals.iter().enumerate().filter(move |(at, _)| !is_right(*at)).map(|(_, one)| one)
+        self.looked_at().filter(|(_, is_right)| !is_right).map(|(one, _)| one)
     }
 
     /// Whether enough of the right ones are there; without a requirement, one.
     pub(super) fn suffices(&self, wanted: Option<&RequiredApprovals>) -> bool {
-        let right = self.approvals.iter().zip(&self.right).filter(|(_, right)| **right);
+        let right = self.looked_at().filter(|(_, is_right)| *is_right);
         let counts = right.filter(|(one, _)| wanted.is_none_or(|wanted| wanted.accepts(one)));
         let keys: BTreeSet<&str> = counts.map(|(one, _)| &*one.key_id).collect();
         keys.len() >= wanted.map_or(1, |wanted| usize::from(wanted.required))
@@ -132,11 +137,29 @@ impl Gate {
 
     /// Whether an Override suspends anything that it names, now by such a clock.
     pub fn honours(&self, one: &Override, clock: Clock, now: Timestamp) -> bool {
-        let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
-        let mut freezes = self.freezes.iter().filter(named);
+        let mut freezes = self.overridden(one);
         let windows = !one.windows.is_empty() && one.signed.suffices(None);
         let enough = |freeze: &Freeze| one.signed.suffices(freeze.approvals.as_ref());
         one.counts(clock, now) && (windows || freezes.any(enough))
+    }
+
+    /// The freezes that an Override names and may suspend.
+    fn overridden<'a>(&'a self, one: &'a Override) -> impl Iterator<Item = &'a Freeze> {
+        let named = |freeze: &&Freeze| freeze.overridable && one.freezes.contains(&freeze.name);
+        self.freezes.iter().filter(named)
+    }
+
+    /// Who has signed an Override, with whether that counts for anything that it names.
+    pub fn signers<'a>(
+        &'a self,
+        one: &'a Override,
+    ) -> impl Iterator<Item = (&'a Approval, bool)> + 'a {
+        let wanted: Vec<_> = self.overridden(one).map(|freeze| freeze.approvals.as_ref()).collect();
+        one.signed.looked_at().map(move |(approval, is_right)| {
+            let accepts =
+                |wanted: &Option<&RequiredApprovals>| wanted.is_none_or(|it| it.accepts(approval));
+            (approval, is_right && (!one.windows.is_empty() || wanted.iter().any(accepts)))
+        })
     }
 
     /// Whether somebody has signed something in it.

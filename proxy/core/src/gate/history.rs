@@ -118,6 +118,14 @@ impl History {
         self.rollouts.get(rollout).into_iter().flatten()
     }
 
+    /// Repository and digest of the images of a rollout that were handed out of what runs.
+    pub fn given(&self, rollout: &str) -> &[(Arc<str>, Arc<str>)] {
+        self.rollouts
+            .get(rollout)
+            .and_then(VecDeque::front)
+            .map_or(&[], |ran| ran.images.as_slice())
+    }
+
     /// Lines of words, to be read by [`Self::read`].
     pub fn to_text(&self) -> String {
         let mut text = String::new();

@@ -25,6 +25,15 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Hints come from outside: so many are plenty.
 const HINT_FLOOR: Duration = Duration::from_secs(10);
 
+/// Who says that there is something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hint {
+    /// A machine, and the same one may say it to the whole fleet.
+    Webhook,
+    /// Somebody who looks after this store.
+    Operator,
+}
+
 /// The shortest interval, and the longest: a typing error must not be a flood, nor silence.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
 
@@ -66,6 +75,8 @@ pub struct Poll {
     last_success: Option<Instant>,
     since: Instant,
     back_off: Duration,
+    /// The server itself has asked to be left alone.
+    is_asked_to_wait: bool,
 }
 
 impl Poll {
@@ -84,6 +95,7 @@ impl Poll {
             last_success: None,
             since: now,
             back_off: Duration::ZERO,
+            is_asked_to_wait: false,
         }
     }
 
@@ -107,11 +119,15 @@ impl Poll {
         self.begun = now;
     }
 
-    /// Somebody says that there is something new. A source that fails is left alone.
-    pub fn hint(&mut self, now: Instant) {
-        if self.failures == 0 {
+    /// Somebody says that there is something new. Whether it is asked because of that: a source
+    /// that fails is left alone, unless a person wants it who may know that it works again.
+    pub fn hint(&mut self, hint: Hint, now: Instant) -> bool {
+        let is_urged = hint == Hint::Operator && !self.is_asked_to_wait;
+        let is_asked = self.failures == 0 || is_urged;
+        if is_asked {
             self.next = self.next.min(now.max(self.begun + HINT_FLOOR));
         }
+        is_asked
     }
 
     /// How the question ended.
@@ -119,6 +135,7 @@ impl Poll {
         let pause = match polled {
             Polled::Answered { held } => {
                 self.failures = 0;
+                self.is_asked_to_wait = false;
                 self.something = true;
                 self.back_off = Duration::ZERO;
                 self.last_success = Some(now);
@@ -126,6 +143,7 @@ impl Poll {
             }
             Polled::Failed { retry_after } => {
                 self.failures = self.failures.saturating_add(1);
+                self.is_asked_to_wait = retry_after.is_some();
                 let asked = retry_after.map_or(Duration::ZERO, |wait| {
                     let wait = wait.min(RETRY_AFTER_MAX);
                     wait + part(wait / 5, draw)

@@ -153,7 +153,7 @@ impl PolicyMeters {
     fn add_to(&self, registry: &mut prometheus_client::registry::Registry) {
         let text = "1 for the policy in effect, by revision, digest and sequence";
         registry.register("config_info", text, self.info.clone());
-        let text = "1 if the newest policy that a source gave is in effect";
+        let text = "1 if the newest policy that was given is in effect, or waits for its time";
         registry.register("config_last_apply_success", text, self.last_success.clone());
         let text = "when a policy was last put in effect (Unix time)";
         let unit = || Unit::Other("timestamp_seconds".into());

@@ -100,7 +100,8 @@ pub(crate) fn pin(value: &Value) -> String {
 /// `/v1/operations/{id}`, in a line.
 pub(crate) fn operation(value: &Value) -> String {
     let outcome = if value["error"].is_null() { &value["digest"] } else { &value["error"] };
-    format!("{}: {}: {}\n", text(&value["kind"]), text(&value["state"]), text(outcome))
+    let held = value["held"].as_str().map(|why| format!(", and held: {why}")).unwrap_or_default();
+    format!("{}: {}: {}{held}\n", text(&value["kind"]), text(&value["state"]), text(outcome))
 }
 
 /// A refusal that came as JSON, in a line.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tillgate_core::reconcile::Hint;
+use tillgate_net::clock;
 use tillgate_net::handover::Named;
 use tillgate_net::threads::{making_way, release_freed};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -110,18 +112,18 @@ impl Reader {
     }
 
     /// Reads what has changed, or everything because somebody says so.
-    fn read(&self, is_told: bool) {
+    fn read(&self, told_by: Option<Hint>) {
         let (file, watch) = match &self.policy {
             Policy::File(file, watch) => (file, watch),
             Policy::Sources(begun) => {
                 let begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
-                if is_told {
+                if let Some(hint) = told_by {
                     self.control.looks();
                     match &*begun {
                         // The loop says what came of it.
-                        Begun::Yes(told) => told.look_now(),
+                        Begun::Yes(told) => told.look_now(hint),
                         Begun::Not(_) | Begun::Never => {
-                            self.control.looked(Err("no source is asked"));
+                            self.control.looked(clock::now(), Err("no source is asked"));
                         }
                     }
                 }
@@ -129,13 +131,14 @@ impl Reader {
             }
         };
         let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_told {
+        if told_by.is_some() {
             watch.settle();
         } else if !watch.has_changed() {
             return;
         }
         drop(watch);
         self.notify.reloading();
+        let began = clock::now();
         self.control.looks();
         // A refused config is logged and counted where it is refused.
         let outcome = match making_way(|| load(file, &self.options)) {
@@ -145,7 +148,7 @@ impl Reader {
                 Err(why)
             }
         };
-        self.control.looked(outcome.as_ref().map(|_| ()).map_err(String::as_str));
+        self.control.looked(began, outcome.as_ref().map(|_| ()).map_err(String::as_str));
         self.notify.ready();
         // This thread may have nothing to do for a long time.
         release_freed();
@@ -163,16 +166,16 @@ impl Told {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut handover: Option<Handover> = None;
-        let (mut reading, mut is_told): (Option<JoinHandle<()>>, bool) = (None, false);
+        let (mut reading, mut told_by): (Option<JoinHandle<()>>, Option<Hint>) = (None, None);
         loop {
-            if is_told && reading.is_none() {
-                reading = Some(self.read(std::mem::take(&mut is_told)));
+            if told_by.is_some() && reading.is_none() {
+                reading = Some(self.read(told_by.take()));
             }
             tokio::select! {
                 // While it reads, one more reading is remembered: its file may have changed since.
-                _ = signals.hangup.recv() => is_told = true,
-                () = self.control.asked() => is_told = true,
-                _ = looks.tick(), if reading.is_none() => reading = Some(self.read(false)),
+                _ = signals.hangup.recv() => told_by = Some(Hint::Operator),
+                hint = self.control.asked() => told_by = told_by.max(Some(hint)),
+                _ = looks.tick(), if reading.is_none() => reading = Some(self.read(None)),
                 () = has_read(&mut reading) => reading = None,
                 _ = signals.reopen.recv() => self.control.reopen_logs(),
                 _ = signals.terminate.recv() => break,
@@ -232,9 +235,9 @@ impl Told {
             .ok()
     }
 
-    fn read(&self, is_told: bool) -> JoinHandle<()> {
+    fn read(&self, told_by: Option<Hint>) -> JoinHandle<()> {
         let reader = Arc::clone(&self.reader);
-        tokio::task::spawn_blocking(move || reader.read(is_told))
+        tokio::task::spawn_blocking(move || reader.read(told_by))
     }
 
     /// Hands the sockets to the process at the other end of `stream`, or to one that is started

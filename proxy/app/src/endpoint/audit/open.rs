@@ -116,6 +116,11 @@ impl Open {
         self.look()
     }
 
+    /// Waits until everything is on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Begins another file, and takes away the oldest.
     pub(super) fn rotate(&mut self, directory: &Path) -> io::Result<()> {
         self.file.sync_data()?;

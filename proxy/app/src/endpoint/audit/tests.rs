@@ -48,6 +48,21 @@ fn a_log_that_nobody_touched_is_whole() {
 }
 
 #[test]
+fn what_was_told_is_on_disk() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut audit = written(folder.path(), 1);
+    let look = Record { action: Action::Fetch, ..record("now") };
+    audit.write(&look, &now()).unwrap();
+    assert_eq!((audit.standing().unwrap().0, audit.synced().unwrap().sequence), (2, 1));
+    audit.sync().unwrap();
+    let (sequence, hash) = audit.standing().unwrap();
+    assert_eq!(audit.synced(), Some(&Head { sequence, hash: hash.to_owned() }));
+    assert_eq!(Head::left_in(folder.path()).as_ref(), audit.synced());
+    // One that has written nothing has nothing to wait for.
+    Audit::new(&folder.path().join("none")).sync().unwrap();
+}
+
+#[test]
 fn nobody_else_reads_it() {
     let folder = tempfile::TempDir::new().unwrap();
     let place = folder.path().join("audit");

@@ -137,6 +137,9 @@ impl Loop {
                 self.attempted =
                     json!({ "digest": &**digest, "result": "RolledBack", "why": &**why });
                 self.conditions.raise("RolledBack", "Unhealthy", why);
+                if let Some(source) = self.running_from {
+                    self.refuses(source, Some(&format!("it was rolled back: {why}")));
+                }
                 self.meters.applied("rolled_back", "Unhealthy");
                 self.meters.last_success.set(0);
             }

@@ -67,7 +67,8 @@ impl Loop {
                 let outcome = self.go_back(&way, actor);
                 if let Some(id) = operation {
                     let digest = Arc::clone(&self.gateway.running().effective.digest);
-                    let outcome = outcome.as_ref().map(|()| &*digest).map_err(OrderError::why);
+                    let outcome = outcome.as_ref().map(|()| (&*digest, None));
+                    let outcome = outcome.map_err(OrderError::why);
                     self.gateway.endpoint.ended(&id, outcome);
                 }
                 outcome.map(|()| self.pin_shown())

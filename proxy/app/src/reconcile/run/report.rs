@@ -6,7 +6,8 @@ use std::time::Instant;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tillgate_config::bundle::{Reply, wall_text};
-use tillgate_core::reconcile::{Reported, Trigger};
+use tillgate_core::link::{LinkRole, LinkSpec};
+use tillgate_core::reconcile::{ClockState, Reported, Trigger};
 use tillgate_core::units::Direction;
 use tillgate_net::clock;
 use tillgate_net::http::retry_after::{date, retry_after};
@@ -19,9 +20,13 @@ use crate::reconcile::operations::{fitting, longest};
 use crate::reconcile::report::{Reporter, Sent, attestation, level};
 use crate::reconcile::shown::revision;
 use crate::reconcile::wall;
+use crate::state::Pointer;
 
 /// Things that are wrong, in one report; the rest is a number.
 const ITEMS_MAX: usize = 50;
+
+/// Images that this store was given, in one report.
+const IMAGES_MAX: usize = 50;
 
 impl Loop {
     /// Begins to report, where a Bootstrap says where to.
@@ -58,6 +63,7 @@ impl Loop {
         };
         let Some(trigger) = reporter.cadence.begin(now) else { return };
         self.check();
+        self.gateway.endpoint.sync_audit();
         let memory = self.machine.memory_mut();
         memory.reports += 1;
         self.remember();
@@ -67,11 +73,12 @@ impl Loop {
         let (Some(spec), Some(reporter)) = (&spec.reporting, &mut self.reporter) else { return };
         reporter.told = Some(level(&report));
         (reporter.tells, report["operations"]) = (tells, operations.into());
-        if std::mem::take(&mut reporter.wants_detail) {
+        // Owed until the centre has it.
+        if reporter.wants_detail {
             report["detail"] = status::of(&self.gateway);
         }
-        if let Some(challenge) = reporter.challenge.take() {
-            report["attestation"] = attestation(spec.key.as_ref(), &challenge, &report);
+        if let Some(challenge) = &reporter.challenge {
+            report["attestation"] = attestation(spec.key.as_ref(), challenge, &report);
         }
         reporter.send(&self.gateway, spec, &report);
     }
@@ -102,10 +109,16 @@ impl Loop {
                 // The store's own clock may be wrong; the server's is the one that counts here.
                 let retry_after = retry_after(answer.headers(), date(answer.headers()));
                 let status = answer.status();
+                let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
                 if status == StatusCode::PAYLOAD_TOO_LARGE {
                     self.shorten();
+                } else if status.is_client_error()
+                    && !is_busy
+                    && status != StatusCode::REQUEST_TIMEOUT
+                {
+                    // What it asked for may be what it cannot read: the next report has to arrive.
+                    self.owes_nothing();
                 }
-                let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
                 let result = if is_busy { "busy" } else { "refused" };
                 let why = format!("the centre answers {status}");
                 (Reported::Failed { retry_after }, result, Some(why))
@@ -127,8 +140,20 @@ impl Loop {
         }
     }
 
-    /// A report was longer than the centre takes: the longest outcome in it stays here.
+    /// What the centre has asked for beyond the report is left out; it may ask again.
+    fn owes_nothing(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            (reporter.challenge, reporter.wants_detail) = (None, false);
+        }
+    }
+
+    /// A report was longer than the centre takes: the detail, or else the longest outcome in it,
+    /// stays here.
     fn shorten(&mut self) {
+        let reporter = self.reporter.as_mut();
+        if reporter.is_some_and(|reporter| std::mem::take(&mut reporter.wants_detail)) {
+            return;
+        }
         let told = self.reporter.as_ref().map_or(0, |reporter| reporter.tells);
         let Some(one) = longest(&mut self.results, told) else { return };
         tracing::warn!(id = &*one.id, "what came of an operation is too large for the centre");
@@ -151,9 +176,7 @@ impl Loop {
             applied["since"] = json!(since);
             applied
         });
-        let audit = self.gateway.endpoint.audited();
         let shown: Vec<Value> = items.iter().take(ITEMS_MAX).map(|item| item.to_json()).collect();
-        let state_of_clock = self.gateway.clock.state();
         json!({
             "apiVersion": "tillgate.dev/v1alpha1",
             "kind": "StoreStatus",
@@ -166,10 +189,10 @@ impl Loop {
                 "version": env!("CARGO_PKG_VERSION"),
                 "tzdb": tillgate_config::zones::database_version(),
             },
-            "clock": { "state": state_of_clock.name() },
+            "clock": self.clock(),
             "desired": self.desired,
             "applied": applied,
-            "lastKnownGood": self.lkg.as_ref().map(|policy| revision(policy)),
+            "lastKnownGood": self.last_known_good(),
             "attempted": self.attempted,
             "compliance": state.name(),
             "drift": shown,
@@ -179,21 +202,49 @@ impl Loop {
             "pin": self.pin_shown(),
             "rollouts": self.rollouts(),
             "links": self.links(),
-            "audit": { "seq": audit["sequence"], "head": audit["head"] },
+            "audit": self.gateway.endpoint.audit_told(),
             // What came of them is long; it is put in when it is sent.
             "operations": self.results.iter().map(|one| one.number).collect::<Vec<_>>(),
         })
     }
 
+    /// What is thought of the clock, who vouches for it, and when somebody did last.
+    fn clock(&self) -> Value {
+        let trust = &self.gateway.clock;
+        let state = trust.state();
+        let source = match state {
+            _ if clock::is_kept() => Some("System"),
+            ClockState::Synced => Some("Sources"),
+            ClockState::Holdover | ClockState::Untrusted => None,
+        };
+        json!({
+            "state": state.name(),
+            "source": source,
+            "lastSync": trust.vouched().map(wall_text),
+        })
+    }
+
+    fn last_known_good(&self) -> Option<Value> {
+        let mut told = revision(self.lkg.as_ref()?);
+        let since = self.spec.state.pointed_at(Pointer::Lkg);
+        told["since"] = json!(since.map(wall_text));
+        Some(told)
+    }
+
     fn rollouts(&self) -> Vec<Value> {
         let running = self.gateway.running();
-        let shown = self.gateway.mirror().map(|mirror| mirror.show(&running));
-        let all = shown.as_ref().and_then(|shown| shown["rollouts"].as_array());
+        let Some(mirror) = self.gateway.mirror() else { return Vec::new() };
+        let shown = mirror.show(&running);
+        let mut left = IMAGES_MAX;
         let brief = |one: &Value| {
             let names = ["name", "release", "ring", "gate", "heldBy", "nextOpen"];
-            names.iter().map(|name| ((*name).to_owned(), one[*name].clone())).collect::<Value>()
+            let mut told: Value =
+                names.iter().map(|name| ((*name).to_owned(), one[*name].clone())).collect();
+            let name = one["name"].as_str().unwrap_or_default();
+            told["imagesServed"] = mirror.served(name, &mut left);
+            told
         };
-        all.into_iter().flatten().map(brief).collect()
+        shown["rollouts"].as_array().into_iter().flatten().map(brief).collect()
     }
 
     fn links(&self) -> Vec<Value> {
@@ -205,6 +256,14 @@ impl Loop {
             .map(|line| running.lines().name(line.link))
             .collect();
         drop(board);
+        let all = &running.effective.links;
+        let is_up = |link: &LinkSpec| !down.contains(&link.name);
+        let is_served = all.iter().any(|link| link.role == LinkRole::Primary && is_up(link));
+        let state = |name: &Arc<str>| match all.iter().find(|link| link.name == *name) {
+            _ if down.contains(name) => "Down",
+            Some(link) if link.role == LinkRole::Backup && is_served => "Standby",
+            _ => "Up",
+        };
         let share = |one: &DirectionSnapshot| {
             let rate: u64 = one.classes.iter().map(|class| class.rate.bits_per_second()).sum();
             let part = rate as f64 / one.shaped.bits_per_second().max(1) as f64;
@@ -215,7 +274,7 @@ impl Loop {
             .map(|link| {
                 json!({
                     "name": &*link.name,
-                    "state": if down.contains(&link.name) { "Down" } else { "Up" },
+                    "state": state(&link.name),
                     "utilisation": {
                         "up": share(link.directions.get(Direction::Up)),
                         "down": share(link.directions.get(Direction::Down)),

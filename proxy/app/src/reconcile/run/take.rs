@@ -39,7 +39,7 @@ pub(super) struct Waiting {
     pub(super) policy: Arc<Policy>,
     archive: Archive,
     verified: Verified,
-    source: usize,
+    pub(super) source: usize,
     seen: Instant,
     /// Not tried before, after this store could not take it.
     rests: Option<Instant>,
@@ -67,6 +67,7 @@ impl Loop {
     /// Takes what a source gave, or says why not. Whether the source need not give it again.
     pub(super) fn offer(&mut self, source: usize, fetched: Fetched, took: Duration) -> bool {
         let Fetched::Bundle { archive, proof, .. } = fetched else { return false };
+        self.refuses(source, None);
         self.meters.took(Applying::Fetch, took);
         let now = clock::now();
         let verified = self.spec.verify(&archive, proof);
@@ -124,11 +125,27 @@ impl Loop {
         if self.waiting.is_none() {
             self.conditions.clear("Held");
         }
-        self.conditions.clear("Rejected");
+        if self.sources.values().all(|state| state.refused.is_none()) {
+            // What was refused was taken back.
+            self.conditions.clear("Rejected");
+            self.refused = None;
+            self.meters.last_success.set(1);
+            if self.waiting.is_none() {
+                let sequence = self.machine.running().and_then(|running| running.sequence);
+                self.attempted = json!({ "sequence": sequence, "result": "Applied" });
+            }
+        }
         let from = self.running_from.replace(source);
         // A stick with the last known good does not end what the source before it began.
         if from.is_none_or(|from| source <= from) {
             self.conditions.clear("RolledBack");
+        }
+    }
+
+    /// Why what a source gave last is not taken; `None` = nothing is known against it.
+    pub(super) fn refuses(&mut self, source: usize, why: Option<&str>) {
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.refused = why.map(str::to_owned);
         }
     }
 
@@ -348,6 +365,7 @@ impl Loop {
         self.gateway.clock.raise_floor(policy.revision.created_at);
         self.serves(policy);
         self.running_from = Some(source);
+        self.refuses(source, None);
         self.probation_since = Some(clock::now());
         let applied = policy.revision.sequence;
         self.waiting.take_if(|waiting| waiting.policy.revision.sequence <= applied);
@@ -360,7 +378,6 @@ impl Loop {
         self.history.note(policy, "Applied", "");
         self.meters.applied("applied", "New");
         self.meters.last_success.set(1);
-        self.meters.last_at.set(wall().0 as f64);
         self.do_effects();
     }
 
@@ -394,6 +411,7 @@ impl Loop {
             self.conditions.clear("Held");
         }
         self.refused = Some(json!({ "sequence": sequence, "reason": reason, "why": text }));
+        self.refuses(source, Some(&text));
         if self.conditions.raise("Rejected", reason, &message) {
             tracing::error!(
                 source = name,

@@ -88,16 +88,38 @@ fn long_polls_follow_each_other_but_never_in_a_loop() {
     poll.begin(later);
     poll.handle_polled(Polled::Answered { held: true }, 0, later);
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(1));
-    poll.hint(later);
+    assert!(poll.hint(Hint::Webhook, later));
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(1), "it is soon enough");
     poll.handle_polled(OK, 0, later);
-    poll.hint(later);
+    assert!(poll.hint(Hint::Webhook, later));
     assert_eq!(poll.poll_timeout(), later + Duration::from_secs(10));
     poll.handle_polled(LOST, u64::MAX, later);
     poll.handle_polled(LOST, u64::MAX, later);
     let next = poll.poll_timeout();
-    poll.hint(later);
+    assert!(!poll.hint(Hint::Webhook, later));
     assert_eq!(poll.poll_timeout(), next, "a hint does not beat a back-off");
+}
+
+#[test]
+fn an_operator_breaks_a_back_off_that_no_server_asked_for() {
+    let now = epoch();
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let mut poll = Poll::new(POLL, 0, true, now);
+    poll.begin(at(300));
+    poll.handle_polled(LOST, 0, at(301));
+    let next = poll.poll_timeout();
+    assert!(!poll.hint(Hint::Webhook, at(302)));
+    assert_eq!(poll.poll_timeout(), next);
+    assert!(poll.hint(Hint::Operator, at(302)));
+    assert_eq!(poll.poll_timeout(), at(310), "not more often than that");
+    poll.begin(at(310));
+    let later = Polled::Failed { retry_after: Some(Duration::from_secs(1)) };
+    poll.handle_polled(later, 0, at(311));
+    let next = poll.poll_timeout();
+    assert!(!poll.hint(Hint::Operator, at(312)));
+    assert_eq!(poll.poll_timeout(), next, "it is busy, and has said so");
+    poll.handle_polled(LOST, 0, at(500));
+    assert!(poll.hint(Hint::Operator, at(501)), "now it says nothing");
 }
 
 #[test]
