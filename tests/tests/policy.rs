@@ -256,6 +256,7 @@ fn every_value_of_the_data_plane_changes_the_digest() {
     for (was, is) in [
         ("bufferMemory: 128Mi", "bufferMemory: 64Mi"),
         ("maxRequests: 20", "maxRequests: 21"),
+        ("maxConnections: 30", "maxConnections: 31"),
         ("mode: Required", "mode: Optional"),
         ("certFile: /tls/a.crt", "certFile: /tls/c.crt"),
         ("caFile: /tls/ca.crt", "caFile: /tls/cb.crt"),

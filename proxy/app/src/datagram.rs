@@ -11,9 +11,11 @@ use std::sync::Arc;
 use http::HeaderMap;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
+use tillgate_net::http::body::Observer as _;
 use tillgate_net::http::server::{Entry, InFlight};
 use tillgate_net::udp::{self, Route, Router};
 
+use crate::admission;
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
 use crate::serve;
@@ -60,6 +62,11 @@ impl Router for Datagrams {
         outcome.attend_bytes(client);
         outcome.classify(listener.class, By::Listener(listener.index));
         outcome.sample(&HeaderMap::new());
+        let memory = self.worker.gateway().memory();
+        if let Err(no) = admission::fits_beside_http(&running, listener.class, memory, &outcome) {
+            outcome.end(Err(no.failure));
+            return Err(no.failure);
+        }
         outcome.send_to(id, *first);
         listener.upstream.dials.inc();
         let lane = running.lane(backend.location, listener.class).map(|(_, lane)| lane);

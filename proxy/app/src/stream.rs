@@ -24,6 +24,7 @@ use tillgate_net::tls::hello::Alert;
 use tillgate_net::tunnel;
 use tillgate_net::upstream::{self, Announce, How, Opening, Upstream, break_off};
 
+use crate::admission;
 use crate::forward::{Asked, Place, Way};
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
@@ -123,6 +124,9 @@ impl Streams {
         let id = spec.backend.ok_or(Failure::Internal)?;
         let backend = running.effective.backend(id);
         outcome.sample(&HeaderMap::new());
+        let memory = self.worker.gateway().memory();
+        admission::fits_beside_http(running, listener.class, memory, outcome)
+            .map_err(|refusal| refusal.failure)?;
         let trust = spec.proxy_protocol.as_ref();
         let guard = trust.is_some_and(|trust| !trust.trusts(client.peer.ip()));
         let to = client.stream.local_addr().map_err(|_| Failure::ClientGone)?;
@@ -159,7 +163,11 @@ impl Streams {
             way.avoid_ourselves(gateway, &place)?;
             Ok(way)
         });
-        let way = checked.map_err(|refusal| refuse(refusal.failure))?;
+        let fitting = checked.and_then(|way| {
+            admission::fits_beside_http(running, way.class, gateway.memory(), outcome)?;
+            Ok(way)
+        });
+        let way = fitting.map_err(|refusal| refuse(refusal.failure))?;
         outcome.sample(&HeaderMap::new());
         let dialled = wait(outcome, way.dial(running, connect)).await?;
         let server = dialled.map_err(|error| refuse(error.failure()))?;

@@ -174,6 +174,7 @@ mod tests {
             dscp: None,
             metered: Metered::Allow,
             requests_max: None,
+            connections_max: None,
         };
         let classes = ClassTable::new(vec![class]).expect("a class");
         let mut slots = Slots::new(&classes);
