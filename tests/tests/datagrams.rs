@@ -1,12 +1,13 @@
 //! Datagrams to a declared backend: sessions by client, bounded; dropped by class, bulk first.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tillgate_config::effective::{ListenerProtocol, ListenerSpec};
 use tillgate_core::backend::{BackendProtocol, Endpoint, Host, Location};
+use tillgate_net::upstream::Resolver;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::ports::nobody_udp;
 use tillgate_tests::store::Store;
@@ -15,25 +16,37 @@ use tillgate_tests::{PATIENCE, eventually};
 /// A server that answers every datagram with the same one, but those that begin with `!`.
 struct Echo {
     address: SocketAddr,
+    heard: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
 }
 
 impl Echo {
     fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).expect("a free port");
         let address = socket.local_addr().expect("a bound socket");
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
+        let heard = Arc::new(AtomicUsize::new(0));
+        let hears = Arc::clone(&heard);
         std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !ends.load(Ordering::SeqCst) {
                 let Ok((bytes, from)) = socket.recv_from(&mut buffer) else { continue };
+                hears.fetch_add(1, Ordering::SeqCst);
                 if !buffer.starts_with(b"!") {
                     let _ = socket.send_to(&buffer[..bytes], from);
                 }
             }
         });
-        Self { address, over }
+        Self { address, heard, over }
+    }
+
+    fn heard(&self) -> usize {
+        self.heard.load(Ordering::SeqCst)
     }
 }
 
@@ -83,6 +96,21 @@ impl Client {
         self.0.set_read_timeout(Some(Duration::from_millis(100))).expect("takes a timeout");
         self.0.recv(&mut [0; 16]).is_ok()
     }
+}
+
+/// Asks until `to` has it; nobody hears the next one but `to`.
+fn moves(client: &Client, from: &Echo, to: &Echo) {
+    eventually("the other server is asked", || {
+        client.ask(b"where is this?");
+        (to.heard() > 0).then_some(())
+    });
+    let before = from.heard();
+    client.ask(b"and this?");
+    assert_eq!(from.heard(), before, "the session has moved as a whole");
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { host: Host::Ip(address.ip()), port: address.port() }
 }
 
 fn store(to: SocketAddr, class: &str, change: impl FnOnce(&mut ListenerSpec)) -> Store {
@@ -182,10 +210,9 @@ fn a_silent_session_is_over() {
 fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
     let away = nobody_udp();
     let echo = Echo::start();
-    let standby = Endpoint { host: Host::Ip(echo.address.ip()), port: echo.address.port() };
     let store = Store::default()
         .backend("radius", Location::Local, BackendProtocol::Udp, away)
-        .change_backend(|backend| backend.endpoints.push(standby))
+        .change_backend(|backend| backend.endpoints.push(endpoint(echo.address)))
         .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
     let gateway = Gateway::start(store.build());
     let client = Client::new(&gateway, "radius");
@@ -193,6 +220,87 @@ fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
     client.ask(b"hello again");
     let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
     assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+}
+
+#[test]
+fn a_reload_moves_a_session_that_never_rests() {
+    let (first, second) = (Echo::start(), Echo::start());
+    let gateway = Gateway::start(store(first.address, "payment", |_| ()).build());
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    let of = |to, class, digest| store(to, class, |_| ()).digest(digest).build();
+    gateway.control.reload(of(first.address, "payment", "sha256:same")).expect("nothing new");
+    client.ask(b"hello again");
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    assert_eq!(gateway.metric(accepted), 1.0, "what stays as it is keeps its session");
+
+    gateway.control.reload(of(second.address, "payment", "sha256:other")).expect("a server");
+    moves(&client, &first, &second);
+    gateway.control.reload(of(second.address, "metrics", "sha256:class")).expect("a class");
+    client.ask(b"as what?");
+    gateway.expect_metric(r#"tillgate_class_connections{class="metrics"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_class_connections{class="payment"}"#, 0.0);
+    gateway.expect_metric(OPEN, 1.0);
+}
+
+#[test]
+fn a_session_goes_with_the_address_of_its_server() {
+    let first = Echo::start();
+    let port = first.address.port();
+    let second = Echo::at(SocketAddr::from(([127, 0, 0, 2], port)));
+    let answer: Arc<Mutex<IpAddr>> = Arc::new(Mutex::new(first.address.ip()));
+    let zone = Arc::clone(&answer);
+    let resolver = Resolver::new(Box::new(move |_| {
+        let found = vec![*zone.lock().expect("no panic")];
+        Box::pin(async move { Ok(found) })
+    }));
+    let store = Store::default()
+        .backend("radius", Location::Cloud, BackendProtocol::Udp, first.address)
+        .change_backend(|backend| {
+            backend.endpoints = vec![Endpoint { host: Host::Name("radius.internal".into()), port }];
+            backend.dns.refresh = Duration::from_millis(20);
+        })
+        .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
+    let gateway = Gateway::start_resolving(store.build(), Arc::new(resolver));
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    assert_eq!((first.heard() > 0, second.heard()), (true, 0));
+    *answer.lock().expect("no panic") = second.address.ip();
+    moves(&client, &first, &second);
+}
+
+#[test]
+fn a_server_that_is_silent_is_passed_over() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let silent = endpoint(silent.local_addr().expect("a bound socket"));
+    let echo = Echo::start();
+    // The client's address picks the first one, so one of the two orders begins with silence.
+    for order in [[silent.clone(), endpoint(echo.address)], [endpoint(echo.address), silent]] {
+        let store = store(echo.address, "payment", |_| ())
+            .change_backend(|backend| backend.endpoints = order.to_vec());
+        let gateway = Gateway::start(store.build());
+        let client = Client::new(&gateway, "radius");
+        client.ask(b"is anybody there?");
+        client.ask(b"good");
+        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+        assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+    }
+}
+
+#[test]
+fn who_is_never_answered_does_not_keep_a_session_by_asking() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("a bound socket");
+    let store = store(address, "payment", |spec| {
+        spec.timeouts.idle = Duration::from_millis(500);
+    });
+    let gateway = Gateway::start(store.build());
+    let client = Client::new(&gateway, "radius");
+    eventually("another session begins", || {
+        client.send(b"is anybody there?");
+        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+        (gateway.metric(accepted) >= 2.0).then_some(())
+    });
 }
 
 #[test]

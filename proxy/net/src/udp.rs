@@ -8,7 +8,8 @@
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
 //! not take is dropped; when the listener is full, the session that was silent for longest and is
 //! owed no answer makes room. What ICMP reports is counted as far as it says something, and ends
-//! no session: the next datagram goes to the next of the backend's addresses.
+//! no session: the next datagram goes to the next of the backend's addresses, as it does after a
+//! server that is silent while its client asks again and again.
 
 use std::fmt;
 use std::io;
@@ -39,10 +40,16 @@ const BURST: usize = 64;
 #[derive(Default)]
 pub struct Sessions(Mutex<SessionTable<SocketAddr, Arc<Session>>>);
 
+/// Whether a session to that server is still what its client would get now. Asked with every
+/// datagram, so it has to be cheap.
+pub type Holds = Box<dyn Fn(SocketAddr) -> bool + Send + Sync>;
+
 /// Where a client's datagrams go.
 pub struct Route<R> {
     /// The addresses of one server after the other, the first one to begin with. Never empty.
     pub addresses: Vec<SocketAddr>,
+    /// Whether that is still so; where it is not, the next datagram begins a new session.
+    pub holds: Holds,
     /// The line, if they are across one.
     pub lane: Option<Lane>,
     /// Counts, and remembers when something moved; says how long nothing may.
@@ -122,11 +129,17 @@ impl Forwarder {
     fn take<R: Router>(self: &Arc<Self>, router: &Arc<R>, client: SocketAddr, datagram: &[u8]) {
         let known = self.sessions().touch(&client).map(Arc::clone);
         let session = match known.filter(|session| session.is_open()) {
-            Some(session) => session,
-            None => match self.open(router, client) {
-                Ok(session) => session,
-                Err(reason) => return self.entry.meter.drop_datagram(reason),
-            },
+            Some(session) if session.holds() => session,
+            outdated => {
+                if let Some(outdated) = outdated {
+                    self.forget(client, &outdated);
+                    drop(outdated.give_up_place());
+                }
+                match self.open(router, client) {
+                    Ok(session) => session,
+                    Err(reason) => return self.entry.meter.drop_datagram(reason),
+                }
+            }
         };
         if let Err(reason) = session.send(datagram) {
             self.entry.meter.drop_datagram(reason);
@@ -149,7 +162,7 @@ impl Forwarder {
         };
         // Nobody leaves for a client that cannot be served.
         let route = router.route(client).map_err(Failure::reason)?;
-        let Route { addresses, lane, flow, record } = route;
+        let Route { addresses, holds, lane, flow, record } = route;
         let left = || {
             let session = self.sessions().remove(&leaves?)?;
             session.give_up_place()
@@ -158,7 +171,7 @@ impl Forwarder {
             record.end(Err(Failure::RequestsFull));
             return Err(full());
         };
-        let opened = Session::open(addresses, lane, flow, place);
+        let opened = Session::open((addresses, holds), lane, flow, place);
         let session = match opened {
             Ok(session) => Arc::new(session),
             Err(error) => {
