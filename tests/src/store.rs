@@ -62,6 +62,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
     body_rate_min: None,
     body_timeout: None,
     sessions_max: 1000,
+    sessions_per_client_max: 1000,
 };
 
 impl Default for Store {

@@ -64,7 +64,11 @@ struct Client(UdpSocket);
 
 impl Client {
     fn new(gateway: &Gateway, listener: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::from("127.0.0.1", gateway, listener)
+    }
+
+    fn from(address: &str, gateway: &Gateway, listener: &str) -> Self {
+        let socket = UdpSocket::bind((address, 0)).expect("a free port");
         socket.connect(gateway.listeners[listener]).expect("an address");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         Self(socket)
@@ -184,6 +188,37 @@ fn a_full_table_makes_room_but_not_of_who_waits_for_an_answer() {
     assert!(!late.hears_something());
     waiting[2].ask(b"thank you");
     late.ask(b"now there is room");
+}
+
+#[test]
+fn a_client_that_takes_its_part_takes_nobody_elses() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |spec| spec.limits.sessions_per_client_max = 3);
+    let gateway = Gateway::start(store.build());
+    let greedy: Vec<_> = (0..3).map(|_| Client::new(&gateway, "radius")).collect();
+    for client in &greedy {
+        client.send(b"!silence");
+    }
+    gateway.expect_metric(OPEN, 3.0);
+    let other = Client::from("127.0.0.2", &gateway, "radius");
+    other.ask(b"there is room for others");
+    gateway.expect_metric(OPEN, 4.0);
+    let fourth = Client::new(&gateway, "radius");
+    // Those before it wait for answers; that protects them for some seconds, not for good.
+    fourth.ask(b"and for one that asks for long enough");
+    gateway.expect_metric(OPEN, 4.0);
+    other.ask(b"still here");
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    assert_eq!(gateway.metric(accepted), 5.0, "the other one has kept its session");
+    for number in 0..20 {
+        Client::new(&gateway, "radius").ask(format!("port {number}").as_bytes());
+    }
+    gateway.expect_metric(OPEN, 4.0);
+    other.ask(b"and still");
+    assert_eq!(gateway.metric(accepted), 25.0);
+    assert!(gateway.metric(&dropped("client_crowds")) > 0.0);
+    let crowded = r#"tillgate_connections_crowded_total{listener="radius"}"#;
+    assert!(gateway.metric(crowded) > 0.0);
 }
 
 #[test]

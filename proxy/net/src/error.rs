@@ -125,7 +125,7 @@ pub enum Failure {
     ProxyUntrusted,
     /// A trusted source sent no PROXY header that can be understood, in time.
     ProxyInvalid,
-    /// The client that a PROXY header names has as many connections as it may.
+    /// The client has as many connections or sessions as it may.
     ClientCrowds,
     /// A ClientHello that cannot be passed on: not TLS, malformed, too large.
     HelloInvalid,
@@ -259,7 +259,7 @@ pub const TABLE: [Row; 50] = [
     row(Failure::ProxyInvalid, "proxy_invalid", None, Blame::Client, Retry::Never,
         "no valid PROXY header from a trusted source within headerTimeout"),
     row(Failure::ClientCrowds, "client_crowds", None, Blame::Client, Retry::Never,
-        "the client that the PROXY header names has as many connections as limits.maxConnectionsPerClient"),
+        "the client (with a PROXY header: whom it names) has as many connections as limits.maxConnectionsPerClient, or UDP sessions as limits.maxSessionsPerClient"),
     row(Failure::HelloInvalid, "hello_invalid", None, Blame::Client, Retry::Never,
         "what came is not TLS, or its ClientHello is malformed or longer than 16 KiB"),
     row(Failure::HelloNameless, "hello_nameless", None, Blame::Client, Retry::Never,

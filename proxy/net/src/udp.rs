@@ -6,8 +6,8 @@
 //! keeps its session also when the kernel gives it to another worker.
 //!
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
-//! not take is dropped; when the listener is full, the session that was silent for longest and is
-//! owed no answer makes room. What ICMP reports is counted as far as it says something, and ends
+//! not take is dropped; when the listener is full, the session that was silent for longest and does
+//! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP reports is counted as far as it says something, and ends
 //! no session: the next datagram goes to the next of the backend's addresses, as it does after a
 //! server that is silent while its client asks again and again.
 
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::SockRef;
-use tillgate_core::sessions::SessionTable;
+use tillgate_core::sessions::{Key as _, SessionTable};
 use tokio::net::UdpSocket;
 
 use self::session::Session;
@@ -155,9 +155,15 @@ impl Forwarder {
             self.entry.meter.refused.inc();
             "table_full"
         };
-        let free = self.entry.admit_uncounted();
+        let crowds = || {
+            self.entry.tell_crowd(client.ip());
+            Failure::ClientCrowds.reason()
+        };
+        let is_crowd = self.entry.is_crowded_by(client.ip());
+        let free = if is_crowd { None } else { self.entry.admit_uncounted() };
         let leaves = match free {
             Some(_) => None,
+            None if is_crowd => Some(self.who_leaves_of(client).ok_or_else(crowds)?),
             None => Some(self.who_leaves().ok_or_else(full)?),
         };
         // Nobody leaves for a client that cannot be served.
@@ -167,10 +173,14 @@ impl Forwarder {
             let session = self.sessions().remove(&leaves?)?;
             session.give_up_place()
         };
-        let Some(place) = free.or_else(left) else {
+        let Some(mut place) = free.or_else(left) else {
             record.end(Err(Failure::RequestsFull));
             return Err(full());
         };
+        if !place.is_for(client.ip()) {
+            record.end(Err(Failure::ClientCrowds));
+            return Err(Failure::ClientCrowds.reason());
+        }
         let opened = Session::open((addresses, holds), lane, flow, place);
         let session = match opened {
             Ok(session) => Arc::new(session),
@@ -188,9 +198,15 @@ impl Forwarder {
         Ok(session)
     }
 
-    /// Whose session was silent for longest and is owed nothing.
+    /// Whose session was silent for longest and waits for nothing.
     fn who_leaves(&self) -> Option<SocketAddr> {
-        self.sessions().longest_silent(|session| !session.is_owed_an_answer()).copied()
+        self.sessions().longest_silent(|session| session.may_leave()).copied()
+    }
+
+    /// Which one of this client's.
+    fn who_leaves_of(&self, client: SocketAddr) -> Option<SocketAddr> {
+        let sessions = self.sessions();
+        sessions.longest_silent_of(&client.client(), |session| session.may_leave()).copied()
     }
 
     /// Passes a server's datagram on.

@@ -13,7 +13,7 @@ use crate::kinds::listener::LimitsDoc;
 use crate::scalar::{Size, Whole};
 
 /// Every bound, in the order of the effective config.
-pub(crate) const FIELDS: [&str; 14] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "maxConnections",
     "maxConnectionsPerClient",
     "headerTimeout",
@@ -28,6 +28,7 @@ pub(crate) const FIELDS: [&str; 14] = [
     "minBodyRate",
     "bodyTimeout",
     "maxSessions",
+    "maxSessionsPerClient",
 ];
 
 /// Whether a bound means something where `protocol` is spoken.
@@ -37,7 +38,7 @@ pub(crate) fn applies(field: &str, protocol: ListenerProtocol) -> bool {
             protocol != ListenerProtocol::Udp
         }
         "maxHeaderSize" => protocol.is_http() || protocol == ListenerProtocol::TlsPassthrough,
-        "maxSessions" => protocol == ListenerProtocol::Udp,
+        "maxSessions" | "maxSessionsPerClient" => protocol == ListenerProtocol::Udp,
         _ => protocol.is_http(),
     }
 }
@@ -94,6 +95,9 @@ fn read(
     let requests_max = number("maxRequests", requests, default.requests_max);
     let sessions = given.max_sessions.map(Whole::fit);
     let sessions_max = number("maxSessions", sessions, default.sessions_max);
+    let per_client = given.max_sessions_per_client.map(Whole::fit);
+    let sessions_per_client_max =
+        number("maxSessionsPerClient", per_client, default.sessions_per_client_max);
     let mut time =
         |field: &str, value, default| out.positive(&path(field), &spot.key(field), value, default);
     let header_timeout = time("headerTimeout", given.header_timeout, default.header_timeout);
@@ -132,6 +136,7 @@ fn read(
             default.body_timeout,
         ),
         sessions_max,
+        sessions_per_client_max,
     }
 }
 
@@ -152,6 +157,7 @@ fn not_meant(given: &LimitsDoc, protocol: ListenerProtocol, spot: &Spot<'_>, out
         given.min_body_rate.is_some(),
         given.body_timeout.is_some(),
         given.max_sessions.is_some(),
+        given.max_sessions_per_client.is_some(),
     ];
     for (field, is_given) in FIELDS.iter().zip(is_given) {
         if !is_given || applies(field, protocol) {
@@ -161,6 +167,9 @@ fn not_meant(given: &LimitsDoc, protocol: ListenerProtocol, spot: &Spot<'_>, out
         let instead = match (*field, protocol) {
             ("idleTimeout", _) => "write `idleTimeout` beside `protocol`".to_owned(),
             ("maxConnections", ListenerProtocol::Udp) => "write `maxSessions`".to_owned(),
+            ("maxConnectionsPerClient", ListenerProtocol::Udp) => {
+                "write `maxSessionsPerClient`".to_owned()
+            }
             _ => format!("remove `{field}`"),
         };
         out.error(spot.key(field).finding(format!(

@@ -174,6 +174,18 @@ impl Entry {
         Some(Place { entry, client: None, agreed: None, _held: held })
     }
 
+    /// Whether `client` has as many connections as it may.
+    pub(crate) fn is_crowded_by(&self, client: IpAddr) -> bool {
+        let most = self.limits().connections_per_client_max;
+        self.clients().get(&client.to_canonical()).is_some_and(|open| *open >= most)
+    }
+
+    /// Tells that a client is refused because it has as many connections as it may.
+    pub(crate) fn tell_crowd(&self, client: IpAddr) {
+        self.meter.crowded.inc();
+        tracing::debug!(%client, "a client has as many connections as it may");
+    }
+
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,8 +222,7 @@ impl Place {
         let open = clients.entry(client).or_insert(0);
         if *open >= most {
             drop(clients);
-            self.entry.meter.crowded.inc();
-            tracing::debug!(%client, most, "a client has as many connections as it may");
+            self.entry.tell_crowd(client);
             return false;
         }
         *open += 1;

@@ -28,6 +28,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Datagrams that must have gone there unanswered meanwhile: one alone may have been lost.
 const UNANSWERED_MIN: u32 = 2;
 
+/// For how long a session that is owed an answer makes no room for others. A client that asks
+/// again does so sooner; one that nobody answers must not hold its place for longer.
+const WAITS_MAX: Duration = Duration::from_secs(5);
+
 /// One session. The listener sends on it, its own task receives.
 pub(super) struct Session {
     socket: UdpSocket,
@@ -93,6 +97,11 @@ impl Session {
 
     pub(super) fn is_owed_an_answer(&self) -> bool {
         self.owed_for().is_some()
+    }
+
+    /// Whether it may make room for another one.
+    pub(super) fn may_leave(&self) -> bool {
+        self.owed_for().is_none_or(|owed| owed >= WAITS_MAX)
     }
 
     /// For how long it has been owed an answer, if it is.
