@@ -216,9 +216,17 @@ fn a_client_that_takes_its_part_takes_nobody_elses() {
     gateway.expect_metric(OPEN, 4.0);
     other.ask(b"and still");
     assert_eq!(gateway.metric(accepted), 25.0);
-    assert!(gateway.metric(&dropped("client_crowds")) > 0.0);
-    let crowded = r#"tillgate_connections_crowded_total{listener="radius"}"#;
-    assert!(gateway.metric(crowded) > 0.0);
+}
+
+#[test]
+fn a_client_without_a_part_is_refused_by_name() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |spec| spec.limits.sessions_per_client_max = 0);
+    let gateway = Gateway::start(store.build());
+    Client::new(&gateway, "radius").send(b"hello");
+    gateway.expect_metric(&dropped("client_crowds"), 1.0);
+    gateway.expect_metric(r#"tillgate_connections_crowded_total{listener="radius"}"#, 1.0);
+    gateway.expect_metric(OPEN, 0.0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ const UNANSWERED_MIN: u32 = 2;
 
 /// For how long a session that is owed an answer makes no room for others. A client that asks
 /// again does so sooner; one that nobody answers must not hold its place for longer.
-const WAITS_MAX: Duration = Duration::from_secs(5);
+const WAITS_MAX: Duration = Duration::from_secs(10);
 
 /// One session. The listener sends on it, its own task receives.
 pub(super) struct Session {
