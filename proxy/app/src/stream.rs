@@ -115,8 +115,7 @@ impl Streams {
         client: &mut Client,
         outcome: &mut Outcome,
     ) -> Result<Opened, No> {
-        let meter = client.place.entry().meter.clone();
-        let from = identify(spec, client).await.inspect_err(|failure| meter.reject(*failure))?;
+        let from = identify(spec, client).await?;
         outcome.attend_bytes(from);
         if spec.protocol == ListenerProtocol::TlsPassthrough {
             return self.open_named(running, (spec, listener), (client, from), outcome).await;
@@ -227,11 +226,14 @@ async fn identify(spec: &ListenerSpec, client: &mut Client) -> Result<SocketAddr
     }
     let within = client.place.entry().limits().header_timeout;
     let accepted = proxy_protocol::accept(&mut client.stream, client.peer, trust, within).await;
+    let entry = Arc::clone(client.place.entry());
     let named = accepted.map_err(|refused| {
-        tracing::debug!(peer = %client.peer, error = send::explain(&refused), "refused");
+        let why = send::explain(&refused);
+        entry.turn_away(refused.failure(), client.peer.ip(), &why);
         refused.failure()
     })?;
     if is_trusted && !client.place.is_for(named.ip()) {
+        entry.meter.reject(Failure::ClientCrowds);
         return Err(Failure::ClientCrowds);
     }
     Ok(named)
@@ -294,7 +296,8 @@ async fn carry(mut client: Client, mut opened: Opened, outcome: Outcome) {
     };
     if let Err(failure) = result {
         if failure == Failure::ProxyUntrusted {
-            client.place.entry().meter.reject(failure);
+            let why = failure.row().meaning;
+            client.place.entry().turn_away(failure, client.peer.ip(), &why);
         }
         break_off(&client.stream);
         opened.server.break_off();
