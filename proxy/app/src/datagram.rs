@@ -140,7 +140,8 @@ impl Purpose {
         let backend = running.effective.backend(id);
         let lane = running.lane(backend.location, listener.class).map(|(_, lane)| lane);
         let class = &running.class(listener.class).spec.name;
-        let mut found = backend.endpoints.iter().map(|one| resolver.addresses_now(one, &backend.dns));
+        let mut found =
+            backend.endpoints.iter().map(|one| resolver.addresses_now(one, &backend.dns));
         *self == Self::new(backend, class, lane.as_ref())
             && found.any(|found| found.is_some_and(|found| found.contains(&server)))
     }
