@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tillgate_core::backend::{BackendSpec, Location};
+use tillgate_core::link::LinkId;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer as _;
 use tillgate_net::http::server::{Entry, InFlight};
 use tillgate_net::udp::{self, Holds, Route, Router};
-use tillgate_net::upstream::Lane;
 use tillgate_net::upstream::resolver::Resolver;
 
 use crate::admission;
@@ -79,8 +79,8 @@ impl Router for Datagrams {
         }
         outcome.send_to(id, *first);
         listener.upstream.dials.inc();
-        let lane = running.lane(backend.location, listener.class).map(|(_, lane)| lane);
-        let holds = self.holds(&running, Purpose::new(backend, &class.spec.name, lane.as_ref()));
+        let (link, lane) = running.lane(backend.location, listener.class).unzip();
+        let holds = self.holds(&running, Purpose::new(backend, &class.spec.name, link));
         Ok(Route { addresses, holds, lane, flow, record: outcome })
     }
 }
@@ -106,22 +106,22 @@ impl Datagrams {
     }
 }
 
-/// What a session was opened for, by names: a reload numbers anew.
+/// What a session was opened for, by names, which a reload keeps; a line keeps its number.
 #[derive(Debug, PartialEq, Eq)]
 struct Purpose {
     backend: Arc<str>,
     location: Location,
     class: Arc<str>,
-    link: Option<Arc<str>>,
+    link: Option<LinkId>,
 }
 
 impl Purpose {
-    fn new(backend: &BackendSpec, class: &Arc<str>, lane: Option<&Lane>) -> Self {
+    fn new(backend: &BackendSpec, class: &Arc<str>, link: Option<LinkId>) -> Self {
         Self {
             backend: Arc::clone(&backend.name),
             location: backend.location,
             class: Arc::clone(class),
-            link: lane.map(|lane| Arc::clone(&lane.link.spec().name)),
+            link,
         }
     }
 
@@ -138,11 +138,11 @@ impl Purpose {
         let Some((spec, listener)) = running.listener(listener) else { return true };
         let Some(id) = spec.backend else { return true };
         let backend = running.effective.backend(id);
-        let lane = running.lane(backend.location, listener.class).map(|(_, lane)| lane);
+        let link = running.lane(backend.location, listener.class).map(|(link, _)| link);
         let class = &running.class(listener.class).spec.name;
         let mut found =
             backend.endpoints.iter().map(|one| resolver.addresses_now(one, &backend.dns));
-        *self == Self::new(backend, class, lane.as_ref())
+        *self == Self::new(backend, class, link)
             && found.any(|found| found.is_some_and(|found| found.contains(&server)))
     }
 }

@@ -105,7 +105,6 @@ fn read(
     let body_bytes = given.max_body_size.map(|size| Some(size.0));
     let body_rate = given.min_body_rate.map(|rate| Some(rate.0));
     let body_time = given.body_timeout.map(|time| (!time.0.is_zero()).then_some(time.0));
-    let key = |field: &str| spot.key(field);
     ListenerLimits {
         connections_max,
         connections_per_client_max,
@@ -119,19 +118,19 @@ fn read(
         requests_max,
         body_bytes_max: out.value(
             &path("maxBodySize"),
-            &key("maxBodySize"),
+            &spot.key("maxBodySize"),
             body_bytes,
             default.body_bytes_max,
         ),
         body_rate_min: out.value(
             &path("minBodyRate"),
-            &key("minBodyRate"),
+            &spot.key("minBodyRate"),
             body_rate,
             default.body_rate_min,
         ),
         body_timeout: out.value(
             &path("bodyTimeout"),
-            &key("bodyTimeout"),
+            &spot.key("bodyTimeout"),
             body_time,
             default.body_timeout,
         ),
