@@ -5,8 +5,9 @@
 //! nor meet an empty list because DNS is away. Names of the policy are asked for ahead of need, by
 //! [`Resolver::keep_fresh`]; the system's resolver tells no lifetimes, so at a fixed interval, with
 //! jitter. Of a name that clients choose an answer that nobody has renewed for minutes is used only
-//! if no other can be had. A name is asked for once at a time, and names that clients choose never take all of the
-//! threads on which the system's resolver blocks, nor the place of one of the policy.
+//! if no other can be had. A name is asked for once at a time, and names that clients choose never
+//! take all of the threads on which the system's resolver blocks, nor the place of one of the
+//! policy.
 
 use std::collections::HashMap;
 use std::fmt;
