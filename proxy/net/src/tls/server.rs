@@ -129,8 +129,8 @@ impl Terminator {
         Ok(terminator)
     }
 
-    /// Shakes hands with `client`, within `within`. Whatever goes wrong is counted, and told now and
-    /// then; it is no reason to stop listening. `turns` has one permit for each worker.
+    /// Shakes hands with `client`, within `within`. Whatever goes wrong is counted, and told now
+    /// and then; it is no reason to stop listening. `turns` has one permit for each worker.
     pub async fn accept(
         &self,
         (stream, client): (TcpStream, SocketAddr),
