@@ -7,9 +7,9 @@
 //!
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
 //! not take is dropped; when the listener is full, the session that was silent for longest and does
-//! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP reports is counted as far as it says something, and ends
-//! no session: the next datagram goes to the next of the backend's addresses, as it does after a
-//! server that is silent while its client asks again and again.
+//! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP
+//! reports ends no session: the next datagram goes to the next of the backend's addresses, as it
+//! does after a server that is silent while its client asks again.
 
 use std::fmt;
 use std::io;
