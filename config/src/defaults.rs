@@ -103,7 +103,8 @@ pub const BUFFER_BYTES: u64 = 64 * 1024 * 1024;
 /// seconds: a person who cancels whole pages stays below, rapid reset makes as many in one
 /// packet. A body of announced length at less than 4 kbit/s (500 bytes/s, Apache's number) is a
 /// slow-body attack; bodies without are streams that may rightly be quiet (gRPC), so only the
-/// route's idle timeout ends them. UDP sessions: one socket each.
+/// route's idle timeout ends them. UDP sessions: one socket each, and
+/// a quarter of them for one address as well.
 pub const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 4096,
     connections_per_client_max: 1024,
@@ -119,6 +120,7 @@ pub const LIMITS: ListenerLimits = ListenerLimits {
     body_rate_min: Some(BitRate::from_bits_per_second(4_000)),
     body_timeout: None,
     sessions_max: 1024,
+    sessions_per_client_max: 256,
 };
 
 /// Timeouts of connections without a `ServiceRoute`. Declared TCP services (ISO 8583 hosts) and

@@ -39,6 +39,7 @@ pub struct Store {
     listeners: Vec<ListenerSpec>,
     digest: String,
     class_requests: Option<(&'static str, u32)>,
+    class_connections: Option<(&'static str, u32)>,
     tls: Option<ServerTls>,
     forward_tls: Option<ServerTls>,
     mirror: Option<MirrorSpec>,
@@ -61,6 +62,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
     body_rate_min: None,
     body_timeout: None,
     sessions_max: 1000,
+    sessions_per_client_max: 1000,
 };
 
 impl Default for Store {
@@ -94,6 +96,7 @@ impl Default for Store {
             listeners: Vec::new(),
             digest: "sha256:by-hand".into(),
             class_requests: None,
+            class_connections: None,
             tls: None,
             forward_tls: None,
             mirror: None,
@@ -275,6 +278,13 @@ impl Store {
         self
     }
 
+    /// Tunnels, connections and sessions of one class at the same time.
+    #[must_use]
+    pub fn class_connections(mut self, class: &'static str, connections: u32) -> Self {
+        self.class_connections = Some((class, connections));
+        self
+    }
+
     /// The line's rate, both ways.
     #[must_use]
     pub fn line(mut self, mbit: u64) -> Self {
@@ -402,7 +412,7 @@ impl Store {
             .chain(self.listeners)
             .collect(),
             links: self.links,
-            classes: limited(&classes(self.max_wait), self.class_requests),
+            classes: limited(&classes(self.max_wait), self.class_requests, self.class_connections),
             backends: self.backends,
             routes: RouteTable::new(self.rules).expect("few rules"),
             egress,
@@ -429,9 +439,19 @@ fn link(name: &str, mbit: u64) -> LinkSpec {
     }
 }
 
-fn limited(classes: &ClassTable, requests: Option<(&str, u32)>) -> ClassTable {
-    let of = |name: &str| requests.filter(|(class, _)| *class == name).map(|(_, max)| max);
-    let class = |spec: &ClassSpec| ClassSpec { requests_max: of(&spec.name), ..spec.clone() };
+fn limited(
+    classes: &ClassTable,
+    requests: Option<(&str, u32)>,
+    connections: Option<(&str, u32)>,
+) -> ClassTable {
+    let of = |bound: Option<(&str, u32)>, name: &str| {
+        bound.filter(|(class, _)| *class == name).map(|(_, max)| max)
+    };
+    let class = |spec: &ClassSpec| ClassSpec {
+        requests_max: of(requests, &spec.name),
+        connections_max: of(connections, &spec.name),
+        ..spec.clone()
+    };
     let classes = classes.iter().map(|(_, spec)| class(spec)).collect();
     ClassTable::new(classes).expect("few classes")
 }
@@ -448,6 +468,7 @@ fn classes(max_wait: Duration) -> ClassTable {
         dscp: None,
         metered: Metered::Allow,
         requests_max: None,
+        connections_max: None,
     };
     let classes = vec![
         class("payment", 1000, true),

@@ -1,12 +1,13 @@
 //! Datagrams to a declared backend: sessions by client, bounded; dropped by class, bulk first.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tillgate_config::effective::{ListenerProtocol, ListenerSpec};
 use tillgate_core::backend::{BackendProtocol, Endpoint, Host, Location};
+use tillgate_net::upstream::Resolver;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::ports::nobody_udp;
 use tillgate_tests::store::Store;
@@ -15,25 +16,37 @@ use tillgate_tests::{PATIENCE, eventually};
 /// A server that answers every datagram with the same one, but those that begin with `!`.
 struct Echo {
     address: SocketAddr,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
     over: Arc<AtomicBool>,
 }
 
 impl Echo {
     fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).expect("a free port");
         let address = socket.local_addr().expect("a bound socket");
         let over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&over);
+        let heard: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let hears = Arc::clone(&heard);
         std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !ends.load(Ordering::SeqCst) {
                 let Ok((bytes, from)) = socket.recv_from(&mut buffer) else { continue };
+                hears.lock().expect("no panic").push(buffer[..bytes].to_vec());
                 if !buffer.starts_with(b"!") {
                     let _ = socket.send_to(&buffer[..bytes], from);
                 }
             }
         });
-        Self { address, over }
+        Self { address, heard, over }
+    }
+
+    fn heard(&self, datagram: &[u8]) -> bool {
+        self.heard.lock().expect("no panic").iter().any(|heard| heard == datagram)
     }
 }
 
@@ -51,7 +64,11 @@ struct Client(UdpSocket);
 
 impl Client {
     fn new(gateway: &Gateway, listener: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::from("127.0.0.1", gateway, listener)
+    }
+
+    fn from(address: &str, gateway: &Gateway, listener: &str) -> Self {
+        let socket = UdpSocket::bind((address, 0)).expect("a free port");
         socket.connect(gateway.listeners[listener]).expect("an address");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
         Self(socket)
@@ -83,6 +100,20 @@ impl Client {
         self.0.set_read_timeout(Some(Duration::from_millis(100))).expect("takes a timeout");
         self.0.recv(&mut [0; 16]).is_ok()
     }
+}
+
+/// Asks until `to` hears it; the next one `from` does not hear.
+fn moves(client: &Client, from: &Echo, to: &Echo) {
+    eventually("the other server is asked", || {
+        client.ask(b"where is this?");
+        to.heard(b"where is this?").then_some(())
+    });
+    client.ask(b"and this?");
+    assert!(!from.heard(b"and this?"), "the session has moved as a whole");
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { host: Host::Ip(address.ip()), port: address.port() }
 }
 
 fn store(to: SocketAddr, class: &str, change: impl FnOnce(&mut ListenerSpec)) -> Store {
@@ -160,6 +191,45 @@ fn a_full_table_makes_room_but_not_of_who_waits_for_an_answer() {
 }
 
 #[test]
+fn a_client_that_takes_its_part_takes_nobody_elses() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |spec| spec.limits.sessions_per_client_max = 3);
+    let gateway = Gateway::start(store.build());
+    let greedy: Vec<_> = (0..3).map(|_| Client::new(&gateway, "radius")).collect();
+    for client in &greedy {
+        client.send(b"!silence");
+    }
+    gateway.expect_metric(OPEN, 3.0);
+    let other = Client::from("127.0.0.2", &gateway, "radius");
+    other.ask(b"there is room for others");
+    gateway.expect_metric(OPEN, 4.0);
+    let fourth = Client::new(&gateway, "radius");
+    // Those before it wait for answers; that protects them for some seconds, not for good.
+    fourth.ask(b"and for one that asks for long enough");
+    gateway.expect_metric(OPEN, 4.0);
+    other.ask(b"still here");
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    assert_eq!(gateway.metric(accepted), 5.0, "the other one has kept its session");
+    for number in 0..20 {
+        Client::new(&gateway, "radius").ask(format!("port {number}").as_bytes());
+    }
+    gateway.expect_metric(OPEN, 4.0);
+    other.ask(b"and still");
+    assert_eq!(gateway.metric(accepted), 25.0);
+}
+
+#[test]
+fn a_client_without_a_part_is_refused_by_name() {
+    let echo = Echo::start();
+    let store = store(echo.address, "payment", |spec| spec.limits.sessions_per_client_max = 0);
+    let gateway = Gateway::start(store.build());
+    Client::new(&gateway, "radius").send(b"hello");
+    gateway.expect_metric(&dropped("client_crowds"), 1.0);
+    gateway.expect_metric(r#"tillgate_connections_crowded_total{listener="radius"}"#, 1.0);
+    gateway.expect_metric(OPEN, 0.0);
+}
+
+#[test]
 fn a_silent_session_is_over() {
     let echo = Echo::start();
     let store = store(echo.address, "payment", |spec| {
@@ -182,10 +252,9 @@ fn a_silent_session_is_over() {
 fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
     let away = nobody_udp();
     let echo = Echo::start();
-    let standby = Endpoint { host: Host::Ip(echo.address.ip()), port: echo.address.port() };
     let store = Store::default()
         .backend("radius", Location::Local, BackendProtocol::Udp, away)
-        .change_backend(|backend| backend.endpoints.push(standby))
+        .change_backend(|backend| backend.endpoints.push(endpoint(echo.address)))
         .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
     let gateway = Gateway::start(store.build());
     let client = Client::new(&gateway, "radius");
@@ -193,6 +262,87 @@ fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
     client.ask(b"hello again");
     let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
     assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+}
+
+#[test]
+fn a_reload_moves_a_session_that_never_rests() {
+    let (first, second) = (Echo::start(), Echo::start());
+    let gateway = Gateway::start(store(first.address, "payment", |_| ()).build());
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    let of = |to, class, digest| store(to, class, |_| ()).digest(digest).build();
+    gateway.control.reload(of(first.address, "payment", "sha256:same")).expect("nothing new");
+    client.ask(b"hello again");
+    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+    assert_eq!(gateway.metric(accepted), 1.0, "what stays as it is keeps its session");
+
+    gateway.control.reload(of(second.address, "payment", "sha256:other")).expect("a server");
+    moves(&client, &first, &second);
+    gateway.control.reload(of(second.address, "metrics", "sha256:class")).expect("a class");
+    client.ask(b"as what?");
+    gateway.expect_metric(r#"tillgate_class_connections{class="metrics"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_class_connections{class="payment"}"#, 0.0);
+    gateway.expect_metric(OPEN, 1.0);
+}
+
+#[test]
+fn a_session_goes_with_the_address_of_its_server() {
+    let first = Echo::start();
+    let port = first.address.port();
+    let second = Echo::at(SocketAddr::from(([127, 0, 0, 2], port)));
+    let answer: Arc<Mutex<IpAddr>> = Arc::new(Mutex::new(first.address.ip()));
+    let zone = Arc::clone(&answer);
+    let resolver = Resolver::new(Box::new(move |_| {
+        let found = vec![*zone.lock().expect("no panic")];
+        Box::pin(async move { Ok(found) })
+    }));
+    let store = Store::default()
+        .backend("radius", Location::Cloud, BackendProtocol::Udp, first.address)
+        .change_backend(|backend| {
+            backend.endpoints = vec![Endpoint { host: Host::Name("radius.internal".into()), port }];
+            backend.dns.refresh = Duration::from_millis(20);
+        })
+        .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
+    let gateway = Gateway::start_resolving(store.build(), Arc::new(resolver));
+    let client = Client::new(&gateway, "radius");
+    client.ask(b"hello");
+    assert!(first.heard(b"hello") && !second.heard(b"hello"));
+    *answer.lock().expect("no panic") = second.address.ip();
+    moves(&client, &first, &second);
+}
+
+#[test]
+fn a_server_that_is_silent_is_passed_over() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let silent = endpoint(silent.local_addr().expect("a bound socket"));
+    let echo = Echo::start();
+    // The client's address picks the first one, so one of the two orders begins with silence.
+    for order in [[silent.clone(), endpoint(echo.address)], [endpoint(echo.address), silent]] {
+        let store = store(echo.address, "payment", |_| ())
+            .change_backend(|backend| backend.endpoints = order.to_vec());
+        let gateway = Gateway::start(store.build());
+        let client = Client::new(&gateway, "radius");
+        client.ask(b"is anybody there?");
+        client.ask(b"good");
+        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+        assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+    }
+}
+
+#[test]
+fn who_is_never_answered_does_not_keep_a_session_by_asking() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("a bound socket");
+    let store = store(address, "payment", |spec| {
+        spec.timeouts.idle = Duration::from_millis(500);
+    });
+    let gateway = Gateway::start(store.build());
+    let client = Client::new(&gateway, "radius");
+    eventually("another session begins", || {
+        client.send(b"is anybody there?");
+        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
+        (gateway.metric(accepted) >= 2.0).then_some(())
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, policy};
+use tillgate_tests::tls::{Authority, Volume};
 use tillgate_tests::wire::Wire;
 use tillgate_tests::{PATIENCE, eventually};
 
@@ -204,4 +205,49 @@ fn a_policy_that_cannot_be_read_to_its_end_stops_neither_probes_nor_the_end() {
     assert_eq!(process.get("api.example").status, 200);
     process.signal("TERM");
     assert!(process.ended(), "{}", process.log());
+}
+
+#[test]
+fn who_is_refused_is_told_without_being_asked_for() {
+    let origin = Origin::answering(OK);
+    let files = Volume::pair(&Authority::default().issue(&["pos.example"]));
+    let (chain, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let document = |kind: &str, name: &str, spec: &str| {
+        let head = "apiVersion: tillgate.dev/v1alpha1";
+        format!("---\n{head}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+    };
+    let listener = |name: &str, spec: &str| {
+        document("Listener", name, &format!("address: \"127.0.0.1:0\", {spec}"))
+    };
+    let trust = "proxyProtocol: {trustedSources: [127.0.0.0/8]}";
+    let tls = format!("certFile: {}, keyFile: {}", chain.display(), key.display());
+    let policy = [
+        policy("api.example", origin.address),
+        listener("secure", &format!("protocol: HTTP, tls: {{certificates: [{{{tls}}}]}}")),
+        listener("announced", &format!("protocol: HTTP, {trust}")),
+        listener("card", &format!("protocol: TCP, backendRef: {{name: card}}, {trust}")),
+        document(
+            "Backend",
+            "card",
+            &format!(
+                "location: Local, protocol: TCP, \
+                 endpoints: [{{ip: {{address: 127.0.0.1, port: {}}}}}]",
+                origin.address.port()
+            ),
+        ),
+        listener("narrow", "protocol: HTTP, limits: {maxConnectionsPerClient: 1}"),
+    ];
+    let process = start("refused", &policy.concat());
+    for name in ["secure", "announced", "card"] {
+        let reason = if name == "secure" { "not_tls" } else { "proxy_invalid" };
+        Wire::connect(process.address(name)).send_and_end("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let listener = format!("listener=\"{name}\"");
+        process.line(&["WARN", &listener, reason, "client=127.0.0.1", "count=1"]);
+    }
+    let narrow = process.address("narrow");
+    let mut first = Wire::connect(narrow);
+    first.send("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n");
+    assert_eq!(first.reply().status, 200);
+    Wire::connect(narrow).expect_end();
+    process.line(&["WARN", "listener=\"narrow\"", "client_crowds", "client=127.0.0.1"]);
 }

@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
@@ -50,6 +51,32 @@ fn a_signal_starts_the_next_process_and_no_connection_is_lost() {
         std::net::TcpStream::connect(http).is_err().then_some(())
     });
     assert!(lost.is_empty(), "{served} served, lost {lost:?}\n{}", old.log());
+}
+
+#[test]
+fn a_signal_starts_what_the_link_names_by_then() {
+    let origin = Origin::answering(OK);
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    for version in ["one", "two"] {
+        let linked = fs::hard_link(PROGRAM, place(version));
+        linked.or_else(|_| fs::copy(PROGRAM, place(version)).map(drop)).expect("the program");
+    }
+    symlink("one", place("tillgate")).expect("a link");
+    let link = place("tillgate");
+    let link = link.to_str().expect("plain text");
+    let mut old = Program::start(link, "link", &policy("a.example", origin.address), &[]);
+    assert_eq!(old.get("a.example").status, 200);
+    // As deployments do it: at once, and nobody is asked.
+    symlink("two", place("next")).expect("a link");
+    fs::rename(place("next"), place("tillgate")).expect("swapped");
+    old.signal("USR2");
+    let next = successor(&old);
+    let runs = fs::read_link(format!("/proc/{next}/exe")).expect("it runs");
+    assert_eq!(runs, place("two").canonicalize().expect("a path"));
+    old.line(&["took over from the process before", "version="]);
+    assert!(old.ended(), "{}", old.log());
+    signal(next, "TERM");
 }
 
 #[test]

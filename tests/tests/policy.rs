@@ -256,6 +256,7 @@ fn every_value_of_the_data_plane_changes_the_digest() {
     for (was, is) in [
         ("bufferMemory: 128Mi", "bufferMemory: 64Mi"),
         ("maxRequests: 20", "maxRequests: 21"),
+        ("maxConnections: 30", "maxConnections: 31"),
         ("mode: Required", "mode: Optional"),
         ("certFile: /tls/a.crt", "certFile: /tls/c.crt"),
         ("caFile: /tls/ca.crt", "caFile: /tls/cb.crt"),
@@ -270,6 +271,7 @@ fn every_value_of_the_data_plane_changes_the_digest() {
         ("trafficClass: auth", "trafficClass: control"),
         ("idleTimeout: 5s", "idleTimeout: 6s"),
         ("maxSessions: 64", "maxSessions: 65"),
+        ("maxSessionsPerClient: 16", "maxSessionsPerClient: 17"),
         ("proxyProtocol: V1", "proxyProtocol: V2"),
         ("family: IPv6", "family: Auto"),
         ("refresh: 10s", "refresh: 11s"),

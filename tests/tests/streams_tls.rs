@@ -145,6 +145,25 @@ fn a_server_that_cannot_be_had_is_an_internal_error_to_the_client() {
 }
 
 #[test]
+fn a_class_that_is_full_is_an_internal_error_to_the_client_too() {
+    let origin = Origin::start(|mut wire, _| {
+        while wire.waits_for_more() {
+            wire.take();
+        }
+    });
+    let store = store(origin.address.port()).class_connections("payment", 1);
+    let gateway = Gateway::start(store.build());
+    let mut first = Wire::connect(listener(&gateway));
+    first.send(hello(Some("localhost")));
+    gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 1.0);
+    let mut second = Wire::connect(listener(&gateway));
+    second.send(hello(Some("localhost")));
+    assert_eq!(second.read_exact(7), [21, 3, 3, 0, 2, 2, 80]);
+    let series = r#"tillgate_failures_total{class="payment",reason="connections_full"}"#;
+    gateway.expect_metric(series, 1.0);
+}
+
+#[test]
 fn it_never_leads_back_into_itself() {
     let address = nobody();
     let itself = Store::default().egress(TrafficPolicy::Allow).listener(

@@ -104,6 +104,12 @@ fn one(document: &Document, class: &TrafficClassDoc, out: &mut Output) -> ClassS
             spec.max_requests.map(|most| Some(most.fit())),
             None,
         ),
+        connections_max: out.value(
+            &path("maxConnections"),
+            &spot.key("maxConnections"),
+            spec.max_connections.map(|most| Some(most.fit())),
+            None,
+        ),
     }
 }
 

@@ -160,6 +160,7 @@ fn of_class(one: &ClassSpec) -> Value {
         ("dscp", optional(one.dscp, |value| text(dscp_text(value)))),
         ("metered", text(metered)),
         ("maxRequests", optional(one.requests_max, number)),
+        ("maxConnections", optional(one.connections_max, number)),
     ])
 }
 

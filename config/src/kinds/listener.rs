@@ -200,4 +200,7 @@ pub struct LimitsDoc {
     /// Sessions at the same time; with `UDP`. The longest idle one makes room.
     #[serde(default)]
     pub max_sessions: Option<Whole<1, 65_536>>,
+    /// Sessions of one client address; with `UDP`. Its own longest idle one makes room.
+    #[serde(default)]
+    pub max_sessions_per_client: Option<Whole<1, 65_536>>,
 }

@@ -64,10 +64,15 @@ pub struct TrafficClassSpec {
     /// May it use links that cost by the byte?
     #[serde(default)]
     pub metered: Option<Metered>,
-    /// Requests and tunnels of the class at the same time, on all listeners; the next one is
-    /// answered 503. As many as the listeners take without it.
+    /// Requests of the class at the same time, on all listeners; the next one is answered 503. As
+    /// many as the listeners take without it.
     #[serde(default)]
     pub max_requests: Option<Whole<1, 1_000_000>>,
+    /// Raw TCP and passed-through TLS, CONNECT tunnels, WebSockets and UDP sessions of the class at
+    /// the same time, on all listeners; the next one is refused. As many as the listeners take
+    /// without it.
+    #[serde(default)]
+    pub max_connections: Option<Whole<1, 1_000_000>>,
 }
 
 /// A part of the line for each direction.

@@ -15,6 +15,7 @@ use tillgate_core::matching::RuleId;
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::error::Failure;
 use tillgate_net::limit::{Asker, Verdict};
+use tillgate_net::memory::Ledger;
 
 use crate::outcome::Outcome;
 use crate::problem::{self, Answer, Refusal};
@@ -61,12 +62,7 @@ pub(crate) fn fits(
         let detail = "as many requests as the listener's limits.maxRequests are under way";
         return Err(Refusal::new(Failure::RequestsFull, detail));
     }
-    let requests_max = class.spec.requests_max.map_or(i64::MAX, i64::from);
-    if class.meter.in_flight.get() > requests_max {
-        let name = &class.spec.name;
-        let detail = format!("as many requests as maxRequests of class {name} are under way");
-        return Err(Refusal::new(Failure::RequestsFull, detail));
-    }
+    class_has_room(&class.spec.name, outcome)?;
     if !flow.is_admitted(class.rank) {
         return Err(Failure::MemoryShed.into());
     }
@@ -74,6 +70,29 @@ pub(crate) fn fits(
         return Err(Failure::BodyTooLarge.into());
     }
     Ok(())
+}
+
+/// Whether one more connection or session of `class` fits that is no HTTP of a client, which is
+/// counted already; what it may have to hold is weighed as that of a request.
+pub(crate) fn fits_beside_http(
+    running: &Running,
+    class: ClassId,
+    memory: &Ledger,
+    outcome: &Outcome,
+) -> Result<(), Refusal> {
+    let class = running.class(class);
+    class_has_room(&class.spec.name, outcome)?;
+    if memory.admits(class.rank) { Ok(()) } else { Err(Failure::MemoryShed.into()) }
+}
+
+fn class_has_room(class: &str, outcome: &Outcome) -> Result<(), Refusal> {
+    let Some(failure) = outcome.is_one_too_many() else { return Ok(()) };
+    let detail = if failure == Failure::ConnectionsFull {
+        format!("as many connections as maxConnections of class {class} are open")
+    } else {
+        format!("as many requests as maxRequests of class {class} are under way")
+    };
+    Err(Refusal::new(failure, detail))
 }
 
 /// Who asks for what.

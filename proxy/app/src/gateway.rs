@@ -485,9 +485,14 @@ impl Handler for MirrorEntry {
 pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
     let of = &listener.limits;
     let is_datagrams = listener.protocol == ListenerProtocol::Udp;
+    let (most, per_client) = if is_datagrams {
+        (of.sessions_max, of.sessions_per_client_max)
+    } else {
+        (of.connections_max, of.connections_per_client_max)
+    };
     Limits {
-        connections_max: if is_datagrams { of.sessions_max } else { of.connections_max } as usize,
-        connections_per_client_max: of.connections_per_client_max as usize,
+        connections_max: most as usize,
+        connections_per_client_max: per_client as usize,
         header_timeout: of.header_timeout,
         idle_timeout: of.idle_timeout,
         header_bytes_max: of.header_bytes_max,

@@ -14,6 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::request::Parts;
+use prometheus_client::metrics::gauge::Gauge;
 use tillgate_core::backend::BackendId;
 use tillgate_core::class::ClassId;
 use tillgate_core::load::Load;
@@ -65,6 +66,14 @@ impl Kind {
             Self::Pull => "pull",
         }
     }
+
+    /// Whether it may stay for hours by its nature, so that it must not take a request's place.
+    const fn lasts(self) -> bool {
+        match self {
+            Self::Tunnel | Self::Passthrough | Self::Tcp | Self::Udp | Self::WebSocket => true,
+            Self::Request | Self::Forward | Self::Pull => false,
+        }
+    }
 }
 
 /// Which rule decided.
@@ -86,6 +95,8 @@ pub(crate) enum By {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     kind: Kind,
+    /// Counted among what lasts, not among requests.
+    lasts: bool,
     written: bool,
     speech: Speech,
     class: ClassId,
@@ -107,8 +118,10 @@ impl Outcome {
     /// For a request of which nothing is known yet but that it is here.
     pub(crate) fn new(kind: Kind, flow: InFlight, running: Arc<Running>) -> Self {
         let class = running.default_class();
+        let lasts = kind.lasts();
         Self {
             kind,
+            lasts,
             written: false,
             speech: Speech::Http,
             class,
@@ -119,7 +132,7 @@ impl Outcome {
             by: By::None,
             started: flow.born(),
             flow,
-            in_flight: Some(Held::new(&running.class(class).meter.in_flight)),
+            in_flight: Some(Held::new(gauge(&running, class, lasts))),
             record: None,
             running,
         }
@@ -159,6 +172,24 @@ impl Outcome {
         self.speech
     }
 
+    /// It asks to become a WebSocket, and counts as one from now on.
+    pub(crate) fn will_last(&mut self) {
+        self.lasts = true;
+        self.in_flight = Some(Held::new(gauge(&self.running, self.class, true)));
+    }
+
+    /// Whether there are as many of its class as may be, which counts it; of what.
+    pub(crate) fn is_one_too_many(&self) -> Option<Failure> {
+        let spec = &self.running.class(self.class).spec;
+        let (most, failure) = if self.lasts {
+            (spec.connections_max, Failure::ConnectionsFull)
+        } else {
+            (spec.requests_max, Failure::RequestsFull)
+        };
+        let now = gauge(&self.running, self.class, self.lasts).get();
+        most.is_some_and(|most| now > i64::from(most)).then_some(failure)
+    }
+
     /// It became a WebSocket.
     pub(crate) fn is_websocket(&mut self) {
         self.kind = Kind::WebSocket;
@@ -170,7 +201,7 @@ impl Outcome {
     /// It is of this class, by this rule.
     pub(crate) fn classify(&mut self, class: ClassId, by: By) {
         if class != self.class {
-            self.in_flight = Some(Held::new(&self.running.class(class).meter.in_flight));
+            self.in_flight = Some(Held::new(gauge(&self.running, class, self.lasts)));
             self.class = class;
         }
         self.by = by;
@@ -282,6 +313,12 @@ impl Outcome {
             record.write(self, took);
         }
     }
+}
+
+/// Where one of `class` is counted while it is under way.
+fn gauge(running: &Running, class: ClassId, lasts: bool) -> &Gauge {
+    let meter = &running.class(class).meter;
+    if lasts { &meter.lasting } else { &meter.in_flight }
 }
 
 impl Observer for Outcome {

@@ -61,6 +61,9 @@ pub(crate) async fn serve_request(
         return problem::answer(&why.into(), outcome);
     }
     let ask = websocket::asked(&mut head);
+    if matches!(ask, Ask::WebSocket(_)) {
+        outcome.will_last();
+    }
     let identity = caller.identity.as_deref();
     let (found, class) = match classify(&running.effective, running.natural, &head, identity) {
         Ok(found) => found,

@@ -24,6 +24,7 @@ use tillgate_net::tls::hello::Alert;
 use tillgate_net::tunnel;
 use tillgate_net::upstream::{self, Announce, How, Opening, Upstream, break_off};
 
+use crate::admission;
 use crate::forward::{Asked, Place, Way};
 use crate::gateway::Worker;
 use crate::outcome::{By, Kind, Outcome};
@@ -114,8 +115,7 @@ impl Streams {
         client: &mut Client,
         outcome: &mut Outcome,
     ) -> Result<Opened, No> {
-        let meter = client.place.entry().meter.clone();
-        let from = identify(spec, client).await.inspect_err(|failure| meter.reject(*failure))?;
+        let from = identify(spec, client).await?;
         outcome.attend_bytes(from);
         if spec.protocol == ListenerProtocol::TlsPassthrough {
             return self.open_named(running, (spec, listener), (client, from), outcome).await;
@@ -123,6 +123,9 @@ impl Streams {
         let id = spec.backend.ok_or(Failure::Internal)?;
         let backend = running.effective.backend(id);
         outcome.sample(&HeaderMap::new());
+        let memory = self.worker.gateway().memory();
+        admission::fits_beside_http(running, listener.class, memory, outcome)
+            .map_err(|refusal| refusal.failure)?;
         let trust = spec.proxy_protocol.as_ref();
         let guard = trust.is_some_and(|trust| !trust.trusts(client.peer.ip()));
         let to = client.stream.local_addr().map_err(|_| Failure::ClientGone)?;
@@ -159,7 +162,11 @@ impl Streams {
             way.avoid_ourselves(gateway, &place)?;
             Ok(way)
         });
-        let way = checked.map_err(|refusal| refuse(refusal.failure))?;
+        let fitting = checked.and_then(|way| {
+            admission::fits_beside_http(running, way.class, gateway.memory(), outcome)?;
+            Ok(way)
+        });
+        let way = fitting.map_err(|refusal| refuse(refusal.failure))?;
         outcome.sample(&HeaderMap::new());
         let dialled = wait(outcome, way.dial(running, connect)).await?;
         let server = dialled.map_err(|error| refuse(error.failure()))?;
@@ -219,11 +226,14 @@ async fn identify(spec: &ListenerSpec, client: &mut Client) -> Result<SocketAddr
     }
     let within = client.place.entry().limits().header_timeout;
     let accepted = proxy_protocol::accept(&mut client.stream, client.peer, trust, within).await;
+    let entry = Arc::clone(client.place.entry());
     let named = accepted.map_err(|refused| {
-        tracing::debug!(peer = %client.peer, error = send::explain(&refused), "refused");
+        let why = send::explain(&refused);
+        entry.turn_away(refused.failure(), client.peer.ip(), &why);
         refused.failure()
     })?;
     if is_trusted && !client.place.is_for(named.ip()) {
+        entry.meter.reject(Failure::ClientCrowds);
         return Err(Failure::ClientCrowds);
     }
     Ok(named)
@@ -286,7 +296,8 @@ async fn carry(mut client: Client, mut opened: Opened, outcome: Outcome) {
     };
     if let Err(failure) = result {
         if failure == Failure::ProxyUntrusted {
-            client.place.entry().meter.reject(failure);
+            let why = failure.row().meaning;
+            client.place.entry().turn_away(failure, client.peer.ip(), &why);
         }
         break_off(&client.stream);
         opened.server.break_off();

@@ -7,7 +7,8 @@
 //! the next one gives way, so that never two serve for good. No connection is lost on the way:
 //! what waits in the kernel's queue belongs to the socket, which never closes.
 
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -54,7 +55,7 @@ impl Predecessor {
     /// # Errors
     /// If there is one that cannot be spoken to.
     pub(crate) fn find(path: Option<&Path>) -> io::Result<Option<Self>> {
-        let stream = if std::env::var_os(VARIABLE).is_some_and(|value| value == "stdin") {
+        let stream = if env::var_os(VARIABLE).is_some_and(|value| value == "stdin") {
             UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?)
         } else {
             let Some(path) = path else { return Ok(None) };
@@ -144,19 +145,19 @@ pub(crate) struct Next {
 }
 
 impl Next {
-    /// Starts the program that now lies where this one was started from, with the same arguments.
+    /// Starts `program`, with the arguments of this one.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(program: &Path) -> io::Result<Self> {
         if std::process::id() == 1 {
             let text = "this is process 1 of a container, which ends with it: start another \
                         container with the same `--handover`";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         let (stream, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(program()?);
-        command.args(std::env::args_os().skip(1)).env(VARIABLE, "stdin");
+        let mut command = Command::new(program);
+        command.args(env::args_os().skip(1)).env(VARIABLE, "stdin");
         for name in ACTIVATION {
             command.env_remove(name);
         }
@@ -180,14 +181,37 @@ impl Drop for Next {
     }
 }
 
-/// Where this program was started from; a new one may lie there meanwhile.
-fn program() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    let text = path.as_os_str().as_encoded_bytes();
-    Ok(match text.strip_suffix(b" (deleted)") {
-        Some(text) => PathBuf::from(String::from_utf8_lossy(text).into_owned()),
-        None => path,
-    })
+/// Where this program was started from; another one may lie there later. Asked for at the start: a
+/// link on the way is kept as a link, because it is what a new version is put behind, and nobody
+/// can tell afterwards which one it was.
+///
+/// # Errors
+/// If the kernel does not say what runs here.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let itself = env::current_exe()?;
+    let name = env::args_os().next().unwrap_or_default();
+    let here = env::var_os("PWD").map(PathBuf::from).filter(|path| is_same(path, Path::new(".")));
+    let here = here.map_or_else(env::current_dir, Ok)?;
+    let found = find(&name, env::var_os("PATH").as_deref(), &here);
+    Ok(found.filter(|path| is_same(path, &itself)).unwrap_or(itself))
+}
+
+/// What a shell in the folder `here` means by `name`.
+fn find(name: &OsStr, folders: Option<&OsStr>, here: &Path) -> Option<PathBuf> {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Some(here.join(name));
+    }
+    let is_program = |path: &PathBuf| {
+        let there = fs::metadata(path);
+        there.is_ok_and(|there| there.is_file() && there.permissions().mode() & 0o111 != 0)
+    };
+    env::split_paths(folders?).map(|folder| here.join(folder).join(name)).find(is_program)
+}
+
+/// Whether both lead to one file or folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let node = |path: &Path| fs::metadata(path).map(|there| (there.dev(), there.ino())).ok();
+    one.is_absolute() && node(one).is_some_and(|it| node(other) == Some(it))
 }
 
 /// No file has this number.
@@ -242,6 +266,33 @@ impl Drop for Door {
 
 /// What a service manager says of the sockets that it has bound.
 pub(crate) fn activation() -> Activation {
-    let [process, count, names] = ACTIVATION.map(|name| std::env::var(name).ok());
+    let [process, count, names] = ACTIVATION.map(|name| env::var(name).ok());
     Activation { process, count, names }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_where_its_name_leads_and_links_stay_links() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let here = folder.path();
+        fs::create_dir(here.join("one")).unwrap();
+        fs::write(here.join("one/tillgate"), "").unwrap();
+        std::os::unix::fs::symlink("one", here.join("current")).unwrap();
+        let folders = Some(OsStr::new("nowhere:current"));
+        let found = |name: &str| find(OsStr::new(name), folders, here);
+        let linked = here.join("current/tillgate");
+        assert_eq!(found("current/tillgate"), Some(linked.clone()));
+        assert_eq!(found(linked.to_str().unwrap()), Some(linked.clone()));
+        assert_eq!(found("tillgate"), None, "a shell would not start it");
+        let runs = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(here.join("one/tillgate"), runs).unwrap();
+        assert_eq!(found("tillgate"), Some(linked.clone()));
+        assert_eq!(find(OsStr::new("tillgate"), None, here), None);
+
+        assert!(is_same(&linked, &here.join("one/tillgate")));
+        assert!(!is_same(&linked, here) && !is_same(&here.join("gone"), &here.join("gone")));
+    }
 }

@@ -82,9 +82,12 @@ pub struct ClassSpec {
     pub dscp: Option<u8>,
     /// Whether it may use metered links.
     pub metered: Metered,
-    /// Requests and tunnels of this class at the same time, on all listeners together; the next
-    /// one is answered 503. `None` = only the bounds of listeners and pools count.
+    /// Requests of this class at the same time, on all listeners together; the next one is
+    /// answered 503. `None` = only the bounds of listeners and pools count.
     pub requests_max: Option<u32>,
+    /// The same for what lasts: tunnels, WebSockets, connections of bytes, sessions of datagrams.
+    /// They have a bound of their own, so that those which stay for hours take no request's place.
+    pub connections_max: Option<u32>,
 }
 
 /// All classes of a store, indexed by [`ClassId`].

@@ -164,6 +164,8 @@ pub struct ListenerLimits {
     pub body_timeout: Option<Duration>,
     /// UDP: sessions at the same time; the longest idle one makes room.
     pub sessions_max: u32,
+    /// UDP: of these, from one address; its longest idle one makes room.
+    pub sessions_per_client_max: u32,
 }
 
 /// Over what time [`ListenerLimits::stream_resets_max`] counts.

@@ -4,21 +4,42 @@
 //! out come their sessions, or the one that ends so that a new client gets a place: of those that
 //! may end, the one that has been silent for longest. Which may is the caller's word; one that is
 //! owed an answer should not, because its client would wait in vain, while one that has its answer
-//! loses nothing that the next datagram does not bring back.
+//! loses nothing that the next datagram does not bring back. Of a client that has as many as it
+//! may one of its own ends, so that it costs nobody else a place.
 //!
 //! It keeps no time: order is enough. How long a silent session lives is the caller's timer.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 /// Candidates that are asked before a new client is refused: a flood of clients that are never
 /// answered must not make every new one cost a walk through all of them.
 const ASKED_MAX: usize = 32;
 
+/// A key that belongs to somebody who may have several.
+pub trait Key: Ord + Clone {
+    /// Who that is.
+    type Client: Ord + Clone;
+
+    /// Whose key it is.
+    fn client(&self) -> Self::Client;
+}
+
+impl Key for SocketAddr {
+    type Client = IpAddr;
+
+    fn client(&self) -> IpAddr {
+        self.ip().to_canonical()
+    }
+}
+
 /// Sessions by key, in the order of their last use.
 #[derive(Clone, Debug)]
-pub struct SessionTable<K, S> {
+pub struct SessionTable<K: Key, S> {
     known: BTreeMap<K, Entry<S>>,
     by_use: BTreeMap<u64, K>,
+    /// The same, each client's together.
+    by_client: BTreeMap<(K::Client, u64), K>,
     next: u64,
 }
 
@@ -28,18 +49,21 @@ struct Entry<S> {
     used: u64,
 }
 
-impl<K, S> Default for SessionTable<K, S> {
+impl<K: Key, S> Default for SessionTable<K, S> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), by_use: BTreeMap::new(), next: 0 }
+        let (known, by_use, by_client) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { known, by_use, by_client, next: 0 }
     }
 }
 
-impl<K: Ord + Clone, S> SessionTable<K, S> {
+impl<K: Key, S> SessionTable<K, S> {
     /// The session of `key`, which is used now.
     pub fn touch(&mut self, key: &K) -> Option<&S> {
         let entry = self.known.get_mut(key)?;
         if let Some(key) = self.by_use.remove(&entry.used) {
+            self.by_client.remove(&(key.client(), entry.used));
             entry.used = self.next;
+            self.by_client.insert((key.client(), self.next), key.clone());
             self.by_use.insert(self.next, key);
             self.next += 1;
         }
@@ -55,6 +79,7 @@ impl<K: Ord + Clone, S> SessionTable<K, S> {
     pub fn insert(&mut self, key: K, session: S) -> Option<S> {
         let before = self.remove(&key);
         self.by_use.insert(self.next, key.clone());
+        self.by_client.insert((key.client(), self.next), key.clone());
         self.known.insert(key, Entry { session, used: self.next });
         self.next += 1;
         before
@@ -64,16 +89,33 @@ impl<K: Ord + Clone, S> SessionTable<K, S> {
     pub fn remove(&mut self, key: &K) -> Option<S> {
         let entry = self.known.remove(key)?;
         self.by_use.remove(&entry.used);
+        self.by_client.remove(&(key.client(), entry.used));
         Some(entry.session)
     }
 
     /// The key of the session that has been silent for longest of those that `may_end`; of the
     /// longest silent ones only so many are asked, so one may be missed.
     pub fn longest_silent(&self, may_end: impl Fn(&S) -> bool) -> Option<&K> {
-        self.by_use.values().take(ASKED_MAX).find(|key| {
-            let entry = self.known.get(key);
-            entry.is_some_and(|entry| may_end(&entry.session))
-        })
+        self.first(self.by_use.values(), may_end)
+    }
+
+    /// The same of those that `client` has.
+    pub fn longest_silent_of(
+        &self,
+        client: &K::Client,
+        may_end: impl Fn(&S) -> bool,
+    ) -> Option<&K> {
+        let its = (client.clone(), 0)..=(client.clone(), u64::MAX);
+        self.first(self.by_client.range(its).map(|(_, key)| key), may_end)
+    }
+
+    fn first<'a>(
+        &'a self,
+        keys: impl Iterator<Item = &'a K>,
+        may_end: impl Fn(&S) -> bool,
+    ) -> Option<&'a K> {
+        let mut asked = keys.take(ASKED_MAX);
+        asked.find(|key| self.known.get(key).is_some_and(|entry| may_end(&entry.session)))
     }
 
     /// How many there are.
@@ -92,6 +134,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Key for u8 {
+        type Client = u8;
+
+        fn client(&self) -> u8 {
+            *self % 4
+        }
+    }
+
+    impl Key for i32 {
+        type Client = Self;
+
+        fn client(&self) -> Self {
+            *self
+        }
+    }
+
+    #[test]
+    fn ports_of_one_address_are_one_client() {
+        let of = |address: &str| address.parse::<SocketAddr>().unwrap().client();
+        assert_eq!(of("192.0.2.7:1"), of("192.0.2.7:2"));
+        assert_eq!(of("192.0.2.7:1"), of("[::ffff:192.0.2.7]:1"));
+        assert_ne!(of("192.0.2.7:1"), of("192.0.2.8:1"));
+    }
 
     #[test]
     fn the_longest_silent_that_may_end_makes_room() {
@@ -129,6 +195,7 @@ mod tests {
         Insert(u8, bool),
         Remove(u8),
         MakeRoom,
+        MakeRoomOf(u8),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -137,6 +204,7 @@ mod tests {
             (any::<u8>(), any::<bool>()).prop_map(|(key, ends)| Step::Insert(key, ends)),
             any::<u8>().prop_map(Step::Remove),
             Just(Step::MakeRoom),
+            (0..4_u8).prop_map(Step::MakeRoomOf),
         ]
     }
 
@@ -171,7 +239,16 @@ mod tests {
                         let left = silent.and_then(|key| Some((key, table.remove(&key)?)));
                         prop_assert_eq!(left, before);
                     }
+                    Step::MakeRoomOf(client) => {
+                        let its = model.iter().enumerate().filter(|(_, one)| one.0 % 4 == client);
+                        let found = its.take(ASKED_MAX).find(|(_, one)| one.1);
+                        let before = found.map(|(at, _)| at).map(|at| model.remove(at));
+                        let silent = table.longest_silent_of(&client, |ends| *ends).copied();
+                        let left = silent.and_then(|key| Some((key, table.remove(&key)?)));
+                        prop_assert_eq!(left, before);
+                    }
                 }
+                prop_assert_eq!(table.by_client.len(), model.len());
                 prop_assert_eq!(table.len(), model.len());
                 prop_assert_eq!(table.is_empty(), model.is_empty());
                 for (key, ends) in &model {

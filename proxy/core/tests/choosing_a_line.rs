@@ -36,6 +36,7 @@ fn class(metered: Metered) -> ClassSpec {
         dscp: None,
         metered,
         requests_max: None,
+        connections_max: None,
     }
 }
 

@@ -125,7 +125,7 @@ pub enum Failure {
     ProxyUntrusted,
     /// A trusted source sent no PROXY header that can be understood, in time.
     ProxyInvalid,
-    /// The client that a PROXY header names has as many connections as it may.
+    /// The client has as many connections or sessions as it may.
     ClientCrowds,
     /// A ClientHello that cannot be passed on: not TLS, malformed, too large.
     HelloInvalid,
@@ -137,6 +137,8 @@ pub enum Failure {
     RateLimited,
     /// As many requests as the listener or the class takes are under way.
     RequestsFull,
+    /// As many connections and sessions as the class takes are open.
+    ConnectionsFull,
     /// The request's body is larger than the listener takes.
     BodyTooLarge,
     /// The request's body comes slower than the listener takes.
@@ -197,7 +199,7 @@ const fn row(
 
 /// Every failure, in the order of [`Failure`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 49] = [
+pub const TABLE: [Row; 50] = [
     row(Failure::InvalidRequest, "invalid_request", Some(StatusCode::BAD_REQUEST), Blame::Client, Retry::Never,
         "the request is malformed, or its end, host or path can be read in two ways"),
     row(Failure::UriTooLong, "uri_too_long", Some(StatusCode::URI_TOO_LONG), Blame::Client, Retry::Never,
@@ -257,7 +259,7 @@ pub const TABLE: [Row; 49] = [
     row(Failure::ProxyInvalid, "proxy_invalid", None, Blame::Client, Retry::Never,
         "no valid PROXY header from a trusted source within headerTimeout"),
     row(Failure::ClientCrowds, "client_crowds", None, Blame::Client, Retry::Never,
-        "the client that the PROXY header names has as many connections as limits.maxConnectionsPerClient"),
+        "the client (with a PROXY header: whom it names) has as many connections as limits.maxConnectionsPerClient, or UDP sessions as limits.maxSessionsPerClient"),
     row(Failure::HelloInvalid, "hello_invalid", None, Blame::Client, Retry::Never,
         "what came is not TLS, or its ClientHello is malformed or longer than 16 KiB"),
     row(Failure::HelloNameless, "hello_nameless", None, Blame::Client, Retry::Never,
@@ -268,6 +270,8 @@ pub const TABLE: [Row; 49] = [
         "the client has used up the rule's rateLimits; Retry-After says when to come again"),
     row(Failure::RequestsFull, "requests_full", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::NothingSent,
         "as many requests as the listener's limits.maxRequests or the class's maxRequests are under way"),
+    row(Failure::ConnectionsFull, "connections_full", Some(StatusCode::SERVICE_UNAVAILABLE), Blame::Gateway, Retry::NothingSent,
+        "as many tunnels, WebSockets, TCP connections and UDP sessions as the class's maxConnections are open"),
     row(Failure::BodyTooLarge, "body_too_large", Some(StatusCode::PAYLOAD_TOO_LARGE), Blame::Client, Retry::Never,
         "the request's body is larger than the listener's limits.maxBodySize"),
     row(Failure::BodyTooSlow, "body_too_slow", Some(StatusCode::REQUEST_TIMEOUT), Blame::Client, Retry::Never,

@@ -305,3 +305,44 @@ fn line_rates(spec: &LinkSpec) -> PerDirection<LineRate> {
         down: LineRate { capacity: spec.capacity.down, shaped: shaped.down.min(carried) },
     }
 }
+
+/// What tests need to have a line.
+#[cfg(test)]
+pub(crate) mod testing {
+    use tillgate_core::class::{Metered, QueueLimit, Share};
+    use tillgate_core::link::LinkRole;
+    use tillgate_core::units::Percent;
+
+    use super::*;
+
+    /// A class without a share of its own.
+    pub(crate) fn class(name: &str) -> ClassSpec {
+        ClassSpec {
+            name: name.into(),
+            priority: 10,
+            weight: 1,
+            critical: false,
+            guarantee: PerDirection::both(Share::Percent(Percent::default())),
+            ceiling: PerDirection::both(Share::Percent(Percent::FULL)),
+            queue: QueueLimit { max_wait: Duration::from_secs(2) },
+            dscp: None,
+            metered: Metered::Allow,
+            requests_max: None,
+            connections_max: None,
+        }
+    }
+
+    /// A line of 100 Mbit/s both ways.
+    pub(crate) fn line() -> LinkSpec {
+        LinkSpec {
+            name: "primary".into(),
+            role: LinkRole::Primary,
+            capacity: PerDirection::both(BitRate::from_mbit(100)),
+            headroom: Percent::default(),
+            overhead_bytes: 0,
+            metered: false,
+            device: None,
+            source: None,
+        }
+    }
+}

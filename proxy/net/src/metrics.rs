@@ -136,6 +136,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Durations,
     in_flight: Family<ClassLabels, Gauge>,
+    lasting: Family<ClassLabels, Gauge>,
     failures: Family<FailureLabels, Counter>,
     bytes: Family<BytesLabels, Counter>,
     tunnels: Family<ClassLabels, Gauge>,
@@ -185,6 +186,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
             in_flight: Family::default(),
+            lasting: Family::default(),
             failures: Family::default(),
             bytes: Family::default(),
             tunnels: Family::default(),
@@ -253,6 +255,7 @@ impl Metrics {
             duration: self.duration.get_or_create_owned(&labels),
             ended: AtomicU64::new(0),
             in_flight: self.in_flight.get_or_create_owned(&labels),
+            lasting: self.lasting.get_or_create_owned(&labels),
             tunnels: self.tunnels.get_or_create_owned(&labels),
             bytes: PerDirection { up: bytes(Direction::Up), down: bytes(Direction::Down) },
             failures: self.failures.clone(),
@@ -353,6 +356,11 @@ impl Metrics {
             "requests_in_flight",
             "requests that have begun and not ended, by class",
             self.in_flight.clone(),
+        );
+        registry.register(
+            "class_connections",
+            "tunnels, WebSockets, TCP and UDP sessions that have begun and not ended, by class",
+            self.lasting.clone(),
         );
         registry.register(
             "failures",

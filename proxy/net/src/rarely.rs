@@ -2,7 +2,12 @@
 //!
 //! Whoever can make it happen, a stranger at a door, must not be able to fill a log with it.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How often a listener tells of what strangers do there: often enough to be seen by who looks for
+/// it, and a few lines a minute at worst.
+pub const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,6 +28,23 @@ impl Rarely {
     }
 }
 
+/// The same for several reasons, each told by itself: one that is frequent hides no other.
+#[derive(Debug, Default)]
+pub struct ByReason(Mutex<Vec<(&'static str, Rarely)>>);
+
+impl ByReason {
+    /// This has happened at `now`: how often since it was told, if it is to be told again.
+    pub fn happens(&self, reason: &'static str, now: Instant) -> Option<u64> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = known.iter().position(|(known, _)| *known == reason);
+        let place = place.unwrap_or_else(|| {
+            known.push((reason, Rarely::default()));
+            known.len() - 1
+        });
+        known[place].1.happens(TOLD_EVERY, now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +57,14 @@ mod tests {
         assert_eq!(rarely.happens(every, start + Duration::from_secs(1)), None);
         assert_eq!(rarely.happens(every, start + Duration::from_secs(9)), None);
         assert_eq!(rarely.happens(every, start + Duration::from_secs(10)), Some(3));
+    }
+
+    #[test]
+    fn what_is_frequent_hides_nothing_else() {
+        let (reasons, start) = (ByReason::default(), crate::clock::now());
+        assert_eq!(reasons.happens("timeout", start), Some(1));
+        assert_eq!(reasons.happens("timeout", start), None);
+        assert_eq!(reasons.happens("not_tls", start), Some(1));
+        assert_eq!(reasons.happens("timeout", start + TOLD_EVERY), Some(2));
     }
 }

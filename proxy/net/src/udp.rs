@@ -6,9 +6,10 @@
 //! keeps its session also when the kernel gives it to another worker.
 //!
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
-//! not take is dropped; when the listener is full, the session that was silent for longest and is
-//! owed no answer makes room. What ICMP reports is counted as far as it says something, and ends
-//! no session: the next datagram goes to the next of the backend's addresses.
+//! not take is dropped; when the listener is full, the session that was silent for longest and does
+//! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP
+//! reports ends no session: the next datagram goes to the next of the backend's addresses, as it
+//! does after a server that is silent while its client asks again.
 
 use std::fmt;
 use std::io;
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::SockRef;
-use tillgate_core::sessions::SessionTable;
+use tillgate_core::sessions::{Key as _, SessionTable};
 use tokio::net::UdpSocket;
 
 use self::session::Session;
@@ -39,10 +40,16 @@ const BURST: usize = 64;
 #[derive(Default)]
 pub struct Sessions(Mutex<SessionTable<SocketAddr, Arc<Session>>>);
 
+/// Whether a session to that server is still what its client would get now. Asked with every
+/// datagram, so it has to be cheap.
+pub type Holds = Box<dyn Fn(SocketAddr) -> bool + Send + Sync>;
+
 /// Where a client's datagrams go.
 pub struct Route<R> {
     /// The addresses of one server after the other, the first one to begin with. Never empty.
     pub addresses: Vec<SocketAddr>,
+    /// Whether that is still so; where it is not, the next datagram begins a new session.
+    pub holds: Holds,
     /// The line, if they are across one.
     pub lane: Option<Lane>,
     /// Counts, and remembers when something moved; says how long nothing may.
@@ -122,11 +129,17 @@ impl Forwarder {
     fn take<R: Router>(self: &Arc<Self>, router: &Arc<R>, client: SocketAddr, datagram: &[u8]) {
         let known = self.sessions().touch(&client).map(Arc::clone);
         let session = match known.filter(|session| session.is_open()) {
-            Some(session) => session,
-            None => match self.open(router, client) {
-                Ok(session) => session,
-                Err(reason) => return self.entry.meter.drop_datagram(reason),
-            },
+            Some(session) if session.holds() => session,
+            outdated => {
+                if let Some(outdated) = outdated {
+                    self.forget(client, &outdated);
+                    drop(outdated.give_up_place());
+                }
+                match self.open(router, client) {
+                    Ok(session) => session,
+                    Err(reason) => return self.entry.meter.drop_datagram(reason),
+                }
+            }
         };
         if let Err(reason) = session.send(datagram) {
             self.entry.meter.drop_datagram(reason);
@@ -142,23 +155,33 @@ impl Forwarder {
             self.entry.meter.refused.inc();
             "table_full"
         };
-        let free = self.entry.admit_uncounted();
+        let crowds = || {
+            self.entry.tell_crowd(client.ip());
+            Failure::ClientCrowds.reason()
+        };
+        let is_crowd = self.entry.is_crowded_by(client.ip());
+        let free = if is_crowd { None } else { self.entry.admit_uncounted() };
         let leaves = match free {
             Some(_) => None,
+            None if is_crowd => Some(self.who_leaves_of(client).ok_or_else(crowds)?),
             None => Some(self.who_leaves().ok_or_else(full)?),
         };
         // Nobody leaves for a client that cannot be served.
         let route = router.route(client).map_err(Failure::reason)?;
-        let Route { addresses, lane, flow, record } = route;
+        let Route { addresses, holds, lane, flow, record } = route;
         let left = || {
             let session = self.sessions().remove(&leaves?)?;
             session.give_up_place()
         };
-        let Some(place) = free.or_else(left) else {
+        let Some(mut place) = free.or_else(left) else {
             record.end(Err(Failure::RequestsFull));
             return Err(full());
         };
-        let opened = Session::open(addresses, lane, flow, place);
+        if !place.is_for(client.ip()) {
+            record.end(Err(Failure::ClientCrowds));
+            return Err(Failure::ClientCrowds.reason());
+        }
+        let opened = Session::open((addresses, holds), lane, flow, place);
         let session = match opened {
             Ok(session) => Arc::new(session),
             Err(error) => {
@@ -175,9 +198,15 @@ impl Forwarder {
         Ok(session)
     }
 
-    /// Whose session was silent for longest and is owed nothing.
+    /// Whose session was silent for longest and waits for nothing.
     fn who_leaves(&self) -> Option<SocketAddr> {
-        self.sessions().longest_silent(|session| !session.is_owed_an_answer()).copied()
+        self.sessions().longest_silent(|session| session.may_leave()).copied()
+    }
+
+    /// Which one of this client's.
+    fn who_leaves_of(&self, client: SocketAddr) -> Option<SocketAddr> {
+        let sessions = self.sessions();
+        sessions.longest_silent_of(&client.client(), |session| session.may_leave()).copied()
     }
 
     /// Passes a server's datagram on.

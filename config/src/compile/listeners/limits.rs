@@ -13,7 +13,7 @@ use crate::kinds::listener::LimitsDoc;
 use crate::scalar::{Size, Whole};
 
 /// Every bound, in the order of the effective config.
-pub(crate) const FIELDS: [&str; 14] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "maxConnections",
     "maxConnectionsPerClient",
     "headerTimeout",
@@ -28,6 +28,7 @@ pub(crate) const FIELDS: [&str; 14] = [
     "minBodyRate",
     "bodyTimeout",
     "maxSessions",
+    "maxSessionsPerClient",
 ];
 
 /// Whether a bound means something where `protocol` is spoken.
@@ -37,7 +38,7 @@ pub(crate) fn applies(field: &str, protocol: ListenerProtocol) -> bool {
             protocol != ListenerProtocol::Udp
         }
         "maxHeaderSize" => protocol.is_http() || protocol == ListenerProtocol::TlsPassthrough,
-        "maxSessions" => protocol == ListenerProtocol::Udp,
+        "maxSessions" | "maxSessionsPerClient" => protocol == ListenerProtocol::Udp,
         _ => protocol.is_http(),
     }
 }
@@ -94,6 +95,9 @@ fn read(
     let requests_max = number("maxRequests", requests, default.requests_max);
     let sessions = given.max_sessions.map(Whole::fit);
     let sessions_max = number("maxSessions", sessions, default.sessions_max);
+    let per_client = given.max_sessions_per_client.map(Whole::fit);
+    let sessions_per_client_max =
+        number("maxSessionsPerClient", per_client, default.sessions_per_client_max);
     let mut time =
         |field: &str, value, default| out.positive(&path(field), &spot.key(field), value, default);
     let header_timeout = time("headerTimeout", given.header_timeout, default.header_timeout);
@@ -101,7 +105,6 @@ fn read(
     let body_bytes = given.max_body_size.map(|size| Some(size.0));
     let body_rate = given.min_body_rate.map(|rate| Some(rate.0));
     let body_time = given.body_timeout.map(|time| (!time.0.is_zero()).then_some(time.0));
-    let key = |field: &str| spot.key(field);
     ListenerLimits {
         connections_max,
         connections_per_client_max,
@@ -115,23 +118,24 @@ fn read(
         requests_max,
         body_bytes_max: out.value(
             &path("maxBodySize"),
-            &key("maxBodySize"),
+            &spot.key("maxBodySize"),
             body_bytes,
             default.body_bytes_max,
         ),
         body_rate_min: out.value(
             &path("minBodyRate"),
-            &key("minBodyRate"),
+            &spot.key("minBodyRate"),
             body_rate,
             default.body_rate_min,
         ),
         body_timeout: out.value(
             &path("bodyTimeout"),
-            &key("bodyTimeout"),
+            &spot.key("bodyTimeout"),
             body_time,
             default.body_timeout,
         ),
         sessions_max,
+        sessions_per_client_max,
     }
 }
 
@@ -152,6 +156,7 @@ fn not_meant(given: &LimitsDoc, protocol: ListenerProtocol, spot: &Spot<'_>, out
         given.min_body_rate.is_some(),
         given.body_timeout.is_some(),
         given.max_sessions.is_some(),
+        given.max_sessions_per_client.is_some(),
     ];
     for (field, is_given) in FIELDS.iter().zip(is_given) {
         if !is_given || applies(field, protocol) {
@@ -161,6 +166,9 @@ fn not_meant(given: &LimitsDoc, protocol: ListenerProtocol, spot: &Spot<'_>, out
         let instead = match (*field, protocol) {
             ("idleTimeout", _) => "write `idleTimeout` beside `protocol`".to_owned(),
             ("maxConnections", ListenerProtocol::Udp) => "write `maxSessions`".to_owned(),
+            ("maxConnectionsPerClient", ListenerProtocol::Udp) => {
+                "write `maxSessionsPerClient`".to_owned()
+            }
             _ => format!("remove `{field}`"),
         };
         out.error(spot.key(field).finding(format!(

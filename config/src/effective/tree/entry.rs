@@ -65,6 +65,7 @@ fn of_limits(one: &ListenerSpec) -> Value {
         // `0s` is the language's word for "no limit of its own".
         ("bodyTimeout", text(duration_text(limits.body_timeout.unwrap_or_default()))),
         ("maxSessions", number(limits.sessions_max)),
+        ("maxSessionsPerClient", number(limits.sessions_per_client_max)),
     ]);
     Value::Map(all.into_iter().filter(|(key, _)| limit_applies(key, one.protocol)).collect())
 }

@@ -25,7 +25,7 @@ use crate::inherited::Inherited;
 use crate::notify::Notify;
 use crate::reconcile::{Booted, Spec};
 use crate::send::explain;
-use crate::takeover::{Predecessor, activation};
+use crate::takeover::{self, Predecessor, activation};
 use crate::telemetry::{LogFlags, ProcessLog};
 use crate::watch::Watch;
 
@@ -89,6 +89,8 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         tracing::warn!(field = &*field.field, "accepted, but not in effect yet");
     }
     raise_open_files(&effective);
+    let program = takeover::program()
+        .map_err(|error| format!("nobody says where this program lies: {error}"))?;
     let (inherited, predecessor) = inherit(options)?;
     let bound =
         build_with(effective, inherited, Arc::default()).map_err(|error| explain(&error))?;
@@ -112,6 +114,7 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
         options: options.clone(),
         notify,
         predecessor,
+        program: program.into(),
         reader: Arc::clone(&reader),
         gives_way: Arc::clone(&gives_way),
     };

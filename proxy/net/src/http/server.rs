@@ -7,6 +7,7 @@
 //! few times a second at most. A connection that overstays is closed; nothing else notices.
 
 use std::error::Error;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -27,10 +28,13 @@ use tokio::sync::Semaphore;
 pub(crate) use self::accept::{NotTaken, take_connections};
 use self::connection::{Client, serve_connection};
 pub(crate) use self::floods::Flood;
+use crate::clock;
 use crate::drain::{Drain, Ticket};
+use crate::error::Failure;
 use crate::memory::Ledger;
 use crate::metrics::{Held, ListenerMeter};
 use crate::proxy_protocol;
+use crate::rarely::ByReason;
 use crate::tls::{Agreed, Terminator};
 use crate::udp::Sessions;
 
@@ -64,6 +68,8 @@ pub struct Entry {
     next: OnceLock<Option<Arc<Entry>>>,
     /// When it was said that connections cannot be taken.
     said: Mutex<Option<Instant>>,
+    /// Which refusals of clients were told, and when.
+    told: ByReason,
     /// Of a listener of datagrams.
     pub(crate) sessions: Sessions,
     tls: Option<Arc<Terminator>>,
@@ -125,6 +131,7 @@ impl Entry {
             trust: OnceLock::new(),
             next: OnceLock::new(),
             said: Mutex::new(None),
+            told: ByReason::default(),
             sessions: Sessions::default(),
             tls,
             memory,
@@ -174,6 +181,37 @@ impl Entry {
         Some(Place { entry, client: None, agreed: None, _held: held })
     }
 
+    /// Whether `client` has as many connections as it may.
+    pub(crate) fn is_crowded_by(&self, client: IpAddr) -> bool {
+        let most = self.limits().connections_per_client_max;
+        self.clients().get(&client.to_canonical()).is_some_and(|open| *open >= most)
+    }
+
+    /// Counts a client that is refused because it has as many connections as it may, and tells of
+    /// it now and then.
+    pub(crate) fn tell_crowd(&self, client: IpAddr) {
+        self.meter.crowded.inc();
+        self.tell(Failure::ClientCrowds, client, &"it has as many connections as it may");
+    }
+
+    /// Counts a connection that is closed for what it began with, and tells of it now and then.
+    pub fn turn_away(&self, failure: Failure, client: IpAddr, why: &dyn fmt::Display) {
+        self.meter.reject(failure);
+        self.tell(failure, client, why);
+    }
+
+    fn tell(&self, failure: Failure, client: IpAddr, why: &dyn fmt::Display) {
+        let (listener, reason) = (self.meter.name(), failure.reason());
+        // Who only connects and leaves is a health check, mostly.
+        let is_news = failure != Failure::ClientGone;
+        let told = || self.told.happens(reason, clock::now());
+        if let Some(count) = is_news.then(told).flatten() {
+            tracing::warn!(listener, reason, %client, %why, count, "a client is refused");
+        } else {
+            tracing::debug!(listener, reason, %client, %why, "a client is refused");
+        }
+    }
+
     fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,8 +248,7 @@ impl Place {
         let open = clients.entry(client).or_insert(0);
         if *open >= most {
             drop(clients);
-            self.entry.meter.crowded.inc();
-            tracing::debug!(%client, most, "a client has as many connections as it may");
+            self.entry.tell_crowd(client);
             return false;
         }
         *open += 1;
@@ -297,10 +334,7 @@ async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turn
             }
             serve_arrival(arrival, handler, turns).await;
         }
-        Err(refused) => {
-            entry.meter.reject(refused.failure());
-            tracing::debug!(%peer, error = %refused, "client connection refused");
-        }
+        Err(refused) => entry.turn_away(refused.failure(), peer.ip(), &refused),
     }
 }
 
@@ -313,7 +347,7 @@ async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc
         None => ClientIo::Plain(stream),
         Some(tls) => {
             let within = place.entry.limits().header_timeout;
-            let shaken = Box::pin(tls.accept(stream, within, &turns));
+            let shaken = Box::pin(tls.accept((stream, peer), within, &turns));
             let session = tokio::select! {
                 session = shaken => session,
                 () = ticket.cut(|| false) => None,

@@ -153,28 +153,15 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tillgate_core::class::{Metered, QueueLimit};
-
     use super::*;
+    use crate::link::testing;
 
     #[test]
     fn a_lifted_ceiling_comes_back() {
         let half = Share::Percent(Percent::new(50).expect("a percentage"));
         let name: Arc<str> = "image-pull".into();
-        let class = ClassSpec {
-            name: Arc::clone(&name),
-            priority: 10,
-            weight: 1,
-            critical: false,
-            guarantee: PerDirection { up: half, down: half },
-            ceiling: PerDirection { up: half, down: half },
-            queue: QueueLimit { max_wait: Duration::from_secs(2) },
-            dscp: None,
-            metered: Metered::Allow,
-            requests_max: None,
-        };
+        let shares = PerDirection { up: half, down: half };
+        let class = ClassSpec { guarantee: shares, ceiling: shares, ..testing::class(&name) };
         let classes = ClassTable::new(vec![class]).expect("a class");
         let mut slots = Slots::new(&classes);
         let of = |slots: &Slots| slots.shares().down[slots.find(&name)].ceiling;

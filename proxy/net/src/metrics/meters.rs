@@ -74,6 +74,8 @@ pub struct ClassMeter {
     pub ended: AtomicU64,
     /// Requests that have begun and not ended.
     pub in_flight: Gauge,
+    /// The same of what lasts: tunnels, WebSockets, connections of bytes, sessions of datagrams.
+    pub lasting: Gauge,
     /// Open tunnels.
     pub tunnels: Gauge,
     /// Body and tunnel bytes.

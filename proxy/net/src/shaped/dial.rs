@@ -195,3 +195,37 @@ fn why(to: SocketAddr, source: io::Error, after: Duration) -> DialError {
         DialError::Unreachable { to, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tillgate_core::class::ClassTable;
+
+    use super::*;
+    use crate::link::testing;
+
+    #[tokio::test]
+    async fn a_connection_across_the_line_has_the_settings_of_its_backend() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [listener.local_addr().unwrap()];
+        let tcp = TcpSpec {
+            keepalive_idle: Duration::from_secs(61),
+            keepalive_interval: Duration::from_secs(11),
+            keepalive_probes: 4,
+            user_timeout: Duration::from_secs(31),
+        };
+        let bulk = testing::class("image-pull");
+        let critical = ClassSpec { critical: true, ..testing::class("payment") };
+        let classes = ClassTable::new(vec![critical.clone(), bulk.clone()]).unwrap();
+        let link = Link::new(&testing::line(), &classes);
+        for class in [critical, bulk] {
+            let patience = Duration::from_secs(60);
+            let dialled = ShapedStream::connect(&link, &class, &addresses, patience, &tcp).await;
+            let stream = dialled.unwrap();
+            let socket = SockRef::from(&stream.socket);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(tcp.user_timeout));
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), tcp.keepalive_idle);
+        }
+    }
+}

@@ -242,6 +242,20 @@ impl HandshakeEnd {
         }
     }
 
+    /// Whether somebody has to be told. Who only connects and leaves is a health check, mostly; a
+    /// refused certificate is told where it is judged.
+    pub(super) const fn is_news(self) -> bool {
+        !matches!(
+            self,
+            Self::Full
+                | Self::Resumed
+                | Self::Gone
+                | Self::BadCertificate
+                | Self::ExpiredCertificate
+                | Self::EarlyCertificate
+        )
+    }
+
     /// What is wrong, and with whom; for the log.
     pub(super) const fn remedy(self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -34,8 +35,10 @@ use super::files::{self, FileError, Problem};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
 use super::verifier::Telling;
 use super::{Ground, OnFiles};
+use crate::clock;
 use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::metrics::{TlsFileMeter, TlsListenerMeter, TlsMeters};
+use crate::rarely::ByReason;
 
 /// Handshakes of one listener between our answer to a client's hello and its last word. Some
 /// 30 KiB each, so 16 MiB. One more ends the oldest: whoever means it needs a round trip inside a
@@ -61,6 +64,7 @@ pub struct Terminator {
     spec: ServerTls,
     files: Mutex<Files>,
     half_open: Arc<HalfOpen>,
+    told: ByReason,
     meter: TlsListenerMeter,
     file_meter: TlsFileMeter,
 }
@@ -119,6 +123,7 @@ impl Terminator {
             spec: spec.clone(),
             files: Mutex::new(Files { pairs, loaded, authorities }),
             half_open: Arc::default(),
+            told: ByReason::default(),
             meter: meters.listener(name),
             file_meter,
         };
@@ -127,11 +132,11 @@ impl Terminator {
         Ok(terminator)
     }
 
-    /// Shakes hands with a client, within `within`. Whatever goes wrong is counted, and said at
-    /// debug level; it is no reason to stop listening. `turns` has one permit for each worker.
+    /// Shakes hands with `client`, within `within`. Whatever goes wrong is counted, and told now
+    /// and then; it is no reason to stop listening. `turns` has one permit for each worker.
     pub async fn accept(
         &self,
-        stream: TcpStream,
+        (stream, client): (TcpStream, SocketAddr),
         within: Duration,
         turns: &Semaphore,
     ) -> Option<ClientSession> {
@@ -149,8 +154,13 @@ impl Terminator {
         };
         let end = HandshakeEnd::of(&why);
         self.meter.ended(end);
-        let listener = &*self.meter.listener;
-        tracing::debug!(listener, result = end.label(), error = %why, "{}", end.remedy());
+        let (listener, result) = (&*self.meter.listener, end.label());
+        let told = || self.told.happens(result, clock::now());
+        if let Some(count) = end.is_news().then(told).flatten() {
+            tracing::warn!(listener, result, %client, error = %why, count, "{}", end.remedy());
+        } else {
+            tracing::debug!(listener, result, %client, error = %why, "{}", end.remedy());
+        }
         None
     }
 

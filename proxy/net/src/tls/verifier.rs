@@ -4,7 +4,6 @@
 //! told as such, and not more often than once in a while. rustls alone decides.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -15,10 +14,7 @@ use super::certificate::{Facts, identity};
 use super::error::date;
 use crate::clock;
 use crate::metrics::Label;
-use crate::rarely::Rarely;
-
-/// A listener tells of refused certificates once in this time.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+use crate::rarely::{Rarely, TOLD_EVERY};
 
 /// Characters of a stranger's names.
 const NAMES_CHARS_MAX: usize = 200;

@@ -2,15 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tillgate_core::schedule::Policed;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
-use super::{BURST, Forwarder};
+use super::{BURST, Forwarder, Holds};
 use crate::clock;
 use crate::drain::{Phase, Ticket};
 use crate::error::Failure;
@@ -20,16 +21,32 @@ use crate::link::Policer;
 use crate::shaped::dial::bind_to_line;
 use crate::upstream::Lane;
 
+/// A server that has answered nothing for so long is passed over where there is another one: more
+/// than any answer takes across a store's line, less than clients go on asking.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Datagrams that must have gone there unanswered meanwhile: one alone may have been lost.
+const UNANSWERED_MIN: u32 = 2;
+
+/// For how long a session that is owed an answer makes no room for others. A client that asks
+/// again does so sooner; one that nobody answers must not hold its place for longer.
+const WAITS_MAX: Duration = Duration::from_secs(10);
+
 /// One session. The listener sends on it, its own task receives.
 pub(super) struct Session {
     socket: UdpSocket,
     addresses: Vec<SocketAddr>,
     /// Which of them is used.
     at: AtomicUsize,
+    holds: Holds,
     policer: Option<Policer>,
     flow: InFlight,
-    /// Something was sent, and nothing has come since.
-    owed: AtomicBool,
+    /// When the first datagram was sent after which nothing has come (by
+    /// [`clock::lately_millis`]); zero = none was.
+    owed_since: AtomicU64,
+    /// The same of the present server alone, and how many were.
+    asked_since: AtomicU64,
+    asked: AtomicU32,
     /// An ICMP error has come, and no answer since.
     refused: AtomicBool,
     /// `None` once it has made room for another.
@@ -40,7 +57,7 @@ pub(super) struct Session {
 impl Session {
     /// A session towards the first of `addresses`.
     pub(super) fn open(
-        addresses: Vec<SocketAddr>,
+        (addresses, holds): (Vec<SocketAddr>, Holds),
         lane: Option<Lane>,
         flow: InFlight,
         place: Place,
@@ -56,9 +73,12 @@ impl Session {
             socket: UdpSocket::from_std(socket.into())?,
             addresses,
             at: AtomicUsize::new(0),
+            holds,
             policer: lane.map(|lane| Policer::new(&lane.link, &lane.class)),
             flow,
-            owed: AtomicBool::new(false),
+            owed_since: AtomicU64::new(0),
+            asked_since: AtomicU64::new(0),
+            asked: AtomicU32::new(0),
             refused: AtomicBool::new(false),
             place: Mutex::new(Some(place)),
             over: Notify::new(),
@@ -70,8 +90,51 @@ impl Session {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Whether its client would get the same session now.
+    pub(super) fn holds(&self) -> bool {
+        (self.holds)(self.addresses[self.at.load(Ordering::Relaxed)])
+    }
+
     pub(super) fn is_owed_an_answer(&self) -> bool {
-        self.owed.load(Ordering::Relaxed)
+        self.owed_for().is_some()
+    }
+
+    /// Whether it may make room for another one.
+    pub(super) fn may_leave(&self) -> bool {
+        self.owed_for().is_none_or(|owed| owed >= WAITS_MAX)
+    }
+
+    /// For how long it has been owed an answer, if it is.
+    fn owed_for(&self) -> Option<Duration> {
+        since(&self.owed_since)
+    }
+
+    /// For how long it has been of no use: what its client sends counts only if it is answered.
+    fn silent_for(&self) -> Duration {
+        let moved = || clock::now().saturating_duration_since(self.flow.moved_at());
+        self.owed_for().unwrap_or_else(moved)
+    }
+
+    fn has_asked(&self) {
+        let now = clock::lately_millis();
+        if self.owed_since.load(Ordering::Relaxed) == 0 {
+            self.owed_since.store(now, Ordering::Relaxed);
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.asked_since.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn is_answered(&self) {
+        self.owed_since.store(0, Ordering::Relaxed);
+        self.asked.store(0, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the present server is silent, though it was asked more than once.
+    fn is_ignored(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) >= UNANSWERED_MIN
+            && since(&self.asked_since).is_some_and(|silence| silence >= SILENCE_MAX)
     }
 
     /// Ends it for the sake of another one.
@@ -89,17 +152,20 @@ impl Session {
             // The line counts it.
             return Ok(());
         }
+        if self.is_ignored() {
+            self.turn();
+        }
         // Past tokio, which believes that a new socket cannot be written to until it was told.
         let socket = SockRef::from(&self.socket);
         let mut sent = socket.send(datagram);
         if sent.as_ref().is_err_and(|error| is_report(error.kind())) {
             // That was about an earlier one; this one has not been tried.
-            self.turn();
+            self.is_refused();
             sent = socket.send(datagram);
         }
         match sent {
             Ok(bytes) => {
-                self.owed.store(true, Ordering::Relaxed);
+                self.has_asked();
                 self.flow.moved_up(bytes);
                 Ok(())
             }
@@ -109,16 +175,23 @@ impl Session {
         }
     }
 
-    /// The server cannot be reached: what follows goes to the next address.
-    fn turn(&self) {
+    /// The server cannot be reached.
+    fn is_refused(&self) {
         self.refused.store(true, Ordering::Relaxed);
-        if self.addresses.len() < 2 {
-            return;
+        self.turn();
+    }
+
+    /// What follows goes to the next address that this socket reaches: one of the other family
+    /// needs another socket.
+    fn turn(&self) {
+        self.asked.store(0, Ordering::Relaxed);
+        let (at, count) = (self.at.load(Ordering::Relaxed), self.addresses.len());
+        for next in (1..count).map(|step| (at + step) % count) {
+            if SockRef::from(&self.socket).connect(&self.addresses[next].into()).is_ok() {
+                self.at.store(next, Ordering::Relaxed);
+                return;
+            }
         }
-        let at = (self.at.fetch_add(1, Ordering::Relaxed) + 1) % self.addresses.len();
-        let to = self.addresses[at];
-        // One of the other family needs another socket; it is left to the next session.
-        let _ = SockRef::from(&self.socket).connect(&to.into());
     }
 
     /// Passes on what has come from the server; whether it was all.
@@ -130,17 +203,23 @@ impl Session {
                     if let Some(policer) = &self.policer {
                         policer.received(bytes);
                     }
-                    self.owed.store(false, Ordering::Relaxed);
-                    self.refused.store(false, Ordering::Relaxed);
+                    self.is_answered();
                     self.flow.moved_down(bytes);
                     forwarder.reply(client, &buffer[..bytes]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => self.turn(),
+                Err(_) => self.is_refused(),
             }
         }
         false
     }
+}
+
+/// How long ago `stamp` was, if it was set.
+fn since(stamp: &AtomicU64) -> Option<Duration> {
+    let stamp = stamp.load(Ordering::Relaxed);
+    let age = clock::lately_millis().saturating_sub(stamp);
+    (stamp != 0).then(|| Duration::from_millis(age))
 }
 
 /// Whether an error of a send is what ICMP said of an earlier one.
@@ -205,8 +284,7 @@ async fn until_over(
                 }
             }
             () = &mut idle => {
-                let silent = clock::now().saturating_duration_since(session.flow.moved_at());
-                let left = session.flow.idle_limit().saturating_sub(silent);
+                let left = session.flow.idle_limit().saturating_sub(session.silent_for());
                 if left.is_zero() {
                     return ended(session);
                 }

@@ -4,8 +4,10 @@
 //! for ever where no other comes: a till that calls once in ten minutes must not wait for DNS,
 //! nor meet an empty list because DNS is away. Names of the policy are asked for ahead of need, by
 //! [`Resolver::keep_fresh`]; the system's resolver tells no lifetimes, so at a fixed interval, with
-//! jitter. A name is asked for once at a time, and names that clients choose never take all of the
-//! threads on which the system's resolver blocks, nor the place of one of the policy.
+//! jitter. Of a name that clients choose an answer that nobody has renewed for minutes is used only
+//! if no other can be had. A name is asked for once at a time, and names that clients choose never
+//! take all of the threads on which the system's resolver blocks, nor the place of one of the
+//! policy.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,6 +26,10 @@ use crate::error::DialError;
 /// How long an answer about a name that nobody keeps fresh is used before the system is asked
 /// again: half a minute is what internal zones commonly use.
 const FRESH: Duration = Duration::from_secs(30);
+
+/// How long such an answer is used without waiting for a newer one: servers of public names move
+/// within minutes, and a name that is used all the time is renewed long before.
+const STALE: Duration = Duration::from_secs(5 * 60);
 
 /// After a lookup that failed, the next one; twice as long after each further one, up to the
 /// interval of the name.
@@ -70,6 +76,8 @@ pub struct Resolver {
 struct Known {
     addresses: Arc<[SocketAddr]>,
     at: Instant,
+    /// When somebody has waited for a newer one in vain.
+    failed: Option<Instant>,
 }
 
 type Answer = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
@@ -202,7 +210,8 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host` with `port`, never empty.
+    /// The addresses of `host` with `port`, never empty. What is known is told at once, and renewed
+    /// beside; of a name that nobody keeps fresh, not after [`STALE`].
     ///
     /// # Errors
     /// [`DialError::Resolve`], if the name had no address before and has none now, or none came
@@ -219,18 +228,34 @@ impl Resolver {
             Host::Name(name) => name,
         };
         let known = self.known().get(name).cloned();
-        if let Some(Known { addresses, at }) = known {
-            let is_stale = clock::now().saturating_duration_since(at) >= FRESH;
-            if is_stale && !self.kept().contains_key(name) {
+        if let Some(Known { addresses, at, failed }) = &known {
+            let since = |then: Instant| clock::now().saturating_duration_since(then);
+            let is_kept = || self.kept().contains_key(name);
+            if since(*at) < FRESH || is_kept() {
+                return Ok(with_port(addresses, port));
+            }
+            // While DNS is away not everybody waits for it.
+            if since(*at) < STALE || failed.is_some_and(|then| since(then) < FRESH) {
                 // Nobody waits for the answer.
                 drop(self.ask(name, chosen_by));
+                return Ok(with_port(addresses, port));
             }
-            return Ok(with_port(&addresses, port));
         }
-        let failed = |source| DialError::Resolve { name: name.to_string(), source };
-        let asked = self.ask(name, chosen_by).map_err(failed)?;
-        let addresses = self.answer(asked, within).await.map_err(failed)?;
-        Ok(with_port(&addresses, port))
+        let answered = match self.ask(name, chosen_by) {
+            Ok(asked) => self.answer(asked, within).await,
+            Err(error) => Err(error),
+        };
+        match (answered, known) {
+            (Ok(addresses), _) => Ok(with_port(&addresses, port)),
+            (Err(error), Some(known)) => {
+                tracing::debug!(name = &**name, %error, "no newer answer; the last one is used");
+                if let Some(known) = self.known().get_mut(name) {
+                    known.failed = Some(clock::now());
+                }
+                Ok(with_port(&known.addresses, port))
+            }
+            (Err(source), None) => Err(DialError::Resolve { name: name.to_string(), source }),
+        }
     }
 
     /// Waits for the answer of a lookup under way.
@@ -310,7 +335,7 @@ impl Resolver {
                 known.remove(&oldest);
             }
         }
-        let entry = Known { addresses: Arc::clone(addresses), at: clock::now() };
+        let entry = Known { addresses: Arc::clone(addresses), at: clock::now(), failed: None };
         known.insert(Arc::clone(name), entry);
     }
 
@@ -374,7 +399,7 @@ mod tests {
         let resolver = Arc::new(Resolver::default());
         let address = SocketAddr::from(([192, 0, 2, 1], 0));
         let at = clock::now().checked_sub(FRESH * 2).unwrap();
-        let known = Known { addresses: Arc::new([address]), at };
+        let known = Known { addresses: Arc::new([address]), at, failed: None };
         resolver.known().insert("pos.invalid".into(), known);
         for _ in 0..2 {
             let within = Duration::ZERO;
@@ -450,6 +475,35 @@ mod tests {
             }
         }
         panic!("a name that is gone from the policy is still asked for");
+    }
+
+    #[tokio::test]
+    async fn a_name_of_a_client_is_asked_for_anew_after_minutes_and_kept_where_that_fails() {
+        let (one, two): (IpAddr, IpAddr) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let answers = Arc::new(Mutex::new(vec![two]));
+        let resolver = fake(&answers, &Arc::default());
+        let host = name("cdn.example");
+        let found = || async {
+            let within = Duration::from_secs(20);
+            resolver.resolve(&host, 443, ChosenBy::Client, within).await.unwrap()[0].ip()
+        };
+        let remember = |age: Duration| {
+            let at = clock::now().checked_sub(age).unwrap();
+            let addresses = Arc::new([SocketAddr::new(one, 0)]);
+            let known = Known { addresses, at, failed: None };
+            resolver.known().insert("cdn.example".into(), known);
+        };
+        remember(STALE / 2);
+        assert_eq!(found().await, one, "told at once");
+        until("it is renewed beside", || resolver.asking().is_empty()).await;
+        remember(STALE);
+        assert_eq!(found().await, two, "worth waiting for");
+        answers.lock().unwrap().clear();
+        remember(STALE);
+        assert_eq!(found().await, one, "better than nothing");
+        let at_once = resolver.resolve(&host, 443, ChosenBy::Client, Duration::ZERO).await;
+        assert_eq!(at_once.unwrap()[0].ip(), one);
+        assert_eq!(resolver.asking().len(), 1, "asked for beside");
     }
 
     #[tokio::test]

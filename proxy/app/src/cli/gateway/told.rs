@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,6 +51,8 @@ pub(super) struct Told {
     pub(super) options: Options,
     pub(super) notify: Notify,
     pub(super) predecessor: Option<Predecessor>,
+    /// What takes over when a signal asks for it.
+    pub(super) program: Arc<Path>,
     pub(super) reader: Arc<Reader>,
     /// The process before goes on, so this one ends.
     pub(super) gives_way: Arc<AtomicBool>,
@@ -210,7 +212,10 @@ impl Told {
     fn replaces(&mut self) -> bool {
         match self.predecessor.take().map(Predecessor::replace) {
             None => {}
-            Some(Replaced::Yields) => tracing::info!("took over from the process before"),
+            Some(Replaced::Yields) => {
+                let version = env!("CARGO_PKG_VERSION");
+                tracing::info!(version, "took over from the process before");
+            }
             Some(Replaced::Gone(error)) => {
                 tracing::warn!(%error, "the process before is gone already");
             }
@@ -244,11 +249,11 @@ impl Told {
     /// for it. On a thread of its own: the other process may take its time.
     fn succeed(&self, stream: Option<io::Result<UnixStream>>) -> Option<Handover> {
         let (tell, told) = oneshot::channel();
-        let sockets = self.control.sockets();
+        let (sockets, program) = (self.control.sockets(), Arc::clone(&self.program));
         let thread = std::thread::Builder::new().name("handover".into());
         let spawned = thread.spawn(move || {
             // Nobody listens any more if this process is told to stop meanwhile.
-            let _ = tell.send(sockets.and_then(|sockets| replace_by(stream, &sockets)));
+            let _ = tell.send(sockets.and_then(|sockets| replace_by(stream, &program, &sockets)));
         });
         match spawned {
             Ok(_) => Some(told),
@@ -287,11 +292,16 @@ impl Told {
     }
 }
 
-fn replace_by(stream: Option<io::Result<UnixStream>>, sockets: &[Named]) -> io::Result<u32> {
+fn replace_by(
+    stream: Option<io::Result<UnixStream>>,
+    program: &Path,
+    sockets: &[Named],
+) -> io::Result<u32> {
     match stream {
         Some(stream) => hand_over(&stream?, sockets),
         None => {
-            let next = Next::start()?;
+            tracing::info!(program = %program.display(), "starting the next process");
+            let next = Next::start(program)?;
             let process = hand_over(&next.stream, sockets)?;
             next.keep();
             Ok(process)

@@ -55,9 +55,9 @@ fn a_client_that_reads_again_does_not_stand_still() {
             let name = ServerName::try_from("pay.example").unwrap();
             TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
         });
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
         let turns = Semaphore::new(1);
-        let session = tls.accept(stream, Duration::from_secs(10), &turns).await.unwrap();
+        let session = tls.accept((stream, peer), Duration::from_secs(10), &turns).await.unwrap();
         let mut client = client.await.unwrap();
 
         let watch = Arc::new(Watch::new(clock::now(), None));
