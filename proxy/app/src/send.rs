@@ -115,7 +115,7 @@ pub(crate) async fn send(
     outcome: &mut Outcome,
 ) -> Result<Reply, Refusal> {
     let mut message = Message::prepare(message, client, call.target, None, outcome)?;
-    let Sending { request, gate } = message.ready(call.target.wire, call.socket, outcome)?;
+    let Sending { request, gate } = message.ready(call.target.dialect(), call.socket, outcome)?;
     let mut request = Some(request);
     let tried = try_once(call, &mut request, gate, &mut Unwatched, outcome.flow()).await;
     tried.map_err(|unanswered| unanswered.refusal)

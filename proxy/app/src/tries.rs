@@ -197,7 +197,7 @@ impl Tries<'_> {
         if self.socket.is_some() && going.target.wire == Wire::Http2 {
             going.target = Box::pin(self.socket_target(at, going.target, flow)).await?;
         }
-        let sending = message.ready(going.target.wire, self.socket, outcome)?;
+        let sending = message.ready(going.target.dialect(), self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
         let mut first = self.attempt(going, sending, (keeper, trip.clone()), flow);
         let hedge = self.rule.1.retry.hedge.filter(|_| trip.repeat() != Repeat::Nowhere);

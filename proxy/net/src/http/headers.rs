@@ -16,13 +16,14 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use tillgate_core::filter::Scheme;
 use tillgate_core::matching::canonical_host;
 
 use self::fields::{Field, Fields};
-use super::client::Wire;
+use super::client::{Dialect, Wire};
 use super::flow::Gate;
 use crate::error::Failure;
 
@@ -248,15 +249,15 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.parse::<u16>().is_ok()
 }
 
-/// Makes a client's head one for a server that speaks `wire`: hop-by-hop fields out, forwarding
-/// fields in, the target in the form the wire wants.
+/// Makes a client's head one for a server that speaks `dialect`: hop-by-hop fields out,
+/// forwarding fields in, the target in the form the wire wants.
 ///
 /// # Errors
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
 pub fn prepare_request(
     request: &mut Parts,
     client: &HeaderValue,
-    wire: Wire,
+    dialect: Dialect,
     has_body: HasBody,
 ) -> Result<(), Failure> {
     let fields = Fields::of(&request.headers);
@@ -264,15 +265,15 @@ pub fn prepare_request(
     if fields.has(Field::ProxyAuthorization) {
         request.headers.remove(PROXY_AUTHORIZATION);
     }
-    if fields.has(Field::Expect) && (!expects_continue(request) || wire == Wire::Http2) {
+    if fields.has(Field::Expect) && (!expects_continue(request) || dialect.wire == Wire::Http2) {
         request.headers.remove(EXPECT);
     }
     append_client(&mut request.headers, fields, client);
     name_request(&mut request.headers, fields);
     request.extensions.clear();
-    match wire {
+    match dialect.wire {
         Wire::Http1 => target_for_http1(request, fields, has_body),
-        Wire::Http2 => target_for_http2(request),
+        Wire::Http2 => target_for_http2(request, dialect.scheme),
     }
 }
 
@@ -284,12 +285,16 @@ pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Makes a head that was prepared for one server one for a server that speaks `wire`.
+/// Makes a head that was prepared for one server one for a server that speaks `dialect`.
 ///
 /// # Errors
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
-pub fn change_wire(request: &mut Parts, wire: Wire, has_body: HasBody) -> Result<(), Failure> {
-    match wire {
+pub fn change_dialect(
+    request: &mut Parts,
+    dialect: Dialect,
+    has_body: HasBody,
+) -> Result<(), Failure> {
+    match dialect.wire {
         Wire::Http1 => {
             let fields = Fields::of(&request.headers);
             target_for_http1(request, fields, has_body)
@@ -297,7 +302,7 @@ pub fn change_wire(request: &mut Parts, wire: Wire, has_body: HasBody) -> Result
         Wire::Http2 => {
             request.headers.remove(TRANSFER_ENCODING);
             request.headers.remove(EXPECT);
-            target_for_http2(request)
+            target_for_http2(request, dialect.scheme)
         }
     }
 }
@@ -313,6 +318,14 @@ pub fn prepare_response(head: &mut http::response::Parts) {
     head.extensions.clear();
     // hyper writes the version of the client's connection.
     head.version = Version::HTTP_11;
+}
+
+/// `scheme` as a URI has it.
+pub const fn uri_scheme(scheme: Scheme) -> http::uri::Scheme {
+    match scheme {
+        Scheme::Http => http::uri::Scheme::HTTP,
+        Scheme::Https => http::uri::Scheme::HTTPS,
+    }
 }
 
 /// Whether a request's body is not empty.
@@ -357,7 +370,7 @@ fn target_for_http1(request: &mut Parts, fields: Fields, has_body: HasBody) -> R
     Ok(())
 }
 
-fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
+fn target_for_http2(request: &mut Parts, scheme: Scheme) -> Result<(), Failure> {
     let authority = match (request.uri.authority(), request.headers.get(HOST)) {
         (Some(authority), _) => authority.clone(),
         (None, Some(host)) => {
@@ -367,7 +380,7 @@ fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
     };
     request.headers.remove(HOST);
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(uri_scheme(scheme));
     uri.authority = Some(authority);
     uri.path_and_query = request.uri.path_and_query().cloned();
     if request.method == Method::OPTIONS && request.uri.path() == "*"
