@@ -341,3 +341,14 @@ fn clients_that_stop_after_their_hello_do_not_keep_others_out() {
     gateway.expect_metric(&handshakes("crowded_out"), 9.0);
     gateway.expect_metric(&handshakes("timeout"), 0.0);
 }
+
+#[test]
+fn an_idle_client_is_told_that_nothing_was_cut_off() {
+    let authority = Authority::default();
+    let volume = Volume::pair(&authority.issue(&["pay.example"]));
+    let store = Store::default().limits(|limits| limits.idle_timeout = Duration::from_millis(300));
+    let gateway = Gateway::start(store.https(https(&[&volume])).build());
+    let config = tls::client(&authority, &Wants::default());
+    let mut wire = tls::connect(gateway.http, "pay.example", &config).unwrap().wire;
+    assert_eq!(wire.read_to_end(), Ok(Vec::new()), "close_notify");
+}
