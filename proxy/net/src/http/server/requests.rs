@@ -11,7 +11,7 @@ use tillgate_core::tls::ClientIdentity;
 
 use super::framing::Malformed;
 use super::watch::Watch;
-use super::{Caller, Place};
+use super::{Caller, Limits, Place};
 use crate::clock;
 use crate::drain::Ticket;
 
@@ -28,11 +28,11 @@ pub(super) struct Requests<'a> {
 
 impl Requests<'_> {
     /// Who sent `request`, and what its answer decides.
-    pub(super) fn caller<B>(&self, request: &Request<B>, uri_bytes_max: usize) -> (Caller, Switch) {
+    pub(super) fn caller<B>(&self, request: &Request<B>, limits: &Limits) -> (Caller, Switch) {
         let (flow, mut refused) = Watch::begin(self.watch, clock::now());
         match request.version() {
             Version::HTTP_10 => self.watch.is_old(),
-            Version::HTTP_2 => refused = refused.or(bad_target(request, uri_bytes_max)),
+            Version::HTTP_2 => refused = refused.or_else(|| bad_head(request, limits)),
             _ => {}
         }
         if let Some(why) = refused {
@@ -52,8 +52,30 @@ impl Requests<'_> {
     }
 }
 
-/// What is wrong with the target of a request by HTTP/2, which no [`Framing`](super::Framing) has
-/// seen, and whose `:path` may be anything that looks like part of a path.
+/// What is wrong with the head of a request by HTTP/2, which no [`Framing`](super::Framing) has
+/// seen.
+fn bad_head<B>(request: &Request<B>, limits: &Limits) -> Option<Malformed> {
+    let (headers, uri) = (request.headers(), request.uri());
+    if headers.len() > limits.headers_max {
+        return Some(Malformed::TooManyFields);
+    }
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = headers.iter().map(|(name, value)| field_bytes(name.as_str().len(), value.len()));
+    let bytes = fields.fold(authority + target, usize::saturating_add);
+    if bytes > usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX) {
+        return Some(Malformed::HeadTooLarge);
+    }
+    bad_target(request, limits.uri_bytes_max)
+}
+
+/// What HTTP/2 counts for a field (RFC 9113 section 6.5.2).
+const fn field_bytes(name: usize, value: usize) -> usize {
+    name + value + 32
+}
+
+/// What is wrong with the target of a request by HTTP/2, whose `:path` may be anything that looks
+/// like part of a path.
 fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed> {
     // CONNECT has none.
     let target = request.uri().path_and_query()?.as_str();
