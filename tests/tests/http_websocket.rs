@@ -1,5 +1,6 @@
 //! WebSocket: by `Upgrade` and by extended CONNECT, as tunnels with a class and an end.
 
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -37,7 +38,8 @@ fn server(accept: &'static str) -> Origin {
             let piece = wire.take();
             wire.send(piece);
         }
-        wire.send("goodbye");
+        // Not to one that was cut.
+        let _ = wire.try_send("goodbye");
     })
 }
 
@@ -229,7 +231,7 @@ fn idle_sockets_end_and_drains_end_them() {
         .cloud("ws", "ws.example", "default", origin.address);
     let idle = Gateway::start(store.build());
     let mut wire = open(&idle);
-    wire.expect_end();
+    assert_eq!(wire.read_to_end(), Err(Vec::new()), "broken, not ended");
     idle.expect_metric(r#"tillgate_failures_total{class="default",reason="idle_timeout"}"#, 1.0);
 
     let store = Store::default().drain_timeout(Duration::from_millis(400)).cloud(
@@ -241,8 +243,30 @@ fn idle_sockets_end_and_drains_end_them() {
     let mut draining = Gateway::start(store.build());
     let mut wire = open(&draining);
     draining.control.drain();
-    wire.expect_end();
+    assert_eq!(wire.read_to_end(), Err(Vec::new()), "broken, not ended");
     draining.ended();
+}
+
+#[test]
+fn a_socket_that_is_cut_does_not_look_complete() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = Origin::start(move |mut wire, _| {
+        if !wire.waits_for_more() {
+            return;
+        }
+        wire.head();
+        wire.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: till\r\n\r\nhello",
+        );
+        tell.lock().expect("no panic").send(wire.read_to_end()).expect("the test waits");
+    });
+    let gateway = gateway(&origin);
+    open(&gateway).reset();
+    let seen = told.recv_timeout(tillgate_tests::PATIENCE).expect("an end");
+    assert_eq!(seen, Err(Vec::new()), "broken, not ended");
 }
 
 #[test]
