@@ -52,7 +52,7 @@ impl End for ClientStream {
 
 impl End for TokioIo<Upgraded> {
     fn break_off(self) {
-        // hyper cannot be told to reset a stream of HTTP/2: a server's just ends.
+        // A client's stream of HTTP/2 is reset by its task; hyper lets a server's just end.
         if let Ok(parts) = self.into_inner().downcast::<TokioIo<Upstream>>() {
             End::break_off(parts.io.into_inner());
         }
@@ -114,6 +114,7 @@ async fn copy(
         () = ticket.cut(|| flow.is_critical()) => Err(Failure::Drained),
     };
     if result.is_err() {
+        flow.abort();
         client.break_off();
         server.break_off();
     }

@@ -10,7 +10,7 @@ use tillgate_core::filter::Scheme;
 use tillgate_core::tls::ClientIdentity;
 
 use super::framing::Malformed;
-use super::watch::Watch;
+use super::watch::{InFlight, Watch};
 use super::{Caller, Limits, Place};
 use crate::clock;
 use crate::drain::Ticket;
@@ -38,6 +38,7 @@ impl Requests<'_> {
         if let Some(why) = refused {
             tracing::debug!(peer = %self.peer, why = why.detail(), "refused a request");
         }
+        let switch = Switch::of(request, &flow, self.watch);
         let caller = Caller {
             peer: self.peer,
             name: self.name.clone(),
@@ -48,7 +49,7 @@ impl Requests<'_> {
             scheme: self.scheme,
             refused,
         };
-        (caller, Switch::of(request, self.watch))
+        (caller, switch)
     }
 }
 
@@ -87,8 +88,8 @@ fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed
     (!fits).then_some(Malformed::Target)
 }
 
-/// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an answer decides about a connection or stream whose client may go on in another protocol.
+#[derive(Debug)]
 pub(super) enum Switch {
     /// Nothing: its next bytes are a request.
     None,
@@ -96,11 +97,16 @@ pub(super) enum Switch {
     Connect,
     /// `101` does.
     Upgrade,
+    /// A successful answer makes a tunnel of this stream of HTTP/2.
+    Stream(InFlight),
 }
 
 impl Switch {
-    fn of<B>(request: &Request<B>, watch: &Watch) -> Self {
-        if !watch.may_switch() {
+    fn of<B>(request: &Request<B>, flow: &InFlight, watch: &Watch) -> Self {
+        if watch.speaks_http2() {
+            let connects = request.method() == Method::CONNECT;
+            if connects { Self::Stream(flow.clone()) } else { Self::None }
+        } else if !watch.may_switch() {
             Self::None
         } else if request.method() == Method::CONNECT {
             Self::Connect
@@ -109,12 +115,18 @@ impl Switch {
         }
     }
 
-    /// What the client sends next was not looked at, so it is a tunnel's or nobody's.
+    /// What a client of HTTP/1 sends next was not looked at, so it is a tunnel's or nobody's.
     pub(super) fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
         let opens = match self {
             Self::None => true,
             Self::Connect => answer.status().is_success(),
             Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
+            Self::Stream(flow) => {
+                if answer.status().is_success() {
+                    flow.becomes_tunnel();
+                }
+                true
+            }
         };
         if !opens {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -42,6 +42,8 @@ pub(super) struct Watch {
     is_flooded: AtomicBool,
     /// A request began on HTTP/2, and its task has not.
     is_fresh: AtomicBool,
+    /// One became a tunnel, and the task that sends its bytes has not begun.
+    tunnel: Mutex<Option<Arc<Flow>>>,
     /// Its answers end with the connection, so only a reset tells one that was cut.
     is_old: AtomicBool,
     resets: AtomicBool,
@@ -83,6 +85,7 @@ impl Watch {
             speaks_http2: AtomicBool::new(false),
             is_flooded: AtomicBool::new(false),
             is_fresh: AtomicBool::new(false),
+            tunnel: Mutex::new(None),
             is_old: AtomicBool::new(false),
             resets: AtomicBool::new(false),
             may_switch: AtomicBool::new(false),
@@ -129,6 +132,11 @@ impl Watch {
     pub(super) fn take_fresh(&self) -> Option<Arc<Flow>> {
         let is_fresh = self.is_fresh.swap(false, Ordering::Relaxed);
         is_fresh.then(|| self.flows().last().cloned()).flatten()
+    }
+
+    /// The request that has just become a tunnel, if the task that sends its bytes has not begun.
+    pub(super) fn take_tunnel(&self) -> Option<Arc<Flow>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The request after `heads` others is not one.
@@ -344,6 +352,12 @@ impl InFlight {
     pub fn body_bytes_max(&self) -> u64 {
         let limits = self.life.watch.listener.as_ref().map(|(_, limits)| limits);
         limits.and_then(|limits| limits.body_bytes_max).unwrap_or(u64::MAX)
+    }
+
+    /// It becomes a tunnel on a stream of HTTP/2, as soon as hyper has its answer.
+    pub(super) fn becomes_tunnel(&self) {
+        let mut tunnel = self.life.watch.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        *tunnel = Some(Arc::clone(self.flow()));
     }
 
     /// How it is weighed when memory runs out.
