@@ -51,8 +51,10 @@ fn both_versions_of_http_are_agreed_on_by_alpn() {
     let plain = tls::client(&authority, &Wants::default());
     let mut shaken = tls::connect(gateway.http, "pay.example", &plain).unwrap();
     assert_eq!(shaken.agreed, None);
-    shaken.wire.send(GET);
-    assert_eq!(shaken.wire.reply().status, 200);
+    shaken.wire.send("GET /x HTTP/1.1\r\nHost: pay.example\r\nX-Forwarded-Proto: http\r\n\r\n");
+    let reply = shaken.wire.reply();
+    assert_eq!(reply.status, 200);
+    assert!(reply.text().contains("\nx-forwarded-proto: https\n"), "{}", reply.text());
 
     let both = tls::client(&authority, &Wants { alpn: vec!["h2", "http/1.1"], ..Wants::default() });
     let mut client = h2::Client::connect_tls(gateway.http, "pay.example", both);

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use http::Request;
 use http::request::Parts;
-use http::{HeaderValue, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tillgate_core::retry::Body;
@@ -15,7 +15,7 @@ use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Dialect, Target};
 use tillgate_net::http::flow::Gate;
 use tillgate_net::http::grpc::Speech;
-use tillgate_net::http::headers::{self, HasBody};
+use tillgate_net::http::headers::{self, HasBody, Origin};
 use tillgate_net::http::replay::{Kept, Replay};
 use tillgate_net::http::websocket::WebSocket;
 
@@ -82,14 +82,14 @@ impl Message {
     /// body, if it `keeps`.
     pub(crate) fn prepare(
         (head, body): (&mut Parts, Incoming),
-        client: &HeaderValue,
+        origin: Origin<'_>,
         target: &Target,
         keeps: Option<usize>,
         outcome: &mut Outcome,
     ) -> Result<Self, Refusal> {
         let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
         let dialect = target.dialect();
-        headers::prepare_request(head, client, dialect, has_body)?;
+        headers::prepare_request(head, origin, dialect, has_body)?;
         outcome.identify(head);
         let head = take(head);
         let payload = match (has_body, keeps) {

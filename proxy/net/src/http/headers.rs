@@ -2,7 +2,8 @@
 //!
 //! Hop-by-hop fields are taken out (RFC 9110 section 7.6.1, with those that `Connection` names),
 //! `X-Forwarded-For` is appended and `X-Request-Id` added if absent; nothing more, because every
-//! field costs line. `Host` stays. Messages that could be read in two ways are refused.
+//! field costs line, but what a client says in `X-Forwarded-Proto` is made true. `Host` stays.
+//! Messages that could be read in two ways are refused.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -213,7 +215,8 @@ fn is_misplaced(name: &HeaderName) -> bool {
     is_ours(name)
         || [AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT]
             .contains(name)
-        || [MAX_FORWARDS, PROXY_AUTHORIZATION, SET_COOKIE, X_FORWARDED_FOR].contains(name)
+        || [MAX_FORWARDS, PROXY_AUTHORIZATION, SET_COOKIE].contains(name)
+        || [X_FORWARDED_FOR, X_FORWARDED_PROTO].contains(name)
 }
 
 /// The host in `authority`: lower case, without port, brackets and trailing dot.
@@ -249,6 +252,15 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.parse::<u16>().is_ok()
 }
 
+/// Whose request it is, as its server is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The client, as [`client_name`] has it.
+    pub client: &'a HeaderValue,
+    /// How it came, if the head says no more of that than the client did.
+    pub scheme: Option<Scheme>,
+}
+
 /// Makes a client's head one for a server that speaks `dialect`: hop-by-hop fields out,
 /// forwarding fields in, the target in the form the wire wants.
 ///
@@ -256,7 +268,7 @@ fn is_port(text: &str) -> bool {
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
 pub fn prepare_request(
     request: &mut Parts,
-    client: &HeaderValue,
+    origin: Origin<'_>,
     dialect: Dialect,
     has_body: HasBody,
 ) -> Result<(), Failure> {
@@ -268,7 +280,12 @@ pub fn prepare_request(
     if fields.has(Field::Expect) && (!expects_continue(request) || dialect.wire == Wire::Http2) {
         request.headers.remove(EXPECT);
     }
-    append_client(&mut request.headers, fields, client);
+    append_client(&mut request.headers, fields, origin.client);
+    if fields.has(Field::XForwardedProto)
+        && let Some(scheme) = origin.scheme
+    {
+        correct_scheme(&mut request.headers, scheme);
+    }
     name_request(&mut request.headers, fields);
     request.extensions.clear();
     match dialect.wire {
@@ -424,6 +441,17 @@ fn append_client(headers: &mut HeaderMap, fields: Fields, client: &HeaderValue) 
         }
     }
     headers.insert(X_FORWARDED_FOR, client);
+}
+
+/// What a client says of how it came (it may be believed by servers that make links or set
+/// cookies) is replaced by how it did. One that says nothing stays silent.
+pub fn correct_scheme(headers: &mut HeaderMap, scheme: Scheme) {
+    if let http::header::Entry::Occupied(mut said) = headers.entry(X_FORWARDED_PROTO) {
+        said.insert(HeaderValue::from_static(match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }));
+    }
 }
 
 /// `client` as `X-Forwarded-For` names it. Once for each connection: writing an address takes
