@@ -211,7 +211,8 @@ impl Origin {
     /// # Panics
     /// If there is no free port.
     pub fn sockets(tls: Option<Arc<rustls::ServerConfig>>, takes_streams: bool) -> Self {
-        Self::listen(tls, move |stream| serve_sockets(stream, takes_streams))
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        Self::listen(tls, move |stream| serve_sockets(stream, takes_streams, scheme))
     }
 
     /// A server that gives each connection to `serve`, after TLS if there is any.
@@ -255,23 +256,25 @@ impl Origin {
     }
 }
 
-async fn serve_sockets(stream: Box<dyn Stream>, takes_streams: bool) {
+async fn serve_sockets(stream: Box<dyn Stream>, takes_streams: bool, scheme: &'static str) {
     let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     if takes_streams {
         server.http2().enable_connect_protocol();
     }
-    let service =
-        service_fn(
-            |request: Request<Incoming>| async move { Ok::<_, Infallible>(socket(request)) },
-        );
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        Ok::<_, Infallible>(socket(request, scheme))
+    });
     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 /// The answer to one who wants a WebSocket, in the words of its version; to others, which.
-fn socket(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+fn socket(mut request: Request<Incoming>, scheme: &str) -> Response<Full<Bytes>> {
     let is_stream = request.extensions().get::<hyper::ext::Protocol>().is_some();
     let key = request.headers().get("sec-websocket-key").map(|key| key.as_bytes().to_vec());
     let said = format!("{:?} {} {:?}", request.version(), request.method(), request.uri().path());
+    if request.version() == http::Version::HTTP_2 {
+        assert_eq!(request.uri().scheme_str(), Some(scheme), "as it was reached: {said}");
+    }
     if !is_stream && request.headers().get("upgrade").is_none() {
         return Response::new(said.into());
     }

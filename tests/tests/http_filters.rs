@@ -31,6 +31,30 @@ fn get(gateway: &Gateway, path: &str) -> Reply {
 }
 
 #[test]
+fn a_rule_may_say_how_a_request_came_and_a_client_may_not() {
+    let origin = Origin::echoing();
+    let set = |pairs: Vec<(HeaderName, HeaderValue)>| {
+        let changes = HeaderChanges { set: pairs, ..HeaderChanges::default() };
+        Gateway::start(store(&origin, |rule| rule.filters.request_headers = changes).build())
+    };
+    for (pairs, said) in [
+        (vec![], "http"),
+        (vec![pair("x-till", "7")], "http"),
+        (vec![pair("x-forwarded-proto", "https")], "https"),
+    ] {
+        let text = set(pairs.clone())
+            .ask(
+                "GET /v1 HTTP/1.1\r\nHost: api.example\r\nX-Forwarded-Proto: wss\r\n\
+                 Connection: close\r\n\r\n",
+            )
+            .text();
+        let wanted = format!("\nx-forwarded-proto: {said}\n");
+        assert_eq!(text.matches("x-forwarded-proto").count(), 1, "{text}");
+        assert!(text.contains(&wanted), "{pairs:?}: {text}");
+    }
+}
+
+#[test]
 fn requests_arrive_as_the_rule_says() {
     let origin = Origin::echoing();
     let gateway = Gateway::start(

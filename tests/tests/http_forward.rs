@@ -1,6 +1,7 @@
 //! The forward proxy: tunnels and absolute-form, classed and limited by the egress policy.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use tillgate::{BuildError, build};
@@ -114,6 +115,38 @@ fn large_transfers_arrive_whole() {
     wire.send("3000000\n");
     let got = wire.read_to_end().expect("an orderly end");
     assert!(got == pattern(3_000_000), "{} bytes", got.len());
+}
+
+#[test]
+fn a_tunnel_that_is_cut_does_not_look_complete() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = Origin::start(move |mut wire, _| {
+        let line = wire.read_until("\n");
+        wire.send("half of it\n");
+        if line == "cut\n" {
+            wire.read_until("\n");
+            return wire.reset();
+        }
+        tell.lock().expect("no panic").send(wire.read_to_end()).expect("the test waits");
+    });
+    let gateway = Gateway::start(Store::default().build());
+    let open = |line: &str| {
+        let (mut wire, status) = connect(&gateway, &origin.address.to_string());
+        assert_eq!(status, 200);
+        wire.send(line);
+        assert_eq!(wire.read_until("\n"), "half of it\n");
+        wire
+    };
+    let mut by_server = open("cut\n");
+    by_server.send("go on\n");
+    assert_eq!(by_server.read_to_end(), Err(Vec::new()), "broken, not ended");
+    let failed = r#"tillgate_failures_total{class="default",reason="backend_closed"}"#;
+    gateway.expect_metric(failed, 1.0);
+
+    open("wait\n").reset();
+    let seen = told.recv_timeout(tillgate_tests::PATIENCE).expect("an end");
+    assert_eq!(seen, Err(Vec::new()), "broken, not ended");
 }
 
 #[test]

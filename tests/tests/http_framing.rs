@@ -161,12 +161,21 @@ fn heads_beyond_the_limits_get_our_answers() {
         assert_eq!((reply.status, &*reply.reason()), (status, reason), "{text}");
     }
     let mut client = h2::Client::connect(gateway.http);
-    let far = format!("http://api.example/{}", "x".repeat(500));
-    let request = http::Request::get(far).body(http_body_util::Full::default()).expect("valid");
-    assert_eq!(client.ask(request).head.status, 414);
+    let get = |path: &str| http::Request::get(format!("http://api.example/{path}"));
+    let long = get("").header("x", "x".repeat(2000));
+    let many = (0..21).fold(get(""), |request, _| request.header("x", "y"));
+    let far = get(&"x".repeat(500));
+    for (request, status, reason) in
+        [(long, 431, "head_too_large"), (many, 431, "head_too_large"), (far, 414, "uri_too_long")]
+    {
+        let answer = client.ask(request.body(http_body_util::Full::default()).expect("valid"));
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.head.status, status, "{text}");
+        assert!(text.contains(&format!("\"reason\":\"{reason}\"")), "{text}");
+    }
     assert_eq!(origin.connections(), 0);
     gateway
-        .expect_metric(r#"tillgate_failures_total{class="default",reason="head_too_large"}"#, 3.0);
+        .expect_metric(r#"tillgate_failures_total{class="default",reason="head_too_large"}"#, 5.0);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! HTTP/2 with prior knowledge: from clients, to servers, and between the two versions.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::Full;
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_tests::frames::{End, Frames, code, flag, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2;
 use tillgate_tests::origin::Origin;
@@ -177,4 +180,43 @@ fn large_bodies_pass_through_http2() {
         assert!(answer.complete);
         assert_eq!(answer.body.len(), 4_000_000);
     }
+}
+
+/// An HTTP/2 client of a gateway whose connections may idle for a moment, and have `last` to end.
+fn idles(last: Duration) -> (Gateway, Frames) {
+    let store = Store::default().limits(|limits| {
+        limits.idle_timeout = Duration::from_millis(300);
+        limits.header_timeout = last;
+    });
+    let gateway = Gateway::start(store.build());
+    let mut frames = Frames::silent(gateway.http);
+    frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    frames.send(kind::SETTINGS, flag::NONE, 0, []);
+    (gateway, frames)
+}
+
+#[test]
+fn an_idle_connection_ends_with_a_goodbye() {
+    let (gateway, mut frames) = idles(tillgate_tests::PATIENCE * 2);
+    assert_eq!(frames.end(), End::GoAway(code::NO_ERROR));
+    // It waits for what may be on its way, and then says which stream was the last.
+    let mut said = Vec::new();
+    while let Some(frame) = frames.frame() {
+        if frame.kind == kind::PING && frame.flags & flag::ACK == 0 {
+            frames.send(kind::PING, flag::ACK, 0, frame.payload);
+        } else if frame.kind == kind::GOAWAY {
+            said.push(frame.payload);
+        }
+    }
+    assert_eq!(said.last(), Some(&vec![0; 8]), "no stream, no error");
+    gateway.expect_metric(r#"tillgate_connections_timed_out_total{listener="http"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 0.0);
+}
+
+#[test]
+fn an_idle_connection_that_does_not_end_is_closed() {
+    let (gateway, mut frames) = idles(Duration::from_millis(300));
+    while frames.frame().is_some() {}
+    gateway.expect_metric(r#"tillgate_connections_timed_out_total{listener="http"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 0.0);
 }

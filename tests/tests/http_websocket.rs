@@ -1,12 +1,13 @@
 //! WebSocket: by `Upgrade` and by extended CONNECT, as tunnels with a class and an end.
 
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_net::http::websocket;
-use tillgate_tests::frames::{End, Frames, fields, flag, kind};
+use tillgate_tests::frames::{End, Frames, code, fields, flag, kind};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2;
 use tillgate_tests::origin::Origin;
@@ -37,8 +38,45 @@ fn server(accept: &'static str) -> Origin {
             let piece = wire.take();
             wire.send(piece);
         }
-        wire.send("goodbye");
+        // Not to one that was cut.
+        let _ = wire.try_send("goodbye");
     })
+}
+
+/// Says yes to a gateway, whose key needs a proof of its own, and speaks first.
+fn proving(then: impl Fn(Wire) + Send + Sync + 'static) -> Origin {
+    Origin::start(move |mut wire, _| {
+        if !wire.waits_for_more() {
+            return;
+        }
+        let head = wire.head();
+        assert_eq!(head.header("upgrade"), Some("websocket"), "{head:?}");
+        assert_eq!(head.header("sec-websocket-version"), Some("13"), "{head:?}");
+        assert!(head.line.starts_with("GET /chat HTTP/1.1"), "{head:?}");
+        let key = head.header("sec-websocket-key").expect("a key").to_owned();
+        let accept = if head.header("x-lie").is_some() {
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned()
+        } else {
+            websocket::accept(key.as_bytes())
+        };
+        wire.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\nhello"
+        ));
+        then(wire);
+    })
+}
+
+/// The head of a client of HTTP/2 that wants a stream to become `protocol`.
+fn extended(protocol: &str) -> Vec<u8> {
+    fields(&[
+        (":method", "CONNECT"),
+        (":protocol", protocol),
+        (":scheme", "http"),
+        (":path", "/chat"),
+        (":authority", "ws.example"),
+        ("sec-websocket-version", "13"),
+    ])
 }
 
 fn gateway(origin: &Origin) -> Gateway {
@@ -184,15 +222,7 @@ fn both_sides_may_speak_http2() {
     let origin = h2::Origin::sockets(None, true);
     let gateway = before_http2(&origin, None);
     let mut frames = Frames::connect(gateway.http);
-    let ask = fields(&[
-        (":method", "CONNECT"),
-        (":protocol", "websocket"),
-        (":scheme", "http"),
-        (":path", "/chat"),
-        (":authority", "ws.example"),
-        ("sec-websocket-version", "13"),
-    ]);
-    frames.send(kind::HEADERS, flag::END_HEADERS, 1, ask);
+    frames.send(kind::HEADERS, flag::END_HEADERS, 1, extended("websocket"));
     assert_eq!(frames.until(kind::HEADERS).payload[0], 0x88, ":status 200");
     assert_eq!(frames.until(kind::DATA).payload, b"hello");
     frames.send(kind::DATA, flag::END_STREAM, 1, *b"bye");
@@ -229,7 +259,7 @@ fn idle_sockets_end_and_drains_end_them() {
         .cloud("ws", "ws.example", "default", origin.address);
     let idle = Gateway::start(store.build());
     let mut wire = open(&idle);
-    wire.expect_end();
+    assert_eq!(wire.read_to_end(), Err(Vec::new()), "broken, not ended");
     idle.expect_metric(r#"tillgate_failures_total{class="default",reason="idle_timeout"}"#, 1.0);
 
     let store = Store::default().drain_timeout(Duration::from_millis(400)).cloud(
@@ -241,31 +271,35 @@ fn idle_sockets_end_and_drains_end_them() {
     let mut draining = Gateway::start(store.build());
     let mut wire = open(&draining);
     draining.control.drain();
-    wire.expect_end();
+    assert_eq!(wire.read_to_end(), Err(Vec::new()), "broken, not ended");
     draining.ended();
 }
 
 #[test]
-fn a_client_of_http2_opens_one_on_a_stream() {
-    // Its key is made by the gateway, so the server has to compute the proof.
-    let origin = Origin::start(|mut wire, _| {
+fn a_socket_that_is_cut_does_not_look_complete() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let origin = Origin::start(move |mut wire, _| {
         if !wire.waits_for_more() {
             return;
         }
-        let head = wire.head();
-        assert_eq!(head.header("upgrade"), Some("websocket"), "{head:?}");
-        assert_eq!(head.header("sec-websocket-version"), Some("13"), "{head:?}");
-        assert!(head.line.starts_with("GET /chat HTTP/1.1"), "{head:?}");
-        let key = head.header("sec-websocket-key").expect("a key").to_owned();
-        let accept = if head.header("x-lie").is_some() {
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned()
-        } else {
-            websocket::accept(key.as_bytes())
-        };
-        wire.send(format!(
+        wire.head();
+        wire.send(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\nhello"
-        ));
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: till\r\n\r\nhello",
+        );
+        tell.lock().expect("no panic").send(wire.read_to_end()).expect("the test waits");
+    });
+    let gateway = gateway(&origin);
+    open(&gateway).reset();
+    let seen = told.recv_timeout(tillgate_tests::PATIENCE).expect("an end");
+    assert_eq!(seen, Err(Vec::new()), "broken, not ended");
+}
+
+#[test]
+fn a_client_of_http2_opens_one_on_a_stream() {
+    let origin = proving(|mut wire| {
         while wire.waits_for_more() {
             let piece = wire.take();
             wire.send(piece);
@@ -274,17 +308,7 @@ fn a_client_of_http2_opens_one_on_a_stream() {
     });
     let gateway = gateway(&origin);
     let mut frames = Frames::connect(gateway.http);
-    let ask = |protocol: &str| {
-        fields(&[
-            (":method", "CONNECT"),
-            (":protocol", protocol),
-            (":scheme", "http"),
-            (":path", "/chat"),
-            (":authority", "ws.example"),
-            ("sec-websocket-version", "13"),
-        ])
-    };
-    frames.send(kind::HEADERS, flag::END_HEADERS, 1, ask("websocket"));
+    frames.send(kind::HEADERS, flag::END_HEADERS, 1, extended("websocket"));
     let head = frames.until(kind::HEADERS);
     assert_eq!(
         (head.payload[0], head.flags & flag::END_STREAM),
@@ -295,7 +319,7 @@ fn a_client_of_http2_opens_one_on_a_stream() {
     frames.send(kind::DATA, flag::NONE, 1, *b"over a stream");
     assert_eq!(frames.until(kind::DATA).payload, b"over a stream");
     // Other streams of the connection live beside it.
-    frames.send(kind::HEADERS, flag::END_HEADERS, 3, ask("connect-udp"));
+    frames.send(kind::HEADERS, flag::END_HEADERS, 3, extended("connect-udp"));
     let refused = frames.until(kind::HEADERS);
     assert_eq!(refused.stream, 3);
     frames.send(kind::DATA, flag::END_STREAM, 1, []);
@@ -308,7 +332,7 @@ fn a_client_of_http2_opens_one_on_a_stream() {
     }
     gateway.expect_metric(r#"tillgate_tunnels{class="payment"}"#, 0.0);
     // A server that cannot prove what it says is not believed.
-    let mut lied = ask("websocket");
+    let mut lied = extended("websocket");
     lied.extend(fields(&[("x-lie", "1")]));
     frames.send(kind::HEADERS, flag::END_HEADERS, 5, lied);
     gateway.expect_metric(
@@ -316,4 +340,46 @@ fn a_client_of_http2_opens_one_on_a_stream() {
         1.0,
     );
     assert_eq!(frames.ping(), Ok::<(), End>(()));
+}
+
+/// A gateway that takes two streams of a connection and lets them stand still for a moment.
+fn impatient(origin: &Origin) -> Gateway {
+    let store = Store::default()
+        .timeouts(|timeouts| timeouts.idle = Duration::from_secs(1))
+        .limits(|limits| limits.streams_max = 2)
+        .cloud("ws", "ws.example", "default", origin.address);
+    Gateway::start(store.build())
+}
+
+#[test]
+fn a_stream_that_is_cut_is_reset() {
+    let origin = proving(|mut wire| wire.expect_end());
+    let gateway = impatient(&origin);
+    let mut frames = Frames::connect(gateway.http);
+    frames.send(kind::HEADERS, flag::END_HEADERS, 1, extended("websocket"));
+    let hello = frames.until(kind::DATA);
+    assert_eq!((&*hello.payload, hello.flags & flag::END_STREAM), (&b"hello"[..], 0));
+    assert_eq!(frames.end(), End::Reset(1, code::CANCEL), "broken, not ended");
+    gateway.expect_metric(r#"tillgate_failures_total{class="default",reason="idle_timeout"}"#, 1.0);
+    assert_eq!(frames.ping(), Ok::<(), End>(()), "the others of its connection live on");
+}
+
+#[test]
+fn a_stream_whose_client_takes_nothing_gives_its_place_back() {
+    let origin = proving(|mut wire| while wire.try_send([b'x'; 4096]) {});
+    let gateway = impatient(&origin);
+    // SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of any tunnel may be sent.
+    let mut frames = Frames::silent(gateway.http);
+    frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    frames.greet(&[0, 4, 0, 0, 0, 0]);
+    for pair in 0..2 {
+        let streams = [4 * pair + 1, 4 * pair + 3];
+        for stream in streams {
+            frames.send(kind::HEADERS, flag::END_HEADERS, stream, extended("websocket"));
+        }
+        let mut reset = [frames.end(), frames.end()];
+        reset.sort_by_key(|end| format!("{end:?}"));
+        assert_eq!(reset, streams.map(|stream| End::Reset(stream, code::CANCEL)));
+    }
+    gateway.expect_metric(r#"tillgate_tunnels{class="default"}"#, 0.0);
 }

@@ -1,9 +1,12 @@
 //! TLS to servers: whom we trust, what we show, and what is said when it does not come about.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body::Frame;
 use tillgate_core::backend::{BackendProtocol, Location};
+use tillgate_core::health::{Expected, HealthSpec, ProbeKind, ProbeSpec};
 use tillgate_core::tls::{ClientTls, TlsVersion, TrustAnchors};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::h2;
@@ -127,6 +130,53 @@ fn http2_is_agreed_on_inside() {
     let reply = gateway(other.address).ask(GET);
     assert_eq!((reply.status, &*reply.reason()), (502, "tls_handshake"));
     assert!(reply.text().contains("set the backend's `protocol` to HTTP"), "{}", reply.text());
+}
+
+#[test]
+fn every_server_of_http2_is_told_the_scheme_by_which_it_is_reached() {
+    let side = Side::new();
+    let identity = side.identity();
+    for is_secure in [false, true] {
+        // Kestrel resets a stream whose scheme is not its connection's.
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        let sees = Arc::clone(&seen);
+        let answer = move |head: http::request::Parts, _, _| {
+            let agent = head.headers.get("user-agent").and_then(|agent| agent.to_str().ok());
+            let asked =
+                (agent.unwrap_or("call").to_owned(), head.uri.scheme_str() == Some("https"));
+            sees.lock().expect("no panic").insert(asked);
+            Vec::new()
+        };
+        let wants = Wants { identity: Some(&identity), alpn: vec!["h2"], ..Wants::default() };
+        let server = if is_secure {
+            h2::Origin::start_tls(tls::server(&wants, None), answer)
+        } else {
+            h2::Origin::start(answer)
+        };
+        let (method, path) = (http::Method::GET, "/health".into());
+        let kind = ProbeKind::Http { method, path, host: None, expected: Expected::Any };
+        let probe = ProbeSpec {
+            kind,
+            interval: Duration::from_millis(100),
+            timeout: tillgate_tests::PATIENCE,
+            unhealthy_threshold: 3,
+            healthy_threshold: 1,
+        };
+        let store = Store::default()
+            .backend("pay", Location::Cloud, BackendProtocol::Http2, server.address)
+            .change_backend(|backend| {
+                let health = HealthSpec::clone(&backend.health);
+                backend.health = HealthSpec { active: Some(probe), ..health }.into();
+            });
+        let store = if is_secure { store.over_tls(side.tls()) } else { store };
+        let gateway = Gateway::start(store.route("pay", "pay.example", Some("payment")).build());
+        assert_eq!(gateway.ask(GET).status, 200);
+        let both = [("call".to_owned(), is_secure), ("tillgate-probe".to_owned(), is_secure)];
+        tillgate_tests::eventually("a probe has come", || {
+            let seen = seen.lock().expect("no panic");
+            (seen.len() >= both.len()).then(|| assert_eq!(*seen, BTreeSet::from(both.clone())))
+        });
+    }
 }
 
 #[test]

@@ -51,8 +51,10 @@ fn both_versions_of_http_are_agreed_on_by_alpn() {
     let plain = tls::client(&authority, &Wants::default());
     let mut shaken = tls::connect(gateway.http, "pay.example", &plain).unwrap();
     assert_eq!(shaken.agreed, None);
-    shaken.wire.send(GET);
-    assert_eq!(shaken.wire.reply().status, 200);
+    shaken.wire.send("GET /x HTTP/1.1\r\nHost: pay.example\r\nX-Forwarded-Proto: http\r\n\r\n");
+    let reply = shaken.wire.reply();
+    assert_eq!(reply.status, 200);
+    assert!(reply.text().contains("\nx-forwarded-proto: https\n"), "{}", reply.text());
 
     let both = tls::client(&authority, &Wants { alpn: vec!["h2", "http/1.1"], ..Wants::default() });
     let mut client = h2::Client::connect_tls(gateway.http, "pay.example", both);
@@ -372,4 +374,15 @@ fn clients_that_stop_after_their_hello_do_not_keep_others_out() {
     }
     gateway.expect_metric(&handshakes("crowded_out"), 9.0);
     gateway.expect_metric(&handshakes("timeout"), 0.0);
+}
+
+#[test]
+fn an_idle_client_is_told_that_nothing_was_cut_off() {
+    let authority = Authority::default();
+    let volume = Volume::pair(&authority.issue(&["pay.example"]));
+    let store = Store::default().limits(|limits| limits.idle_timeout = Duration::from_millis(300));
+    let gateway = Gateway::start(store.https(https(&[&volume])).build());
+    let config = tls::client(&authority, &Wants::default());
+    let mut wire = tls::connect(gateway.http, "pay.example", &config).unwrap().wire;
+    assert_eq!(wire.read_to_end(), Ok(Vec::new()), "close_notify");
 }

@@ -19,7 +19,7 @@ use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
-use tillgate_core::endpoint::{EndpointSpec, Who};
+use tillgate_core::endpoint::Who;
 use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
 use tillgate_net::http::server::{Caller, Handler};

@@ -19,7 +19,7 @@ use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
 use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::head::{HeadLimits, until_head};
-use tillgate_net::http::headers;
+use tillgate_net::http::headers::{self, Origin};
 use tillgate_net::http::server::Caller;
 use tillgate_net::http::websocket::{self, Ask};
 use tillgate_net::metrics::Held;
@@ -129,7 +129,8 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
     let pool = worker.pool(way.location);
     let timeouts = &EGRESS_TIMEOUTS;
     let call = Call { pool, target: &target, timeouts, tries_itself: false, socket: None };
-    match send::send(call, (&mut head, body), &caller.name, &mut outcome).await {
+    let origin = Origin { client: &caller.name, scheme: None };
+    match send::send(call, (&mut head, body), origin, &mut outcome).await {
         Ok(reply) => send::relay(reply, outcome),
         Err(refusal) => problem::answer(&refusal, outcome),
     }

@@ -18,7 +18,7 @@ use tillgate_net::http::client::{Lease, Pool, Target};
 use tillgate_net::http::flow::{Flow, Gate};
 use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, Unwatched, Watch, until_head_watched};
-use tillgate_net::http::headers;
+use tillgate_net::http::headers::{self, Origin};
 use tillgate_net::http::websocket::WebSocket;
 
 use crate::outcome::Outcome;
@@ -111,11 +111,11 @@ pub(crate) async fn try_once(
 pub(crate) async fn send(
     call: Call<'_>,
     message: (&mut Parts, Incoming),
-    client: &HeaderValue,
+    origin: Origin<'_>,
     outcome: &mut Outcome,
 ) -> Result<Reply, Refusal> {
-    let mut message = Message::prepare(message, client, call.target, None, outcome)?;
-    let Sending { request, gate } = message.ready(call.target.wire, call.socket, outcome)?;
+    let mut message = Message::prepare(message, origin, call.target, None, outcome)?;
+    let Sending { request, gate } = message.ready(call.target.dialect(), call.socket, outcome)?;
     let mut request = Some(request);
     let tried = try_once(call, &mut request, gate, &mut Unwatched, outcome.flow()).await;
     tried.map_err(|unanswered| unanswered.refusal)

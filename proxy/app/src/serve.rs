@@ -24,7 +24,7 @@ use tillgate_net::drain::Ticket;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::grpc::{self, Speech};
-use tillgate_net::http::headers;
+use tillgate_net::http::headers::{self, Origin};
 use tillgate_net::http::server::{Caller, InFlight, Place};
 use tillgate_net::http::websocket::{self, Ask, WebSocket};
 use tillgate_net::metrics::Held;
@@ -142,7 +142,7 @@ impl Story<'_> {
             running: self.running,
             rule: (self.found.rule, self.rule),
             class: self.class,
-            client: (self.client.peer, &self.client.name),
+            client: (self.client.peer, self.origin()),
             timeouts: &timeouts,
             socket: socket.as_ref(),
         };
@@ -183,9 +183,15 @@ impl Story<'_> {
         };
         if !self.rule.filters.is_empty() {
             let matched = self.running.effective.routes.alternative(self.found);
-            filters::change_request(&self.rule.filters, &matched.path, head)?;
+            filters::change_request(&self.rule.filters, &matched.path, self.scheme, head)?;
         }
         Ok(socket)
+    }
+
+    /// Whose it is; what a rule makes of its head is not the client's word any more.
+    fn origin(&self) -> Origin<'_> {
+        let is_changed = !self.rule.filters.request_headers.is_empty();
+        Origin { client: &self.client.name, scheme: (!is_changed).then_some(self.scheme) }
     }
 
     /// The session it belongs to, and where that lives, if it still is one of the rule's endpoints.

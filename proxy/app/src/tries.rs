@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use tillgate_core::backend::{BackendId, Timeouts};
 use tillgate_core::class::ClassId;
@@ -26,6 +26,7 @@ use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::flow::{Flow, Gate};
 use tillgate_net::http::grpc::Speech;
 use tillgate_net::http::head::{HeadLimits, until_head, until_head_watched};
+use tillgate_net::http::headers::Origin;
 use tillgate_net::http::retry_after::retry_after;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::http::websocket::WebSocket;
@@ -56,7 +57,7 @@ pub(crate) struct Tries<'a> {
     pub(crate) rule: (RuleId, &'a Rule),
     pub(crate) class: ClassId,
     /// Where it comes from, and what servers are told of that.
-    pub(crate) client: (SocketAddr, &'a HeaderValue),
+    pub(crate) client: (SocketAddr, Origin<'a>),
     pub(crate) timeouts: &'a Timeouts,
     pub(crate) socket: Option<&'a WebSocket>,
 }
@@ -197,7 +198,7 @@ impl Tries<'_> {
         if self.socket.is_some() && going.target.wire == Wire::Http2 {
             going.target = Box::pin(self.socket_target(at, going.target, flow)).await?;
         }
-        let sending = message.ready(going.target.wire, self.socket, outcome)?;
+        let sending = message.ready(going.target.dialect(), self.socket, outcome)?;
         let keeper = message.keeper(outcome.speech());
         let mut first = self.attempt(going, sending, (keeper, trip.clone()), flow);
         let hedge = self.rule.1.retry.hedge.filter(|_| trip.repeat() != Repeat::Nowhere);

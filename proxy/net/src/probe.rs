@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use tillgate_core::failover::ProbeReport;
 use tillgate_core::freshness::AgeSource;
@@ -23,6 +23,7 @@ use crate::http::body::RequestBody;
 use crate::http::client::{Pool, SendError, Target, Wire};
 use crate::http::flow::Flow;
 use crate::http::head::{HeadLimits, Look, Watch, until_head_watched};
+use crate::http::headers;
 use crate::protobuf::Message;
 use crate::upstream::{self, How};
 
@@ -170,20 +171,24 @@ impl Probe {
         let mut request = Request::new(RequestBody::fixed(body, flow));
         let is_grpc = matches!(self.kind, ProbeKind::Grpc { .. });
         *request.method_mut() = method;
-        let headers = request.headers_mut();
-        headers.insert(USER_AGENT, AGENT);
+        let fields = request.headers_mut();
+        fields.insert(USER_AGENT, AGENT);
         if is_grpc {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+            fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            fields.insert(TE, HeaderValue::from_static("trailers"));
         }
         let target = match self.target.wire {
             Wire::Http1 => {
                 if let Ok(host) = HeaderValue::try_from(&*host) {
-                    headers.insert(HOST, host);
+                    fields.insert(HOST, host);
                 }
-                path.parse()
+                path.parse::<Uri>().map_err(http::Error::from)
             }
-            Wire::Http2 => format!("http://{host}{path}").parse(),
+            Wire::Http2 => Uri::builder()
+                .scheme(headers::uri_scheme(self.target.dialect().scheme))
+                .authority(host)
+                .path_and_query(path)
+                .build(),
         };
         // A path and a host of the policy were parsed before.
         *request.uri_mut() = target.unwrap_or_default();

@@ -29,6 +29,7 @@ use tillgate_net::http::body::RequestBody;
 use tillgate_net::http::client::{Lease, Pool, Target, Wire};
 use tillgate_net::http::flow::Flow;
 use tillgate_net::http::head::{HeadLimits, until_head};
+use tillgate_net::http::headers;
 use tillgate_net::mirror::Broken;
 use tillgate_net::tls::{Application, Connector};
 use tillgate_net::upstream::resolver::ChosenBy;
@@ -181,7 +182,7 @@ impl Mirror {
         mut fields: HeaderMap,
     ) -> Result<Got, Broken> {
         let flow = Arc::new(Flow::new(clock::now()));
-        let scheme = if target.tls.is_some() { "https" } else { "http" };
+        let scheme = headers::uri_scheme(target.dialect().scheme);
         let uri = match target.wire {
             Wire::Http1 => {
                 let host = HeaderValue::try_from(authority).map_err(|_| invalid(authority))?;

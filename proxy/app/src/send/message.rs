@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
+use http::Request;
 use http::request::Parts;
-use http::{HeaderValue, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tillgate_core::retry::Body;
 use tillgate_net::http::body::RequestBody;
-use tillgate_net::http::client::{Target, Wire};
+use tillgate_net::http::client::{Dialect, Target};
 use tillgate_net::http::flow::Gate;
 use tillgate_net::http::grpc::Speech;
-use tillgate_net::http::headers::{self, HasBody};
+use tillgate_net::http::headers::{self, HasBody, Origin};
 use tillgate_net::http::replay::{Kept, Replay};
 use tillgate_net::http::websocket::WebSocket;
 
@@ -32,7 +32,7 @@ pub(crate) struct Message {
     /// For the tries after it.
     kept: Option<Parts>,
     payload: Payload,
-    wire: Wire,
+    dialect: Dialect,
     has_body: HasBody,
 }
 
@@ -82,13 +82,14 @@ impl Message {
     /// body, if it `keeps`.
     pub(crate) fn prepare(
         (head, body): (&mut Parts, Incoming),
-        client: &HeaderValue,
+        origin: Origin<'_>,
         target: &Target,
         keeps: Option<usize>,
         outcome: &mut Outcome,
     ) -> Result<Self, Refusal> {
         let has_body = if body.is_end_stream() { HasBody::No } else { HasBody::Yes };
-        headers::prepare_request(head, client, target.wire, has_body)?;
+        let dialect = target.dialect();
+        headers::prepare_request(head, origin, dialect, has_body)?;
         outcome.identify(head);
         let head = take(head);
         let payload = match (has_body, keeps) {
@@ -97,14 +98,14 @@ impl Message {
             (HasBody::Yes, Some(bytes)) => Payload::Kept(Replay::new(body, bytes)),
         };
         let kept = keeps.is_some().then(|| head.clone());
-        let (head, unsent, wire) = (Some(head), None, target.wire);
-        Ok(Self { head, unsent, kept, payload, wire, has_body })
+        let (head, unsent) = (Some(head), None);
+        Ok(Self { head, unsent, kept, payload, dialect, has_body })
     }
 
-    /// The request for a server that speaks `wire`.
+    /// The request for a server that speaks `dialect`.
     pub(crate) fn ready(
         &mut self,
-        wire: Wire,
+        dialect: Dialect,
         socket: Option<&WebSocket>,
         outcome: &Outcome,
     ) -> Result<Sending, Refusal> {
@@ -119,14 +120,14 @@ impl Message {
         if socket.is_some() {
             WebSocket::take_back(&mut head);
         }
-        if wire != self.wire {
+        if dialect != self.dialect {
             for head in std::iter::once(&mut head).chain(&mut self.kept) {
-                headers::change_wire(head, wire, self.has_body)?;
+                headers::change_dialect(head, dialect, self.has_body)?;
             }
-            self.wire = wire;
+            self.dialect = dialect;
         }
         if let Some(socket) = socket {
-            socket.ask(&mut head, wire);
+            socket.ask(&mut head, dialect.wire);
         }
         let has_body = self.has_body;
         let gate = headers::awaits_continue(&head, has_body).then(Arc::<Gate>::default);

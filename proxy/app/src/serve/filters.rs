@@ -24,11 +24,13 @@ use crate::problem::{self, Answer, Refusal};
 pub(super) fn change_request(
     filters: &Filters,
     matched: &PathMatch,
+    scheme: Scheme,
     head: &mut Parts,
 ) -> Result<(), Refusal> {
     if !filters.request_headers.is_empty() {
         // What the rule sets is not the client's to take away.
         headers::strip_of_hop(&mut head.headers);
+        headers::correct_scheme(&mut head.headers, scheme);
         change(&filters.request_headers, &mut head.headers);
     }
     match &filters.rewrite {

@@ -39,7 +39,7 @@ impl Tries<'_> {
         let Some(other) = other else { return Ok(first.await) };
         let (target, turn, visit) = (self.target(other), Turn::Further, self.enter(other));
         let going = Going { at: other, target, turn, visit };
-        let sending = message.ready(going.target.wire, self.socket, outcome)?;
+        let sending = message.ready(going.target.dialect(), self.socket, outcome)?;
         let flow = outcome.flow();
         let second = self.attempt(going, sending, (body, trip.clone()), flow);
         let mut second = pin!(self.made(second, flow));

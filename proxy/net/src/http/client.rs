@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use tillgate_core::backend::{DnsSpec, Endpoint, PoolLimit, ProxyProtocol, TcpSpec};
 use tillgate_core::class::ClassId;
+use tillgate_core::filter::Scheme;
 use tillgate_core::link::LinkId;
 
 use super::body::RequestBody;
@@ -53,6 +54,15 @@ pub enum Wire {
     Http1,
     /// HTTP/2 with prior knowledge: many.
     Http2,
+}
+
+/// How requests to a server are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// What it speaks.
+    pub wire: Wire,
+    /// As what it is asked; HTTP/2 says so in every request.
+    pub scheme: Scheme,
 }
 
 /// Where a request goes, and how: all that a pool needs to know.
@@ -91,6 +101,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// How requests to it are written.
+    pub const fn dialect(&self) -> Dialect {
+        let scheme = if self.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        Dialect { wire: self.wire, scheme }
+    }
+
     /// The same for the requests of one client connection alone. Nothing is kept for the next
     /// one: an idle connection would wait for somebody who does not come back.
     #[must_use]

@@ -53,7 +53,7 @@ pub struct Flow {
     /// It has not ended on order, so whoever carries it drops it.
     aborted: AtomicBool,
     waker: Mutex<Option<Waker>>,
-    /// Of whoever carries the request's body.
+    /// Of whoever carries the request's body, or sends a tunnel's bytes to its client.
     body_waker: Mutex<Option<Waker>>,
     pub(crate) pace: Pace,
     pub(crate) account: Account,
@@ -298,6 +298,13 @@ impl Flow {
     /// Ready once it shall be dropped; else whoever polled last is woken.
     pub fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
         keep_waker(&self.waker, cx);
+        if self.is_aborted() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The same for what sends a tunnel's bytes to its client, which is another task than the
+    /// tunnel's; no body is on its way any more.
+    pub(super) fn poll_tunnel_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        keep_waker(&self.body_waker, cx);
         if self.is_aborted() { Poll::Ready(()) } else { Poll::Pending }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Hop-by-hop fields are taken out (RFC 9110 section 7.6.1, with those that `Connection` names),
 //! `X-Forwarded-For` is appended and `X-Request-Id` added if absent; nothing more, because every
-//! field costs line. `Host` stays. Messages that could be read in two ways are refused.
+//! field costs line, but what a client says in `X-Forwarded-Proto` is made true. `Host` stays.
+//! Messages that could be read in two ways are refused.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -16,13 +17,14 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use tillgate_core::filter::Scheme;
 use tillgate_core::matching::canonical_host;
 
 use self::fields::{Field, Fields};
-use super::client::Wire;
+use super::client::{Dialect, Wire};
 use super::flow::Gate;
 use crate::error::Failure;
 
@@ -32,6 +34,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -212,7 +215,8 @@ fn is_misplaced(name: &HeaderName) -> bool {
     is_ours(name)
         || [AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT]
             .contains(name)
-        || [MAX_FORWARDS, PROXY_AUTHORIZATION, SET_COOKIE, X_FORWARDED_FOR].contains(name)
+        || [MAX_FORWARDS, PROXY_AUTHORIZATION, SET_COOKIE].contains(name)
+        || [X_FORWARDED_FOR, X_FORWARDED_PROTO].contains(name)
 }
 
 /// The host in `authority`: lower case, without port, brackets and trailing dot.
@@ -248,15 +252,24 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.parse::<u16>().is_ok()
 }
 
-/// Makes a client's head one for a server that speaks `wire`: hop-by-hop fields out, forwarding
-/// fields in, the target in the form the wire wants.
+/// Whose request it is, as its server is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The client, as [`client_name`] has it.
+    pub client: &'a HeaderValue,
+    /// How it came, if the head says no more of that than the client did.
+    pub scheme: Option<Scheme>,
+}
+
+/// Makes a client's head one for a server that speaks `dialect`: hop-by-hop fields out,
+/// forwarding fields in, the target in the form the wire wants.
 ///
 /// # Errors
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
 pub fn prepare_request(
     request: &mut Parts,
-    client: &HeaderValue,
-    wire: Wire,
+    origin: Origin<'_>,
+    dialect: Dialect,
     has_body: HasBody,
 ) -> Result<(), Failure> {
     let fields = Fields::of(&request.headers);
@@ -264,15 +277,20 @@ pub fn prepare_request(
     if fields.has(Field::ProxyAuthorization) {
         request.headers.remove(PROXY_AUTHORIZATION);
     }
-    if fields.has(Field::Expect) && (!expects_continue(request) || wire == Wire::Http2) {
+    if fields.has(Field::Expect) && (!expects_continue(request) || dialect.wire == Wire::Http2) {
         request.headers.remove(EXPECT);
     }
-    append_client(&mut request.headers, fields, client);
+    append_client(&mut request.headers, fields, origin.client);
+    if fields.has(Field::XForwardedProto)
+        && let Some(scheme) = origin.scheme
+    {
+        correct_scheme(&mut request.headers, scheme);
+    }
     name_request(&mut request.headers, fields);
     request.extensions.clear();
-    match wire {
+    match dialect.wire {
         Wire::Http1 => target_for_http1(request, fields, has_body),
-        Wire::Http2 => target_for_http2(request),
+        Wire::Http2 => target_for_http2(request, dialect.scheme),
     }
 }
 
@@ -284,12 +302,16 @@ pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Makes a head that was prepared for one server one for a server that speaks `wire`.
+/// Makes a head that was prepared for one server one for a server that speaks `dialect`.
 ///
 /// # Errors
 /// [`Failure::InvalidRequest`] if no valid head can be made of it.
-pub fn change_wire(request: &mut Parts, wire: Wire, has_body: HasBody) -> Result<(), Failure> {
-    match wire {
+pub fn change_dialect(
+    request: &mut Parts,
+    dialect: Dialect,
+    has_body: HasBody,
+) -> Result<(), Failure> {
+    match dialect.wire {
         Wire::Http1 => {
             let fields = Fields::of(&request.headers);
             target_for_http1(request, fields, has_body)
@@ -297,7 +319,7 @@ pub fn change_wire(request: &mut Parts, wire: Wire, has_body: HasBody) -> Result
         Wire::Http2 => {
             request.headers.remove(TRANSFER_ENCODING);
             request.headers.remove(EXPECT);
-            target_for_http2(request)
+            target_for_http2(request, dialect.scheme)
         }
     }
 }
@@ -313,6 +335,14 @@ pub fn prepare_response(head: &mut http::response::Parts) {
     head.extensions.clear();
     // hyper writes the version of the client's connection.
     head.version = Version::HTTP_11;
+}
+
+/// `scheme` as a URI has it.
+pub const fn uri_scheme(scheme: Scheme) -> http::uri::Scheme {
+    match scheme {
+        Scheme::Http => http::uri::Scheme::HTTP,
+        Scheme::Https => http::uri::Scheme::HTTPS,
+    }
 }
 
 /// Whether a request's body is not empty.
@@ -357,7 +387,7 @@ fn target_for_http1(request: &mut Parts, fields: Fields, has_body: HasBody) -> R
     Ok(())
 }
 
-fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
+fn target_for_http2(request: &mut Parts, scheme: Scheme) -> Result<(), Failure> {
     let authority = match (request.uri.authority(), request.headers.get(HOST)) {
         (Some(authority), _) => authority.clone(),
         (None, Some(host)) => {
@@ -367,7 +397,7 @@ fn target_for_http2(request: &mut Parts) -> Result<(), Failure> {
     };
     request.headers.remove(HOST);
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(uri_scheme(scheme));
     uri.authority = Some(authority);
     uri.path_and_query = request.uri.path_and_query().cloned();
     if request.method == Method::OPTIONS && request.uri.path() == "*"
@@ -411,6 +441,17 @@ fn append_client(headers: &mut HeaderMap, fields: Fields, client: &HeaderValue) 
         }
     }
     headers.insert(X_FORWARDED_FOR, client);
+}
+
+/// What a client says of how it came (it may be believed by servers that make links or set
+/// cookies) is replaced by how it did. One that says nothing stays silent.
+pub fn correct_scheme(headers: &mut HeaderMap, scheme: Scheme) {
+    if let http::header::Entry::Occupied(mut said) = headers.entry(X_FORWARDED_PROTO) {
+        said.insert(HeaderValue::from_static(match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }));
+    }
 }
 
 /// `client` as `X-Forwarded-For` names it. Once for each connection: writing an address takes

@@ -25,6 +25,7 @@ pub(super) enum Field {
     Http2Settings,
     XForwardedFor,
     ProxyConnection,
+    XForwardedProto,
     TransferEncoding,
     ProxyAuthenticate,
     ProxyAuthorization,
@@ -68,6 +69,7 @@ fn field(name: &str) -> Option<Field> {
         14 => (Field::Http2Settings, "http2-settings"),
         15 => (Field::XForwardedFor, "x-forwarded-for"),
         16 => (Field::ProxyConnection, "proxy-connection"),
+        17 if name.starts_with('x') => (Field::XForwardedProto, "x-forwarded-proto"),
         17 => (Field::TransferEncoding, "transfer-encoding"),
         18 => (Field::ProxyAuthenticate, "proxy-authenticate"),
         19 => (Field::ProxyAuthorization, "proxy-authorization"),
@@ -82,7 +84,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [(Field, &str); 14] = [
+    const ALL: [(Field, &str); 15] = [
         (Field::Te, "te"),
         (Field::Cookie, "cookie"),
         (Field::Expect, "expect"),
@@ -94,6 +96,7 @@ mod tests {
         (Field::Http2Settings, "http2-settings"),
         (Field::XForwardedFor, "x-forwarded-for"),
         (Field::ProxyConnection, "proxy-connection"),
+        (Field::XForwardedProto, "x-forwarded-proto"),
         (Field::TransferEncoding, "transfer-encoding"),
         (Field::ProxyAuthenticate, "proxy-authenticate"),
         (Field::ProxyAuthorization, "proxy-authorization"),

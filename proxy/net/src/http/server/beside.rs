@@ -45,13 +45,17 @@ impl Beside {
                 Answer::Finish
             }
             Self::Tick if owed.swap(false, Ordering::Relaxed) => Answer::Finish,
-            Self::Tick => match watch.judge(clock::now(), &entry.limits()) {
-                Verdict::Keep => Answer::Nothing,
-                Verdict::Close => {
+            Self::Tick => {
+                let verdict = watch.judge(clock::now(), &entry.limits());
+                if verdict != Verdict::Keep && watch.overstays() {
                     entry.meter.timeouts.inc();
-                    Answer::Close
                 }
-            },
+                match verdict {
+                    Verdict::Keep => Answer::Nothing,
+                    Verdict::Finish => Answer::Finish,
+                    Verdict::Close => Answer::Close,
+                }
+            }
         }
     }
 }

@@ -47,6 +47,10 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// after the end), over the life of its connection. h2's own default, said aloud.
 const LOCAL_RESETS_MAX: usize = 1024;
 
+/// What a head may have beyond its limit and still be answered by us, who say why and count it;
+/// h2 refuses larger ones by itself. As much as HTTP/1 reads of a head.
+const REFUSED_BYTES: u32 = 64 * 1024;
+
 /// hyper's own lower bound of a connection's buffer.
 const BUFFER_MIN: usize = 8 * 1024;
 
@@ -97,7 +101,7 @@ pub(super) async fn serve_connection<H: Handler>(
         if owed.load(Ordering::Relaxed) {
             first.notify_one();
         }
-        let (caller, switch) = requests.caller(&request, limits.uri_bytes_max);
+        let (caller, switch) = requests.caller(&request, &limits);
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
     });
@@ -218,7 +222,7 @@ fn http2(limits: &Limits, watch: &Arc<Watch>) -> http2::Builder<Streams> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(limits.header_bytes_max)
+        .max_header_list_size(limits.header_bytes_max.saturating_add(REFUSED_BYTES))
         .max_concurrent_streams(limits.streams_max)
         .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
         .max_local_error_reset_streams(LOCAL_RESETS_MAX)

@@ -31,7 +31,7 @@ const PING_ANSWER_BYTES: u64 = 17;
 const SETTINGS_ANSWER_BYTES: u64 = 9;
 
 /// More CONTINUATION frames than any head may have (h2: a quarter more than its bound has whole
-/// frames, at least 5; heads are bounded by 1 MiB, frames have 16 KiB).
+/// frames, at least 5; heads are bounded by 1 MiB and 64 KiB, frames have 16 KiB).
 const CALM_FRAMES: usize = 128;
 
 /// Makes h2 say GOAWAY with ENHANCE_YOUR_CALM and close, which hyper cannot be asked to do: a

@@ -143,8 +143,8 @@ impl Malformed {
             Self::Chunk => "a chunk of the body has no valid size or end",
             Self::Trailers => "the fields after the last chunk are malformed",
             Self::TargetTooLong => "the target is longer than the listener's limits.maxUriSize",
-            Self::HeadTooLarge => "the head is larger than the listener's limits.headerBytes",
-            Self::TooManyFields => "the head has more fields than the listener's limits.headers",
+            Self::HeadTooLarge => "the head is larger than the listener's limits.maxHeaderSize",
+            Self::TooManyFields => "the head has more fields than the listener's limits.maxHeaders",
         }
     }
 

@@ -10,8 +10,8 @@ use tillgate_core::filter::Scheme;
 use tillgate_core::tls::ClientIdentity;
 
 use super::framing::Malformed;
-use super::watch::Watch;
-use super::{Caller, Place};
+use super::watch::{InFlight, Watch};
+use super::{Caller, Limits, Place};
 use crate::clock;
 use crate::drain::Ticket;
 
@@ -28,11 +28,11 @@ pub(super) struct Requests<'a> {
 
 impl Requests<'_> {
     /// Who sent `request`, and what its answer decides.
-    pub(super) fn caller<B>(&self, request: &Request<B>, uri_bytes_max: usize) -> (Caller, Switch) {
+    pub(super) fn caller<B>(&self, request: &Request<B>, limits: &Limits) -> (Caller, Switch) {
         let (flow, mut refused) = Watch::begin(self.watch, clock::now());
         match request.version() {
             Version::HTTP_10 => self.watch.is_old(),
-            Version::HTTP_2 => refused = refused.or(bad_target(request, uri_bytes_max)),
+            Version::HTTP_2 => refused = refused.or_else(|| bad_head(request, limits)),
             _ => {}
         }
         if let Some(why) = refused {
@@ -40,6 +40,12 @@ impl Requests<'_> {
         }
         let identity = self.identity.as_ref().filter(|identity| self.counts(identity));
         let has_ended = self.identity.is_some() && identity.is_none();
+        let mut switch = Switch::of(request, &flow, self.watch);
+        // By HTTP/2 the field would mean nothing.
+        let is_plain = matches!(switch, Switch::None) && request.version() != Version::HTTP_2;
+        if has_ended && is_plain {
+            switch = Switch::Last;
+        }
         let caller = Caller {
             peer: self.peer,
             name: self.name.clone(),
@@ -50,11 +56,6 @@ impl Requests<'_> {
             scheme: self.scheme,
             refused,
         };
-        let mut switch = Switch::of(request, self.watch);
-        // By HTTP/2 the field would mean nothing.
-        if has_ended && switch == Switch::None && request.version() != Version::HTTP_2 {
-            switch = Switch::Last;
-        }
         (caller, switch)
     }
 
@@ -64,8 +65,30 @@ impl Requests<'_> {
     }
 }
 
-/// What is wrong with the target of a request by HTTP/2, which no [`Framing`](super::Framing) has
-/// seen, and whose `:path` may be anything that looks like part of a path.
+/// What is wrong with the head of a request by HTTP/2, which no [`Framing`](super::Framing) has
+/// seen.
+fn bad_head<B>(request: &Request<B>, limits: &Limits) -> Option<Malformed> {
+    let (headers, uri) = (request.headers(), request.uri());
+    if headers.len() > limits.headers_max {
+        return Some(Malformed::TooManyFields);
+    }
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = headers.iter().map(|(name, value)| field_bytes(name.as_str().len(), value.len()));
+    let bytes = fields.fold(authority + target, usize::saturating_add);
+    if bytes > usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX) {
+        return Some(Malformed::HeadTooLarge);
+    }
+    bad_target(request, limits.uri_bytes_max)
+}
+
+/// What HTTP/2 counts for a field (RFC 9113 section 6.5.2).
+const fn field_bytes(name: usize, value: usize) -> usize {
+    name + value + 32
+}
+
+/// What is wrong with the target of a request by HTTP/2, whose `:path` may be anything that looks
+/// like part of a path.
 fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed> {
     // CONNECT has none.
     let target = request.uri().path_and_query()?.as_str();
@@ -77,8 +100,8 @@ fn bad_target<B>(request: &Request<B>, uri_bytes_max: usize) -> Option<Malformed
     (!fits).then_some(Malformed::Target)
 }
 
-/// What an answer decides about an HTTP/1 connection whose client may go on in another protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an answer decides about a connection or stream whose client may go on in another protocol.
+#[derive(Debug)]
 pub(super) enum Switch {
     /// Nothing: its next bytes are a request.
     None,
@@ -88,11 +111,16 @@ pub(super) enum Switch {
     Connect,
     /// `101` does.
     Upgrade,
+    /// A successful answer makes a tunnel of this stream of HTTP/2.
+    Stream(InFlight),
 }
 
 impl Switch {
-    fn of<B>(request: &Request<B>, watch: &Watch) -> Self {
-        if !watch.may_switch() {
+    fn of<B>(request: &Request<B>, flow: &InFlight, watch: &Watch) -> Self {
+        if watch.speaks_http2() {
+            let connects = request.method() == Method::CONNECT;
+            if connects { Self::Stream(flow.clone()) } else { Self::None }
+        } else if !watch.may_switch() {
             Self::None
         } else if request.method() == Method::CONNECT {
             Self::Connect
@@ -101,13 +129,19 @@ impl Switch {
         }
     }
 
-    /// What the client sends next was not looked at, so it is a tunnel's or nobody's.
+    /// What a client of HTTP/1 sends next was not looked at, so it is a tunnel's or nobody's.
     pub(super) fn settle<B>(self, mut answer: Response<B>) -> Response<B> {
         let opens = match self {
             Self::None => true,
             Self::Last => false,
             Self::Connect => answer.status().is_success(),
             Self::Upgrade => answer.status() == StatusCode::SWITCHING_PROTOCOLS,
+            Self::Stream(flow) => {
+                if answer.status().is_success() {
+                    flow.becomes_tunnel();
+                }
+                true
+            }
         };
         if !opens {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -42,11 +42,14 @@ pub(super) struct Watch {
     is_flooded: AtomicBool,
     /// A request began on HTTP/2, and its task has not.
     is_fresh: AtomicBool,
+    /// One became a tunnel, and the task that sends its bytes has not begun.
+    tunnel: Mutex<Option<Arc<Flow>>>,
     /// Its answers end with the connection, so only a reset tells one that was cut.
     is_old: AtomicBool,
     resets: AtomicBool,
     /// The last request may turn the connection into something else.
     may_switch: AtomicBool,
+    overstays: AtomicBool,
     begun: AtomicU64,
     /// The number of the request that stands for a refused one, plus one; zero = none.
     refused: AtomicU64,
@@ -64,6 +67,8 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
+    /// In order: nothing is under way.
+    Finish,
     Close,
 }
 
@@ -80,9 +85,11 @@ impl Watch {
             speaks_http2: AtomicBool::new(false),
             is_flooded: AtomicBool::new(false),
             is_fresh: AtomicBool::new(false),
+            tunnel: Mutex::new(None),
             is_old: AtomicBool::new(false),
             resets: AtomicBool::new(false),
             may_switch: AtomicBool::new(false),
+            overstays: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             broken: AtomicU64::new(0),
@@ -125,6 +132,11 @@ impl Watch {
     pub(super) fn take_fresh(&self) -> Option<Arc<Flow>> {
         let is_fresh = self.is_fresh.swap(false, Ordering::Relaxed);
         is_fresh.then(|| self.flows().last().cloned()).flatten()
+    }
+
+    /// The request that has just become a tunnel, if the task that sends its bytes has not begun.
+    pub(super) fn take_tunnel(&self) -> Option<Arc<Flow>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The request after `heads` others is not one.
@@ -182,13 +194,19 @@ impl Watch {
         self.begun.load(Ordering::Relaxed) != 0
     }
 
+    /// Its client has overstayed; whether that is news.
+    pub(super) fn overstays(&self) -> bool {
+        !self.overstays.swap(true, Ordering::Relaxed)
+    }
+
     pub(super) fn has_critical(&self) -> bool {
         self.flows().iter().any(|flow| flow.is_critical())
     }
 
     /// Whether somebody has overstayed. Requests that stand still are told to end at their limit;
     /// the connection is closed if they do not (their reader does not read). A stream that does
-    /// not end is no reason to end the others of its connection.
+    /// not end is no reason to end the others of its connection. One that idles is told to end
+    /// (GOAWAY, TLS's last word), and has as long for that as for a head.
     pub(super) fn judge(&self, now: Instant, limits: &Limits) -> Verdict {
         let since = |time: &AtomicU64| {
             let time = time.load(Ordering::Relaxed).checked_sub(1)?;
@@ -217,8 +235,14 @@ impl Watch {
         let first = self.begun.load(Ordering::Relaxed) == 0;
         let head = if first { since(&self.idle_since) } else { since(&self.head_since) };
         let head_late = !speaks_http2 && head.is_some_and(|head| head > limits.header_timeout);
-        let idle_late = since(&self.idle_since).is_some_and(|idle| idle > limits.idle_timeout);
-        if head_late || idle_late { Verdict::Close } else { Verdict::Keep }
+        let idle_late = |limit: Duration| since(&self.idle_since).is_some_and(|idle| idle > limit);
+        if head_late || idle_late(limits.idle_timeout.saturating_add(limits.header_timeout)) {
+            Verdict::Close
+        } else if idle_late(limits.idle_timeout) {
+            Verdict::Finish
+        } else {
+            Verdict::Keep
+        }
     }
 
     /// Tells a request to end that stands still or is too slow; whether it was told before and
@@ -328,6 +352,12 @@ impl InFlight {
     pub fn body_bytes_max(&self) -> u64 {
         let limits = self.life.watch.listener.as_ref().map(|(_, limits)| limits);
         limits.and_then(|limits| limits.body_bytes_max).unwrap_or(u64::MAX)
+    }
+
+    /// It becomes a tunnel on a stream of HTTP/2, as soon as hyper has its answer.
+    pub(super) fn becomes_tunnel(&self) {
+        let mut tunnel = self.life.watch.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        *tunnel = Some(Arc::clone(self.flow()));
     }
 
     /// How it is weighed when memory runs out.

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,6 +20,7 @@ use super::Watch;
 use crate::clock;
 use crate::delegate::{WritePieces, delegate_read, delegate_write};
 use crate::tls::ClientSession;
+use crate::upstream::break_off;
 
 /// A client's connection, as bytes.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl ClientStream {
     ) -> Self {
         let intake = Intake::new(framing);
         Self { stream, intake, is_shut: false, watch, frames: None }
+    }
+
+    /// When this is dropped the client sees a broken connection, not an end.
+    pub fn break_off(&self) {
+        break_off(self.stream.socket());
     }
 
     /// Reads until it is known what the client speaks; nothing of it is lost.
@@ -94,8 +99,8 @@ impl ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         if self.watch.resets.load(Ordering::Relaxed) {
-            // An end would say that the answer is whole. If this fails, the socket is gone.
-            let _ = socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO));
+            // An end would say that the answer is whole.
+            self.break_off();
         }
     }
 }

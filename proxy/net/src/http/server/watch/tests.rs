@@ -97,3 +97,15 @@ fn a_reader_may_pause_as_long_as_its_request_lets_it() {
     assert_eq!(at(limits.header_timeout * 2), Verdict::Keep, "it unpacks what it has");
     assert_eq!(at(idle * 2), Verdict::Close);
 }
+
+#[test]
+fn who_idles_is_told_to_end_and_then_made_to() {
+    let (now, limits) = (clock::now(), Limits::FOR_ONE);
+    let watch = Arc::new(Watch::new(now, None));
+    drop(Watch::begin(&watch, now));
+    let at = |idle: Duration| watch.judge(now + idle, &limits);
+    assert_eq!(at(limits.idle_timeout / 2), Verdict::Keep);
+    assert_eq!(at(limits.idle_timeout + limits.header_timeout / 2), Verdict::Finish);
+    assert_eq!(at(limits.idle_timeout * 2 + limits.header_timeout), Verdict::Close);
+    assert_eq!([watch.overstays(), watch.overstays()], [true, false], "it is counted once");
+}
