@@ -148,6 +148,9 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
         &["explain", "POST", "http://pay.example/charge", "-H", "Idempotency-Key: 7"][..],
         &["explain", "GET", "/quote", "-H", "Host: pay.example"],
         &["explain", "http://nobody.example/"],
+        &["explain", "http://packages.example/", "--certificate-name", "DNS:till-7.store.example"],
+        &["explain", "--via", "forward-proxy", "http://packages.example/"],
+        &["explain", "CONNECT", "nobody.example:443"],
         &["explain", "--image", "pos/checkout"],
         &["explain", "--image", &forbidden],
     ];

@@ -74,6 +74,11 @@ impl Effective {
         format!("routes.{}.{}", step(&rule.route), step(&rule.name))
     }
 
+    /// The same of a rule of the egress policy.
+    pub fn path_of_egress(&self, rule: &str) -> String {
+        format!("egress.rules.{}", step(rule))
+    }
+
     /// The paths of all single values, in the order of the YAML text.
     pub fn paths(&self) -> Vec<String> {
         fn descend(value: &Value, path: String, paths: &mut Vec<String>) {

@@ -99,11 +99,13 @@ impl Held {
     }
 }
 
-fn of_route(rule: &Rule) -> Passage<'_> {
+/// What documents call a rule of a route.
+pub(crate) fn of_route(rule: &Rule) -> Passage<'_> {
     Passage::Route { route: &rule.route, rule: &rule.name }
 }
 
-fn of_egress(rule: &EgressRule) -> Passage<'_> {
+/// The same of a rule of the egress policy.
+pub(crate) fn of_egress(rule: &EgressRule) -> Passage<'_> {
     Passage::Egress(&rule.name)
 }
 
@@ -114,13 +116,13 @@ pub(crate) fn guarded(effective: &Effective) -> impl Iterator<Item = Passage<'_>
     all.filter(|passage| effective.gate.guards(*passage))
 }
 
-/// How a rule of a route stands, as far as a policy says; null if nothing may hold it.
+/// How a rule stands, as far as a policy says; null if nothing may hold it.
 pub(crate) fn explained(
     effective: &Effective,
-    rule: &Rule,
+    passage: Passage<'_>,
     (clock, now): (Clock, Timestamp),
 ) -> Value {
-    let (gate, passage) = (&effective.gate, of_route(rule));
+    let gate = &effective.gate;
     if !gate.guards(passage) {
         return Value::Null;
     }
