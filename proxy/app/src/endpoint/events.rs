@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::problem::Problem;
 use super::routes::EVENTS;
-use super::{Ask, Desk, News};
+use super::{Ask, Desk, Endpoint, News, lock};
 
 /// Open streams: dashboards and tools; sidecars wait with `/v1/config`.
 const STREAMS_MAX: i64 = 256;
@@ -48,7 +48,11 @@ pub(super) fn open(
         return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, detail));
     }
     let held = Held::new(&meters.streams);
-    let last = ask.head.headers.get(LAST_EVENT).and_then(|id| id.to_str().ok()?.parse().ok());
+    let last = ask.head.headers.get(LAST_EVENT).and_then(|id| {
+        // Numbers of another process say nothing of what this one has run.
+        let (boot, number) = id.to_str().ok()?.split_once('-')?;
+        number.parse().ok().filter(|_| *boot == *desk.endpoint().boot)
+    });
     let (events, rest) = mpsc::channel(UNDER_WAY);
     tokio::spawn(tell(Arc::clone(desk), ask.who.clone(), last, events));
     let body = EventBody { rest, _held: held, _flow: flow };
@@ -72,7 +76,7 @@ async fn tell(
         if last != Some(sequence) {
             let slices = desk.endpoint().slices(desk.running().as_ref());
             let digest = Arc::clone(&slices.of(&who, None).digest);
-            if events.send(event(sequence, &digest)).await.is_err() {
+            if events.send(event(desk.endpoint(), sequence, &digest)).await.is_err() {
                 return;
             }
             last = Some(sequence);
@@ -90,9 +94,12 @@ async fn tell(
     }
 }
 
-fn event(sequence: u64, digest: &str) -> Bytes {
+/// The config of this number; `sequence` is that of the bundle that it came in, as
+/// `Tillgate-Sequence` has it.
+fn event(endpoint: &Endpoint, number: u64, digest: &str) -> Bytes {
+    let sequence = lock(&endpoint.past).bundle().and_then(|bundle| bundle.sequence);
     let data = serde_json::json!({ "digest": digest, "sequence": sequence });
-    format!("event: config\nid: {sequence}\ndata: {data}\n\n").into()
+    format!("event: config\nid: {}-{number}\ndata: {data}\n\n", endpoint.boot).into()
 }
 
 struct EventBody {
