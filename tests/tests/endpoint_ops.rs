@@ -203,6 +203,43 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
 }
 
 #[test]
+fn an_explanation_takes_its_turn_behind_a_policy_that_is_looked_at() {
+    let site = Site::new("endpoint-turns");
+    let long: String = (0..1000)
+        .map(|number| {
+            format!(
+                "---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\n\
+                 metadata: {{name: r{number}}}\nspec:\n  hostnames: [h{number}.example]\n  \
+                 rules: [{{name: all, filters: {{requestRedirect: {{scheme: https, \
+                 statusCode: 301}}}}}}]\n"
+            )
+        })
+        .collect();
+    let long = policy(&site.folder, "20Mbit/s") + &long;
+    let token = fs::read_to_string(site.folder.path().join("viewer")).unwrap();
+    let ask = |path: &str, kind: &str, body: &str| {
+        let headers = format!("Authorization: Bearer {token}\r\nContent-Type: {kind}\r\n");
+        site.ask("POST", path, &headers, body)
+    };
+    let question = json!({"http": {"authority": "pay.example", "path": "/"}}).to_string();
+    let turned = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            eventually("the policy has the turn", || {
+                let reply = ask("/v1/explain", "application/json", &question);
+                (reply.status == 429).then_some(reply)
+            })
+        });
+        while !asking.is_finished() {
+            let looked = ask("/v1/validate", "application/yaml", &long);
+            assert!([200, 429].contains(&looked.status), "{}", looked.text());
+        }
+        asking.join().unwrap()
+    });
+    assert!(turned.header("retry-after").is_some(), "{}", turned.text());
+    assert_eq!(ask("/v1/explain", "application/json", &question).status, 200);
+}
+
+#[test]
 fn an_operator_and_a_hook_say_look_now() {
     let site = Site::new("endpoint-look");
     assert_eq!(site.as_role("viewer", "POST", "/v1/reconcile").status, 403);

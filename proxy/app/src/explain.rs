@@ -107,7 +107,7 @@ fn rejected(
 /// A class, and why it is this one.
 fn class(effective: &Effective, id: ClassId, why: &str, origin: Option<String>) -> Value {
     let class = effective.classes.get(id);
-    let shown = effective.to_json()["effective"]["classes"][&*class.name].take();
+    let shown = effective.class_to_json(class);
     json!({
         "name": &*class.name,
         "priority": class.priority,
@@ -136,6 +136,8 @@ pub(crate) struct Explanation<'a> {
     found: Found,
     class: ClassId,
     rule: &'a Rule,
+    /// The rule as the effective config shows it.
+    shown: Value,
     permission: Permission,
 }
 
@@ -153,7 +155,8 @@ impl<'a> Explanation<'a> {
         let (found, class) = serve::classify(effective, natural, head, client)?;
         let rule = effective.routes.rule(found.rule);
         let permission = rule.retry.permission(&head.method, &head.headers);
-        Ok(Self { effective, head, client, found, class, rule, permission })
+        let shown = effective.rule_to_json(rule);
+        Ok(Self { effective, head, client, found, class, rule, shown, permission })
     }
 
     /// For machines; only windows and freezes depend on the time.
@@ -196,9 +199,7 @@ impl<'a> Explanation<'a> {
 
     /// A part of the rule, as the effective config shows it.
     fn value(&self, path: &str) -> Option<Value> {
-        let all = self.effective.to_json();
-        let rule = &all["effective"]["routes"][&*self.rule.route][&*self.rule.name];
-        rule.pointer(path).cloned()
+        self.shown.pointer(path).cloned()
     }
 
     /// Where a value of the rule stands, or without a field the rule: as `store.yaml:12:5`.

@@ -198,36 +198,49 @@ fn said(mut shown: Value, question: &Question, config: &Effective, is_hypothetic
     shown
 }
 
-/// The answer.
+/// The answer; a policy, and the search for the next opening, may take a processor for a while.
 pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let mut question: Question = ask.json()?;
-    let (bundle, store) = (question.bundle.take(), question.store.take());
-    let is_hypothetical = bundle.is_some();
-    let subject = question.subject().map_err(Problem::malformed)?;
-    let when = question.when(|| desk.gateway.clock.now()).map_err(Problem::malformed)?;
-    let running = desk.running();
-    let config = match bundle {
-        None if store.as_ref().is_some_and(|store| **store != *running.store) => {
-            let detail = format!("this gateway is of store {}: ask its own", running.store);
-            return Err(Problem::malformed(detail));
-        }
-        None => running,
-        Some(documents) => Arc::new(checks::compiled(desk, documents.sources(), store).await?),
-    };
-    let shown = match subject {
+    question.subject().map_err(Problem::malformed)?;
+    let documents = question.bundle.take();
+    let gateway = Arc::clone(&desk.gateway);
+    checks::apart(desk, move || {
+        let running = &gateway.running().effective;
+        let Some(documents) = documents else {
+            if let Some(store) = &question.store
+                && **store != *running.store
+            {
+                let detail = format!("this gateway is of store {}: ask its own", running.store);
+                return Err(Problem::malformed(detail));
+            }
+            return answer(&gateway, running, &question, false).map_err(Problem::malformed);
+        };
+        let store = question.store.take();
+        let config = checks::compiled(&running.store, documents.sources(), store)?;
+        answer(&gateway, &config, &question, true).map_err(Problem::malformed)
+    })
+    .await
+}
+
+/// What a gateway says of a question about `config`; on a thread that may wait for the disk.
+fn answer(
+    gateway: &Gateway,
+    config: &Effective,
+    question: &Question,
+    is_hypothetical: bool,
+) -> Result<Value, String> {
+    let when = question.when(|| gateway.clock.now())?;
+    let shown = match question.subject()? {
         Subject::Request(head) => {
-            let shown = question.requested(&config, &head, when);
-            let mut shown = shown.map_err(Problem::malformed)?;
+            let mut shown = question.requested(config, &head, when)?;
             if !is_hypothetical {
-                shown["now"] = now(&desk.gateway, &config, &shown);
+                shown["now"] = now(gateway, config, &shown);
             }
             shown
         }
-        Subject::Image(image) => {
-            pull(&desk.gateway, &config, image, when).await.map_err(Problem::malformed)?
-        }
+        Subject::Image(image) => apart(|| pull(gateway, config, image, when))?,
     };
-    Ok(said(shown, &question, &config, is_hypothetical))
+    Ok(said(shown, question, config, is_hypothetical))
 }
 
 /// The answer without a gateway: nothing is alive, and the store has nothing of an image.
@@ -258,17 +271,7 @@ pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> 
     if question.bundle.is_some() || question.store.is_some() {
         return Err("what is explained from afar is what runs".to_owned());
     }
-    let config = &gateway.running().effective;
-    let when = question.when(|| gateway.clock.now())?;
-    let shown = match question.subject()? {
-        Subject::Request(head) => {
-            let mut shown = question.requested(config, &head, when)?;
-            shown["now"] = now(gateway, config, &shown);
-            shown
-        }
-        Subject::Image(image) => apart(|| pull(gateway, config, image, when))?,
-    };
-    Ok(said(shown, &question, config, false))
+    answer(gateway, &gateway.running().effective, &question, false)
 }
 
 /// Waits for what `asked` gives, on a thread with a runtime of its own.
