@@ -18,8 +18,9 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
+use tillgate_core::calendar::Effect;
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::{self, Clock, Gate, Opening, Passage};
+use tillgate_core::gate::{self, Clock, Dated, Gate, Opening, Passage};
 use tillgate_core::matching::{EgressRule, Rule, RuleId};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
@@ -197,7 +198,17 @@ impl Doors {
         self.clock.look();
         let (clock, now) = self.clock.now();
         for (document, is_active) in effective.gate.active(clock, now) {
-            self.meters.document(&document, is_active);
+            match document {
+                Dated::Window(name, effect) => {
+                    let effect = match effect {
+                        Effect::Allow => "allow",
+                        Effect::Deny => "deny",
+                    };
+                    self.meters.window(name, effect, is_active);
+                }
+                Dated::Freeze(name) => self.meters.freeze(name, is_active),
+                Dated::Override(name) => self.meters.exception(name, is_active),
+            }
         }
         let rules = effective.routes.rules.iter().map(of_route);
         let egress = effective.egress.iter().flat_map(|policy| &policy.rules).map(of_egress);
