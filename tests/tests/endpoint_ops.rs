@@ -240,6 +240,43 @@ fn an_explanation_takes_its_turn_behind_a_policy_that_is_looked_at() {
 }
 
 #[test]
+fn windows_and_changes_are_the_same_with_and_without_a_gateway() {
+    let site = Site::new("endpoint-compared");
+    let file = |name: &str| site.folder.path().join(name).display().to_string();
+    let (before, after) = (file("before.yaml"), file("after.yaml"));
+    let everything = endpoint::everything(&site.folder.path().join("images"));
+    let (documents, _) = everything.rsplit_once("---\n").unwrap();
+    fs::copy(&site.program.policy, &before).unwrap();
+    fs::write(&after, policy(&site.folder, "30Mbit/s") + documents).unwrap();
+    let read = |answer: tillgate::cli::policy::Answer| -> Value {
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{}", answer.stderr))
+    };
+    let json = ["--output", "json"];
+    let here = |words: &[&str]| read(offline(&[words, &json].concat()));
+    let there = |words: &[&str]| read(site.command("viewer", &[words, &json].concat()));
+
+    // What it would change, and what it has changed.
+    let changes = here(&["diff", &before, &after])[0]["changes"].clone();
+    assert!(changes.to_string().contains("links.primary.capacity.down"), "{changes}");
+    assert!(changes.to_string().contains("egress"), "{changes}");
+    assert_eq!(here(&["plan", &before, &after])["effects"][0]["changes"], changes);
+    assert_eq!(there(&["plan", &after])["changes"], changes);
+    fs::copy(&after, &site.program.policy).unwrap();
+    assert_eq!(site.as_role("operator", "POST", "/v1/reconcile").status, 202);
+    eventually("it runs", || {
+        (site.command("viewer", &["history"]).stdout.lines().count() == 2).then_some(())
+    });
+    assert_eq!(there(&["diff"])["changes"], changes);
+
+    // Before the exception, whose approval this gateway does not believe.
+    let times = ["--from", "2026-11-16T00:00:00Z", "--until", "2026-12-07T00:00:00Z"];
+    let windows = here(&[&["windows", &after][..], &times].concat());
+    assert_eq!(there(&[&["windows"][..], &times].concat()), windows);
+    assert_eq!(windows["windows"][0]["document"], "Freeze/peak", "{windows}");
+    assert_eq!(windows["rules"][0]["heldBy"][0], "Freeze/peak", "{windows}");
+}
+
+#[test]
 fn an_operator_and_a_hook_say_look_now() {
     let site = Site::new("endpoint-look");
     assert_eq!(site.as_role("viewer", "POST", "/v1/reconcile").status, 403);
