@@ -291,7 +291,7 @@ impl<'a> Asked<'a> {
             "it matches too, but less precisely".to_owned()
         } else {
             let ports: Vec<String> = one.ports.iter().map(ToString::to_string).collect();
-            format!("{}, but not port {}", one.place, ports.join(" or "))
+            format!("not port {}", ports.join(" or "))
         };
         let path = self.effective.path_of_egress(name);
         json!({
