@@ -46,7 +46,9 @@ pub fn rollouts() -> Arc<Metrics> {
     let name = "pos".into();
     meters.gate(&name, true);
     meters.held(&name, "Freeze/peak");
-    meters.document("Freeze/peak", true);
+    meters.window(&"night".into(), "allow", true);
+    meters.freeze(&"peak".into(), true);
+    meters.exception(&"hotfix".into(), true);
     meters.rule(&name, true);
     meters.rule_held(&name, "Freeze/peak");
     meters.pulls(&name);

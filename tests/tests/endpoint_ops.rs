@@ -151,6 +151,9 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
         &["explain", "POST", "http://pay.example/charge", "-H", "Idempotency-Key: 7"][..],
         &["explain", "GET", "/quote", "-H", "Host: pay.example"],
         &["explain", "http://nobody.example/"],
+        &["explain", "http://packages.example/", "--certificate-name", "DNS:till-7.store.example"],
+        &["explain", "--via", "forward-proxy", "http://packages.example/"],
+        &["explain", "CONNECT", "nobody.example:443"],
         &["explain", "--image", "pos/checkout"],
         &["explain", "--image", &forbidden],
     ];
@@ -200,6 +203,80 @@ fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
         let is_request = there.2["request"].is_object();
         assert_eq!(there.3.is_some_and(|now| now.is_object()), is_request);
     }
+}
+
+#[test]
+fn an_explanation_takes_its_turn_behind_a_policy_that_is_looked_at() {
+    let site = Site::new("endpoint-turns");
+    let long: String = (0..1000)
+        .map(|number| {
+            format!(
+                "---\napiVersion: tillgate.dev/v1alpha1\nkind: ServiceRoute\n\
+                 metadata: {{name: r{number}}}\nspec:\n  hostnames: [h{number}.example]\n  \
+                 rules: [{{name: all, filters: {{requestRedirect: {{scheme: https, \
+                 statusCode: 301}}}}}}]\n"
+            )
+        })
+        .collect();
+    let long = policy(&site.folder, "20Mbit/s") + &long;
+    let token = fs::read_to_string(site.folder.path().join("viewer")).unwrap();
+    let ask = |path: &str, kind: &str, body: &str| {
+        let headers = format!("Authorization: Bearer {token}\r\nContent-Type: {kind}\r\n");
+        site.ask("POST", path, &headers, body)
+    };
+    let question = json!({"http": {"authority": "pay.example", "path": "/"}}).to_string();
+    let turned = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            eventually("the policy has the turn", || {
+                let reply = ask("/v1/explain", "application/json", &question);
+                (reply.status == 429).then_some(reply)
+            })
+        });
+        while !asking.is_finished() {
+            let looked = ask("/v1/validate", "application/yaml", &long);
+            assert!([200, 429].contains(&looked.status), "{}", looked.text());
+        }
+        asking.join().unwrap()
+    });
+    assert!(turned.header("retry-after").is_some(), "{}", turned.text());
+    assert_eq!(ask("/v1/explain", "application/json", &question).status, 200);
+}
+
+#[test]
+fn windows_and_changes_are_the_same_with_and_without_a_gateway() {
+    let site = Site::new("endpoint-compared");
+    let file = |name: &str| site.folder.path().join(name).display().to_string();
+    let (before, after) = (file("before.yaml"), file("after.yaml"));
+    let everything = endpoint::everything(&site.folder.path().join("images"));
+    let (documents, _) = everything.rsplit_once("---\n").unwrap();
+    fs::copy(&site.program.policy, &before).unwrap();
+    fs::write(&after, policy(&site.folder, "30Mbit/s") + documents).unwrap();
+    let read = |answer: tillgate::cli::policy::Answer| -> Value {
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{}", answer.stderr))
+    };
+    let json = ["--output", "json"];
+    let here = |words: &[&str]| read(offline(&[words, &json].concat()));
+    let there = |words: &[&str]| read(site.command("viewer", &[words, &json].concat()));
+
+    // What it would change, and what it has changed.
+    let changes = here(&["diff", &before, &after])[0]["changes"].clone();
+    assert!(changes.to_string().contains("links.primary.capacity.down"), "{changes}");
+    assert!(changes.to_string().contains("egress"), "{changes}");
+    assert_eq!(here(&["plan", &before, &after])["effects"][0]["changes"], changes);
+    assert_eq!(there(&["plan", &after])["changes"], changes);
+    fs::copy(&after, &site.program.policy).unwrap();
+    assert_eq!(site.as_role("operator", "POST", "/v1/reconcile").status, 202);
+    eventually("it runs", || {
+        (site.command("viewer", &["history"]).stdout.lines().count() == 2).then_some(())
+    });
+    assert_eq!(there(&["diff"])["changes"], changes);
+
+    // Before the exception, whose approval this gateway does not believe.
+    let times = ["--from", "2026-11-16T00:00:00Z", "--until", "2026-12-07T00:00:00Z"];
+    let windows = here(&[&["windows", &after][..], &times].concat());
+    assert_eq!(there(&[&["windows"][..], &times].concat()), windows);
+    assert_eq!(windows["windows"][0]["document"], "Freeze/peak", "{windows}");
+    assert_eq!(windows["rules"][0]["heldBy"][0], "Freeze/peak", "{windows}");
 }
 
 #[test]

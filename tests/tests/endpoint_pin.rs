@@ -131,6 +131,10 @@ fn a_store_goes_back_by_order_and_forward_again() {
     let config = store.ask("viewer", "GET", "/v1/config", "", "");
     assert_eq!(config.header("tillgate-sequence"), Some("7"));
     assert_eq!(config.header("tillgate-revision"), Some("main@sha1:7"));
+    let bearer = store.bearer("viewer");
+    let mut events = store.caller().send("GET", "/v1/config/events", &bearer, "");
+    let told = events.read_until("}\n\n");
+    assert!(told.contains("\"sequence\":7"), "{told}");
 
     // The newer one is not forgotten: it waits for the end of the pin.
     assert_eq!(store.get("/v1/revisions/candidate")["manifest"]["sequence"], 8);

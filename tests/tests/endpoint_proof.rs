@@ -384,8 +384,9 @@ const METRICS: [(&str, &[&str]); 25] = [
     ("config_poll_waiters", &[]),
     ("gate_state", &["rollout", "state"]),
     ("gate_held_total", &["rollout", "held_by"]),
-    // Windows, freezes and overrides are one family; the document says which it is.
-    ("gate_document_active", &["document"]),
+    ("window_active", &["window", "effect"]),
+    ("freeze_active", &["freeze"]),
+    ("override_active", &["override"]),
     ("clock_state", &["state"]),
     ("clock_offset_seconds", &["source"]),
     ("audit_records_total", &["action"]),

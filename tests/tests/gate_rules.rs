@@ -95,7 +95,7 @@ fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
         1.0,
     );
     gateway.expect_metric(r#"tillgate_failures_total{class="default",reason="change_held"}"#, 1.0);
-    gateway.expect_metric(r#"tillgate_gate_document_active{document="Freeze/peak"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_freeze_active{freeze="peak"}"#, 1.0);
     let opened = eventually("it opens by itself", || {
         let asked = seconds_now();
         (get(&gateway, "/file/today").status == 200).then_some(asked)
@@ -104,7 +104,7 @@ fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
     let late = opened - until.0;
     assert!((-1..=3).contains(&late), "{late} s after its time");
     gateway.expect_metric(&format!("tillgate_gate_rule_open{{{rule}}}"), 1.0);
-    gateway.expect_metric(r#"tillgate_gate_document_active{document="Freeze/peak"}"#, 0.0);
+    gateway.expect_metric(r#"tillgate_freeze_active{freeze="peak"}"#, 0.0);
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn an_override_with_the_right_signatures_opens_what_it_names_alone() {
     assert_eq!(get(&gateway, &manifest("pos/checkout", "47")).status, 200);
     let other = get(&gateway, &manifest("pos/other", "47"));
     assert_eq!((other.status, &*code(&other)), (429, "HELD"), "it does not name this one");
-    gateway.expect_metric(r#"tillgate_gate_document_active{document="Override/hotfix"}"#, 1.0);
+    gateway.expect_metric(r#"tillgate_override_active{override="hotfix"}"#, 1.0);
     drop(gateway);
     // Somebody who says that he is somebody else, and a text that was changed afterwards.
     let fool = approval(file, "boss", "p256.pem", "ops");
@@ -206,7 +206,7 @@ fn an_override_with_the_right_signatures_opens_what_it_names_alone() {
         mirror.cache.directory = folder.path().join("images").into();
         let gateway = Gateway::start(effective);
         assert_eq!(get(&gateway, &manifest("pos/checkout", "47")).status, 429);
-        gateway.expect_metric(r#"tillgate_gate_document_active{document="Override/hotfix"}"#, 0.0);
+        gateway.expect_metric(r#"tillgate_override_active{override="hotfix"}"#, 0.0);
     }
 }
 
@@ -310,6 +310,6 @@ fn a_clock_that_cannot_be_right_opens_nothing_that_needs_one() {
     assert_eq!(rollout["document"], "Rollout/pos");
     assert_eq!(rollout["heldBy"], serde_json::json!(["Clock, ChangeWindow/always"]));
     assert!(rollout["nextOpen"].is_null(), "as the data path says: {rollout}");
-    let document = r#"tillgate_gate_document_active{document="ChangeWindow/always"}"#;
+    let document = r#"tillgate_window_active{window="always",effect="allow"}"#;
     gateway.expect_metric(document, 0.0);
 }

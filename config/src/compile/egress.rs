@@ -62,6 +62,7 @@ pub(super) fn compile(
         }
         names.insert(name, spot.key("name"));
         let base = format!("egress.rules.{}", step(name));
+        out.origins.insert(base.clone(), spot.origin());
         let compiled = EgressRule {
             name: name.into(),
             destinations: destinations(rule, &spot, &base, out),

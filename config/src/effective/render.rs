@@ -40,6 +40,16 @@ impl Effective {
         })
     }
 
+    /// One rule of a route, as [`Self::to_json`] shows it among all.
+    pub fn rule_to_json(&self, rule: &tillgate_core::matching::Rule) -> Json {
+        to_json(&tree::of_rule(rule, self))
+    }
+
+    /// One class, in the same way.
+    pub fn class_to_json(&self, class: &tillgate_core::class::ClassSpec) -> Json {
+        to_json(&tree::of_class(class))
+    }
+
     /// The config as YAML, each value followed by its origin.
     pub fn to_yaml(&self) -> String {
         let mut out = String::new();
@@ -72,6 +82,11 @@ impl Effective {
     /// The path of a rule, below which its values are.
     pub fn path_of_rule(&self, rule: &tillgate_core::matching::Rule) -> String {
         format!("routes.{}.{}", step(&rule.route), step(&rule.name))
+    }
+
+    /// The same of a rule of the egress policy.
+    pub fn path_of_egress(&self, rule: &str) -> String {
+        format!("egress.rules.{}", step(rule))
     }
 
     /// The paths of all single values, in the order of the YAML text.

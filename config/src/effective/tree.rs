@@ -21,6 +21,8 @@ mod health;
 mod mirror;
 mod rules;
 
+pub(super) use rules::of_rule;
+
 /// A value of the effective config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -141,7 +143,7 @@ fn of_link(one: &LinkSpec) -> Value {
     ])
 }
 
-fn of_class(one: &ClassSpec) -> Value {
+pub(super) fn of_class(one: &ClassSpec) -> Value {
     let pair = |pair: &tillgate_core::units::PerDirection<tillgate_core::class::Share>| {
         map([("up", text(share_text(pair.up))), ("down", text(share_text(pair.down)))])
     };

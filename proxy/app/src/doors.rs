@@ -18,8 +18,9 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
+use tillgate_core::calendar::Effect;
 use tillgate_core::civil::Timestamp;
-use tillgate_core::gate::{self, Clock, Gate, Opening, Passage};
+use tillgate_core::gate::{self, Clock, Dated, Gate, Opening, Passage};
 use tillgate_core::matching::{EgressRule, Rule, RuleId};
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
@@ -99,11 +100,13 @@ impl Held {
     }
 }
 
-fn of_route(rule: &Rule) -> Passage<'_> {
+/// What documents call a rule of a route.
+pub(crate) fn of_route(rule: &Rule) -> Passage<'_> {
     Passage::Route { route: &rule.route, rule: &rule.name }
 }
 
-fn of_egress(rule: &EgressRule) -> Passage<'_> {
+/// The same of a rule of the egress policy.
+pub(crate) fn of_egress(rule: &EgressRule) -> Passage<'_> {
     Passage::Egress(&rule.name)
 }
 
@@ -114,13 +117,13 @@ pub(crate) fn guarded(effective: &Effective) -> impl Iterator<Item = Passage<'_>
     all.filter(|passage| effective.gate.guards(*passage))
 }
 
-/// How a rule of a route stands, as far as a policy says; null if nothing may hold it.
+/// How a rule stands, as far as a policy says; null if nothing may hold it.
 pub(crate) fn explained(
     effective: &Effective,
-    rule: &Rule,
+    passage: Passage<'_>,
     (clock, now): (Clock, Timestamp),
 ) -> Value {
-    let (gate, passage) = (&effective.gate, of_route(rule));
+    let gate = &effective.gate;
     if !gate.guards(passage) {
         return Value::Null;
     }
@@ -195,7 +198,17 @@ impl Doors {
         self.clock.look();
         let (clock, now) = self.clock.now();
         for (document, is_active) in effective.gate.active(clock, now) {
-            self.meters.document(&document, is_active);
+            match document {
+                Dated::Window(name, effect) => {
+                    let effect = match effect {
+                        Effect::Allow => "allow",
+                        Effect::Deny => "deny",
+                    };
+                    self.meters.window(name, effect, is_active);
+                }
+                Dated::Freeze(name) => self.meters.freeze(name, is_active),
+                Dated::Override(name) => self.meters.exception(name, is_active),
+            }
         }
         let rules = effective.routes.rules.iter().map(of_route);
         let egress = effective.egress.iter().flat_map(|policy| &policy.rules).map(of_egress);

@@ -92,6 +92,8 @@ pub(crate) struct Endpoint {
     callers: ArcSwap<Callers>,
     /// What is wrong with files that have changed, so that it is said once.
     said: Mutex<Option<String>>,
+    /// Tells this process from the one before.
+    boot: String,
     /// The number of the running config, counted since the process began.
     news: watch::Sender<u64>,
     past: Mutex<Past>,
@@ -130,6 +132,7 @@ impl Endpoint {
             recent: OnceLock::new(),
             callers: ArcSwap::default(),
             said: Mutex::default(),
+            boot: format!("{:016x}", fastrand::u64(..)),
             news: watch::Sender::new(0),
             past: Mutex::default(),
             expected: Mutex::default(),

@@ -1,9 +1,9 @@
 //! What would happen to a request, without sending it.
 //!
-//! In: an effective config and the head of a request. Out: the rule that it meets, its class, how
-//! long it may take, whether it may be sent again and why, and where it goes. Every decision is
-//! asked of the code that makes it for real requests; here it is only put into words. Nothing is
-//! known of what is alive: a running gateway's `/v1/status` says that.
+//! In: an effective config, the head of a request and the way by which it comes. Out: the rule that
+//! it meets, its class, how long it may take, whether it may be sent again and why, and where it
+//! goes. Every decision is asked of the code that makes it for real requests; here it is only put
+//! into words. Nothing is known of what is alive: a running gateway's `/v1/status` says that.
 
 use http::request::Parts;
 use serde_json::{Value, json};
@@ -16,28 +16,63 @@ use tillgate_core::gate::Clock;
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::{BackendRef, Condition, Found, NaturalClasses, Rule};
 use tillgate_core::retry::{Permission, Repeat, Scope};
+use tillgate_core::tls::ClientIdentity;
+use tillgate_net::error::Failure;
 use tillgate_net::http::headers;
 
+use self::entrance::{Entrance, FORWARD_PROXY};
 use crate::doors;
 use crate::problem::Refusal;
 use crate::serve;
 
 #[cfg(test)]
 mod agrees;
+mod egress;
+pub(crate) mod entrance;
 pub(crate) mod image;
 pub(crate) mod text;
 
-/// What would happen to a request with this head at some moment, or why it meets no rule.
-pub(crate) fn of(effective: &Effective, head: &Parts, at: (Clock, Timestamp)) -> Value {
-    match Explanation::of(effective, head) {
-        Ok(explanation) => explanation.to_json(at),
-        Err(refusal) => json!({
-            "request": request(head),
-            "refused": refusal.failure.reason(),
-            "detail": refusal.detail,
-            "rejected": rejected(effective, head, None),
-        }),
+/// A request that is asked about.
+pub(crate) struct Asked<'a> {
+    pub(crate) head: &'a Parts,
+    pub(crate) entrance: Entrance<'a>,
+    /// What the client's certificate says, if it shows one.
+    pub(crate) client: Option<&'a ClientIdentity>,
+}
+
+/// What would happen to such a request at some moment, or why nothing would.
+pub(crate) fn of(effective: &Effective, asked: &Asked<'_>, at: (Clock, Timestamp)) -> Value {
+    let Asked { head, entrance, client } = *asked;
+    match entrance {
+        Entrance::Http { is_said } => at_entry(effective, (head, client), is_said, at),
+        Entrance::ForwardProxy(name) => egress::by_proxy(effective, name, head, at),
+        Entrance::Passthrough(listener) => egress::passed_on(effective, listener, head, at),
     }
+}
+
+/// At the HTTP entry. Where nobody has said that it is meant and no route has the host, the forward
+/// proxy may be: what that would do is told too.
+fn at_entry(
+    effective: &Effective,
+    (head, client): (&Parts, Option<&ClientIdentity>),
+    is_said: bool,
+    at: (Clock, Timestamp),
+) -> Value {
+    let refusal = match Explanation::of(effective, head, client) {
+        Ok(explanation) => return explanation.to_json(at),
+        Err(refusal) => refusal,
+    };
+    let mut shown = json!({
+        "request": request(head),
+        "refused": refusal.failure.reason(),
+        "detail": refusal.detail,
+        "rejected": rejected(effective, (head, client), None),
+    });
+    let is_unknown = refusal.failure == Failure::UnknownHost;
+    if is_unknown && !is_said && effective.egress.is_some() {
+        shown["forwardProxy"] = egress::by_proxy(effective, FORWARD_PROXY, head, at);
+    }
+    shown
 }
 
 fn request(head: &Parts) -> Value {
@@ -45,9 +80,13 @@ fn request(head: &Parts) -> Value {
 }
 
 /// The rules of the request's host that it did not meet, and why not.
-fn rejected(effective: &Effective, head: &Parts, found: Option<Found>) -> Value {
+fn rejected(
+    effective: &Effective,
+    (head, client): (&Parts, Option<&ClientIdentity>),
+    found: Option<Found>,
+) -> Value {
     let Ok(host) = headers::host_of(head) else { return json!([]) };
-    let near = effective.routes.near(serve::facts(&host, head, None), found);
+    let near = effective.routes.near(serve::facts(&host, head, client), found);
     let shown = near.into_iter().map(|one| {
         let rule = effective.routes.rule(one.rule);
         let missed: Vec<String> = one.missed.iter().map(Condition::to_string).collect();
@@ -65,33 +104,65 @@ fn rejected(effective: &Effective, head: &Parts, found: Option<Found>) -> Value 
     shown.collect()
 }
 
-/// See the module.
+/// A class, and why it is this one.
+fn class(effective: &Effective, id: ClassId, why: &str, origin: Option<String>) -> Value {
+    let class = effective.classes.get(id);
+    let shown = effective.class_to_json(class);
+    json!({
+        "name": &*class.name,
+        "priority": class.priority,
+        "critical": class.critical,
+        "guarantee": shown["guarantee"],
+        "maxWait": shown["queue"]["maxWait"],
+        "why": why,
+        "origin": origin,
+    })
+}
+
+/// Why a request that nothing names a class for is of this one.
+fn why_natural(natural: NaturalClasses, class: ClassId) -> &'static str {
+    if class == natural.default() {
+        "nothing names one, so it is the default"
+    } else {
+        "nothing names one, and this is how the request looks"
+    }
+}
+
+/// See the module; of a request at the HTTP entry.
 pub(crate) struct Explanation<'a> {
     effective: &'a Effective,
     head: &'a Parts,
+    client: Option<&'a ClientIdentity>,
     found: Found,
     class: ClassId,
     rule: &'a Rule,
+    /// The rule as the effective config shows it.
+    shown: Value,
     permission: Permission,
 }
 
 impl<'a> Explanation<'a> {
-    /// What would happen to a request with this head, from a client without a certificate.
+    /// What would happen to a request with this head, from such a client.
     ///
     /// # Errors
     /// Why it meets no rule.
-    pub(crate) fn of(effective: &'a Effective, head: &'a Parts) -> Result<Self, Refusal> {
+    pub(crate) fn of(
+        effective: &'a Effective,
+        head: &'a Parts,
+        client: Option<&'a ClientIdentity>,
+    ) -> Result<Self, Refusal> {
         let natural = NaturalClasses::of(&effective.classes);
-        let (found, class) = serve::classify(effective, natural, head, None)?;
+        let (found, class) = serve::classify(effective, natural, head, client)?;
         let rule = effective.routes.rule(found.rule);
         let permission = rule.retry.permission(&head.method, &head.headers);
-        Ok(Self { effective, head, found, class, rule, permission })
+        let shown = effective.rule_to_json(rule);
+        Ok(Self { effective, head, client, found, class, rule, shown, permission })
     }
 
     /// For machines; only windows and freezes depend on the time.
     pub(crate) fn to_json(&self, at: (Clock, Timestamp)) -> Value {
         let Self { rule, effective, head, .. } = self;
-        let class = effective.classes.get(self.class);
+        let place = rule.class.and_then(|_| self.origin("trafficClass"));
         let mut shown = json!({
             "request": request(head),
             "document": format!("ServiceRoute/{}", rule.route),
@@ -100,18 +171,10 @@ impl<'a> Explanation<'a> {
             "origin": self.origin(""),
             "matched": self.value(&format!("/matches/{}", self.found.alternative)),
             "because": self.because(),
-            "rejected": rejected(effective, head, Some(self.found)),
-            "trafficClass": {
-                "name": &*class.name,
-                "priority": class.priority,
-                "critical": class.critical,
-                "guarantee": self.of_class(&class.name, "guarantee"),
-                "maxWait": self.of_class(&class.name, "queue")["maxWait"],
-                "why": self.why_class(),
-                "origin": rule.class.and_then(|_| self.origin("trafficClass")),
-            },
+            "rejected": rejected(effective, (head, self.client), Some(self.found)),
+            "trafficClass": class(effective, self.class, self.why_class(), place),
         });
-        shown["gate"] = doors::explained(effective, rule, at);
+        shown["gate"] = doors::explained(effective, doors::of_route(rule), at);
         if rule.action != Action::Forward {
             shown["answer"] = self.value("/redirect").or_else(|| self.value("/response")).into();
             return shown;
@@ -134,16 +197,9 @@ impl<'a> Explanation<'a> {
         std::iter::once(hosts).chain(met.map(|one| one.to_string())).collect()
     }
 
-    /// A part of a class, as the effective config shows it.
-    fn of_class(&self, class: &str, part: &str) -> Value {
-        self.effective.to_json()["effective"]["classes"][class][part].take()
-    }
-
     /// A part of the rule, as the effective config shows it.
     fn value(&self, path: &str) -> Option<Value> {
-        let all = self.effective.to_json();
-        let rule = &all["effective"]["routes"][&*self.rule.route][&*self.rule.name];
-        rule.pointer(path).cloned()
+        self.shown.pointer(path).cloned()
     }
 
     /// Where a value of the rule stands, or without a field the rule: as `store.yaml:12:5`.
@@ -154,11 +210,9 @@ impl<'a> Explanation<'a> {
     }
 
     fn why_class(&self) -> &'static str {
-        let natural = NaturalClasses::of(&self.effective.classes);
         match self.rule.class {
             Some(_) => "the rule or its route names it",
-            None if self.class == natural.default() => "nothing names one, so it is the default",
-            None => "nothing names one, and this is how the request looks",
+            None => why_natural(NaturalClasses::of(&self.effective.classes), self.class),
         }
     }
 

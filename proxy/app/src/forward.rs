@@ -9,13 +9,15 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Method, Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use tillgate_config::defaults;
+use tillgate_config::effective::Effective;
 use tillgate_core::backend::{Endpoint, Host, Location};
 use tillgate_core::class::ClassId;
-use tillgate_core::matching::{EgressRule, EgressVerdict, canonical_host};
+use tillgate_core::matching::{EgressRule, EgressVerdict, NaturalClasses, canonical_host};
 use tillgate_net::error::{DialError, Failure};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::head::{HeadLimits, until_head};
@@ -30,7 +32,7 @@ use crate::admission;
 use crate::gateway::{Gateway, Worker};
 use crate::outcome::{By, Kind, Outcome};
 use crate::problem::{self, Answer, Refusal};
-use crate::running::{EGRESS_TIMEOUTS, Running};
+use crate::running::{EGRESS_TIMEOUTS, Running, reserved};
 use crate::send::{self, Call, explain};
 use crate::serve;
 use crate::tunnel::Tunnel;
@@ -107,9 +109,8 @@ async fn serve_plain(worker: &Worker, request: Request<Incoming>, caller: Caller
         if let Ask::WebSocket(_) | Ask::Other(_) = websocket::asked(&mut head) {
             return Err(Failure::UpgradeUnsupported.into());
         }
-        headers::host_of(&head)?;
-        let place = Place::of_absolute(&head.uri)?;
-        let class = || running.natural.class(serve::facts(&place.host, &head, None));
+        let place = Place::of_plain(&head)?;
+        let class = || place.natural(running.natural, &head);
         let asked = Asked::by_proxy(&place, client);
         let way = Way::find(worker.gateway(), &running, asked, class, &mut outcome).await?;
         admission::fits(&running, way.class, body.size_hint().lower(), &outcome)?;
@@ -162,12 +163,30 @@ impl<'a> Asked<'a> {
 }
 
 impl Place {
-    fn of_connect(uri: &Uri) -> Result<Self, Refusal> {
+    /// Of a tunnel.
+    ///
+    /// # Errors
+    /// If it names none.
+    pub(crate) fn of_connect(uri: &Uri) -> Result<Self, Refusal> {
         let wrong = "CONNECT needs a target of the form host:port";
         let authority = uri.authority().ok_or_else(|| invalid(wrong))?;
         let port = authority.port_u16().filter(|port| *port != 0).ok_or_else(|| invalid(wrong))?;
         let host = headers::host_name(authority.as_str()).ok_or_else(|| invalid(wrong))?;
         Ok(Self { host: host.into_owned(), port })
+    }
+
+    /// Of a request in absolute-form.
+    ///
+    /// # Errors
+    /// If it names none, or more than one.
+    pub(crate) fn of_plain(head: &Parts) -> Result<Self, Refusal> {
+        headers::host_of(head)?;
+        Self::of_absolute(&head.uri)
+    }
+
+    /// The class of such a request where no rule names one: what its shape tells.
+    pub(crate) fn natural(&self, natural: NaturalClasses, head: &Parts) -> ClassId {
+        natural.class(serve::facts(&self.host, head, None))
     }
 
     fn of_absolute(uri: &Uri) -> Result<Self, Refusal> {
@@ -181,7 +200,7 @@ impl Place {
         if port == 0 { Err(invalid(wrong)) } else { Ok(Self { host: host.into_owned(), port }) }
     }
 
-    fn as_host(&self) -> Host {
+    pub(crate) fn as_host(&self) -> Host {
         let canonical = canonical_host(&self.host);
         canonical.parse().map_or_else(|_| Host::Name(canonical.as_ref().into()), Host::Ip)
     }
@@ -212,18 +231,8 @@ impl Way {
         outcome: &mut Outcome,
     ) -> Result<Self, Refusal> {
         let Asked { place, client, connect, idle } = asked;
-        let egress = running.effective.egress.as_ref();
-        let by_host = egress.map_or(EgressVerdict::Allowed, |e| e.by_host(&place.host, place.port));
-        if by_host == EgressVerdict::Denied {
-            return Err(denied(place));
-        }
-        if let Some(registry) = running.reserved(&canonical_host(&place.host), place.port) {
-            let detail = format!(
-                "{registry} is served by the RegistryMirror: pull through the mirror, or set its \
-                 allowDirect"
-            );
-            return Err(Refusal::new(Failure::RegistryReserved, detail));
-        }
+        let effective = &running.effective;
+        let by_host = by_name(effective, place)?;
         let mut mark = |verdict| mark(running, verdict, &unnamed, idle, outcome);
         if by_host != EgressVerdict::AskAddress {
             mark(by_host)?;
@@ -235,25 +244,12 @@ impl Way {
             .map_err(|error| Refusal::new(error.failure(), explain(&error)))?;
         let mut verdict = by_host;
         let mut addresses = resolved.to_vec();
-        if let (EgressVerdict::AskAddress, Some(egress)) = (by_host, egress) {
-            let by_address = |address: &SocketAddr| egress.by_address(address.ip(), address.port());
-            // The first address that may be dialled decides; others of the same verdict may
-            // stand in for it.
-            verdict = addresses
-                .iter()
-                .map(by_address)
-                .find(|verdict| *verdict != EgressVerdict::Denied)
-                .ok_or_else(|| denied(place))?;
-            addresses.retain(|address| by_address(address) == verdict);
+        if by_host == EgressVerdict::AskAddress {
+            verdict = by_address(effective, place, &mut addresses)?;
             mark(verdict)?;
         }
-        let rule = rule_of(verdict);
-        let named = named(running, verdict);
         if !client.to_canonical().is_loopback() {
-            let host = canonical_host(&place.host);
-            let is_named = |address: &SocketAddr| {
-                named.is_some_and(|rule| rule.names(&host, place.port, address.ip()))
-            };
+            let is_named = |address: &SocketAddr| is_named(effective, verdict, place, address.ip());
             addresses.retain(|address| is_named(address) || !is_ours(*address, gateway));
             if addresses.is_empty() {
                 return Err(denied(place));
@@ -261,9 +257,9 @@ impl Way {
         }
         Ok(Self {
             addresses,
-            rule,
-            class: named.and_then(|rule| rule.class).unwrap_or_else(unnamed),
-            location: named.map_or(Location::Cloud, |rule| rule.location),
+            rule: rule_of(verdict),
+            class: class_of(effective, verdict, unnamed),
+            location: location_of(effective, verdict),
         })
     }
 
@@ -292,13 +288,71 @@ impl Way {
     }
 }
 
+/// What a policy says of a place by its name, before anything is resolved.
+///
+/// # Errors
+/// If it refuses it.
+pub(crate) fn by_name(effective: &Effective, place: &Place) -> Result<EgressVerdict, Refusal> {
+    let egress = effective.egress.as_ref();
+    let by_host = egress.map_or(EgressVerdict::Allowed, |e| e.by_host(&place.host, place.port));
+    if by_host == EgressVerdict::Denied {
+        return Err(denied(place));
+    }
+    if let Some(registry) = reserved(effective, &canonical_host(&place.host), place.port) {
+        let detail = format!(
+            "{registry} is served by the RegistryMirror: pull through the mirror, or set its \
+             allowDirect"
+        );
+        return Err(Refusal::new(Failure::RegistryReserved, detail));
+    }
+    Ok(by_host)
+}
+
+/// The same by its addresses, where its name does not say it. The first that may be dialled
+/// decides; others of the same verdict may stand in for it, and no others are left.
+///
+/// # Errors
+/// If it refuses all of them.
+pub(crate) fn by_address(
+    effective: &Effective,
+    place: &Place,
+    addresses: &mut Vec<SocketAddr>,
+) -> Result<EgressVerdict, Refusal> {
+    let egress = effective.egress.as_ref();
+    let by_address = |address: &SocketAddr| {
+        egress.map_or(EgressVerdict::Allowed, |e| e.by_address(address.ip(), address.port()))
+    };
+    let verdict = addresses
+        .iter()
+        .map(by_address)
+        .find(|verdict| *verdict != EgressVerdict::Denied)
+        .ok_or_else(|| denied(place))?;
+    addresses.retain(|address| by_address(address) == verdict);
+    Ok(verdict)
+}
+
 /// The rule of a verdict, if it is one's.
 fn rule_of(verdict: EgressVerdict) -> Option<usize> {
     if let EgressVerdict::Rule(rule) = verdict { Some(rule) } else { None }
 }
 
-fn named(running: &Running, verdict: EgressVerdict) -> Option<&EgressRule> {
-    running.effective.egress.as_ref()?.rules.get(rule_of(verdict)?)
+/// The same itself.
+pub(crate) fn named(effective: &Effective, verdict: EgressVerdict) -> Option<&EgressRule> {
+    effective.egress.as_ref()?.rules.get(rule_of(verdict)?)
+}
+
+/// The class of a verdict: the rule's, else what it is without one.
+pub(crate) fn class_of(
+    effective: &Effective,
+    verdict: EgressVerdict,
+    unnamed: impl Fn() -> ClassId,
+) -> ClassId {
+    named(effective, verdict).and_then(|rule| rule.class).unwrap_or_else(unnamed)
+}
+
+/// Where a verdict leads.
+pub(crate) fn location_of(effective: &Effective, verdict: EgressVerdict) -> Location {
+    named(effective, verdict).map_or(Location::Cloud, |rule| rule.location)
 }
 
 /// Notes on the outcome what is known now.
@@ -313,17 +367,33 @@ fn mark(
     outcome: &mut Outcome,
 ) -> Result<(), Refusal> {
     let rule = rule_of(verdict);
-    let class = named(running, verdict).and_then(|rule| rule.class).unwrap_or_else(unnamed);
+    let class = class_of(&running.effective, verdict, unnamed);
     outcome.classify(class, By::Egress(rule));
     outcome.flow().bind(idle, running.class(class).critical());
     running.doors.pass_egress(rule)
 }
 
+/// Whether the rule of a verdict was written for this very place.
+pub(crate) fn is_named(
+    effective: &Effective,
+    verdict: EgressVerdict,
+    place: &Place,
+    address: IpAddr,
+) -> bool {
+    let host = canonical_host(&place.host);
+    named(effective, verdict).is_some_and(|rule| rule.names(&host, place.port, address))
+}
+
+/// Whether nothing but this machine is there.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    let ip = address.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
+}
+
 /// Whether `address` leads back into this gateway, or to what this machine offers itself alone.
 /// Whoever may use the proxy from outside may not use those through it.
 fn is_ours(address: SocketAddr, gateway: &Gateway) -> bool {
-    let ip = address.ip().to_canonical();
-    ip.is_loopback() || ip.is_unspecified() || leads_back(address, gateway)
+    is_own(address.ip()) || leads_back(address, gateway)
 }
 
 /// Whether one of our own listeners is there.

@@ -7,6 +7,7 @@
 //! Rules of routes and of the egress policy have no rings, only windows and freezes that name
 //! them. The data path, `explain` and `windows` ask this same code.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -304,6 +305,29 @@ impl Rollout {
     }
 }
 
+/// A document that counts at some times, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dated<'a> {
+    /// A change window, and what it does while it is open.
+    Window(&'a Arc<str>, Effect),
+    /// A freeze.
+    Freeze(&'a Arc<str>),
+    /// An exception.
+    Override(&'a Arc<str>),
+}
+
+impl fmt::Display for Dated<'_> {
+    /// `ChangeWindow/night`, `Freeze/peak`, `Override/hotfix`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match self {
+            Self::Window(name, _) => ("ChangeWindow", name),
+            Self::Freeze(name) => ("Freeze", name),
+            Self::Override(name) => ("Override", name),
+        };
+        write!(f, "{kind}/{name}")
+    }
+}
+
 impl Gate {
     /// Whether there is nothing to decide.
     pub fn is_empty(&self) -> bool {
@@ -411,20 +435,20 @@ impl Gate {
         windows.chain(freezes).collect()
     }
 
-    /// Which windows, freezes and overrides count as active now by such a clock, as `Freeze/peak`.
-    pub fn active(&self, clock: Clock, now: Timestamp) -> Vec<(String, bool)> {
+    /// Which windows, freezes and overrides count as active now by such a clock.
+    pub fn active(&self, clock: Clock, now: Timestamp) -> Vec<(Dated<'_>, bool)> {
         let windows = self.windows.iter().map(|one| {
             let is_active = blockers::is_active(&one.window, clock, now);
-            (format!("ChangeWindow/{}", one.name), is_active)
+            (Dated::Window(&one.name, one.window.effect), is_active)
         });
         let freezes = self.freezes.iter().map(|one| {
             let is_active = blockers::frozen(one, clock, now).is_some();
-            (format!("Freeze/{}", one.name), is_active)
+            (Dated::Freeze(&one.name), is_active)
         });
         let overrides = self
             .overrides
             .iter()
-            .map(|one| (format!("Override/{}", one.name), self.honours(one, clock, now)));
+            .map(|one| (Dated::Override(&one.name), self.honours(one, clock, now)));
         windows.chain(freezes).chain(overrides).collect()
     }
 

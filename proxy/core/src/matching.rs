@@ -31,7 +31,7 @@ mod routes;
 
 pub use egress::EgressTable;
 pub use natural::{NaturalClasses, natural_class};
-pub use near::{Condition, Near};
+pub use near::{Condition, Near, NearEgress, Place};
 pub use query::QueryMatch;
 pub use routes::RouteTable;
 
@@ -183,8 +183,7 @@ impl EgressRule {
             |one: &HostPattern| matches!(one, HostPattern::Exact(name) if **name == *host);
         let is_around = |one: &IpNet| one.prefix_len() > 0 && one.contains(&address);
         self.destinations.iter().any(|one| {
-            (one.ports.is_empty() || one.ports.contains(&port))
-                && (one.hosts.iter().any(is_host) || one.networks.iter().any(is_around))
+            one.takes(port) && (one.hosts.iter().any(is_host) || one.networks.iter().any(is_around))
         })
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn of_routes(config: &Effective) -> Value {
     Value::Map(routes)
 }
 
-fn of_rule(rule: &Rule, config: &Effective) -> Value {
+pub(in crate::effective) fn of_rule(rule: &Rule, config: &Effective) -> Value {
     let mut shown = Shown::default();
     shown.show("hostnames", list(&rule.hosts, |host| text(host_text(host))));
     shown.show("matches", list(&rule.matches, of_match));

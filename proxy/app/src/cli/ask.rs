@@ -133,9 +133,13 @@ pub(super) fn request(head: &Parts) -> Value {
     let named = head.uri.authority().map(ToString::to_string);
     let authority = named.or_else(|| head.headers.get(header::HOST).map(text));
     let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    json!({
+    let mut shown = json!({
         "method": head.method.as_str(), "authority": authority, "path": target, "headers": headers,
-    })
+    });
+    if let Some(scheme) = head.uri.scheme_str() {
+        shown["scheme"] = json!(scheme);
+    }
+    shown
 }
 
 /// As a part of a path or of a query.

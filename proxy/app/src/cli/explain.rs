@@ -32,6 +32,14 @@ pub(super) struct Options {
     /// A field of the request's head, such as `Idempotency-Key: 1`; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// By which way the request comes: `http`, `forward-proxy`, `tls-passthrough`, or a listener's
+    /// name [default: CONNECT by the forward proxy, all else by the HTTP entry].
+    #[arg(long, value_name = "WAY", conflicts_with = "image")]
+    via: Option<String>,
+    /// A name in the certificate that the client shows, such as `DNS:till-7.store.example`; may be
+    /// repeated.
+    #[arg(long = "certificate-name", value_name = "NAME", conflicts_with = "image")]
+    certificate_names: Vec<String>,
     /// An image instead of a request, as `registry.example/pos/checkout@sha256:…`; without a
     /// registry the one whose rollout has it, without a digest the one of its release.
     #[arg(long, value_name = "IMAGE", conflicts_with = "request")]
@@ -43,7 +51,7 @@ pub(super) struct Options {
     #[arg(long, value_enum, default_value_t)]
     output: Output,
     /// The request: a URL, or a method and a URL. Instead of a URL a path will do where `-H Host:
-    /// NAME` says the host.
+    /// NAME` says the host; after CONNECT it is `host:port`.
     #[arg(value_name = "[METHOD] URL", num_args = 1..=2, required_unless_present = "image")]
     request: Vec<String>,
     #[command(flatten)]
@@ -91,6 +99,12 @@ fn asked(options: &Options) -> Result<Value, String> {
     };
     if let Some(at) = &options.at {
         asked["at"] = json!(at);
+    }
+    if let Some(via) = &options.via {
+        asked["via"] = json!(via);
+    }
+    if !options.certificate_names.is_empty() {
+        asked["source"] = json!({ "certificate": options.certificate_names });
     }
     Ok(asked)
 }

@@ -1,7 +1,7 @@
 //! `/v1/validate` and `/v1/plan`: what a policy would be here, without changing anything.
 //!
 //! The same compiler as at a reload, for this store. A policy may take a processor for a second,
-//! so one is looked at at a time, on a thread that serves nobody.
+//! so one is looked at at a time, on a thread that serves nobody; explanations take turns with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,27 +77,24 @@ fn valid(checked: Checked) -> Result<(Effective, Report), Problem> {
 }
 
 /// Compiles a policy that a question brings along, for the store that is meant: the one that is
-/// named, else this one, else the only one. Its approvals are taken for right.
-pub(super) async fn compiled(
-    desk: &Desk,
+/// named, else `own`, else the only one. Its approvals are taken for right. See [`apart`].
+pub(super) fn compiled(
+    own: &str,
     sources: Vec<Source>,
     store: Option<String>,
 ) -> Result<Effective, Problem> {
-    let own = Arc::clone(&desk.running().store);
-    let compile = move || {
-        let (fleet, report) = Fleet::read(&sources, 1);
-        let only = fleet.stores().next().filter(|_| fleet.stores().len() == 1).map(str::to_owned);
-        let own = fleet.find(&own).ok().map(str::to_owned);
-        match store.or(own).or(only) {
-            Some(meant) => Ok(of_fleet(&fleet, report, &meant)),
-            None if report.errors.is_empty() => {
-                let why = "the policy has several stores, and not this one: name one as `store`";
-                Ok(Checked { effective: None, report: Report::of_error(why) })
-            }
-            None => Ok(Checked { effective: None, report }),
+    let (fleet, report) = Fleet::read(&sources, 1);
+    let only = fleet.stores().next().filter(|_| fleet.stores().len() == 1).map(str::to_owned);
+    let own = fleet.find(own).ok().map(str::to_owned);
+    let checked = match store.or(own).or(only) {
+        Some(meant) => of_fleet(&fleet, report, &meant),
+        None if report.errors.is_empty() => {
+            let why = "the policy has several stores, and not this one: name one as `store`";
+            Checked { effective: None, report: Report::of_error(why) }
         }
+        None => Checked { effective: None, report },
     };
-    let (config, _) = valid(apart(desk, compile).await?)?;
+    let (config, _) = valid(checked)?;
     let gate = config.gate.clone().verified(|_, _, _| true);
     Ok(Effective { gate, ..config })
 }

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::EVENTS;
-use super::{Ask, Desk, News};
+use super::{Ask, Desk, Endpoint, News, lock};
 
 /// Open streams: dashboards and tools; sidecars wait with `/v1/config`.
 pub(super) const STREAMS_MAX: i64 = 256;
@@ -49,7 +49,11 @@ pub(super) fn open(
         return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, detail));
     }
     let held = Held::new(&meters.streams);
-    let last = ask.head.headers.get(LAST_EVENT).and_then(|id| id.to_str().ok()?.parse().ok());
+    let last = ask.head.headers.get(LAST_EVENT).and_then(|id| {
+        // Numbers of another process say nothing of what this one has run.
+        let (boot, number) = id.to_str().ok()?.split_once('-')?;
+        number.parse().ok().filter(|_| *boot == *desk.endpoint().boot)
+    });
     let (events, rest) = mpsc::channel(UNDER_WAY);
     tokio::spawn(tell(Arc::clone(desk), ask.pass.clone(), last, events));
     let body = EventBody { rest, _held: held, _flow: flow };
@@ -70,7 +74,7 @@ async fn tell(desk: Arc<Desk>, pass: Pass, mut last: Option<u64>, events: mpsc::
         let Ok(who) = pass.who(&desk) else { return };
         if last != Some(sequence) {
             let digest = Arc::clone(&slices.of(&who, None).digest);
-            if events.send(event(sequence, &digest)).await.is_err() {
+            if events.send(event(desk.endpoint(), sequence, &digest)).await.is_err() {
                 return;
             }
             last = Some(sequence);
@@ -88,9 +92,12 @@ async fn tell(desk: Arc<Desk>, pass: Pass, mut last: Option<u64>, events: mpsc::
     }
 }
 
-fn event(sequence: u64, digest: &str) -> Bytes {
+/// The config of this number; `sequence` is that of the bundle that it came in, as
+/// `Tillgate-Sequence` has it.
+fn event(endpoint: &Endpoint, number: u64, digest: &str) -> Bytes {
+    let sequence = lock(&endpoint.past).bundle().and_then(|bundle| bundle.sequence);
     let data = serde_json::json!({ "digest": digest, "sequence": sequence });
-    format!("event: config\nid: {sequence}\ndata: {data}\n\n").into()
+    format!("event: config\nid: {}-{number}\ndata: {data}\n\n", endpoint.boot).into()
 }
 
 struct EventBody {

@@ -10,17 +10,19 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tillgate_config::effective::Effective;
 use tillgate_config::fleet;
-use tillgate_config::scalar::{Instant, Text as _};
+use tillgate_config::scalar::{Instant, SanText, Text as _};
 use tillgate_core::civil::Timestamp;
 use tillgate_core::gate::{Clock, Look};
+use tillgate_core::tls::{ClientIdentity, SanMatch};
 
 use super::problem::Problem;
 use super::{Ask, Desk, checks};
 use crate::admin::status;
+use crate::explain::entrance::Entrance;
 use crate::explain::{self, image};
 use crate::gateway::Gateway;
 
@@ -32,7 +34,9 @@ struct Question {
     image: Option<Image>,
     /// Another time, as RFC 3339 has it.
     at: Option<String>,
-    /// Who asks; a sidecar's own rules are the gateway's.
+    /// By which way the request comes: the name of a listener, or its kind.
+    via: Option<String>,
+    /// Whose request it is.
     source: Option<Source>,
     /// Another policy instead of the one that runs. Its approvals are taken for right: whoever asks
     /// wants to know what it would do.
@@ -47,10 +51,28 @@ struct Question {
 #[serde(deny_unknown_fields)]
 struct Head {
     method: Option<String>,
+    /// Of the URL: clients ask a proxy for `https` by CONNECT.
+    #[serde(default)]
+    scheme: Scheme,
     authority: String,
+    /// CONNECT and TLS have none.
+    #[serde(default = "root")]
     path: String,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+}
+
+/// How a URL begins.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Scheme {
+    #[default]
+    Http,
+    Https,
+}
+
+fn root() -> String {
+    "/".to_owned()
 }
 
 /// An image to pull.
@@ -62,10 +84,31 @@ struct Image {
     digest: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
-    workload: String,
+    /// A sidecar's own rules are the gateway's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
+    /// The names in the certificate that it shows, as `DNS:till-7.store.example`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Vec<String>>,
+}
+
+impl Source {
+    /// What its certificate says, in the form that rules compare.
+    fn client(&self) -> Result<Option<ClientIdentity>, String> {
+        let Some(names) = &self.certificate else { return Ok(None) };
+        let one = |name: &String| match SanText::read(name) {
+            Ok(SanText(SanMatch::Exact(name))) => Ok(name),
+            Ok(SanText(SanMatch::DnsSuffix(_))) => {
+                Err(format!("`certificate`: `{name}` stands for many names: write one"))
+            }
+            Err(why) => Err(format!("`certificate`: {why}")),
+        };
+        let sans = names.iter().map(one).collect::<Result<_, _>>()?;
+        Ok(Some(ClientIdentity { sans, ..ClientIdentity::default() }))
+    }
 }
 
 /// Documents of a policy.
@@ -114,11 +157,27 @@ impl Question {
     fn subject(&self) -> Result<Subject<'_>, String> {
         match (&self.http, &self.image) {
             (Some(http), None) => head(http).map(|head| Subject::Request(Box::new(head))),
+            (None, Some(_)) if self.via.is_some() => {
+                Err("`via` is a request's: every pull comes through the mirror".to_owned())
+            }
             (None, Some(image)) => Ok(Subject::Image(image)),
             (Some(_), Some(_)) | (None, None) => {
                 Err("ask about one thing: `http` is a request, `image` a pull".to_owned())
             }
         }
+    }
+
+    /// What would happen to the request with this head.
+    fn requested(
+        &self,
+        config: &Effective,
+        head: &Parts,
+        when: (Clock, Timestamp),
+    ) -> Result<Value, String> {
+        let client = self.source.as_ref().map(Source::client).transpose()?.flatten();
+        let entrance = Entrance::find(config, self.via.as_deref(), &head.method)?;
+        let asked = explain::Asked { head, entrance, client: client.as_ref() };
+        Ok(explain::of(config, &asked, when))
     }
 
     /// The moment that is meant; of another time it is known which one is meant.
@@ -130,44 +189,58 @@ impl Question {
 }
 
 /// The answer, with what it is an answer about.
-fn said(mut shown: Value, config: &Effective, is_hypothetical: bool) -> Value {
+fn said(mut shown: Value, question: &Question, config: &Effective, is_hypothetical: bool) -> Value {
+    if let Some(source) = &question.source {
+        shown["source"] = json!(source);
+    }
     shown["digest"] = json!(&*config.digest);
     shown["hypothetical"] = json!(is_hypothetical);
     shown
 }
 
-/// The answer.
+/// The answer; a policy, and the search for the next opening, may take a processor for a while.
 pub(super) async fn explain(desk: &Desk, ask: Ask) -> Result<Value, Problem> {
     let mut question: Question = ask.json()?;
-    let (bundle, store) = (question.bundle.take(), question.store.take());
-    let is_hypothetical = bundle.is_some();
-    let subject = question.subject().map_err(Problem::malformed)?;
-    let when = question.when(|| desk.gateway.clock.now()).map_err(Problem::malformed)?;
-    let running = desk.running();
-    let config = match bundle {
-        None if store.as_ref().is_some_and(|store| **store != *running.store) => {
-            let detail = format!("this gateway is of store {}: ask its own", running.store);
-            return Err(Problem::malformed(detail));
-        }
-        None => running,
-        Some(documents) => Arc::new(checks::compiled(desk, documents.sources(), store).await?),
-    };
-    let mut shown = match subject {
+    question.subject().map_err(Problem::malformed)?;
+    let documents = question.bundle.take();
+    let gateway = Arc::clone(&desk.gateway);
+    checks::apart(desk, move || {
+        let running = &gateway.running().effective;
+        let Some(documents) = documents else {
+            if let Some(store) = &question.store
+                && **store != *running.store
+            {
+                let detail = format!("this gateway is of store {}: ask its own", running.store);
+                return Err(Problem::malformed(detail));
+            }
+            return answer(&gateway, running, &question, false).map_err(Problem::malformed);
+        };
+        let store = question.store.take();
+        let config = checks::compiled(&running.store, documents.sources(), store)?;
+        answer(&gateway, &config, &question, true).map_err(Problem::malformed)
+    })
+    .await
+}
+
+/// What a gateway says of a question about `config`; on a thread that may wait for the disk.
+fn answer(
+    gateway: &Gateway,
+    config: &Effective,
+    question: &Question,
+    is_hypothetical: bool,
+) -> Result<Value, String> {
+    let when = question.when(|| gateway.clock.now())?;
+    let shown = match question.subject()? {
         Subject::Request(head) => {
-            let mut shown = explain::of(&config, &head, when);
+            let mut shown = question.requested(config, &head, when)?;
             if !is_hypothetical {
-                shown["now"] = now(&desk.gateway, &config, &shown);
+                shown["now"] = now(gateway, config, &shown);
             }
             shown
         }
-        Subject::Image(image) => {
-            pull(&desk.gateway, &config, image, when).await.map_err(Problem::malformed)?
-        }
+        Subject::Image(image) => apart(|| pull(gateway, config, image, when))?,
     };
-    if let Some(source) = question.source {
-        shown["source"] = json!({ "workload": source.workload });
-    }
-    Ok(said(shown, &config, is_hypothetical))
+    Ok(said(shown, question, config, is_hypothetical))
 }
 
 /// The answer without a gateway: nothing is alive, and the store has nothing of an image.
@@ -179,13 +252,13 @@ pub(crate) fn offline(
     let question = read(question)?;
     let when = question.when(|| (Clock::Synced, now))?;
     let shown = match question.subject()? {
-        Subject::Request(head) => explain::of(config, &head, when),
+        Subject::Request(head) => question.requested(config, &head, when)?,
         Subject::Image(image) => {
             let image = image.find(config)?;
             image::of(config, &image, &image.judge(config, when), when)
         }
     };
-    Ok(said(shown, config, true))
+    Ok(said(shown, &question, config, true))
 }
 
 fn read(question: Value) -> Result<Question, String> {
@@ -198,17 +271,7 @@ pub(crate) fn here(gateway: &Gateway, question: Value) -> Result<Value, String> 
     if question.bundle.is_some() || question.store.is_some() {
         return Err("what is explained from afar is what runs".to_owned());
     }
-    let config = &gateway.running().effective;
-    let when = question.when(|| gateway.clock.now())?;
-    let shown = match question.subject()? {
-        Subject::Request(head) => {
-            let mut shown = explain::of(config, &head, when);
-            shown["now"] = now(gateway, config, &shown);
-            shown
-        }
-        Subject::Image(image) => apart(|| pull(gateway, config, image, when))?,
-    };
-    Ok(said(shown, config, false))
+    answer(gateway, &gateway.running().effective, &question, false)
 }
 
 /// Waits for what `asked` gives, on a thread with a runtime of its own.
@@ -264,7 +327,7 @@ fn now(gateway: &Gateway, config: &Effective, shown: &Value) -> Value {
     let lines = shown["tiers"].as_array().into_iter().flatten().flat_map(|tier| {
         tier.as_array().into_iter().flatten().filter_map(|one| one["line"].as_str())
     });
-    let mut lines: Vec<&str> = lines.collect();
+    let mut lines: Vec<&str> = lines.chain(shown["line"].as_str()).collect();
     lines.dedup();
     let links = lines.into_iter().map(|name| {
         let is_down = all["lines"]
@@ -289,12 +352,17 @@ fn head(given: &Head) -> Result<Parts, String> {
     let wrong = |what: &str| format!("`http` has {what}");
     let method = given.method.as_deref().unwrap_or("GET");
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| wrong("no method of HTTP"))?;
-    let uri = Uri::builder()
-        .scheme("http")
-        .authority(given.authority.as_str())
-        .path_and_query(given.path.as_str())
-        .build()
-        .map_err(|_| wrong("no authority and path that make a URL"))?;
+    let uri = Uri::builder().authority(given.authority.as_str());
+    let uri = if method == Method::CONNECT {
+        uri
+    } else {
+        let scheme = match given.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        uri.scheme(scheme).path_and_query(given.path.as_str())
+    };
+    let uri = uri.build().map_err(|_| wrong("no authority and path that make a URL"))?;
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in &given.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("no field names"))?;

@@ -4,6 +4,7 @@
 //! compares. Shapes of documents are here, because nothing else needs them as schemas.
 
 use serde_json::{Map, Value, json};
+use tillgate_config::scalar::{SanText, Text as _};
 use tillgate_core::endpoint::Role;
 
 use super::routes::{Access, PROBLEM, Parameter, ROUTES, Route};
@@ -198,6 +199,52 @@ fn held(required: Option<&str>) -> Value {
     })
 }
 
+/// What `/v1/explain` is asked.
+fn question(text: &Value) -> Value {
+    json!({
+        "type": "object", "additionalProperties": false,
+        "oneOf": [{"required": ["http"]}, {"required": ["image"]}],
+        "properties": {
+            "http": {
+                "type": "object", "required": ["authority"],
+                "additionalProperties": false,
+                "properties": {
+                    "method": {"type": "string"}, "authority": {"type": "string"},
+                    "scheme": {"enum": ["http", "https"], "default": "http"},
+                    "path": {"type": "string"},
+                    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+                },
+            },
+            "image": {
+                "type": "object", "required": ["repository"], "additionalProperties": false,
+                "properties": {"registry": text, "repository": text, "digest": text},
+            },
+            "at": {"type": "string", "format": "date-time"},
+            "via": {
+                "type": "string", "maxLength": 1024,
+                "description": "`http`, `forward-proxy`, `tls-passthrough`, or a listener's \
+                                name. Without it CONNECT is the forward proxy's, and all else \
+                                the HTTP entry's.",
+            },
+            "source": {
+                "type": "object", "additionalProperties": false,
+                "properties": {
+                    "workload": text,
+                    "certificate": {
+                        "type": "array", "items": {
+                            "type": "string", "pattern": SanText::PATTERN,
+                        },
+                    },
+                },
+            },
+            "bundle": {
+                "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}],
+            },
+            "store": text,
+        },
+    })
+}
+
 fn schemas() -> Value {
     let digest = json!({"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"});
     let text = json!({"type": "string", "maxLength": 1024});
@@ -217,34 +264,7 @@ fn schemas() -> Value {
                 }}},
             },
         },
-        "Question": {
-            "type": "object", "additionalProperties": false,
-            "oneOf": [{"required": ["http"]}, {"required": ["image"]}],
-            "properties": {
-                "http": {
-                    "type": "object", "required": ["authority", "path"],
-                    "additionalProperties": false,
-                    "properties": {
-                        "method": {"type": "string"}, "authority": {"type": "string"},
-                        "path": {"type": "string"},
-                        "headers": {"type": "object", "additionalProperties": {"type": "string"}},
-                    },
-                },
-                "image": {
-                    "type": "object", "required": ["repository"], "additionalProperties": false,
-                    "properties": {"registry": text, "repository": text, "digest": text},
-                },
-                "at": {"type": "string", "format": "date-time"},
-                "source": {
-                    "type": "object", "required": ["workload"], "additionalProperties": false,
-                    "properties": {"workload": text},
-                },
-                "bundle": {
-                    "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}],
-                },
-                "store": text,
-            },
-        },
+        "Question": question(&text),
         "Instance": {
             "type": "object", "required": ["bootId"], "additionalProperties": false,
             "properties": {

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 /// For people, whatever was asked about, and whoever has answered.
 pub(crate) fn of(shown: &Value) -> String {
-    if shown["refused"].is_string() {
+    if shown["destination"].is_object() {
+        egress(shown)
+    } else if shown["refused"].is_string() {
         refused(shown)
     } else if shown["image"].is_object() {
         image(shown)
@@ -18,7 +20,60 @@ pub(crate) fn of(shown: &Value) -> String {
 fn refused(shown: &Value) -> String {
     let mut out = format!("no rule: {}: {}\n", word(&shown["refused"]), word(&shown["detail"]));
     rejected(&mut out, shown);
+    let other = &shown["forwardProxy"];
+    if other.is_object() {
+        out.push_str("but at the forward proxy:\n");
+        out.push_str(&of(other));
+    }
     out
+}
+
+/// What the egress policy decides.
+fn egress(shown: &Value) -> String {
+    let method = word(&shown["request"]["method"]);
+    let mut out = format!("{method} {} by {}\n", target(shown), word(&shown["via"]));
+    if shown["byAddress"].is_array() {
+        line(&mut out, "by address", &words(&shown["because"]));
+        for one in items(&shown["byAddress"]) {
+            line(&mut out, "to", &words(&one["addresses"]));
+            way(&mut out, one);
+        }
+    } else {
+        way(&mut out, shown);
+    }
+    if let Some(why) = shown["unless"].as_str() {
+        line(&mut out, "unless", why);
+    }
+    rejected(&mut out, shown);
+    now(&mut out, &shown["now"]);
+    out
+}
+
+/// What a verdict leads to.
+fn way(out: &mut String, way: &Value) {
+    let rule = way["egressRule"].as_str().map(|name| format!("EgressPolicy, rule {name}"));
+    let rule = rule.unwrap_or_else(|| words(&way["because"]));
+    let because = if way["egressRule"].is_null() { String::new() } else { words(&way["because"]) };
+    let verdict = word(&way["verdict"]).to_lowercase();
+    line(out, &verdict, &format!("{rule}{}", place(&way["origin"])));
+    if !because.is_empty() {
+        line(out, "matched", &because);
+    }
+    if way["trafficClass"].is_null() {
+        return;
+    }
+    class(out, &way["trafficClass"]);
+    if !way["gate"].is_null() {
+        line(out, "gate", &plain(&way["gate"]));
+    }
+    let across = way["line"].as_str().unwrap_or("none: it stays in the store");
+    line(out, "line", across);
+}
+
+fn class(out: &mut String, class: &Value) {
+    let why = [word(&class["why"]), place(&class["origin"])].concat();
+    let (name, priority) = (word(&class["name"]), &class["priority"]);
+    line(out, "class", &format!("{name}, priority {priority}: {why}"));
 }
 
 fn request(shown: &Value) -> String {
@@ -26,10 +81,7 @@ fn request(shown: &Value) -> String {
     line(&mut out, "route", &named(&shown["route"], &shown["rule"], &shown["origin"]));
     line(&mut out, "matched", &words(&shown["because"]));
     rejected(&mut out, shown);
-    let class = &shown["trafficClass"];
-    let why = [word(&class["why"]), place(&class["origin"])].concat();
-    let (name, priority) = (word(&class["name"]), &class["priority"]);
-    line(&mut out, "class", &format!("{name}, priority {priority}: {why}"));
+    class(&mut out, &shown["trafficClass"]);
     if !shown["gate"].is_null() {
         line(&mut out, "gate", &plain(&shown["gate"]));
     }

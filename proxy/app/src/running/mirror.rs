@@ -8,6 +8,7 @@ use http::Request;
 use http::header::HOST;
 use http::uri::Authority;
 use tillgate_config::defaults;
+use tillgate_config::effective::Effective;
 use tillgate_core::backend::{Endpoint, Location};
 use tillgate_core::class::ClassId;
 use tillgate_core::mirror::{Direct, UpstreamSpec};
@@ -20,6 +21,21 @@ use super::{EGRESS_POOL, Running, TargetFacts};
 
 /// Metrics' name for requests to the registry mirror.
 pub(crate) const MIRROR: &str = "mirror";
+
+/// Whether a registry that is to be reached through the mirror alone is at `host` (canonical)
+/// and `port`; its name.
+pub(crate) fn reserved<'a>(
+    effective: &'a Effective,
+    host: &str,
+    port: u16,
+) -> Option<&'a Arc<str>> {
+    let mirror = effective.mirror.as_ref()?;
+    let is_there = |one: &&UpstreamSpec| {
+        one.direct == Direct::Refused
+            && one.is_at(host, port, &effective.backend(one.backend).endpoints)
+    };
+    mirror.upstreams.iter().find(is_there).map(|one| &one.registry)
+}
 
 impl Running {
     /// Whether a request of the HTTP entry is for one of the mirror's hostnames.
@@ -35,17 +51,6 @@ impl Running {
     pub(crate) fn mirror_meter(&self, class: ClassId) -> &RequestMeter {
         let name = &self.class(class).spec.name;
         self.mirror[class.index()].get_or_init(|| self.metrics.request(name, &MIRROR.into()))
-    }
-
-    /// Whether a registry that is to be reached through the mirror alone is at `host` (canonical)
-    /// and `port`; its name.
-    pub(crate) fn reserved(&self, host: &str, port: u16) -> Option<&Arc<str>> {
-        let mirror = self.effective.mirror.as_ref()?;
-        let is_there = |one: &&UpstreamSpec| {
-            one.direct == Direct::Refused
-                && one.is_at(host, port, &self.effective.backend(one.backend).endpoints)
-        };
-        mirror.upstreams.iter().find(is_there).map(|one| &one.registry)
     }
 
     /// How requests of `class` reach a host that a server named, at addresses that were checked.

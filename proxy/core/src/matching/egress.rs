@@ -95,7 +95,8 @@ impl EgressTable {
         self.rest(port)
     }
 
-    fn rest(&self, port: u16) -> EgressVerdict {
+    /// The verdict on what no name and no network of the rules has.
+    pub fn rest(&self, port: u16) -> EgressVerdict {
         match (self.any.find(port), self.traffic_policy) {
             (Some(rule), _) => EgressVerdict::Rule(rule),
             (None, TrafficPolicy::Allow) => EgressVerdict::Allowed,

@@ -23,8 +23,19 @@ struct HeldLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DocumentLabels {
-    document: Label,
+struct WindowLabels {
+    window: Label,
+    effect: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FreezeLabels {
+    freeze: Label,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OverrideLabels {
+    r#override: Label,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +57,9 @@ const GATE_STATES: [&str; 2] = ["open", "held"];
 pub struct RolloutMeters {
     gates: Family<StateLabels, Gauge>,
     held: Family<HeldLabels, Counter>,
-    active: Family<DocumentLabels, Gauge>,
+    windows: Family<WindowLabels, Gauge>,
+    freezes: Family<FreezeLabels, Gauge>,
+    overrides: Family<OverrideLabels, Gauge>,
     rules: Family<RuleLabels, Gauge>,
     rules_held: Family<RuleHeldLabels, Counter>,
     pulls: Family<StateLabels, Gauge>,
@@ -63,8 +76,12 @@ impl RolloutMeters {
             registry.register("gate_state", text, all.gates.clone());
             let text = "manifests that were held, by the document that holds them";
             registry.register("gate_held", text, all.held.clone());
-            let text = "1 while a window, freeze or override is active, else 0";
-            registry.register("gate_document_active", text, all.active.clone());
+            let text = "1 while a change window is open, else 0; by what it does then";
+            registry.register("window_active", text, all.windows.clone());
+            let text = "1 while a freeze is active, else 0";
+            registry.register("freeze_active", text, all.freezes.clone());
+            let text = "1 while an override counts, else 0";
+            registry.register("override_active", text, all.overrides.clone());
             let text = "1 while requests pass a rule that a window or freeze names, else 0";
             registry.register("gate_rule_open", text, all.rules.clone());
             let text = "requests that a rule's window or freeze held, by the document";
@@ -101,15 +118,29 @@ impl RolloutMeters {
         }
     }
 
-    /// Whether a window, freeze or override (`Freeze/peak`) is active.
-    pub fn document(&self, document: &str, is_active: bool) {
-        let labels = DocumentLabels { document: document.into() };
-        self.active.get_or_create_owned(&labels).set(i64::from(is_active));
+    /// Whether a window is open that does this then, `allow` or `deny`.
+    pub fn window(&self, window: &Label, effect: &'static str, is_active: bool) {
+        let labels = WindowLabels { window: Arc::clone(window), effect };
+        self.windows.get_or_create_owned(&labels).set(i64::from(is_active));
+    }
+
+    /// Whether a freeze is active.
+    pub fn freeze(&self, freeze: &Label, is_active: bool) {
+        let labels = FreezeLabels { freeze: Arc::clone(freeze) };
+        self.freezes.get_or_create_owned(&labels).set(i64::from(is_active));
+    }
+
+    /// Whether an exception counts.
+    pub fn exception(&self, name: &Label, is_active: bool) {
+        let labels = OverrideLabels { r#override: Arc::clone(name) };
+        self.overrides.get_or_create_owned(&labels).set(i64::from(is_active));
     }
 
     /// Forgets documents that another policy had, and rules that they named.
     pub fn clear_calendar(&self) {
-        self.active.clear();
+        self.windows.clear();
+        self.freezes.clear();
+        self.overrides.clear();
         self.rules.clear();
     }
 

@@ -47,13 +47,28 @@ spec:
       filters: {requestRedirect: {scheme: https, statusCode: 301}}
 ";
 
+fn own(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 fn ask(policy: &str, headers: &[&str], request: &[&str], output: Output) -> Answer {
+    ask_by(policy, (None, &[]), (headers, request), output)
+}
+
+/// The same by a way, from a client whose certificate has such names.
+fn ask_by(
+    policy: &str,
+    (via, names): (Option<&str>, &[&str]),
+    (headers, request): (&[&str], &[&str]),
+    output: Output,
+) -> Answer {
     let config = Scratch::new("store.yaml", policy.as_bytes());
-    let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let (headers, request) = (own(headers), own(request));
     run(&Options {
         config: Some(config.path.clone()),
         store: None,
+        via: via.map(str::to_owned),
+        certificate_names: own(names),
         image: None,
         at: None,
         headers,
@@ -147,6 +162,8 @@ fn pulled(store: &str, image: &str, at: &str, output: Output) -> Answer {
     run(&Options {
         config: Some(fleet),
         store: Some(store.to_owned()),
+        via: None,
+        certificate_names: Vec::new(),
         image: Some(image.to_owned()),
         at: Some(at.to_owned()),
         headers: Vec::new(),
@@ -207,4 +224,144 @@ fn what_else_nearly_matched_is_told() {
     let other = json(POLICY, &[], &["http://pay.example/price"]);
     assert_eq!(other["rejected"][0]["because"], "not path prefix /old");
     assert!(other["rejected"][0]["origin"].as_str().unwrap().contains("store.yaml:"), "{other}");
+}
+
+const EGRESS: &str = "\
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: tills}
+spec:
+  trafficPolicy: Deny
+  rules:
+    - name: updates
+      destinations: [{hostnames: [updates.example], ports: [80, 443]}]
+      trafficClass: image-pull
+    - {name: rest, destinations: [{hostnames: [\"*.example\"], ports: [443]}]}
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Freeze
+metadata: {name: peak}
+spec:
+  appliesTo: {egressRules: [updates]}
+  from: \"2020-11-20T00:00:00\"
+  until: \"2099-12-01T06:00:00\"
+  timeZone: Store
+  reason: the busy week
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Listener
+metadata: {name: tills-tls}
+spec: {address: \"127.0.0.1:18443\", protocol: TLSPassthrough, trafficClass: payment}
+";
+
+fn through(policy: &str, via: Option<&str>, request: &[&str]) -> (Value, u8) {
+    let answer = ask_by(policy, (via, &[]), (&[], request), Output::Json);
+    let shown = serde_json::from_str(&answer.stdout);
+    (shown.unwrap_or_else(|_| panic!("{}", answer.stderr)), answer.code)
+}
+
+#[test]
+fn what_the_forward_proxy_decides_is_explained() {
+    let policy = POLICY.to_owned() + EGRESS;
+    let (held, code) = through(&policy, Some("forward-proxy"), &["http://updates.example/x"]);
+    assert_eq!((&held["verdict"], code), (&"Held".into(), 0), "{held}");
+    assert_eq!((&held["egressRule"], &held["line"]), (&"updates".into(), &"primary".into()));
+    assert_eq!(held["because"], serde_json::json!(["host updates.example", "port 80"]));
+    assert_eq!(held["gate"]["heldBy"][0], "Freeze/peak");
+    assert_eq!(held["trafficClass"]["name"], "image-pull");
+    let line = policy.lines().position(|one| one.contains("name: updates")).unwrap() + 1;
+    assert!(held["origin"].as_str().unwrap().contains(&format!("store.yaml:{line}:")), "{held}");
+    let rejected = &held["rejected"][0];
+    assert_eq!((&rejected["rule"], &rejected["because"]), (&"rest".into(), &"not port 443".into()));
+    // A client asks a proxy for an `https` URL by CONNECT.
+    let (tunnel, _) = through(&policy, Some("forward-proxy"), &["https://a.example/x"]);
+    let (asked, _) = through(&policy, None, &["CONNECT", "a.example:443"]);
+    for part in ["request", "via", "destination", "verdict", "because"] {
+        assert_eq!(tunnel[part], asked[part]);
+    }
+    assert_eq!((&tunnel["verdict"], &tunnel["egressRule"]), (&"Passes".into(), &"rest".into()));
+    assert_eq!(tunnel["trafficClass"]["name"], "default");
+    let (denied, code) = through(&policy, None, &["CONNECT", "a.example:22"]);
+    assert_eq!((&denied["refused"], code), (&"egress_denied".into(), 1), "{denied}");
+    assert_eq!(denied["rejected"][0]["rule"], "rest");
+    // TLS that is passed on names no port.
+    let (passed, _) = through(&policy, Some("tls-passthrough"), &["b.example"]);
+    assert_eq!(
+        (&passed["verdict"], &passed["destination"]["port"]),
+        (&"Passes".into(), &443.into())
+    );
+    assert_eq!(
+        (&passed["via"], &passed["trafficClass"]["name"]),
+        (&"tills-tls".into(), &"payment".into())
+    );
+    let (named, _) = through(&policy, Some("tills-tls"), &["b.example"]);
+    assert_eq!((&named["via"], &named["because"]), (&passed["via"], &passed["because"]));
+    for (via, says) in [("nobody", "no listener is called"), ("admin", "no route and no rule")] {
+        let answer = ask_by(&policy, (Some(via), &[]), (&[], &[URL]), Output::Json);
+        assert!(answer.code == 2 && answer.stderr.contains(says), "{answer:?}");
+    }
+    let none = ask_by(POLICY, (Some("tls-passthrough"), &[]), (&[], &[URL]), Output::Json);
+    assert!(none.stderr.contains("no listener passes TLS on"), "{none:?}");
+}
+
+#[test]
+fn who_does_not_say_the_way_hears_of_the_forward_proxy() {
+    let policy = POLICY.to_owned() + EGRESS;
+    let asked = ["http://updates.example/x"];
+    let (shown, code) = through(&policy, None, &asked);
+    assert_eq!((&shown["refused"], code), (&"unknown_host".into(), 1), "{shown}");
+    let there = &shown["forwardProxy"];
+    assert_eq!((&there["verdict"], &there["egressRule"]), (&"Held".into(), &"updates".into()));
+    let text = ask(&policy, &[], &asked, Output::Text).stdout;
+    assert!(text.contains("held       EgressPolicy, rule updates ("), "{text}");
+    for (policy, via) in [(&*policy, Some("http")), (POLICY, None)] {
+        let (shown, _) = through(policy, via, &asked);
+        assert!(shown["refused"] == "unknown_host" && shown["forwardProxy"].is_null(), "{shown}");
+    }
+}
+
+#[test]
+fn without_a_lookup_every_network_that_may_decide_is_told() {
+    let networks = "    - {name: office, destinations: [{cidrs: [10.0.0.0/8]}], location: Local}\n";
+    let policy = POLICY.to_owned()
+        + &EGRESS.replace(
+            "---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze",
+            &format!("{networks}---\napiVersion: tillgate.dev/v1alpha1\nkind: Freeze"),
+        );
+    let (shown, code) = through(&policy, None, &["CONNECT", "files.test:445"]);
+    assert_eq!((&shown["verdict"], code), (&"ByAddress".into(), 0), "{shown}");
+    let all = shown["byAddress"].as_array().unwrap();
+    let told = |one: &Value| (one["addresses"][0].clone(), one["verdict"].clone());
+    let expected = [("10.0.0.0/8", "Passes"), ("every other", "Denied")];
+    assert_eq!(
+        all.iter().map(told).collect::<Vec<_>>(),
+        expected.map(|(a, b)| (a.into(), b.into()))
+    );
+    assert_eq!((&all[0]["egressRule"], &all[0]["line"]), (&"office".into(), &Value::Null));
+    // An address needs none.
+    let (there, _) = through(&policy, None, &["CONNECT", "10.1.2.3:445"]);
+    assert_eq!((&there["verdict"], &there["egressRule"]), (&"Passes".into(), &"office".into()));
+}
+
+#[test]
+fn a_rule_for_a_certificate_is_met_by_its_name() {
+    let policy = POLICY.replace(
+        "    - name: moved\n",
+        "    - name: till\n      \
+         matches: [{clientCertificate: {san: \"DNS:*.tills.example\"}}]\n      \
+         backendRefs: [{name: pricing-local}]\n    - name: moved\n",
+    );
+    let rule = |names: &[&str]| {
+        let answer = ask_by(&policy, (None, names), (&[], &[URL]), Output::Json);
+        let shown: Value = serde_json::from_str(&answer.stdout).expect(&answer.stderr);
+        shown["rule"].clone()
+    };
+    assert_eq!(rule(&[]), "all");
+    assert_eq!(rule(&["URI:spiffe://store/till", "DNS:Till-7.tills.example"]), "till");
+    assert_eq!(rule(&["DNS:till-7.other.example"]), "all");
+    for wrong in ["till-7", "DNS:*.tills.example"] {
+        let answer = ask_by(&policy, (None, &[wrong]), (&[], &[URL]), Output::Json);
+        assert!(answer.code == 2 && answer.stderr.contains("`certificate`"), "{answer:?}");
+    }
 }
