@@ -193,9 +193,8 @@ fn sum(
     claim: impl Fn(&WindowFlow) -> Option<BitRate>,
 ) -> Option<BitRate> {
     let mut own = flows.iter().filter(|flow| flow.class == class);
-    let sum = own.try_fold(0u64, |sum, flow| {
-        Some(sum.saturating_add(claim(flow)?.bits_per_second()))
-    });
+    let sum =
+        own.try_fold(0u64, |sum, flow| Some(sum.saturating_add(claim(flow)?.bits_per_second())));
     sum.map(BitRate::from_bits_per_second)
 }
 
