@@ -365,7 +365,7 @@ fn unpacked(outcome: &Value) -> String {
 }
 
 /// What dashboards and alarms of a chain are built on, with its labels.
-const METRICS: [(&str, &[&str]); 25] = [
+const METRICS: [(&str, &[&str]); 27] = [
     ("config_info", &["revision", "digest", "sequence"]),
     ("config_last_apply_success", &[]),
     ("config_last_apply_timestamp_seconds", &[]),
