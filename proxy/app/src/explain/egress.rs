@@ -263,7 +263,7 @@ impl<'a> Asked<'a> {
             (!networks.is_empty()).then_some((EgressVerdict::Rule(rule), networks))
         });
         let rest = (egress.rest(port), vec!["every other".to_owned()]);
-        let told = |(verdict, addresses)| {
+        let told = |(verdict, addresses): (EgressVerdict, Vec<String>)| {
             let mut shown = self.way(verdict, at);
             shown["addresses"] = json!(addresses);
             shown
