@@ -370,8 +370,8 @@ fn compare(site: &Site, head: &Parts, case: &str, in_full: bool) -> bool {
         let shown = explained.to_json(site.clock.now());
         let all = effective.to_json();
         let whole = &all["effective"];
-        let class = &whole["classes"][&*effective.classes.get(*class).name];
-        assert_eq!(shown["trafficClass"]["maxWait"], class["queue"]["maxWait"], "{case}");
+        let written = &whole["classes"][&*effective.classes.get(*class).name];
+        assert_eq!(shown["trafficClass"]["maxWait"], written["queue"]["maxWait"], "{case}");
         assert_eq!(explained.shown, whole["routes"][&*rule.route][&*rule.name], "{case}");
         let is_held = site.doors.pass_route(found.rule).is_err();
         assert_eq!(shown["gate"]["gate"] == "Held", is_held, "{case}: {}", shown["gate"]);
