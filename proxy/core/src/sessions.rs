@@ -136,9 +136,9 @@ mod tests {
     use super::*;
 
     impl Key for u8 {
-        type Client = u8;
+        type Client = Self;
 
-        fn client(&self) -> u8 {
+        fn client(&self) -> Self {
             *self % 4
         }
     }
