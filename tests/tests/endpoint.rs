@@ -216,7 +216,7 @@ fn a_stream_without_news_is_kept_alive() {
     let site = Site::new("Token");
     let mut wire = site.caller("viewer").send("GET", "/v1/config/events", "", "");
     wire.head();
-    wire.read_until("\"sequence\":1}\n\n");
+    wire.read_until("\"sequence\":null}\n\n");
     let beat = wire.read_until("\n\n");
     assert!(beat.contains(": still here") && !beat.contains("data:"), "{beat}");
 }
@@ -319,7 +319,7 @@ fn a_policy_that_takes_a_token_away_is_not_shown_to_it() {
         let mut held = viewer.send("GET", "/v1/config", &waits, "");
         let mut stream = viewer.send("GET", "/v1/config/events", &grafana, "");
         stream.head();
-        stream.read_until("\"sequence\":1}\n\n");
+        stream.read_until("\"sequence\":null}\n\n");
         site.gateway.expect_metric("tillgate_config_poll_waiters", 1.0);
 
         let wanted = Wanted {

@@ -240,7 +240,8 @@ fn who_is_refused_is_told_without_being_asked_for() {
     let process = start("refused", &policy.concat());
     for name in ["secure", "announced", "card"] {
         let reason = if name == "secure" { "not_tls" } else { "proxy_invalid" };
-        Wire::connect(process.address(name)).send_and_end("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut wire = Wire::connect(process.address(name));
+        wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let listener = format!("listener=\"{name}\"");
         process.line(&["WARN", &listener, reason, "client=127.0.0.1", "count=1"]);
     }

@@ -8,10 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tillgate_config::effective::{Effective, ListenerProtocol};
-use tillgate_core::reconcile::Hint;
 use tillgate_net::drain::Phase;
 use tillgate_net::handover::Named;
 use tillgate_net::http::server;
@@ -25,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::endpoint::{ConfigEntry, Look, SecretError};
+use crate::endpoint::{ConfigEntry, SecretError};
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
@@ -34,6 +33,8 @@ use crate::reconcile::{Booted, Told};
 use crate::reload::ReloadError;
 use crate::telemetry::ProcessLog;
 use crate::{datagram, sidecar, stream};
+
+mod looks;
 
 /// One for the policy, one for certificates, one for what is asked of the config endpoint:
 /// whichever hangs, the others go on.
@@ -423,11 +424,6 @@ impl Control {
         crate::reload::failed(&self.gateway, why);
     }
 
-    /// What it starts with came from a policy's file.
-    pub(crate) fn reads_a_file(&self) {
-        crate::reload::succeeded(&self.gateway);
-    }
-
     /// Begins to ask the sources of policy.
     pub(crate) fn reconcile(&self, booted: Booted) -> io::Result<Told> {
         booted.start(Arc::clone(&self.gateway))
@@ -468,23 +464,6 @@ impl Control {
         log.spool().count_drops(self.gateway.telemetry.log_dropped.clone());
         // There is one log.
         let _ = self.gateway.endpoint.recent.set(Arc::clone(log.recent()));
-    }
-
-    /// Returns when somebody asks to look for another policy, with who that is.
-    pub(crate) async fn asked(&self) -> Hint {
-        self.gateway.endpoint.asked().await
-    }
-
-    /// It is looked for now.
-    pub(crate) fn looks(&self) {
-        self.gateway.endpoint.looks();
-    }
-
-    /// What came of the one look that began then.
-    pub(crate) fn looked(&self, began: Instant, outcome: Result<(), &str>) {
-        let digest = self.digest();
-        let look = Look { source: 0, of: 1, began };
-        self.gateway.endpoint.looked(look, outcome.map(|()| (&*digest, None)));
     }
 
     /// Opens log files anew.

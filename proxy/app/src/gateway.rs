@@ -12,14 +12,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::Request;
 use hyper::body::Incoming;
 use tillgate_config::defaults;
-use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
+use tillgate_config::effective::Effective;
 use tillgate_core::backend::Location;
 use tillgate_core::class::ClassId;
 use tillgate_net::clock;
 use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::http::body::ResponseBody;
 use tillgate_net::http::client::Pool;
-use tillgate_net::http::server::{Caller, Handler, Limits};
+use tillgate_net::http::server::{Caller, Handler};
 use tillgate_net::limit::Book;
 use tillgate_net::link::Link;
 use tillgate_net::memory::{Ledger, Rank};
@@ -478,31 +478,5 @@ impl Handler for MirrorEntry {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Answer {
         placed::boxed(|| mirror::serve_request(&self.0, request, caller)).await
-    }
-}
-
-/// The bounds of a listener, as the data plane takes them.
-pub(crate) fn limits(listener: &ListenerSpec) -> Limits {
-    let of = &listener.limits;
-    let is_datagrams = listener.protocol == ListenerProtocol::Udp;
-    let (most, per_client) = if is_datagrams {
-        (of.sessions_max, of.sessions_per_client_max)
-    } else {
-        (of.connections_max, of.connections_per_client_max)
-    };
-    Limits {
-        connections_max: most as usize,
-        connections_per_client_max: per_client as usize,
-        header_timeout: of.header_timeout,
-        idle_timeout: of.idle_timeout,
-        header_bytes_max: of.header_bytes_max,
-        headers_max: of.headers_max as usize,
-        uri_bytes_max: of.uri_bytes_max as usize,
-        streams_max: of.streams_max,
-        stream_resets_max: of.stream_resets_max,
-        requests_max: of.requests_max as usize,
-        body_bytes_max: of.body_bytes_max,
-        body_rate_min: of.body_rate_min,
-        body_timeout: of.body_timeout,
     }
 }

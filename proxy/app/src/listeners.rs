@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tillgate_config::effective::{Effective, ListenerProtocol, ListenerSpec};
 use tillgate_net::drain::{Drain, Phase};
 use tillgate_net::handover::Named;
-use tillgate_net::http::server::Entry;
+use tillgate_net::http::server::{Entry, Limits};
 use tillgate_net::listen::{Beside, ListenError, Shared, Socket, Transport};
 use tillgate_net::memory::Ledger;
 use tillgate_net::metrics::Metrics;
@@ -20,7 +20,6 @@ use tillgate_net::tls::Tls;
 use tokio::sync::mpsc;
 
 use crate::bound::{BuildError, refuse_open_proxy};
-use crate::gateway::limits;
 use crate::inherited::Inherited;
 
 /// Sets of listeners that wait until a worker opens them. A worker looks at once, and reloads are
@@ -318,4 +317,30 @@ fn sockets(
     });
     let beside = if overlaps && port != 0 { Beside::Ours } else { Beside::Nobody };
     Shared::bind(address, transport, count, beside).map(Arc::new)
+}
+
+/// The bounds of a listener, as the data plane takes them.
+fn limits(listener: &ListenerSpec) -> Limits {
+    let of = &listener.limits;
+    let is_datagrams = listener.protocol == ListenerProtocol::Udp;
+    let (most, per_client) = if is_datagrams {
+        (of.sessions_max, of.sessions_per_client_max)
+    } else {
+        (of.connections_max, of.connections_per_client_max)
+    };
+    Limits {
+        connections_max: most as usize,
+        connections_per_client_max: per_client as usize,
+        header_timeout: of.header_timeout,
+        idle_timeout: of.idle_timeout,
+        header_bytes_max: of.header_bytes_max,
+        headers_max: of.headers_max as usize,
+        uri_bytes_max: of.uri_bytes_max as usize,
+        streams_max: of.streams_max,
+        stream_resets_max: of.stream_resets_max,
+        requests_max: of.requests_max as usize,
+        body_bytes_max: of.body_bytes_max,
+        body_rate_min: of.body_rate_min,
+        body_timeout: of.body_timeout,
+    }
 }

@@ -344,6 +344,20 @@ fn without_a_lookup_every_network_that_may_decide_is_told() {
     assert_eq!((&there["verdict"], &there["egressRule"]), (&"Passes".into(), &"office".into()));
 }
 
+/// A listener that asks its clients for certificates.
+const ASKING: &str = "\
+---
+apiVersion: tillgate.dev/v1alpha1
+kind: Listener
+metadata: {name: https}
+spec:
+  address: 127.0.0.1:8443
+  protocol: HTTP
+  tls:
+    certificates: [{certFile: /etc/tillgate/pos.crt, keyFile: /etc/tillgate/pos.key}]
+    clientCertificates: {mode: Optional, caFile: /etc/tillgate/tills-ca.crt}
+";
+
 #[test]
 fn a_rule_for_a_certificate_is_met_by_its_name() {
     let policy = POLICY.replace(
@@ -351,7 +365,7 @@ fn a_rule_for_a_certificate_is_met_by_its_name() {
         "    - name: till\n      \
          matches: [{clientCertificate: {san: \"DNS:*.tills.example\"}}]\n      \
          backendRefs: [{name: pricing-local}]\n    - name: moved\n",
-    );
+    ) + ASKING;
     let rule = |names: &[&str]| {
         let answer = ask_by(&policy, (None, names), (&[], &[URL]), Output::Json);
         let shown: Value = serde_json::from_str(&answer.stdout).expect(&answer.stderr);

@@ -38,6 +38,16 @@ where
         if let Some(flow) = self.watch.take_fresh() {
             tokio::spawn(unless_aborted(task, flow, Flow::poll_aborted));
         } else if let Some(flow) = self.watch.take_tunnel() {
+            let cut = Arc::clone(&flow);
+            let task = async move {
+                let mut task = pin!(task);
+                poll_fn(|cx| match cut.is_aborted() {
+                    // One that is cut must not come to an end of its own.
+                    true => Poll::Pending,
+                    false => task.as_mut().poll(cx).map(|_| ()),
+                })
+                .await;
+            };
             tokio::spawn(unless_aborted(task, flow, Flow::poll_tunnel_aborted));
         } else {
             tokio::spawn(task);
@@ -52,15 +62,9 @@ async fn unless_aborted(
     aborted: impl Fn(&Flow, &Context<'_>) -> Poll<()>,
 ) {
     let mut task = pin!(task);
-    poll_fn(|cx| {
-        if flow.is_aborted() {
-            // A tunnel that is cut must not come to an end of its own.
-            return Poll::Ready(());
-        }
-        match task.as_mut().poll(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => aborted(&flow, cx),
-        }
+    poll_fn(|cx| match task.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => aborted(&flow, cx),
     })
     .await;
 }
