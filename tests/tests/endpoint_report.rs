@@ -147,25 +147,16 @@ fn is_busy(store: &mut Operated, collector: &Collector) {
 fn a_report_says_what_the_store_was_given_and_what_stands_by() {
     let collector = Collector::default();
     let (store, _) = store("given", &collector);
-    // As the mirror of an earlier process has left it.
     let images = store.chain.folder.join("images");
-    let digest = format!("sha256:{}", "ab".repeat(32));
-    fs::create_dir_all(&images).unwrap();
-    let given = format!("release pos pos-46 1795208700\nimage pos/checkout {digest}\n");
-    fs::write(images.join("releases"), given).unwrap();
     let line = "    - {name: primary, capacity: {up: 5Mbit/s, down: 20Mbit/s}}\n";
     let text = store.policy("a.example");
     assert!(text.contains(line));
     let text = text.replace(line, &[line, &line.replace("primary", "lte")].concat());
     store.put_text(7, &(text + &everything(&images)));
-    let report = collector
-        .report("of a whole policy", 0, |report| report["rollouts"][0]["imagesServed"].is_object());
-    assert_eq!(
-        report.report["rollouts"][0]["imagesServed"],
-        json!({"pos/checkout": digest}),
-        "{}",
-        report.report
-    );
+    // Of what no machine has pulled nothing was given.
+    let report = collector.report("of a whole policy", 0, |report| {
+        report["rollouts"][0]["imagesServed"] == json!({})
+    });
     let links = report.report["links"].as_array().unwrap();
     let states: Vec<(&Value, &Value)> =
         links.iter().map(|link| (&link["name"], &link["state"])).collect();
@@ -531,6 +522,6 @@ fn what_its_source_has_taken_back_is_not_desired_any_more() {
     let metrics = store.metrics();
     let name = "tillgate_config_last_apply_timestamp_seconds ";
     let at = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    let at = Wall(at.parse::<f64>().unwrap() as u64);
+    let at = Wall(at.split('.').next().unwrap().parse().unwrap());
     assert_eq!(json!(wall_text(at)), since);
 }
