@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use tillgate_core::schedule::FlowId;
 use tillgate_core::units::{Direction, MSS, PerDirection};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::acks::AckTax;
@@ -68,6 +68,8 @@ pub struct ShapedStream {
     /// `None` for critical classes: the kernel sizes their window.
     window: Option<ReceiveWindow>,
     pacing: u64,
+    /// Bytes in the last packet of the kernel's queue, which are not the end of it.
+    in_packet: u64,
     connected_in: Duration,
     sampled_at: Instant,
     /// Acknowledgements that each direction's payload causes on the other.
@@ -183,6 +185,25 @@ impl ShapedStream {
         }
     }
 
+    /// Gives `bytes` to the kernel.
+    ///
+    /// The kernel looks at the low-water mark of what is unsent only where a packet of its queue
+    /// begins, and lengthens the last one to 64 KiB: so much would wait there whenever its
+    /// congestion control pauses (BBR does for 200 ms every ten seconds, to measure), and leave
+    /// beside what is granted afterwards. `MSG_EOR` ends the packet, and the mark counts; not
+    /// before there is a segment in it, because what is less would travel on its own.
+    fn try_send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let in_packet = self.in_packet + bytes.len() as u64;
+        let ends = self.window.is_some() && in_packet >= MSS;
+        let flags = if ends { libc::MSG_EOR } else { 0 };
+        let send = || socket2::SockRef::from(&self.socket).send_with_flags(bytes, flags);
+        let sent = self.socket.try_io(Interest::WRITABLE, send)?;
+        // It ends nothing where it has not taken all of it.
+        let has_ended = ends && sent == bytes.len();
+        self.in_packet = if has_ended { 0 } else { self.in_packet + sent as u64 };
+        Ok(sent)
+    }
+
     /// Reads at most `most` bytes into `buffer`.
     fn poll_read_most(
         &mut self,
@@ -271,7 +292,7 @@ impl AsyncWrite for ShapedStream {
             let want = u64::try_from(buffer.len()).unwrap_or(u64::MAX).min(shaper.quantum());
             let granted = ready!(this.poll_take(Direction::Up, want, now, context));
             let length = usize::try_from(granted).unwrap_or(usize::MAX).min(buffer.len());
-            let result = this.socket.try_write(&buffer[..length]);
+            let result = this.try_send(&buffer[..length]);
             let written = *result.as_ref().unwrap_or(&0) as u64;
             let (shaper, flow) = this.shaper(Direction::Up);
             shaper.refund(flow, granted - written);

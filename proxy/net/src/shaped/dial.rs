@@ -25,6 +25,8 @@ use crate::upstream::race;
 /// Part of a second of the flow's rate that may wait unsent in the kernel: more would sit in
 /// front of a later payment, less would leave the line idle between two grants.
 const UNSENT_TIME: Duration = Duration::from_millis(5);
+/// But so much always: the kernel wakes a writer when less than half of it is left.
+const UNSENT_LEAST: u64 = 2 * MSS;
 
 impl ShapedStream {
     /// Opens a connection of `class` across `link` to the first of `addresses` that takes it
@@ -73,6 +75,7 @@ impl ShapedStream {
             place: Arc::new(place),
             window,
             pacing: 0,
+            in_packet: 0,
             connected_in,
             sampled_at: clock::now() - super::SAMPLE_EVERY,
             acks: PerDirection::default(),
@@ -160,7 +163,7 @@ fn unsent_bytes(link: &Link, place: &Registration) -> u32 {
     let up = link.direction(Direction::Up);
     let pacing = place.shared.pacing.load(Ordering::Relaxed);
     let in_time = pacing / 1000 * u64::try_from(UNSENT_TIME.as_millis()).unwrap_or(0);
-    let bytes = in_time.min(up.quantum()).max(MSS);
+    let bytes = in_time.min(up.quantum()).max(UNSENT_LEAST);
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
@@ -198,22 +201,65 @@ fn why(to: SocketAddr, source: io::Error, after: Duration) -> DialError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use socket2::SockRef;
     use tillgate_core::class::ClassTable;
+    use tillgate_core::units::BitRate;
+    use tokio::io::AsyncWriteExt as _;
 
     use super::*;
     use crate::link::testing;
+
+    fn tcp() -> TcpSpec {
+        TcpSpec {
+            keepalive_idle: Duration::from_secs(61),
+            keepalive_interval: Duration::from_secs(11),
+            keepalive_probes: 4,
+            user_timeout: Duration::from_secs(31),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_does_not_take_stays_out_of_the_kernel() {
+        for piece in [1 << 10, 16 << 10] {
+            fill(&vec![0; piece]).await;
+        }
+    }
+
+    /// Writes `piece` by `piece` until a peer that does not read takes no more.
+    async fn fill(piece: &[u8]) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(1).unwrap();
+        let listener = std::net::TcpListener::from(socket);
+        let address = listener.local_addr().unwrap();
+        let bulk = testing::class("image-pull");
+        let classes = ClassTable::new(vec![bulk.clone()]).unwrap();
+        let line =
+            LinkSpec { capacity: PerDirection::both(BitRate::from_mbit(10)), ..testing::line() };
+        let link = Link::new(&line, &classes);
+        let patience = Duration::from_secs(60);
+        let dialled = ShapedStream::connect(&link, &bulk, &[address], patience, &tcp()).await;
+        let (mut stream, (peer, _)) = (dialled.unwrap(), listener.accept().unwrap());
+        let most = UNSENT_LEAST + MSS + link.direction(Direction::Up).quantum();
+        let mut written = 0;
+        // The peer's window fills, and then nothing is taken any more.
+        let within = Duration::from_millis(250);
+        while let Ok(more) = tokio::time::timeout(within, stream.write(piece)).await {
+            written += more.unwrap() as u64;
+            let unsent = written - sockopt::readable_bytes(peer.as_fd()).unwrap();
+            assert!(unsent <= most, "{unsent} of {written} bytes wait in the kernel");
+        }
+        assert!(written > most, "{written}");
+    }
 
     #[tokio::test]
     async fn a_connection_across_the_line_has_the_settings_of_its_backend() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [listener.local_addr().unwrap()];
-        let tcp = TcpSpec {
-            keepalive_idle: Duration::from_secs(61),
-            keepalive_interval: Duration::from_secs(11),
-            keepalive_probes: 4,
-            user_timeout: Duration::from_secs(31),
-        };
+        let tcp = tcp();
         let bulk = testing::class("image-pull");
         let critical = ClassSpec { critical: true, ..testing::class("payment") };
         let classes = ClassTable::new(vec![critical.clone(), bulk.clone()]).unwrap();
