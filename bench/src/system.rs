@@ -23,6 +23,8 @@ use crate::{htb, policy};
 
 /// The argument that makes this program Tillgate.
 pub const TILLGATE_ROLE: &str = "tillgate-role";
+/// Names a program that is Tillgate in the place of this one: as it is shipped.
+pub const TILLGATE_VARIABLE: &str = "TILLGATE_LAB_TILLGATE";
 
 pub const ENTRY: SocketAddr = loopback(8_080);
 pub const ENTRY_TLS: SocketAddr = loopback(8_443);
@@ -174,8 +176,8 @@ pub(crate) fn gateway(
     entry: Option<SocketAddr>,
 ) -> Result<Command> {
     let policy = scratch.write(POLICY, policy)?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(policy);
+    let mut command = program();
+    command.arg("gateway").arg("--config").arg(policy);
     if let Some(entry) = entry {
         command.arg("--http").arg(entry.to_string());
     }
@@ -186,6 +188,16 @@ pub(crate) fn gateway(
 
 /// The file that Tillgate runs on, among the scratch files of its run.
 const POLICY: &str = "policy.yaml";
+
+/// Tillgate, without its arguments.
+pub(crate) fn program() -> Command {
+    if let Some(program) = std::env::var_os(TILLGATE_VARIABLE) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(TILLGATE_ROLE);
+    command
+}
 
 /// This program as Tillgate.
 pub fn be_tillgate(args: impl IntoIterator<Item = OsString>) -> ExitCode {

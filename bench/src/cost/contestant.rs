@@ -13,7 +13,7 @@ use super::requests::Scenario;
 use crate::process::{Process, Ready, Scratch};
 use crate::rivals::{ENVOY_HTTP, ENVOY_ROUTER, Rival, socket_address};
 use crate::sys;
-use crate::system::TILLGATE_ROLE;
+use crate::system;
 
 /// Where every proxy listens.
 const ENTRY: &str = "127.0.0.1:8480";
@@ -79,16 +79,18 @@ impl Contestant {
         core: usize,
         scratch: &Scratch,
     ) -> Result<Running> {
-        let mut command = Command::new("/proc/self/exe");
+        let mut command;
         let tls = if scenario.is_tls() { Some(Certificate::write(scratch)?) } else { None };
         let tls = tls.as_ref();
         match self {
             Self::Tillgate => {
                 let file = scratch.write("policy.yaml", &tillgate(origin, tls))?;
-                command.arg(TILLGATE_ROLE).arg("gateway").arg("--config").arg(file);
+                command = system::program();
+                command.arg("gateway").arg("--config").arg(file);
                 command.args(["--admin", ADMIN, "--forward-proxy", "127.0.0.1:0"]);
             }
             Self::Floor => {
+                command = Command::new("/proc/self/exe");
                 command.arg(floor::ROLE).arg(ENTRY).arg(origin.to_string());
             }
             Self::Haproxy => {

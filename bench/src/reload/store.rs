@@ -3,13 +3,12 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Result, ensure};
 
 use crate::process::{Process, Ready, Scratch, ask};
 use crate::sys::{self, NANOS_PER_MS, NANOS_PER_SEC, Nanos, now};
-use crate::system::TILLGATE_ROLE;
+use crate::system;
 
 /// A reload that is not in effect after this is a failure.
 const PATIENCE: Nanos = 10 * NANOS_PER_SEC;
@@ -31,8 +30,8 @@ pub(super) struct Swaps {
 impl Gateway {
     pub(crate) fn start(flag: &str, file: &Path, scratch: &Scratch) -> Result<Self> {
         let (http, proxy, admin) = (free()?, free()?, free()?);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(TILLGATE_ROLE).args(["gateway", "--log", "warn"]).arg(flag).arg(file);
+        let mut command = system::program();
+        command.args(["gateway", "--log", "warn"]).arg(flag).arg(file);
         for (flag, address) in [("--http", http), ("--forward-proxy", proxy), ("--admin", admin)] {
             command.arg(flag).arg(address.to_string());
         }
