@@ -47,6 +47,7 @@ mod resilience;
 mod rollouts;
 mod routes;
 pub(crate) mod select;
+mod service_accounts;
 mod store;
 mod telemetry;
 mod tls;

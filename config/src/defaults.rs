@@ -143,8 +143,19 @@ pub const fn stream_timeouts(protocol: ListenerProtocol) -> StreamTimeouts {
 /// suite of it.
 pub const TLS_MIN_VERSION: TlsVersion = TlsVersion::V1_2;
 
+/// Whom projected tokens of pods are for: a token for the API server must open nothing here.
+pub const ENROLMENT_AUDIENCE: &str = "tillgate";
+
 /// The config endpoint has no old clients.
 pub const ENDPOINT_TLS: TlsVersion = TlsVersion::V1_3;
+
+/// A sidecar's certificate: short enough that one in wrong hands ends by itself, long enough that
+/// a gateway which is repaired by the evening has still time to renew it.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// The shortest and the longest: renewed every 5 s and every 15 days.
+pub const CERTIFICATE_LIFETIMES: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(30 * 86_400));
 
 /// Bounds of the config endpoint: a thousand sidecars that wait, two hundred dashboards, and as
 /// many tools. A head holds a token and an entity tag. Nobody sends it a body slowly for a reason.

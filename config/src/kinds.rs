@@ -25,6 +25,7 @@ pub mod link_policy;
 pub mod listener;
 pub mod registry_mirror;
 pub mod rollout;
+pub mod service_accounts;
 pub mod service_route;
 pub mod store;
 pub mod telemetry_policy;

@@ -33,8 +33,8 @@ pub use rollout::{
     RolloutName, RouteName, Sha256Text, WindowZone,
 };
 pub use source::{
-    DirectoryPath, GitReference, PlainText, PublicKeyText, RelativePath, SignatureText, SourceUrl,
-    StoreId, VersionText,
+    ClaimText, DirectoryPath, GitReference, PlainText, PublicKeyText, RelativePath, SignatureText,
+    SourceUrl, StoreId, VersionText,
 };
 pub(crate) use time::duration_text;
 pub use time::{CivilDate, DurationText, LocalTime, ZoneName};

@@ -8,6 +8,7 @@
 //! says so with [`dawdle`]. Nothing else sleeps.
 
 pub mod chain;
+pub mod cluster;
 pub mod collector;
 pub mod endpoint;
 pub mod follower;

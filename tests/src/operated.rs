@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use crate::chain::{Chain, tillgate};
 use crate::endpoint::{Caller, NAME, write_secret};
 use crate::eventually;
 use crate::origin::Origin;
+use crate::ports::nobody;
 use crate::program::{Program, policy};
-use crate::tls::{self, Authority, Wants};
+use crate::tls::{self, Authority, Identity, Wants};
 use crate::wire::Reply;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -35,6 +37,9 @@ pub struct Operated {
     pub origin: Origin,
     config: Arc<ClientConfig>,
     path: &'static str,
+    /// Where its HTTP entry and its forward proxy are, as its config endpoint, after every start:
+    /// a slice names them.
+    entries: [SocketAddr; 2],
 }
 
 impl Operated {
@@ -66,8 +71,9 @@ impl Operated {
         }
         let at = |name: &str| chain.folder.join(name).display().to_string();
         let mut endpoint = format!(
-            "  configEndpoint:\n    listen: 127.0.0.1:0\n    clientAuth: Token\n    certificate: \
+            "  configEndpoint:\n    listen: {}\n    clientAuth: Token\n    certificate: \
              {{certFile: {}, keyFile: {}}}\n    caFile: {}\n    tokens:\n",
+            nobody(),
             at("tls.crt"),
             at("tls.key"),
             at("ca.crt")
@@ -84,10 +90,11 @@ impl Operated {
         let memory = Memory { clock_known: true, ..Memory::default() };
         fs::create_dir_all(chain.state()).expect("room");
         fs::write(chain.state().join("state.json"), encode_memory(&memory)).expect("room");
-        let program = start(path, bootstrap);
+        let entries = [nobody(), nobody()];
+        let program = Program::start_at(path, bootstrap, entries);
         let config = tls::client(&authority, &Wants::default());
         let origin = Origin::answering(OK);
-        let store = Self { chain, program, authority, origin, config, path };
+        let store = Self { chain, program, authority, origin, config, path, entries };
         store.follows();
         store
     }
@@ -106,7 +113,7 @@ impl Operated {
     pub fn restart_after(&mut self, change: impl FnOnce(&Path)) {
         self.program.kill();
         change(&self.chain.state());
-        self.program = start(self.path, self.program.policy.clone());
+        self.program = Program::start_at(self.path, self.program.policy.clone(), self.entries);
         self.follows();
     }
 
@@ -176,8 +183,12 @@ impl Operated {
 
     /// Somebody with a certificate for `names`.
     pub fn certified(&self, names: &[&str]) -> Caller {
-        let identity = self.authority.issue(names);
-        let wants = Wants { identity: Some(&identity), ..Wants::default() };
+        self.with(&self.authority.issue(names))
+    }
+
+    /// Somebody with this certificate.
+    pub fn with(&self, identity: &Identity) -> Caller {
+        let wants = Wants { identity: Some(identity), ..Wants::default() };
         Caller { config: tls::client(&self.authority, &wants), ..self.caller() }
     }
 
@@ -200,6 +211,15 @@ impl Operated {
         let reply = self.ask("operator", "GET", path, "", "");
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         serde_json::from_slice(&reply.body).expect("JSON")
+    }
+
+    /// The one sidecar there is, once it runs what it should, as far as the gateway knows.
+    #[track_caller]
+    pub fn sidecar_in_sync(&self) -> Value {
+        eventually("the gateway knows that the sidecar runs what it should", || {
+            let one = self.get("/v1/instances")["instances"][0].clone();
+            (one["state"] == "in_sync").then_some(one)
+        })
     }
 
     /// What an auditor reads.
@@ -226,8 +246,4 @@ impl Operated {
         let link = fs::read_link(self.chain.state().join("current")).expect("a bundle");
         self.chain.state().join(link).join("bundle.tar.gz")
     }
-}
-
-fn start(path: &str, bootstrap: impl AsRef<Path>) -> Program {
-    Program::start_as(path, "--bootstrap", bootstrap.as_ref().to_owned(), &[], |_| {})
 }

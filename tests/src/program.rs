@@ -63,11 +63,26 @@ impl Program {
         more: &[&str],
         change: impl FnOnce(&mut Command),
     ) -> Self {
-        let mut command = piped(program);
-        command.args(["gateway", "--workers", "2", flag]).arg(&path).args(ANYWHERE).args(more);
+        let mut command = gateway(program, flag, &path);
+        command.args(ANYWHERE).args(more);
         change(&mut command);
         let mut program = Self::spawn(command);
         (program.policy, program.is_own) = (path, flag == "--config");
+        program
+    }
+
+    /// Starts `program` with the file of its sources, and its HTTP entry and its forward proxy
+    /// where sidecars find them after every start.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_at(program: &str, bootstrap: PathBuf, entries: [SocketAddr; 2]) -> Self {
+        let mut command = gateway(program, "--bootstrap", &bootstrap);
+        let [http, forward_proxy] = entries.map(|address| address.to_string());
+        command.args(["--http", &http, "--forward-proxy", &forward_proxy]);
+        command.args(["--admin", "127.0.0.1:0"]);
+        let mut program = Self::spawn(command);
+        program.policy = bootstrap;
         program
     }
 
@@ -197,6 +212,13 @@ pub fn get(address: SocketAddr, host: &str) -> Reply {
 pub fn scratch(name: &str) -> PathBuf {
     let path: &Path = &std::env::temp_dir();
     path.join(format!("tillgate-{}-{name}", std::process::id()))
+}
+
+/// A gateway with two workers.
+fn gateway(program: &str, flag: &str, path: &Path) -> Command {
+    let mut command = piped(program);
+    command.args(["gateway", "--workers", "2", flag]).arg(path);
+    command
 }
 
 fn collect(pipe: impl Read + Send + 'static) -> Text {

@@ -298,11 +298,27 @@ fn a_change_wakes_who_sees_it_and_nobody_else() {
         assert_eq!(reply.status, 200);
         assert_eq!(reply.header("tillgate-digest"), Some(&*effective.digest));
         assert_eq!(reply.header("preference-applied"), Some("wait=120"));
+        // Its connection goes on.
+        wire.send("GET /v1/config?role=sidecar HTTP/1.1\r\nHost: gateway\r\n\r\n");
+        assert_eq!(wire.reply().status, 200);
     }
     site.gateway.expect_metric("tillgate_config_poll_waiters", 1.0);
     drop(blind);
     site.gateway.expect_metric("tillgate_config_poll_waiters", 0.0);
     assert_eq!(held(&sidecar, 1).reply().status, 304, "nothing new in its time");
+
+    let tag = viewer.get("/v1/config").header("etag").unwrap().to_owned();
+    let headers = format!("If-None-Match: {tag}\r\n");
+    let mut head = viewer.send("HEAD", "/v1/config?wait=120", &headers, "");
+    site.gateway.expect_metric("tillgate_config_poll_waiters", 1.0);
+    let effective = site.reload("40Mbit/s");
+    let reply = head.head();
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("tillgate-digest"), Some(&*effective.digest));
+    let length = viewer.get("/v1/config").body.len().to_string();
+    assert_eq!(reply.header("content-length"), Some(&*length));
+    head.send("GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n");
+    assert_eq!(head.reply().text(), "ok\n");
 }
 
 #[test]

@@ -138,6 +138,32 @@ fn offline(words: &[&str]) -> tillgate::cli::policy::Answer {
 }
 
 #[test]
+fn what_the_mirror_answers_is_no_question_of_routes() {
+    let site = Site::new("endpoint-explained-mirror");
+    let everything = endpoint::everything(&site.folder.path().join("images"));
+    let file = site.folder.path().join("next.yaml");
+    fs::write(&file, policy(&site.folder, "20Mbit/s") + &everything).unwrap();
+    let file = file.display().to_string();
+    let ask = |output: &str, url: &str| {
+        let answer = offline(&["explain", "--config", &file, "--output", output, url]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        answer.stdout
+    };
+    let json = |url| serde_json::from_str::<Value>(&ask("json", url)).unwrap();
+    let url = "http://images.example/v2/pos/checkout/manifests/47";
+    let shown = json(url);
+    let mirror = json!({
+        "name": "images", "registry": "r.example", "repository": "pos/checkout", "rollout": "pos",
+    });
+    assert_eq!((&shown["mirror"], &shown["trafficClass"]["name"]), (&mirror, &json!("image-pull")));
+    assert_eq!(json("http://images.example/v2/")["mirror"]["repository"], json!(null));
+    let text = ask("text", url);
+    let origin = shown["origin"].as_str().unwrap();
+    assert!(text.contains(&format!("RegistryMirror/images ({origin})")), "{text}");
+    assert!(text.contains("tillgate explain --image r.example/pos/checkout@"), "{text}");
+}
+
+#[test]
 fn the_same_question_has_the_same_answer_with_and_without_a_gateway() {
     let site = Site::new("endpoint-explained");
     let everything = endpoint::everything(&site.folder.path().join("images"));

@@ -464,6 +464,11 @@ fn a_centre_asks_a_store_for_an_explanation_and_for_help() {
     store.operate("boss", "why", &["--action", "explain", "--url", "http://a.example/"]);
     let why = collector.outcome(0, "why");
     assert_eq!(why["outcome"]["route"], "api", "{why}");
+    let words = ["--action", "explain", "--url", "POST", "http://b.example/"];
+    store.operate("boss", "way", &[&words[..], &["--via", "forward-proxy"]].concat());
+    let way = collector.outcome(0, "way");
+    assert_eq!(way["outcome"]["via"], "forward-proxy", "{way}");
+    assert_eq!(way["outcome"]["request"]["method"], "POST", "{way}");
     let image = format!("r.example/pos/checkout@sha256:{}", "a".repeat(64));
     let words = ["--action", "explain", "--image", &image, "--at", "2026-11-27T20:10:00Z"];
     store.operate("boss", "pull", &words);

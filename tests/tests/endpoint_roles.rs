@@ -32,6 +32,8 @@ GET /v1/audit: auditor
 GET /v1/config: viewer sidecar operator
 GET /v1/config/events: viewer sidecar operator
 GET /v1/drift: viewer operator
+POST /v1/enrol: everyone
+POST /v1/enrolments: operator
 POST /v1/explain: viewer operator
 POST /v1/hooks/{receiver}: everyone
 GET /v1/instances: viewer operator
@@ -71,6 +73,8 @@ fn question(path: &str, digest: &str) -> (String, String, &'static str) {
             json!({"reason": "x", "ticket": "y", "expiresAt": "2026-11-28T06:00:00Z"})
         }
         "/v1/explain" => json!({"http": {"authority": "pay.example", "path": "/"}}),
+        "/v1/enrol" => json!({"csr": "of nobody"}),
+        "/v1/enrolments" => json!({"id": "pos-1", "workload": "pos/checkout"}),
         "/v1/validate" | "/v1/plan" => return (asked, "kind: Store\n".to_owned(), yaml),
         _ => return (asked, String::new(), json),
     };
@@ -151,8 +155,15 @@ fn walk(store: &Operated, has_policy: bool) -> String {
             let case = format!("{} {} as {role:?}: {status}", asked.method, asked.path);
             let may = |role| asked.roles.contains(&role);
             let is_open = asked.roles.is_empty() || role.is_some_and(may);
-            // A hook is opened by its signature, which nobody has here.
-            let wanted = match (asked.path.starts_with("/v1/hooks/"), is_open, role) {
+            // A hook is opened by its signature and an enrolment by a token of its own, which
+            // nobody has here; a certificate is one of another authority than the store's.
+            let by_token = !asker.bearer.is_empty();
+            let has_none = match asked.path {
+                "/v1/enrol" => role.is_none() || by_token,
+                path => path.starts_with("/v1/hooks/"),
+            };
+            let is_open = is_open && asked.path != "/v1/enrol";
+            let wanted = match (has_none, is_open, role) {
                 (true, ..) | (_, false, None) => Some(401),
                 (_, false, Some(_)) => Some(403),
                 (_, true, _) => None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tillgate_config::effective::ListenerProtocol;
 use tillgate_config::{Effective, load_text, yaml};
+use tillgate_core::tls::TrustAnchors;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker")
@@ -111,8 +112,21 @@ fn the_gateway_fits_to_its_policy() {
         let (volume, _) = mounted(pod, gateway, &file.display().to_string());
         assert!(volume["secret"].is_object(), "{}", file.display());
     }
-    let audit = endpoint.audit_directory.display().to_string();
-    assert!(mounted(pod, gateway, &audit).0["persistentVolumeClaim"].is_object());
+    let authority = endpoint.enrolment.directory.as_ref().expect("sidecars are enrolled");
+    for kept in [&endpoint.audit_directory, authority] {
+        let kept = kept.display().to_string();
+        assert!(mounted(pod, gateway, &kept).0["persistentVolumeClaim"].is_object(), "{kept}");
+    }
+    // What the API server is asked with: its authority, and the gateway's own token for it.
+    let accounts = endpoint.enrolment.service_accounts.as_ref().expect("those of pods");
+    let keys = accounts.jwks_url.as_ref().expect("keys are fetched");
+    let TrustAnchors::File(ca) = &keys.roots else { panic!("a cluster has its own authority") };
+    let (volume, file) = mounted(pod, gateway, &ca.display().to_string());
+    assert_eq!(projected(volume, "configMap", &file)["name"], "kube-root-ca.crt");
+    let token = keys.token_file.as_ref().expect("a token").display().to_string();
+    let (volume, file) = mounted(pod, gateway, &token);
+    let token = projected(volume, "serviceAccountToken", &file);
+    assert!(token["audience"].is_null(), "the API server is its own audience");
     let all: Vec<_> = effective.listeners.iter().chain([&endpoint.listener]).collect();
     for port in list(&gateway["ports"]) {
         let name = port["name"].as_str().expect("a name");
@@ -139,19 +153,17 @@ fn the_sidecar_fits_to_its_gateway() {
         let text = args.iter().find_map(|arg| arg.strip_prefix(&format!("--{name}=")));
         text.unwrap_or_else(|| panic!("no --{name}")).to_owned()
     };
-    // The authority from a config map, the token from a secret, room for slices on disk.
-    for (name, source) in [("ca", "configMap"), ("token-file", "secret")] {
-        let (volume, file) = mounted(pod, sidecar, &flag(name));
-        let has =
-            |one: &&Value| list(&one[source]["items"]).iter().any(|item| item["path"] == *file);
-        assert!(list(at(volume, "/projected/sources")).iter().any(|one| has(&one)), "{name}");
-    }
+    // The authority from a config map, the token from the kubelet, room for slices on disk.
+    let (volume, file) = mounted(pod, sidecar, &flag("ca"));
+    projected(volume, "configMap", &file);
+    let (volume, file) = mounted(pod, sidecar, &flag("enrol-token-file"));
+    let token = projected(volume, "serviceAccountToken", &file);
     assert!(mounted(pod, sidecar, &flag("state")).0["emptyDir"].is_object());
     let admin: std::net::SocketAddr = flag("admin").parse().expect("an address");
     assert!(admin.ip().is_unspecified(), "probes come from the node");
     assert_eq!(at(sidecar, "/ports/0/containerPort"), admin.port());
 
-    // The gateway has the address that is asked, and knows the token by its name and workload.
+    // The gateway has the address that is asked, and knows the token's audience and account.
     let of = documents("kubernetes/gateway.yaml");
     let effective = policy_of(&of, &"tillgate-store".into());
     let endpoint = effective.config_endpoint().expect("an endpoint");
@@ -163,8 +175,25 @@ fn the_sidecar_fits_to_its_gateway() {
     let is_open =
         |wanted: u16| list(at(service, "/spec/ports")).iter().any(|one| one["port"] == wanted);
     assert!(effective.listeners.iter().all(|spec| is_open(spec.address.port())) && is_open(port));
-    let token = endpoint.tokens.iter().find(|token| *token.name == *flag("id"));
-    assert_eq!(token.expect("a token").workload.as_deref(), Some(&*flag("workload")));
+    let accounts = endpoint.enrolment.service_accounts.as_ref().expect("those of pods");
+    assert_eq!(token["audience"], *accounts.audience);
+    let is_it = |document: &&Value| {
+        document["kind"] == "ServiceAccount"
+            && at(document, "/metadata/name") == at(pod, "/serviceAccountName")
+    };
+    let own = at(all.iter().find(is_it).expect("the account is in the file"), "/metadata");
+    let text = |field: &str| own[field].as_str().expect("a text");
+    let name = format!("{}/{}", text("namespace"), text("name"));
+    assert!(accounts.workload_of(&name).is_some() && !accounts.accounts.is_empty(), "{name}");
+}
+
+/// What of this kind a projected volume puts into `file`.
+fn projected<'a>(volume: &'a Value, kind: &str, file: &str) -> &'a Value {
+    let puts = |source: &&Value| {
+        source["path"] == *file || list(&source["items"]).iter().any(|item| item["path"] == *file)
+    };
+    let sources = list(at(volume, "/projected/sources")).iter();
+    sources.filter_map(|one| one.get(kind)).find(puts).unwrap_or_else(|| panic!("{kind}: {file}"))
 }
 
 /// The pod of the one deployment in a file, all of whose documents have names.

@@ -224,6 +224,30 @@ fn a_certificate_that_ends_meets_no_rule_on_its_connection_and_is_not_taken_up_a
 }
 
 #[test]
+fn a_certificate_that_ends_ends_its_connection_of_http2() {
+    const HELLO: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const GOAWAY: &str = "\0\0\x08\x07\0\0\0\0\0";
+    const PING: &str = "\0\0\x08\x06\0\0\0\0\0tillgate";
+    const PONG: &str = "\0\0\x08\x06\x01\0\0\0\0tillgate";
+    let (clients, server) = (Authority::default(), Authority::default());
+    let (gateway, _files, _origin) = with_clients(ClientAuth::Required, &clients, &server);
+    let connect = |identity: &tls::Identity| {
+        let (identity, alpn) = (Some(identity), vec!["h2"]);
+        let config = tls::client(&server, &Wants { identity, alpn, ..Wants::default() });
+        let mut wire = tls::connect(gateway.http, "pay.example", &config).ok()?.wire;
+        (wire.try_send(HELLO) && wire.waits_for_more()).then_some(wire)
+    };
+    let names = ["spiffe://store/till-7"];
+    let mut lasting = connect(&clients.issue(&names)).unwrap();
+    // On a busy machine the first ones may end before they are shown.
+    let mut ending = (2..).find_map(|seconds| connect(&clients.issue_for(&names, seconds)));
+    ending.as_mut().unwrap().read_until(GOAWAY);
+    lasting.send(PING);
+    let read = lasting.read_until(PONG);
+    assert!(!read.contains(GOAWAY), "it is not told to go for its silence: {read:?}");
+}
+
+#[test]
 fn an_old_version_is_refused() {
     let authority = Authority::default();
     let volume = Volume::pair(&authority.issue(&["pay.example"]));

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tillgate_core::endpoint::{EndpointSpec, HookKind, HookSpec, Role, Roles, TokenSpec};
+use tillgate_core::endpoint::{
+    EndpointSpec, EnrolmentSpec, HookKind, HookSpec, Role, Roles, TokenSpec,
+};
 use tillgate_core::listener::{ListenerProtocol, ListenerSpec};
 use tillgate_core::tls::{ClientAuth, ClientCertificates, KeyPair, ServerTls};
 
-use super::Output;
+use super::{Output, service_accounts};
 use crate::defaults;
 use crate::document::Spot;
 use crate::kinds::config_endpoint::{
@@ -23,6 +25,9 @@ use crate::scalar::FilePath;
 
 /// Its name in metrics and logs.
 pub(crate) const LISTENER: &str = "config-endpoint";
+
+/// Where a Bootstrap's store keeps its authority.
+const ENROLMENT: &str = "enrolment";
 
 /// The endpoint at `spot`; `state` is where the store keeps things, if it says so.
 pub(super) fn compile(
@@ -41,6 +46,7 @@ pub(super) fn compile(
              machine",
         ));
     }
+    let enrolment = enrolment(given, spot, state, out);
     let tokens = given.tokens.as_deref().unwrap_or_default();
     let hooks = given.hooks.as_deref().unwrap_or_default();
     once(tokens.iter().map(|token| &*token.name.0), &spot.key("tokens"), out);
@@ -72,7 +78,52 @@ pub(super) fn compile(
         tokens: tokens.iter().map(token).collect(),
         audit_directory: audit?,
         hooks: hooks.iter().map(hook).collect(),
+        enrolment,
     })
+}
+
+/// Whoever has no certificate yet must get as far as showing a token, and the store must keep
+/// what it signs with.
+fn enrolment(
+    given: &ConfigEndpointDoc,
+    spot: &Spot<'_>,
+    state: Option<&Path>,
+    out: &mut Output,
+) -> EnrolmentSpec {
+    let is_open = given.client_auth == EndpointAuth::Token;
+    let Some(asked) = &given.enrolment else {
+        let directory = state.filter(|_| is_open).map(|state| state.join(ENROLMENT).into());
+        let lifetime = defaults::CERTIFICATE_LIFETIME;
+        return EnrolmentSpec { directory, lifetime, service_accounts: None };
+    };
+    let spot = spot.key("enrolment");
+    let own = asked.directory.as_ref().map(|directory| Arc::clone(&directory.0));
+    let directory = own.or_else(|| state.map(|state| state.join(ENROLMENT).into()));
+    if !is_open {
+        out.error(spot.finding(
+            "with `Mutual` nobody without a certificate gets as far as asking for one: write \
+             `clientAuth: Token`, or remove `enrolment`",
+        ));
+    } else if directory.is_none() {
+        out.error(spot.finding(
+            "nothing says where the store's authority is kept: add `directory` with a folder of \
+             this machine",
+        ));
+    }
+    let path = "configEndpoint.enrolment.certificateLifetime";
+    let (lifetime_spot, given) = (spot.key("certificateLifetime"), asked.certificate_lifetime);
+    let default = defaults::CERTIFICATE_LIFETIME;
+    let lifetime = out.value(path, &lifetime_spot, given.map(|given| given.0), default);
+    let (least, most) = defaults::CERTIFICATE_LIFETIMES;
+    if lifetime < least || lifetime > most {
+        let message = "a sidecar's certificate is good for `10s` to `720h`: write one of these";
+        out.error(lifetime_spot.finding(message));
+    }
+    let spot = spot.key("serviceAccounts");
+    let accounts = asked.service_accounts.as_ref();
+    let service_accounts = accounts
+        .and_then(|accounts| service_accounts::compile(accounts, &spot, directory.as_deref(), out));
+    EnrolmentSpec { directory: directory.filter(|_| is_open), lifetime, service_accounts }
 }
 
 /// Whose certificates are asked for.
@@ -86,6 +137,8 @@ fn clients(
         EndpointAuth::Token => ClientAuth::Optional,
     };
     let spot = spot.key("clientAuth");
+    let enrolment = given.enrolment.as_ref();
+    let has_accounts = enrolment.is_some_and(|enrolment| enrolment.service_accounts.is_some());
     match (given.client_auth, &given.ca_file, &given.tokens) {
         (EndpointAuth::Mutual, None, _) => out.error(spot.finding(
             "nothing says who may have signed the callers' certificates: add `caFile` with the \
@@ -95,21 +148,21 @@ fn clients(
             "with `Mutual` nobody without a certificate gets as far as showing a token: write \
              `clientAuth: Token`, or remove `tokens`",
         )),
-        (EndpointAuth::Token, _, None) => out.error(spot.finding(
+        (EndpointAuth::Token, _, None) if !has_accounts => out.error(spot.finding(
             "no token is named: add `tokens`, or write `clientAuth: Mutual` with `caFile`",
         )),
-        (EndpointAuth::Mutual, Some(_), None) | (EndpointAuth::Token, _, Some(_)) => {}
+        (EndpointAuth::Mutual, Some(_), None) | (EndpointAuth::Token, _, _) => {}
     }
     let ca_file = Arc::clone(&given.ca_file.as_ref()?.0);
     Some(ClientCertificates { mode, ca_file })
 }
 
 /// Names are what the audit log and paths tell apart.
-fn once<'a>(names: impl Iterator<Item = &'a str>, list: &Spot<'_>, out: &mut Output) {
+pub(super) fn once<'a>(names: impl Iterator<Item = &'a str>, list: &Spot<'_>, out: &mut Output) {
     let mut known = BTreeMap::new();
     for (index, name) in names.enumerate() {
         if let Some(first) = known.insert(name, index) {
-            let message = format!("the name `{name}` is there twice: rename one");
+            let message = format!("the name `{name}` is there twice: rename or remove one");
             let finding = list.index(index).key("name").finding(message);
             out.error(finding.related(list.index(first).key("name").place(), "is the first one"));
         }
@@ -176,7 +229,7 @@ fn hook(given: &HookDoc) -> HookSpec {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     const BOOTSTRAP: &str = "apiVersion: tillgate.dev/v1alpha1
@@ -197,14 +250,30 @@ spec:
 
     const KEY: &str = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
 
+    /// A Bootstrap with an endpoint, which ends within that.
+    pub(in crate::compile) fn bootstrap() -> String {
+        BOOTSTRAP.replace("KEY", KEY)
+    }
+
     #[test]
     fn a_bootstrap_says_where_a_machine_is_asked() {
-        let text = BOOTSTRAP.replace("KEY", KEY);
+        let text = bootstrap();
         let endpoint = crate::bootstrap_endpoint("boot.yaml", &text).unwrap().unwrap();
         assert_eq!(endpoint.listener.address.port(), 17443);
         assert_eq!(&*endpoint.audit_directory, Path::new("/var/lib/tillgate/audit"));
         let without = text.split("  configEndpoint").next().unwrap();
         assert_eq!(crate::bootstrap_endpoint("boot.yaml", without).unwrap(), None);
+        assert_eq!(endpoint.enrolment.directory, None, "nobody comes without a certificate");
+        let tokens = "    tokens: [{name: ops, roles: [operator], file: /ops}]\n";
+        let short = "    enrolment: {certificateLifetime: 9s}\n";
+        let more = text.replace("Mutual", "Token") + tokens;
+        let read = |text: &str| crate::bootstrap_endpoint("boot.yaml", text);
+        let enrolment = read(&more).unwrap().unwrap().enrolment;
+        assert_eq!(enrolment.directory.as_deref(), Some(Path::new("/var/lib/tillgate/enrolment")));
+        assert_eq!(enrolment.lifetime.as_secs(), 86_400);
+        for (text, why) in [(more + short, "10s"), (text.clone() + short, "`clientAuth: Token`")] {
+            assert!(read(&text).unwrap_err().to_text().contains(why), "{text}");
+        }
         let open = text.replace("    caFile: /tls/ca.crt\n", "");
         let wrong = crate::bootstrap_endpoint("boot.yaml", &open).unwrap_err();
         assert!(wrong.to_text().contains("boot.yaml:12:17"), "{wrong}");
@@ -216,7 +285,7 @@ spec:
                       spec:\n  timeZone: UTC\n  \
                       links: [{name: a, capacity: {up: 1Mbit/s, down: 1Mbit/s}}]\n";
         let config = crate::load_text("p", policy).unwrap();
-        let text = BOOTSTRAP.replace("KEY", KEY);
+        let text = bootstrap();
         let own = crate::bootstrap_endpoint("boot.yaml", &text).unwrap();
         let local = config.clone().with_machine_endpoint(own.clone());
         assert_eq!(local.config_endpoint(), own.as_ref());

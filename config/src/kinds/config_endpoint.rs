@@ -6,8 +6,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::service_accounts::ServiceAccountsDoc;
 use super::tls::CertificateDoc;
-use crate::scalar::{FilePath, ListenAddress, Name, WorkloadText};
+use crate::scalar::{DurationText, FilePath, ListenAddress, Name, WorkloadText};
 
 /// Where sidecars and tools ask.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -33,6 +34,25 @@ pub struct ConfigEndpointDoc {
     #[serde(default)]
     #[schemars(length(min = 1, max = 16))]
     pub hooks: Option<Vec<HookDoc>>,
+    /// How sidecars get certificates of the store's own authority; with `Token`.
+    #[serde(default)]
+    pub enrolment: Option<EnrolmentDoc>,
+}
+
+/// Enrolment of sidecars.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct EnrolmentDoc {
+    /// How long a sidecar's certificate is good, from 10 s to 30 days; it is renewed at half of
+    /// it. 24 h without it.
+    #[serde(default)]
+    pub certificate_lifetime: Option<DurationText>,
+    /// Where the authority is kept; with a Bootstrap, `enrolment` in its `stateDir` without it.
+    #[serde(default)]
+    pub directory: Option<FilePath>,
+    /// Pods of a cluster, whose sidecars show the tokens of their service accounts.
+    #[serde(default)]
+    pub service_accounts: Option<ServiceAccountsDoc>,
 }
 
 /// How callers prove who they are.

@@ -41,6 +41,10 @@ pub struct PlainText(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoreId(pub String);
 
+/// What a claim of a token says: `https://kubernetes.default.svc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimText(pub String);
+
 text_types!(
     SourceUrl,
     DirectoryPath,
@@ -51,6 +55,7 @@ text_types!(
     VersionText,
     PlainText,
     StoreId,
+    ClaimText,
 );
 
 const SCHEMES: [&str; 5] = ["https", "http", "ssh", "file", "oci"];
@@ -240,6 +245,23 @@ impl Text for PlainText {
         Err(format!(
             "`{text}` tells nobody anything: write 3 to 500 characters in one line, so that others \
              understand it"
+        ))
+    }
+}
+
+impl Text for ClaimText {
+    const EXPECTED: &'static str = "a claim such as `https://kubernetes.default.svc`";
+    const PATTERN: &'static str = "^[^\\s]{1,512}$";
+    const SCHEMA: &'static str = "Claim";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let is_odd = |c: char| c.is_whitespace() || c.is_control();
+        if (1..=512).contains(&text.chars().count()) && !text.chars().any(is_odd) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` stands in no token: write it as the tokens say it, as \
+             `https://kubernetes.default.svc`"
         ))
     }
 }

@@ -3,6 +3,7 @@
 //! Durations are GEP-2257 (no days: a civil day has 23 to 25 hours; no decimals). Times and dates
 //! are civil, in the store's zone. Whether a zone exists is asked when the store is compiled.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::{Text, text_types};
@@ -66,6 +67,12 @@ impl Text for DurationText {
             return Err("the duration is empty: write one such as `30s`".to_owned());
         }
         Ok(Self(total))
+    }
+}
+
+impl fmt::Display for DurationText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&duration_text(self.0))
     }
 }
 

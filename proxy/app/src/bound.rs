@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::admin::AdminEntry;
-use crate::endpoint::{ConfigEntry, SecretError};
+use crate::endpoint::{ConfigEntry, SecretError, follow_cluster};
 use crate::gateway::{ForwardEntry, Gateway, HttpEntry, MirrorEntry, Worker, stage};
 use crate::inherited::Inherited;
 use crate::listeners::{Busy, Listening, Opening, Orders};
@@ -247,6 +247,7 @@ impl Bound {
         let admin = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async move {
                 tokio::spawn(Arc::clone(&gateway).follow_files());
+                tokio::spawn(follow_cluster(Arc::clone(&gateway)));
                 tokio::select! {
                     // The data plane only ends after a drain, so this one wins at the end.
                     _ = ended => {}
@@ -388,7 +389,7 @@ async fn serve_admin(gateway: Arc<Gateway>, mut orders: Orders) {
         for Opening { spec, socket, entry } in openings {
             let Socket::Stream(socket) = socket else { continue };
             if spec.protocol == ListenerProtocol::ConfigEndpoint {
-                tokio::spawn(server::serve(socket, entry, Arc::clone(&config)));
+                tokio::spawn(server::serve_patient(socket, entry, Arc::clone(&config)));
             } else {
                 tokio::spawn(server::serve(socket, entry, Arc::clone(&admin)));
             }

@@ -7,6 +7,7 @@ mod ask;
 mod audit;
 mod bundle;
 mod client;
+mod enrol;
 mod explain;
 mod files;
 pub mod fleet;
@@ -91,6 +92,9 @@ enum Command {
     Pin(hold::PinOptions),
     /// Take a running gateway back to what it ran before, and let it stay there for a while.
     Rollback(hold::RollbackOptions),
+    /// Have a running gateway mint a token with which one sidecar gets a certificate, once, and
+    /// print it.
+    Enrol(enrol::Options),
     /// Check that an audit log is what was written. Exit code 1 says that it is not.
     Audit {
         /// Its folder.
@@ -306,6 +310,7 @@ fn answer(command: Command) -> policy::Answer {
         }
         Command::Pin(options) => hold::pin(&options),
         Command::Rollback(options) => hold::rollback(&options),
+        Command::Enrol(options) => enrol::run(&options),
         Command::Rollouts(options) => rollouts::look(&options),
         Command::Audit { folder, output } => audit::check(&folder, output),
         Command::Diff(options) => diff(&options),

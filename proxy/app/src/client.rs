@@ -138,6 +138,11 @@ pub(crate) fn bearer(file: &Path) -> Result<String, String> {
     Ok(format!("Bearer {}", String::from_utf8_lossy(&token).trim()))
 }
 
+/// Whether a token is of a cluster, by the two dots of a JWT; those of an operator have none.
+pub(crate) fn is_jwt(token: &[u8]) -> bool {
+    token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
 /// The beginning of a question for `path`.
 pub(crate) fn question(authority: &str, path: &str) -> request::Builder {
     Request::builder()

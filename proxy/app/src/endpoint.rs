@@ -22,9 +22,10 @@ use tillgate_config::effective::Effective;
 use tillgate_core::endpoint::Who;
 use tillgate_core::reconcile::Hint;
 use tillgate_net::clock;
-use tillgate_net::http::server::{Caller, Handler};
+use tillgate_net::http::server::{Caller, Patient, Reply};
 use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters};
 use tillgate_net::rarely::Rarely;
+use tillgate_net::tls::Tls;
 use tokio::sync::{Notify, Semaphore, watch};
 use tower::ServiceExt as _;
 
@@ -32,6 +33,7 @@ use self::audit::{Action, Audit, Record};
 use self::callers::Callers;
 pub use self::callers::SecretError;
 pub(crate) use self::callers::private_text;
+use self::enrol::Enrolment;
 use self::entrance::Pass;
 pub(crate) use self::explain::{here as explained, offline as explained_offline};
 use self::gates::Gates;
@@ -43,6 +45,7 @@ pub(crate) use self::past::Bundle;
 use self::past::Past;
 use self::problem::Problem;
 use self::slices::Slices;
+pub(crate) use self::workload_token::follow as follow_cluster;
 use crate::gateway::Gateway;
 use crate::telemetry::Recent;
 use crate::wall::StoreClock;
@@ -54,6 +57,7 @@ pub(crate) mod audit;
 mod callers;
 mod checks;
 pub(crate) mod drift;
+mod enrol;
 mod entrance;
 mod events;
 mod explain;
@@ -62,6 +66,7 @@ mod hooks;
 mod impact;
 mod instances;
 mod journal;
+mod later;
 mod openapi;
 mod operations;
 mod past;
@@ -72,6 +77,7 @@ pub(crate) mod routes;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod workload_token;
 
 /// Policies that are looked at at the same time; each may take a processor for a second.
 const CHECKS: usize = 1;
@@ -106,6 +112,10 @@ pub(crate) struct Endpoint {
     heard: Mutex<BTreeMap<Arc<str>, Heard>>,
     forged: Mutex<Rarely>,
     validated: Mutex<Rarely>,
+    /// Tokens of pods that do not count.
+    refused: Mutex<Rarely>,
+    /// Where the cluster's keys come from.
+    cluster: tokio::sync::Mutex<workload_token::Source>,
     operations: Mutex<Operations>,
     /// Somebody asks to look for another policy.
     asked: Notify,
@@ -114,6 +124,7 @@ pub(crate) struct Endpoint {
     audit: Mutex<Option<Audit>>,
     clock: Arc<StoreClock>,
     gates: Mutex<Gates>,
+    enrolment: Enrolment,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,7 +136,9 @@ impl Endpoint {
         metrics: &Metrics,
         effective: &Arc<Effective>,
         clock: Arc<StoreClock>,
+        tls: &Tls,
     ) -> Result<Self, SecretError> {
+        let spec = effective.config_endpoint().map(|endpoint| &endpoint.enrolment);
         let endpoint = Self {
             meters: EndpointMeters::register(metrics),
             report_meters: ReportMeters::register(metrics),
@@ -143,12 +156,15 @@ impl Endpoint {
             heard: Mutex::default(),
             forged: Mutex::default(),
             validated: Mutex::default(),
+            refused: Mutex::default(),
+            cluster: tokio::sync::Mutex::default(),
             operations: Mutex::new(Operations::new(fastrand::u32(..))),
             asked: Notify::new(),
             is_urged: AtomicBool::new(false),
             audit: Mutex::default(),
             clock,
             gates: Mutex::default(),
+            enrolment: Enrolment::open(spec, tls),
         };
         endpoint.admits(endpoint.prepare(effective)?);
         endpoint.took(None, effective);
@@ -174,6 +190,7 @@ impl Endpoint {
     /// `effective` is in effect now, after the config with the digest `before`.
     pub(crate) fn took(&self, before: Option<&str>, effective: &Arc<Effective>) {
         self.follow_audit(effective.config_endpoint());
+        self.enrolment.follow(effective.config_endpoint().map(|endpoint| &endpoint.enrolment));
         let is_known = |name: &Arc<str>| self.callers.load().receiver(name).is_some();
         lock(&self.heard).retain(|name, _| is_known(name));
         let arrival = lock(&self.expected).take_if(|one| one.effective == effective.digest);
@@ -418,11 +435,10 @@ impl ConfigEntry {
     }
 }
 
-impl Handler for ConfigEntry {
+impl Patient for ConfigEntry {
     type Body = Body;
 
-    async fn handle(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Response {
-        let meters = &self.desk.endpoint().meters;
+    async fn ask(self: Arc<Self>, request: Request<Incoming>, caller: Caller) -> Reply<Body> {
         let mut answer = if let Some(why) = caller.refused {
             let status = why.failure().status().unwrap_or(StatusCode::BAD_REQUEST);
             axum::response::IntoResponse::into_response(Problem::new(status, why.detail()))
@@ -435,13 +451,23 @@ impl Handler for ConfigEntry {
             let answer = self.router.clone().oneshot(request).await;
             answer.unwrap_or_else(|never| match never {})
         };
+        match later::waiting(&mut answer) {
+            None => Reply::Now(self.finish(answer)),
+            Some(waiting) => Reply::Later(Box::pin(async move { self.finish(waiting.await) })),
+        }
+    }
+}
+
+impl ConfigEntry {
+    /// What all answers have in common.
+    fn finish(&self, mut answer: Response) -> Response {
         let headers = answer.headers_mut();
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
         if !headers.contains_key(http::header::CACHE_CONTROL) {
             let never = HeaderValue::from_static("no-store");
             headers.insert(http::header::CACHE_CONTROL, never);
         }
-        meters.answer(entrance::how(answer.status()));
+        self.desk.endpoint().meters.answer(entrance::how(answer.status()));
         answer
     }
 }

@@ -15,6 +15,7 @@ use tillgate_core::filter::Action;
 use tillgate_core::gate::Clock;
 use tillgate_core::link::{Destination, link_for};
 use tillgate_core::matching::{BackendRef, Condition, Found, NaturalClasses, Rule};
+use tillgate_core::mirror::MirrorSpec;
 use tillgate_core::retry::{Permission, Repeat, Scope};
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::error::Failure;
@@ -22,7 +23,9 @@ use tillgate_net::http::headers;
 
 use self::entrance::{Entrance, FORWARD_PROXY};
 use crate::doors;
+use crate::mirror;
 use crate::problem::Refusal;
+use crate::running::mirror_for;
 use crate::serve;
 
 #[cfg(test)]
@@ -44,7 +47,10 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn of(effective: &Effective, asked: &Asked<'_>, at: (Clock, Timestamp)) -> Value {
     let Asked { head, entrance, client } = *asked;
     match entrance {
-        Entrance::Http { is_said } => at_entry(effective, (head, client), is_said, at),
+        Entrance::Http { is_said } => match mirror_for(effective, &head.uri, &head.headers) {
+            Some(spec) => at_mirror(effective, spec, head),
+            None => at_entry(effective, (head, client), is_said, at),
+        },
         Entrance::ForwardProxy(name) => egress::by_proxy(effective, name, head, at),
         Entrance::Passthrough(listener) => egress::passed_on(effective, listener, head, at),
     }
@@ -73,6 +79,28 @@ fn at_entry(
         shown["forwardProxy"] = egress::by_proxy(effective, FORWARD_PROXY, head, at);
     }
     shown
+}
+
+/// At the registry mirror, which is not asked by rules.
+fn at_mirror(effective: &Effective, spec: &MirrorSpec, head: &Parts) -> Value {
+    let (upstream, repository, id) = mirror::meant(effective, spec, head);
+    let rollout = effective.gate.in_charge(&upstream.registry, repository, "");
+    let why = match rollout {
+        Some(_) => "the Rollout of the image names it",
+        None => "the registry's, as no Rollout has the image",
+    };
+    let repository = Some(repository).filter(|name| !name.is_empty());
+    json!({
+        "request": request(head),
+        "mirror": {
+            "name": &*spec.name,
+            "registry": &*upstream.registry,
+            "repository": repository,
+            "rollout": rollout.map(|rollout| &*rollout.name),
+        },
+        "origin": effective.origin("mirror").map(ToString::to_string),
+        "trafficClass": class(effective, id, why, None),
+    })
 }
 
 fn request(head: &Parts) -> Value {

@@ -123,7 +123,7 @@ impl Gateway {
         resolver.keep(running.names());
         let drain = Drain::default();
         let (listeners, orders) = Listeners::new(workers, drain.clone());
-        let endpoint = Endpoint::new(&metrics, &effective, Arc::clone(&sinks.clock))?;
+        let endpoint = Endpoint::new(&metrics, &effective, Arc::clone(&sinks.clock), &tls)?;
         let gateway = Arc::new_cyclic(|me| Self {
             running: ArcSwap::from_pointee(running),
             names: Mutex::new(names),

@@ -144,7 +144,12 @@ impl Listeners {
                 .map_err(|source| BuildError::listen(&spec.name, source))?;
             refuse_open_proxy(effective, spec.protocol, shared.address)?;
             let drain = if is_admin { self.admin_drain.part() } else { self.drain.part() };
-            let tls = spec.tls.as_ref().map(|of| tls.terminator(&spec.name, of)).transpose()?;
+            let is_own = spec.protocol == ListenerProtocol::ConfigEndpoint;
+            let terminator = |of| match is_own {
+                true => tls.endpoint_terminator(&spec.name, of),
+                false => tls.terminator(&spec.name, of),
+            };
+            let tls = spec.tls.as_ref().map(terminator).transpose()?;
             let (meter, memory) = (metrics.listener(&spec.name), Arc::clone(memory));
             let entry = Entry::new(limits(spec), meter, drain, tls, memory);
             if let Some(trust) = &spec.proxy_protocol {

@@ -58,7 +58,7 @@ mod turns;
 mod upstream;
 
 pub(crate) use self::gate::Judged;
-pub(crate) use self::serve::serve_request;
+pub(crate) use self::serve::{meant, serve_request};
 
 /// How often what idles is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);

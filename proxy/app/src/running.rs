@@ -44,7 +44,7 @@ mod retired;
 mod tally;
 
 pub(crate) use self::connectors::Connectors;
-pub(crate) use self::mirror::{MIRROR, reserved};
+pub(crate) use self::mirror::{MIRROR, mirror_for, reserved};
 pub(crate) use self::retired::Retired;
 
 /// Idle connections kept open ahead of need for critical classes: a payment then practically

@@ -19,13 +19,17 @@ use tillgate_net::drain::Phase;
 use tillgate_net::metrics::Metrics;
 use tillgate_net::tls::Tls;
 
+pub(crate) use self::enrol::Enrolling;
 use self::follow::Follower;
+use self::identity::Place;
 use self::kept::{Kept, Slice};
 use self::line::{Asked, Line};
 use crate::client::{Address, Credentials};
 use crate::gateway::Gateway;
 
+mod enrol;
 mod follow;
+mod identity;
 mod kept;
 mod line;
 
@@ -50,6 +54,29 @@ pub(crate) struct Spec {
     pub(crate) id: String,
     /// What it stands beside, as `pos/checkout`.
     pub(crate) workload: Option<String>,
+    /// Where its credential comes from, if from nobody else.
+    pub(crate) enrolling: Option<Arc<Enrolling>>,
+}
+
+impl Spec {
+    /// The same, with a certificate that the token in `file` is exchanged for once, and that is
+    /// kept and renewed.
+    pub(crate) fn enrolled_by(mut self, file: PathBuf) -> Self {
+        let place = Place::new(&self.state);
+        let own = Some(place.file());
+        let (address, bare) = (self.address.clone(), self.credentials.clone());
+        self.credentials = Credentials { cert: own.clone(), key: own, ..self.credentials };
+        self.enrolling = Some(Arc::new(Enrolling::new(address, bare, file, place)));
+        self
+    }
+
+    /// The name of this instance, and what it stands beside.
+    fn who(&self) -> (String, Option<String>) {
+        let held = self.enrolling.as_ref().and_then(|enrolling| enrolling.held());
+        let Some(held) = held else { return (self.id.clone(), self.workload.clone()) };
+        let workload = held.workload.map(|own| own.to_string());
+        (held.id.to_string(), workload.or_else(|| self.workload.clone()))
+    }
 }
 
 /// A sidecar that knows what it serves.
@@ -137,14 +164,22 @@ impl Booted {
 fn first(spec: &Spec) -> Result<Option<Slice>, String> {
     let runtime = crate::bound::runtime().map_err(|error| error.to_string())?;
     let tls = Tls::new(&Metrics::new(env!("CARGO_PKG_VERSION")));
-    let mut line = Line::new(spec, tls);
+    let mut line = Line::new(spec, Arc::clone(&tls));
     let until = clock::now() + FIRST_SLICE_WITHIN;
     let asked = async {
+        let mut told = String::new();
         loop {
+            if let Some(enrolling) = spec.enrolling.as_ref().filter(|it| it.held().is_none()) {
+                enrolling.step(&tls).await;
+            }
             match line.config(&[]).await {
                 Ok(Asked::Slice(slice)) => return slice,
                 Ok(Asked::Same { .. }) => {}
-                Err(error) => tracing::warn!("no slice from the gateway: {}", error.why),
+                Err(error) if error.why == told => {}
+                Err(error) => {
+                    tracing::warn!("no slice from the gateway: {}", error.why);
+                    told = error.why;
+                }
             }
             tokio::time::sleep(FIRST_AGAIN).await;
         }

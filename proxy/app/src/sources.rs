@@ -6,7 +6,7 @@
 //! commit is what is signed. Each keeps across errors what was activated last, so that a server
 //! that recovers is not asked for everything by everybody.
 
-mod apart;
+pub(crate) mod apart;
 pub(crate) mod directory;
 pub(crate) mod git;
 pub(crate) mod http;

@@ -161,6 +161,7 @@ impl Inner {
             self.proven = self.proven.max(reading.wall);
         }
         self.attests(self.proven);
+        self.floor.doubt(self.trust.state(now) == ClockState::Untrusted);
     }
 
     fn attests(&mut self, passed: Wall) {

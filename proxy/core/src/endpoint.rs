@@ -6,9 +6,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::service_accounts::ServiceAccountsSpec;
 use crate::listener::ListenerSpec;
 use crate::tls::ClientIdentity;
+
+pub mod service_accounts;
 
 /// The config endpoint of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,20 @@ pub struct EndpointSpec {
     pub audit_directory: Arc<Path>,
     /// Who may say that there is something new.
     pub hooks: Vec<HookSpec>,
+    /// How sidecars get certificates of the store's own authority.
+    pub enrolment: EnrolmentSpec,
+}
+
+/// Enrolment of sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolmentSpec {
+    /// Where the authority and the tokens are kept; `None` = there is no enrolment, because
+    /// nothing says where, or nobody without a certificate may ask.
+    pub directory: Option<Arc<Path>>,
+    /// How long a sidecar's certificate is good.
+    pub lifetime: Duration,
+    /// Pods whose tokens are exchanged for a certificate.
+    pub service_accounts: Option<ServiceAccountsSpec>,
 }
 
 /// A token, by its file.
@@ -188,6 +206,13 @@ impl Who {
         Some(Self { actor, name: name.into(), roles, workload: workload.map(Arc::from) })
     }
 
+    /// The names with which [`Who::of_certificate`] knows the sidecar `id`, as URIs.
+    pub fn sidecar_names(id: &str, workload: Option<&str>) -> Vec<String> {
+        let role = |role: &str, name: &str| format!("tillgate://{role}/{name}");
+        let workload = workload.map(|workload| role(WORKLOAD, workload));
+        [role(Role::Sidecar.name(), id)].into_iter().chain(workload).collect()
+    }
+
     /// Whoever has this token.
     pub fn of_token(token: &TokenSpec) -> Self {
         Self {
@@ -228,7 +253,11 @@ mod tests {
         assert_eq!(both.roles.iter().collect::<Vec<_>>(), [Role::Viewer, Role::Auditor]);
         assert_eq!(both.workload, None);
         let beside = ["URI:tillgate://workload/pos/checkout", "URI:tillgate://sidecar/pos-1"];
-        assert_eq!(who(&beside).unwrap().workload.as_deref(), Some("pos/checkout"));
+        let sidecar = who(&beside).unwrap();
+        assert_eq!(sidecar.workload.as_deref(), Some("pos/checkout"));
+        let names = Who::sidecar_names(&sidecar.name, sidecar.workload.as_deref());
+        let names: Vec<String> = names.iter().map(|name| format!("URI:{name}")).collect();
+        assert_eq!(who(&[&names[0], &names[1]]).unwrap(), sidecar);
     }
 
     #[test]

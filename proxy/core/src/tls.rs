@@ -86,6 +86,8 @@ pub struct ClientIdentity {
     pub not_after: u64,
     /// Identifies the certificate in limits: hex of the SHA-256 of its DER form.
     pub fingerprint: Arc<str>,
+    /// Signed by the store's own authority, as enrolled sidecars have them.
+    pub of_store: bool,
 }
 
 /// A subject alternative name of a certificate.
@@ -157,6 +159,7 @@ mod tests {
             sans: vec!["URI:spiffe://store/till".into(), "DNS:a.tills.example".into()],
             not_after: 0,
             fingerprint: "ab".into(),
+            of_store: false,
         };
         let exact = |text: &str| SanMatch::Exact(text.into()).matches(&client);
         assert!(exact("DNS:a.tills.example") && exact("URI:spiffe://store/till"));

@@ -2,7 +2,7 @@
 //! shell reads it, so that no other file has to.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::sockopt::{self, Precision};
@@ -73,28 +73,41 @@ pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
 /// A time that has certainly passed, whatever the wall clock shows: for checks that need a time and
 /// cannot wait for one that is right.
 #[derive(Debug)]
-pub struct Floor(AtomicU64);
+pub struct Floor {
+    passed: AtomicU64,
+    doubted: AtomicBool,
+}
 
 impl Default for Floor {
     fn default() -> Self {
-        Self(AtomicU64::new(BUILT))
+        Self { passed: AtomicU64::new(BUILT), doubted: AtomicBool::new(false) }
     }
 }
 
 impl Floor {
     /// So many seconds since 1970 have passed, as far as is known now.
     pub fn set(&self, seconds: u64) {
-        self.0.store(seconds, Ordering::Relaxed);
+        self.passed.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Whether the wall clock is not believed now.
+    pub fn doubt(&self, is_doubted: bool) {
+        self.doubted.store(is_doubted, Ordering::Relaxed);
+    }
+
+    /// What was said last with [`Floor::doubt`].
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
     }
 
     /// The same as [`Floor::wall_seconds`] by the kernel's last tick, in a fifth of the time.
     pub fn lately(&self) -> u64 {
-        sockopt::coarse_wall().as_secs().max(self.0.load(Ordering::Relaxed))
+        sockopt::coarse_wall().as_secs().max(self.passed.load(Ordering::Relaxed))
     }
 
     /// Seconds of the wall clock, but none that have passed.
     pub fn wall_seconds(&self) -> u64 {
-        wall_seconds().max(self.0.load(Ordering::Relaxed))
+        wall_seconds().max(self.passed.load(Ordering::Relaxed))
     }
 }
 

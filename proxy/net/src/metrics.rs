@@ -33,7 +33,7 @@ mod rollouts;
 mod telemetry;
 mod tls;
 
-pub use self::endpoint::{Answered, EndpointMeters, InstanceState};
+pub use self::endpoint::{Answered, EndpointMeters, Enrolled, InstanceState};
 pub use self::failover::FailoverMeters;
 pub use self::floods::FloodMeter;
 pub use self::lines::LineCollector;

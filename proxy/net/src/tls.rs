@@ -13,30 +13,35 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 use tillgate_core::tls::{ClientTls, ServerTls};
 
 use crate::clock::Floor;
 use crate::metrics::{Metrics, TlsMeters};
 
+mod authority;
 mod certificate;
 mod client;
 mod error;
 mod files;
 pub mod hello;
+mod own;
 mod pairs;
+mod request;
 mod server;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
-pub use self::certificate::counts;
+pub use self::authority::{Authority, AuthorityError};
+pub use self::certificate::{counts, may_renew, shown};
 pub(crate) use self::client::unless_late;
 pub use self::client::{Application, Connector, Refusal, ServerStream};
 pub(crate) use self::error::HandshakeEnd;
 pub use self::error::TlsError;
 pub use self::files::FileError;
+pub use self::request::{OwnKey, RequestError, RequestedKey};
 pub use self::server::{Agreed, ClientSession, Terminator};
 
 /// TLS of the process: what all listeners and backends share.
@@ -49,6 +54,8 @@ pub struct Tls {
     /// Everything on files, for as long as somebody uses it.
     on_files: Mutex<Vec<Weak<dyn OnFiles>>>,
     connectors: Mutex<Connectors>,
+    /// The store's own authority, where it has one.
+    own: OnceLock<CertificateDer<'static>>,
 }
 
 /// What every config of rustls stands on.
@@ -56,6 +63,8 @@ pub struct Tls {
 struct Ground {
     provider: Arc<CryptoProvider>,
     floor: Arc<Floor>,
+    /// An authority whose certificates count without a file.
+    own: Option<CertificateDer<'static>>,
 }
 
 impl Ground {
@@ -90,12 +99,20 @@ impl Tls {
             ground: Ground {
                 provider: Arc::new(aws_lc_rs::default_provider()),
                 floor: Arc::default(),
+                own: None,
             },
             meters: Arc::clone(metrics.tls()),
             system_roots: OnceLock::new(),
             on_files: Mutex::default(),
             connectors: Mutex::default(),
+            own: OnceLock::new(),
         })
+    }
+
+    /// What `authority` has signed counts at the config endpoint, for as long as the process
+    /// lives.
+    pub fn trust(&self, authority: &Authority) {
+        let _ = self.own.set(authority.der().clone());
     }
 
     /// Certificates are judged by the wall clock, but by no time before this.
@@ -112,8 +129,30 @@ impl Tls {
         name: &Arc<str>,
         spec: &ServerTls,
     ) -> Result<Arc<Terminator>, FileError> {
-        let terminator = Terminator::new(name, spec, &self.ground, &self.meters)?;
-        let terminator = Arc::new(terminator);
+        self.terminator_with(name, spec, None)
+    }
+
+    /// The same of the config endpoint, where certificates of the store's own authority count
+    /// beside those of the configured ones.
+    ///
+    /// # Errors
+    /// As of any other.
+    pub fn endpoint_terminator(
+        &self,
+        name: &Arc<str>,
+        spec: &ServerTls,
+    ) -> Result<Arc<Terminator>, FileError> {
+        self.terminator_with(name, spec, self.own.get())
+    }
+
+    fn terminator_with(
+        &self,
+        name: &Arc<str>,
+        spec: &ServerTls,
+        own: Option<&CertificateDer<'static>>,
+    ) -> Result<Arc<Terminator>, FileError> {
+        let ground = Ground { own: own.cloned(), ..self.ground.clone() };
+        let terminator = Arc::new(Terminator::new(name, spec, &ground, &self.meters)?);
         self.watch(Arc::downgrade(&terminator) as Weak<dyn OnFiles>);
         Ok(terminator)
     }

@@ -38,6 +38,7 @@ pub struct Lane {
 }
 
 /// A connection to a server: plain inside the store, shaped across a line.
+#[allow(clippy::large_enum_variant, reason = "a box would be looked into for every byte")]
 #[derive(Debug)]
 pub enum Upstream {
     /// Never shaped.

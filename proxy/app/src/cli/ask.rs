@@ -1,5 +1,5 @@
-//! The commands that ask a running gateway: `status`, `history`, `pin`, `rollback`, and `diff`,
-//! `plan` and `windows` with `--endpoint`.
+//! The commands that ask a running gateway: `status`, `history`, `pin`, `rollback`, `enrol`, and
+//! `diff`, `plan` and `windows` with `--endpoint`.
 //!
 //! One request over TLS to its config endpoint, shown for people or passed on as JSON. What a
 //! token or a key is comes from files, never from arguments, which everybody on the machine sees.
@@ -81,6 +81,11 @@ impl<'a> Question<'a> {
     /// Something is to be done.
     pub(super) fn post(path: &str, body: Value) -> Self {
         Self { body: Some(body), ..Self::new(path, shown::operation) }
+    }
+
+    /// The same, with its answer for people made by `show`.
+    pub(super) fn shown_by(self, show: fn(&Value) -> String) -> Self {
+        Self { show, ..self }
     }
 
     /// What became of it.

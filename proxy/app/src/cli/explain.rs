@@ -29,24 +29,12 @@ pub(super) struct Options {
     /// without it.
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
-    /// A field of the request's head, such as `Idempotency-Key: 1`; may be repeated.
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
-    headers: Vec<String>,
-    /// By which way the request comes: `http`, `forward-proxy`, `tls-passthrough`, or a listener's
-    /// name [default: CONNECT by the forward proxy, all else by the HTTP entry].
-    #[arg(long, value_name = "WAY", conflicts_with = "image")]
-    via: Option<String>,
-    /// A name in the certificate that the client shows, such as `DNS:till-7.store.example`; may be
-    /// repeated.
-    #[arg(long = "certificate-name", value_name = "NAME", conflicts_with = "image")]
-    certificate_names: Vec<String>,
+    #[command(flatten)]
+    about: About,
     /// An image instead of a request, as `registry.example/pos/checkout@sha256:…`; without a
     /// registry the one whose rollout has it, without a digest the one of its release.
     #[arg(long, value_name = "IMAGE", conflicts_with = "request")]
     image: Option<String>,
-    /// Another time than now, as `2026-11-27T20:10:00Z`.
-    #[arg(long, value_name = "MOMENT")]
-    at: Option<String>,
     /// How it looks.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -58,13 +46,32 @@ pub(super) struct Options {
     remote: Remote,
 }
 
+/// What is said of a request or an image beside its name.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct About {
+    /// A field of the request's head, such as `Idempotency-Key: 1`; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", conflicts_with = "image")]
+    headers: Vec<String>,
+    /// By which way the request comes: `http`, `forward-proxy`, `tls-passthrough`, or a listener's
+    /// name [default: CONNECT by the forward proxy, all else by the HTTP entry].
+    #[arg(long, value_name = "WAY", conflicts_with = "image")]
+    via: Option<String>,
+    /// A name in the certificate that the client shows, such as `DNS:till-7.store.example`; may be
+    /// repeated.
+    #[arg(long = "certificate-name", value_name = "NAME", conflicts_with = "image")]
+    certificate_names: Vec<String>,
+    /// Another time than now, as `2026-11-27T20:10:00Z`.
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
+}
+
 pub(super) fn run(options: &Options) -> Answer {
     answered(options).unwrap_or_else(|message| Answer::refusal(&message))
 }
 
 /// The same question, whoever answers it.
 fn answered(options: &Options) -> Result<Answer, String> {
-    let mut asked = asked(options)?;
+    let mut asked = options.about.asked(options.image.as_deref(), &options.request)?;
     if options.remote.endpoint.is_some() {
         if let Some(config) = &options.config {
             asked["bundle"] = policy(config)?;
@@ -92,32 +99,38 @@ fn answered(options: &Options) -> Result<Answer, String> {
     Ok(Answer { stdout, code, ..Answer::default() })
 }
 
-fn asked(options: &Options) -> Result<Value, String> {
-    let mut asked = match &options.image {
-        Some(name) => json!({ "image": image::asked(name) }),
-        None => json!({"http": ask::request(&head(options)?)}),
-    };
-    if let Some(at) = &options.at {
-        asked["at"] = json!(at);
-    }
-    if let Some(via) = &options.via {
-        asked["via"] = json!(via);
-    }
-    if !options.certificate_names.is_empty() {
-        asked["source"] = json!({ "certificate": options.certificate_names });
-    }
-    Ok(asked)
-}
-
 /// The policy that is asked about, with the names of its files, for a gateway to look at.
 fn policy(config: &Path) -> Result<Value, String> {
     let one = |source: Source| json!({"file": source.file, "text": source.text});
     Ok(files::sources(config)?.into_iter().map(one).collect())
 }
 
-/// The request that is meant.
-fn head(options: &Options) -> Result<Parts, String> {
-    let (method, target) = match options.request.as_slice() {
+impl About {
+    /// The question about an image or a request, as the config endpoint takes it.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub(super) fn asked(&self, image: Option<&str>, request: &[String]) -> Result<Value, String> {
+        let mut asked = match image {
+            Some(name) => json!({ "image": image::asked(name) }),
+            None => json!({"http": ask::request(&head(request, &self.headers)?)}),
+        };
+        if let Some(at) = &self.at {
+            asked["at"] = json!(at);
+        }
+        if let Some(via) = &self.via {
+            asked["via"] = json!(via);
+        }
+        if !self.certificate_names.is_empty() {
+            asked["source"] = json!({ "certificate": self.certificate_names });
+        }
+        Ok(asked)
+    }
+}
+
+/// The request that is meant: a URL, or a method and a URL, and its fields.
+fn head(request: &[String], headers: &[String]) -> Result<Parts, String> {
+    let (method, target) = match request {
         [method, target] => (method.as_str(), target),
         [target] => ("GET", target),
         _ => return Err("write a URL, or a method and a URL".to_owned()),
@@ -130,7 +143,7 @@ fn head(options: &Options) -> Result<Parts, String> {
     let uri: Uri =
         target.parse().map_err(|error: http::uri::InvalidUri| wrong(error.to_string()))?;
     let mut request = Request::builder().method(method).uri(uri);
-    for field in &options.headers {
+    for field in headers {
         let (name, value) = field
             .split_once(':')
             .ok_or_else(|| format!("`{field}` is no field: write it as `Idempotency-Key: 1`"))?;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tillgate_config::bundle::{
     self as format, OperationAction, OperationStatement, PromotionEntry, SignatureEntry, wall_text,
 };
@@ -15,8 +15,8 @@ use tillgate_core::reconcile::Wall;
 use tillgate_net::clock;
 
 use super::bundle::{answer, open, sign_with, write};
+use super::explain::About;
 use super::policy::{Answer, FINDINGS, USAGE};
-use crate::explain::image;
 use crate::send::explain;
 
 #[derive(Clone, Debug, Args)]
@@ -36,15 +36,14 @@ pub(crate) struct Options {
     /// For how long the store stays there, with `pin` and `rollback`; a week at most.
     #[arg(long = "for", value_name = "DURATION", default_value = "24h")]
     time: DurationText,
-    /// The URL that is asked about, with `explain`.
-    #[arg(long, value_name = "URL", conflicts_with = "image")]
-    url: Option<String>,
+    /// The request that is asked about, with `explain`: a URL, or a method and a URL.
+    #[arg(long, value_name = "[METHOD] URL", num_args = 1..=2, conflicts_with = "image")]
+    url: Vec<String>,
     /// The image that is asked about, with `explain`, as `registry.example/pos/checkout@sha256:…`.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// Another time that is asked about, with `explain`, as `2026-11-27T20:10:00Z`.
-    #[arg(long, value_name = "MOMENT")]
-    at: Option<String>,
+    #[command(flatten, next_help_heading = "With explain")]
+    about: About,
     /// Why, in one line.
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -149,24 +148,9 @@ fn statement(options: &Options, now: Wall) -> Result<OperationStatement, (String
 
 /// What is asked, as the config endpoint takes it.
 fn question(options: &Options) -> Result<Value, (String, u8)> {
-    let mut asked = match (&options.url, &options.image) {
-        (Some(url), _) => request(url)?,
-        (None, Some(name)) => json!({ "image": image::asked(name) }),
-        (None, None) => {
-            let why = "what shall be explained? add `--url` or `--image`";
-            return Err((why.to_owned(), USAGE));
-        }
-    };
-    if let Some(at) = &options.at {
-        asked["at"] = json!(at);
+    if options.url.is_empty() && options.image.is_none() {
+        let why = "what shall be explained? add `--url` or `--image`";
+        return Err((why.to_owned(), USAGE));
     }
-    Ok(asked)
-}
-
-fn request(url: &str) -> Result<Value, (String, u8)> {
-    let wrong = || (format!("`{url}` is no URL: write it as http://pay.example/v1"), USAGE);
-    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-    let authority = uri.authority().ok_or_else(wrong)?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Ok(json!({"http": {"authority": authority.as_str(), "path": path}}))
+    options.about.asked(options.image.as_deref(), &options.url).map_err(|why| (why, USAGE))
 }

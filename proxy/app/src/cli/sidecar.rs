@@ -33,6 +33,10 @@ pub(crate) struct Options {
     config_from: String,
     #[command(flatten)]
     credentials: Credentials,
+    /// The file of a token of `tillgate enrol`: exchanged once for a certificate, which is kept in
+    /// `--state` and renewed; who this is comes with it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["token_file", "cert", "id"])]
+    enrol_token_file: Option<PathBuf>,
     /// The name of this instance, as its token or certificate has it [default: the machine's].
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
@@ -97,7 +101,11 @@ fn spec(options: &Options) -> Result<Spec, String> {
         admin: options.admin,
     };
     let (state, workload) = (options.state.clone(), options.workload.clone());
-    Ok(Spec { address, credentials, beside, state, id, workload })
+    let spec = Spec { address, credentials, beside, state, id, workload, enrolling: None };
+    Ok(match &options.enrol_token_file {
+        Some(file) => spec.enrolled_by(file.clone()),
+        None => spec,
+    })
 }
 
 /// The machine's name, which is that of the pod or the container.

@@ -17,7 +17,7 @@ use super::instances::{Acknowledgement, Refused, Registration};
 use super::problem::Problem;
 use super::routes::{JSON, Op};
 use super::{
-    Ask, Desk, asked, checks, drift, events, explain, lock, openapi, pin, revisions, slices,
+    Ask, Desk, asked, checks, drift, enrol, events, explain, lock, openapi, pin, revisions, slices,
 };
 use crate::admin;
 use crate::cli::windows::{self, Times};
@@ -30,7 +30,7 @@ pub(super) async fn answer(
     flow: Option<InFlight>,
 ) -> Result<Response, Problem> {
     match op {
-        Op::Config => slices::show(desk, ask).await,
+        Op::Config => slices::show(desk, ask),
         Op::Events => events::open(desk, &ask, flow),
         Op::Register => register(desk, &ask),
         Op::Acknowledge => acknowledge(desk, &ask),
@@ -56,6 +56,8 @@ pub(super) async fn answer(
         Op::RollBack => pin::roll_back(desk, &ask).await,
         Op::Operation => asked::operation(desk, &ask).map(|it| document(&it)),
         Op::Hook => asked::hook(desk, &ask),
+        Op::Mint => enrol::mint(desk, &ask).await,
+        Op::Enrol => enrol::exchange(desk, &ask).await,
         Op::Audit => asked::records(desk, &ask).await,
         Op::Windows => shown_windows(desk, &ask),
         Op::Overrides => Ok(document(&overrides(desk))),

@@ -20,6 +20,7 @@ use tillgate_net::mirror::our_user;
 use tillgate_net::tls;
 
 use super::hooks::Receiver;
+use super::workload_token::{KeysError, Verifier};
 use crate::disk::read_open;
 
 /// Fewer characters can be guessed: 32 of base64 are 192 bits.
@@ -43,6 +44,11 @@ pub enum SecretError {
          make one with `openssl rand -base64 32`"
     )]
     Weak(PathBuf),
+    /// The keys that tokens of pods are checked by.
+    #[error(
+        "the cluster's keys {0} cannot be used; write `kubectl get --raw /openid/v1/jwks` there"
+    )]
+    Keys(PathBuf, #[source] KeysError),
 }
 
 type Hash = [u8; SHA256_OUTPUT_LEN];
@@ -60,17 +66,19 @@ impl Credential {
     /// What these headers and this certificate show. A token that is shown is what counts: a wrong
     /// one is not made good by a certificate.
     pub(super) fn of(headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
-        let mut shown = headers.get_all(AUTHORIZATION).iter();
-        if let Some(shown_first) = shown.next() {
-            let token = shown_first.as_bytes().split_at_checked(7);
-            let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-            return match (token, shown.next()) {
-                (Some((_, token)), None) => Self::Token(hash(token.trim_ascii())),
-                _ => Self::None,
-            };
+        if headers.contains_key(AUTHORIZATION) {
+            return bearer(headers).map_or(Self::None, |token| Self::Token(hash(token)));
         }
         certificate.map_or(Self::None, |one| Self::Certificate(Arc::clone(one)))
     }
+}
+
+/// The token in `headers`, if that is what they have, and one alone.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let (scheme, token) = shown.next()?.as_bytes().split_at_checked(7)?;
+    let is_one = scheme.eq_ignore_ascii_case(b"bearer ") && shown.next().is_none();
+    is_one.then(|| token.trim_ascii())
 }
 
 /// Who asks, as far as that can be told.
@@ -90,6 +98,7 @@ pub(super) struct Callers {
     pub(super) spec: Option<EndpointSpec>,
     tokens: Vec<(Hash, Who)>,
     receivers: Vec<Receiver>,
+    accounts: Option<Verifier>,
 }
 
 impl Callers {
@@ -101,12 +110,18 @@ impl Callers {
         };
         let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
         let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
-        Ok(Self { spec: Some(spec.clone()), tokens, receivers })
+        let accounts = spec.enrolment.service_accounts.as_ref().map(Verifier::read).transpose()?;
+        Ok(Self { spec: Some(spec.clone()), tokens, receivers, accounts })
     }
 
     /// The receiver of webhooks called `name`.
     pub(super) fn receiver(&self, name: &str) -> Option<&Receiver> {
         self.receivers.iter().find(|one| *one.name == *name)
+    }
+
+    /// Who judges tokens of pods, if they count here.
+    pub(super) const fn accounts(&self) -> Option<&Verifier> {
+        self.accounts.as_ref()
     }
 
     /// Who it is that shows this; `floor` has the time.

@@ -28,7 +28,7 @@ use super::accept::taken;
 use super::callers::{Asker, Credential};
 use super::problem::Problem;
 use super::routes::{self, Access, JSON, JSON_V1, Op, ROUTES, Route, Takes};
-use super::{Ask, Desk, answers, asked, stopping};
+use super::{Ask, Desk, answers, asked, enrol, later, stopping};
 
 /// A body is a few kibibytes from a machine of the same store.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ async fn enter(
         Err(_) => Err(Problem::malformed("the path is not valid UTF-8 when it is decoded")),
     };
     let answer = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
-    if is_head { headless(answer) } else { answer }
+    if is_head { later::then(answer, headless) } else { answer }
 }
 
 /// The same without its body.
@@ -104,7 +104,12 @@ async fn admit(
     let arrived = head.extensions.remove::<Arrived>();
     let certificate = arrived.as_ref().and_then(|arrived| arrived.certificate.as_ref());
     let pass = Pass::of(route, &head.headers, certificate);
-    let who = pass.who(desk)?;
+    let who = match route.access {
+        Access::Enrolment => enrol::asker(desk, &head.headers, &pass.credential).await?,
+        Access::Everyone | Access::Signature | Access::AnyRole | Access::Roles(_) => {
+            pass.who(desk)?
+        }
+    };
     let is_probe = route.access == Access::Everyone || route.op == Op::Metrics;
     if !is_probe && desk.gateway.drain.phase() != Phase::Open {
         return Err(stopping());
@@ -122,7 +127,7 @@ async fn admit(
             asked::receiver(&desk.endpoint().callers.load(), name)?;
             Some(desk.endpoint().hooks.try_acquire().map_err(|_| busy())?)
         }
-        Access::Everyone | Access::AnyRole | Access::Roles(_) => None,
+        Access::Everyone | Access::Enrolment | Access::AnyRole | Access::Roles(_) => None,
     };
     let body = match &route.takes {
         None => Bytes::new(),
@@ -142,15 +147,15 @@ fn busy() -> Problem {
 /// caller is taken away before he sees that policy.
 #[derive(Clone, Debug)]
 pub(super) struct Pass {
-    credential: Credential,
-    /// What the route wants; `None` where everyone may ask.
+    pub(super) credential: Credential,
+    /// What the route wants; `None` where everyone may ask, or the route judges by itself.
     wanted: Option<Roles>,
 }
 
 impl Pass {
     fn of(route: &Route, headers: &HeaderMap, certificate: Option<&Arc<ClientIdentity>>) -> Self {
         let wanted = match route.access {
-            Access::Everyone | Access::Signature => None,
+            Access::Everyone | Access::Signature | Access::Enrolment => None,
             Access::AnyRole => Some(Roles::of(&tillgate_core::endpoint::Role::ALL)),
             Access::Roles(roles) => Some(roles),
         };

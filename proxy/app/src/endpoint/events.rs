@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,7 +18,6 @@ use http_body::Frame;
 use tillgate_net::drain::Phase;
 use tillgate_net::http::server::InFlight;
 use tillgate_net::metrics::Held;
-use tokio::sync::mpsc;
 
 use super::entrance::Pass;
 use super::problem::Problem;
@@ -30,9 +29,6 @@ pub(super) const STREAMS_MAX: i64 = 256;
 
 /// Proxies and firewalls on the way forget a connection after half a minute of silence or more.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// One is on its way while the next one is made.
-const UNDER_WAY: usize = 1;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -54,9 +50,9 @@ pub(super) fn open(
         let (boot, number) = id.to_str().ok()?.split_once('-')?;
         number.parse().ok().filter(|_| *boot == *desk.endpoint().boot)
     });
-    let (events, rest) = mpsc::channel(UNDER_WAY);
-    tokio::spawn(tell(Arc::clone(desk), ask.pass.clone(), last, events));
-    let body = EventBody { rest, _held: held, _flow: flow };
+    let (desk, pass, news) = (Arc::clone(desk), ask.pass.clone(), desk.endpoint().news());
+    let teller = Teller { desk, pass, last, news };
+    let body = EventBody { next: Box::pin(teller.next()), flow, _held: held };
     let mut answer = Response::new(Body::new(body));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
@@ -64,30 +60,36 @@ pub(super) fn open(
     Ok(answer)
 }
 
-/// Sends events until the reader is gone, or may not read them any more, or the gateway stops.
-/// `last` is what the reader has.
-async fn tell(desk: Arc<Desk>, pass: Pass, mut last: Option<u64>, events: mpsc::Sender<Bytes>) {
-    let mut news: News = desk.endpoint().news();
-    loop {
-        let sequence = *news.borrow_and_update();
-        let slices = desk.endpoint().slices(desk.running().as_ref());
-        let Ok(who) = pass.who(&desk) else { return };
-        if last != Some(sequence) {
-            let digest = Arc::clone(&slices.of(&who, None).digest);
-            if events.send(event(desk.endpoint(), sequence, &digest)).await.is_err() {
-                return;
+/// Knows what its reader has.
+struct Teller {
+    desk: Arc<Desk>,
+    pass: Pass,
+    /// The number of the last event.
+    last: Option<u64>,
+    news: News,
+}
+
+impl Teller {
+    /// The next event or sign of life; none when the reader may not read them any more, or the
+    /// gateway stops.
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        loop {
+            let number = *self.news.borrow_and_update();
+            let slices = self.desk.endpoint().slices(self.desk.running().as_ref());
+            let who = self.pass.who(&self.desk).ok()?;
+            if self.last != Some(number) {
+                let digest = Arc::clone(&slices.of(&who, None).digest);
+                let event = event(self.desk.endpoint(), number, &digest);
+                self.last = Some(number);
+                return Some((event, self));
             }
-            last = Some(sequence);
-        }
-        tokio::select! {
-            changed = news.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(HEARTBEAT) => {
-                if events.send(Bytes::from_static(b": still here\n\n")).await.is_err() {
-                    return;
+            tokio::select! {
+                changed = self.news.changed() => if changed.is_err() { return None },
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    return Some((Bytes::from_static(b": still here\n\n"), self));
                 }
+                () = self.desk.gateway.drain.reached(Phase::Draining) => return None,
             }
-            () = events.closed() => return,
-            () = desk.gateway.drain.reached(Phase::Draining) => return,
         }
     }
 }
@@ -100,10 +102,14 @@ fn event(endpoint: &Endpoint, number: u64, digest: &str) -> Bytes {
     format!("event: config\nid: {}-{number}\ndata: {data}\n\n", endpoint.boot).into()
 }
 
+/// The next event to come, and who tells the one after it.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Teller)>> + Send>>;
+
+/// Asks for an event when the reader has taken the last one.
 struct EventBody {
-    rest: mpsc::Receiver<Bytes>,
+    next: Next,
+    flow: Option<InFlight>,
     _held: Held,
-    _flow: Option<InFlight>,
 }
 
 impl http_body::Body for EventBody {
@@ -114,6 +120,15 @@ impl http_body::Body for EventBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.get_mut().rest.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        let this = self.get_mut();
+        let Some((bytes, teller)) = ready!(this.next.as_mut().poll(cx)) else {
+            return Poll::Ready(None);
+        };
+        if let Some(flow) = &this.flow {
+            // It lives as long as its reader reads.
+            flow.moved_down(bytes.len());
+        }
+        this.next = Box::pin(teller.next());
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 }

@@ -4,7 +4,7 @@
 //! compares. Shapes of documents are here, because nothing else needs them as schemas.
 
 use serde_json::{Map, Value, json};
-use tillgate_config::scalar::{SanText, Text as _};
+use tillgate_config::scalar::{DurationText, SanText, Text as _};
 use tillgate_core::endpoint::Role;
 
 use super::routes::{Access, PROBLEM, Parameter, ROUTES, Route};
@@ -125,7 +125,7 @@ fn responses(route: &Route) -> Value {
 /// Every status with which a route may refuse.
 pub(crate) fn refusals(route: &Route) -> Vec<u16> {
     let mut all: Vec<u16> = ALWAYS.into_iter().chain(route.errors.iter().copied()).collect();
-    if matches!(route.access, Access::AnyRole | Access::Roles(_)) {
+    if matches!(route.access, Access::AnyRole | Access::Roles(_) | Access::Enrolment) {
         all.extend([401, 403]);
     }
     // A head or a target that is too long, and what HTTP itself forbids.
@@ -162,14 +162,16 @@ fn roles(access: Access) -> Value {
     let all: Vec<&str> = match access {
         Access::Roles(roles) => roles.iter().map(Role::name).collect(),
         Access::AnyRole => Role::ALL.map(Role::name).to_vec(),
-        Access::Signature | Access::Everyone => Vec::new(),
+        Access::Signature | Access::Enrolment | Access::Everyone => Vec::new(),
     };
     json!(all)
 }
 
 fn security(access: Access) -> Value {
     match access {
-        Access::Roles(_) | Access::AnyRole => json!([{"certificate": []}, {"token": []}]),
+        Access::Roles(_) | Access::AnyRole | Access::Enrolment => {
+            json!([{"certificate": []}, {"token": []}])
+        }
         Access::Signature | Access::Everyone => json!([]),
     }
 }
@@ -195,6 +197,35 @@ fn held(required: Option<&str>) -> Value {
         "properties": {
             name: text, "reason": text, "ticket": text,
             "expiresAt": {"type": "string", "format": "date-time"},
+        },
+    })
+}
+
+/// For whom a token is to be minted, and for how long.
+fn enrolment() -> Value {
+    json!({
+        "type": "object", "required": ["id"], "additionalProperties": false,
+        "properties": {
+            "id": {"type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$"},
+            "workload": {"type": "string", "pattern": "^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$"},
+            "expiresIn": {"type": "string", "pattern": DurationText::PATTERN},
+        },
+    })
+}
+
+/// A refusal.
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"}, "title": {"type": "string"},
+            "status": {"type": "integer"}, "detail": {"type": "string"},
+            "errors": {"type": "array", "items": {"type": "object", "properties": {
+                "file": {"type": "string"}, "line": {"type": "integer"},
+                "column": {"type": "integer"}, "path": {"type": "string"},
+                "message": {"type": "string"},
+            }}},
         },
     })
 }
@@ -251,25 +282,18 @@ fn schemas() -> Value {
     json!({
         "Policy": {"type": "string", "description": "Documents of a policy as YAML, or a bundle."},
         "Hook": {"description": "Whatever the sender sends: only its signature counts."},
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": {"type": "string"}, "title": {"type": "string"},
-                "status": {"type": "integer"}, "detail": {"type": "string"},
-                "errors": {"type": "array", "items": {"type": "object", "properties": {
-                    "file": {"type": "string"}, "line": {"type": "integer"},
-                    "column": {"type": "integer"}, "path": {"type": "string"},
-                    "message": {"type": "string"},
-                }}},
-            },
-        },
+        "Problem": problem(),
         "Question": question(&text),
         "Instance": {
             "type": "object", "required": ["bootId"], "additionalProperties": false,
             "properties": {
                 "bootId": text, "workload": text, "version": text, "activeDigest": digest,
             },
+        },
+        "Enrolment": enrolment(),
+        "CertificateRequest": {
+            "type": "object", "required": ["csr"], "additionalProperties": false,
+            "properties": {"csr": {"type": "string", "maxLength": 8192}},
         },
         "Pin": held(None),
         "Rollback": held(Some("to")),

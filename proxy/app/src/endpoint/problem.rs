@@ -34,8 +34,14 @@ impl Problem {
 
     /// 401: nobody knows who asks.
     pub(crate) fn unknown_caller() -> Self {
-        let detail = "no credential that counts here: show a certificate with a role that has not \
-                      ended, or a token as `Authorization: Bearer …`";
+        Self::unauthenticated(
+            "no credential that counts here: show a certificate with a role that has not ended, \
+             or a token as `Authorization: Bearer …`",
+        )
+    }
+
+    /// 401: what is shown does not count.
+    pub(crate) fn unauthenticated(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, detail)
             .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tillgate\""))
     }

@@ -53,6 +53,8 @@ pub(crate) enum Access {
     AnyRole,
     /// Whoever signs the body with the receiver's secret.
     Signature,
+    /// Whoever has an enrolment token, or a certificate of the store's own authority.
+    Enrolment,
     /// Everyone: probes.
     Everyone,
 }
@@ -99,6 +101,8 @@ pub(crate) enum Op {
     RollBack,
     Operation,
     Hook,
+    Mint,
+    Enrol,
     Audit,
     Windows,
     Overrides,
@@ -231,7 +235,7 @@ const fn note(route: Route, verb: Verb, schema: &'static str) -> Route {
 }
 
 /// The table.
-pub(crate) static ROUTES: [Route; 29] = [
+pub(crate) static ROUTES: [Route; 31] = [
     Route {
         query: WAIT,
         answers: &[(200, Some(JSON)), (200, Some(JSON_V1)), (304, None)],
@@ -366,6 +370,34 @@ pub(crate) static ROUTES: [Route; 29] = [
             Op::Hook,
             Access::Signature,
             "A hint to look for another policy; what it says beyond that is not read.",
+        )
+    },
+    Route {
+        errors: &[400, 408, 409, 413, 415, 422, 429],
+        answers: &[(201, Some(JSON))],
+        ..note(
+            read(
+                "/v1/enrolments",
+                Op::Mint,
+                OPERATOR,
+                "Mints a token with which one sidecar gets a certificate, once.",
+            ),
+            Verb::Post,
+            "Enrolment",
+        )
+    },
+    Route {
+        errors: &[400, 408, 409, 413, 415, 422, 429],
+        answers: &[(201, Some(JSON))],
+        ..note(
+            read(
+                "/v1/enrol",
+                Op::Enrol,
+                Access::Enrolment,
+                "Signs a sidecar's key, for a token or for the certificate that it has.",
+            ),
+            Verb::Post,
+            "CertificateRequest",
         )
     },
     Route {

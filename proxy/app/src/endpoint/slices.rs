@@ -5,6 +5,7 @@
 //! a change that the caller cannot see wakes nobody.
 
 use std::io::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +28,12 @@ use super::accept::taken;
 use super::entrance::Pass;
 use super::problem::Problem;
 use super::routes::{JSON, JSON_V1};
-use super::{Ask, Desk, lock, revisions};
+use super::{Ask, Desk, News, later, lock, revisions};
 
 /// The longest a question is held, before the random part: what NAT entries outlive.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// Callers that wait at the same time: a thousand sidecars and as many tools, 1 KiB each.
+/// Callers that wait at the same time: a thousand sidecars and as many tools.
 pub(super) const WAITERS_MAX: i64 = 2048;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -236,12 +237,10 @@ fn seen(desk: &Desk, pass: &Pass, wanted: &Wanted) -> Result<(Arc<Slices>, Arc<S
 }
 
 /// Answers at once, or when there is something new, or when the time is over.
-pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
+pub(super) fn show(desk: &Arc<Desk>, ask: Ask) -> Result<Response, Problem> {
     let wanted = Wanted::of(desk, &ask)?;
     let pass = ask.pass;
-    // A head keeps the buffer that it was read into, 8 KiB of each caller who waits.
-    drop((ask.head, ask.who, ask.body, ask.path));
-    let mut news = desk.endpoint().news();
+    let news = desk.endpoint().news();
     let (first, shown) = seen(desk, &pass, &wanted)?;
     if first.is_minimal {
         // A sidecar that has a config keeps it, whatever became of the gateway's.
@@ -257,25 +256,36 @@ pub(super) async fn show(desk: &Desk, ask: Ask) -> Result<Response, Problem> {
         let detail = "too many callers wait already: ask again later";
         return Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, seconds, detail));
     }
-    let _waits = Held::new(&meters.waiters);
-    let wait = wait.min(WAIT_MAX);
+    let waits = Held::new(&meters.waiters);
+    let desk = Arc::clone(desk);
+    Ok(later::answer(async move {
+        let answer = changed(&desk, &pass, &wanted, news, wait.min(WAIT_MAX)).await;
+        drop(waits);
+        answer.unwrap_or_else(IntoResponse::into_response)
+    }))
+}
+
+/// The answer when there is something new, or when the time is over.
+async fn changed(
+    desk: &Desk,
+    pass: &Pass,
+    wanted: &Wanted,
+    mut news: News,
+    wait: Duration,
+) -> Result<Response, Problem> {
     // Nobody comes back at the same moment.
     let jitter = wait.mul_f64(fastrand::f64() / 16.0);
-    let until = tokio::time::sleep_until((clock::now() + wait + jitter).into());
-    tokio::pin!(until);
+    let mut until = pin!(tokio::time::sleep_until((clock::now() + wait + jitter).into()));
+    let mut stops = pin!(desk.gateway.drain.reached(Phase::Draining));
     loop {
-        tokio::select! {
-            changed = news.changed() => {
-                let (slices, shown) = seen(desk, &pass, &wanted)?;
-                if changed.is_err() || !has(&wanted.known, &shown.digest) {
-                    return Ok(answer(desk, &slices, &shown, &wanted));
-                }
-            }
-            () = &mut until => {
-                let (slices, shown) = seen(desk, &pass, &wanted)?;
-                return Ok(answer(desk, &slices, &shown, &wanted));
-            }
-            () = desk.gateway.drain.reached(Phase::Draining) => return Err(super::stopping()),
+        let is_over = tokio::select! {
+            changed = news.changed() => changed.is_err(),
+            () = &mut until => true,
+            () = &mut stops => return Err(super::stopping()),
+        };
+        let (slices, shown) = seen(desk, pass, wanted)?;
+        if is_over || !has(&wanted.known, &shown.digest) {
+            return Ok(answer(desk, &slices, &shown, wanted));
         }
     }
 }

@@ -46,7 +46,8 @@ fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
     write(1);
     let (metrics, effective) = (Metrics::new("0"), store(folder.path(), 20));
     let clock = StoreClock::new(PolicyMeters::register(&metrics), Arc::default());
-    let endpoint = Endpoint::new(&metrics, &effective, Arc::new(clock)).unwrap();
+    let tls = Tls::new(&metrics);
+    let endpoint = Endpoint::new(&metrics, &effective, Arc::new(clock), &tls).unwrap();
     let known = || -> Vec<usize> {
         let is_known = |number: &usize| {
             let shown = format!("Bearer {}", token(*number)).parse().unwrap();

@@ -12,6 +12,8 @@ pub(crate) fn of(shown: &Value) -> String {
         refused(shown)
     } else if shown["image"].is_object() {
         image(shown)
+    } else if shown["mirror"].is_object() {
+        mirror(shown)
     } else {
         request(shown)
     }
@@ -25,6 +27,23 @@ fn refused(shown: &Value) -> String {
         out.push_str("but at the forward proxy:\n");
         out.push_str(&of(other));
     }
+    out
+}
+
+/// What the registry mirror answers. Whether an image may be pulled now is a question of its own.
+fn mirror(shown: &Value) -> String {
+    let mut out = format!("{} {}\n", word(&shown["request"]["method"]), target(shown));
+    let mirror = &shown["mirror"];
+    let name = format!("RegistryMirror/{}{}", word(&mirror["name"]), place(&shown["origin"]));
+    line(&mut out, "mirror", &name);
+    let registry = word(&mirror["registry"]);
+    line(&mut out, "registry", &registry);
+    class(&mut out, &shown["trafficClass"]);
+    if let Some(repository) = mirror["repository"].as_str() {
+        let question = format!("tillgate explain --image {registry}/{repository}@sha256:… tells");
+        line(&mut out, "gate", &question);
+    }
+    now(&mut out, &shown["now"]);
     out
 }
 

@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
+use tillgate_config::effective::Effective;
 use tillgate_core::class::ClassId;
 use tillgate_core::mirror::ask::{Ask, Reference};
 use tillgate_core::mirror::range::{self, Part};
@@ -61,7 +62,7 @@ pub(crate) async fn serve_request(
         // Taken away a moment ago.
         return problem::answer(&Failure::UnknownHost.into(), outcome);
     };
-    let class = class(&running, spec, &head);
+    let class = meant(&running.effective, spec, &head).2;
     outcome.classify(class, By::Mirror);
     outcome.sample(&head.headers);
     let idle = spec.fetches.patience.max(spec.fetches.first_byte);
@@ -79,18 +80,28 @@ pub(crate) async fn serve_request(
     }
 }
 
-/// The class of the rollout or the registry that is meant; the first one's, where none is.
-fn class(running: &Running, spec: &MirrorSpec, head: &Parts) -> ClassId {
+/// The registry that is meant, the repository there, and the class of the rollout or the registry;
+/// the first registry where none is named.
+pub(crate) fn meant<'a>(
+    effective: &Effective,
+    spec: &'a MirrorSpec,
+    head: &'a Parts,
+) -> (&'a UpstreamSpec, &'a str, ClassId) {
     let ns = lists::parameter(head.uri.query(), "ns");
     let repository = Ask::read(head.uri.path()).ok().and_then(|ask| ask.repository());
     let found = spec.find(ns.as_deref(), repository.unwrap_or_default());
     let (upstream, repository) = found.unwrap_or((0, ""));
-    class_of(running, &spec.upstreams[upstream], repository)
+    let upstream = &spec.upstreams[upstream];
+    (upstream, repository, class_of(effective, upstream, repository))
 }
 
 /// The class of an image's bytes: its rollout says, or its registry.
-pub(super) fn class_of(running: &Running, upstream: &UpstreamSpec, repository: &str) -> ClassId {
-    let rollout = running.effective.gate.in_charge(&upstream.registry, repository, "");
+pub(super) fn class_of(
+    effective: &Effective,
+    upstream: &UpstreamSpec,
+    repository: &str,
+) -> ClassId {
+    let rollout = effective.gate.in_charge(&upstream.registry, repository, "");
     rollout.map_or(upstream.class, |rollout| rollout.pulls.class)
 }
 

@@ -92,7 +92,7 @@ impl Way<'_> {
     }
 
     fn class(&self, upstream: &UpstreamSpec) -> ClassId {
-        class_of(&self.running, upstream, &self.place.repository)
+        class_of(&self.running.effective, upstream, &self.place.repository)
     }
 }
 

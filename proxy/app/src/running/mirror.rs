@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::header::HOST;
 use http::uri::Authority;
+use http::{HeaderMap, Request, Uri};
 use tillgate_config::defaults;
 use tillgate_config::effective::Effective;
 use tillgate_core::backend::{Endpoint, Location};
 use tillgate_core::class::ClassId;
-use tillgate_core::mirror::{Direct, UpstreamSpec};
+use tillgate_core::mirror::{Direct, MirrorSpec, UpstreamSpec};
 use tillgate_net::http::client::{Target, Wire};
 use tillgate_net::http::headers::host_name;
 use tillgate_net::metrics::{Label, RequestMeter};
@@ -37,14 +37,23 @@ pub(crate) fn reserved<'a>(
     mirror.upstreams.iter().find(is_there).map(|one| &one.registry)
 }
 
+/// The mirror, if a request of the HTTP entry is for one of its hostnames.
+pub(crate) fn mirror_for<'a>(
+    effective: &'a Effective,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Option<&'a MirrorSpec> {
+    let mirror = effective.mirror.as_ref()?;
+    let named = uri.authority().map(Authority::as_str);
+    let field = || headers.get(HOST).and_then(|value| value.to_str().ok());
+    let host = named.or_else(field).and_then(host_name)?;
+    mirror.serves(&host).then_some(mirror)
+}
+
 impl Running {
     /// Whether a request of the HTTP entry is for one of the mirror's hostnames.
     pub(crate) fn is_for_mirror<B>(&self, request: &Request<B>) -> bool {
-        let Some(mirror) = self.effective.mirror.as_ref() else { return false };
-        let named = request.uri().authority().map(Authority::as_str);
-        let field = || request.headers().get(HOST).and_then(|value| value.to_str().ok());
-        let host = named.or_else(field).and_then(host_name);
-        host.is_some_and(|host| mirror.serves(&host))
+        mirror_for(&self.effective, request.uri(), request.headers()).is_some()
     }
 
     /// Where requests of `class` to the registry mirror are counted.

@@ -108,6 +108,10 @@ impl Follower {
         let mut asking = JoinSet::new();
         let line = Line::new(&self.spec, Arc::clone(&self.gateway.tls));
         asking.spawn(ask(line, self.active.is_some(), knows, tell));
+        if let Some(enrolling) = self.spec.enrolling.clone() {
+            let tls = Arc::clone(&self.gateway.tls);
+            asking.spawn(async move { enrolling.run(tls).await });
+        }
         let mut next_beat = clock::now();
         loop {
             tokio::select! {
@@ -262,13 +266,14 @@ impl Follower {
             self.refused = Some(refused);
             self.take(slice);
         }
+        let (id, workload) = self.spec.who();
         let own = json!({
             "bootId": self.boot_id,
-            "workload": self.spec.workload,
+            "workload": workload,
             "version": env!("CARGO_PKG_VERSION"),
             "activeDigest": self.programmed().map(|digest| &**digest),
         });
-        let path = format!("/v1/instances/{}", self.spec.id);
+        let path = format!("/v1/instances/{id}");
         let told = self.line.tell(Method::PUT, &path, &own).await;
         self.note_said(told);
         self.say().await;
@@ -281,7 +286,7 @@ impl Follower {
             return;
         }
         let Some(said) = self.unsaid.take() else { return };
-        let path = format!("/v1/instances/{}/ack", self.spec.id);
+        let path = format!("/v1/instances/{}/ack", self.spec.who().0);
         let told = self.line.tell(Method::POST, &path, &said).await;
         if told.is_err() {
             self.unsaid = Some(said);
@@ -303,12 +308,13 @@ impl Follower {
         let address = &self.spec.address;
         self.gateway.policy.set(json!({
             "sidecar": {
-                "id": self.spec.id,
+                "id": self.spec.who().0,
                 "configFrom": format!("https://{}:{}", address.host, address.port),
                 "activeDigest": self.active.as_ref().map(|(digest, _)| &**digest),
                 "refused": refused,
                 "asking": self.asking,
                 "saying": self.saying,
+                "enrolment": self.spec.enrolling.as_ref().map(|it| it.shown()),
             },
         }));
     }

@@ -15,8 +15,10 @@ use serde_json::Value;
 use tillgate_net::http::post::{Post, PostError};
 use tillgate_net::http::retry_after::retry_after;
 use tillgate_net::tls::{Application, Connector, Tls};
+use tokio::sync::watch;
 
 use super::Spec;
+use super::enrol::Enrolling;
 use super::kept::Slice;
 use crate::client::{self, ANSWER_BYTES_MAX, Address, Credentials};
 use crate::endpoint::routes::JSON_V1;
@@ -47,11 +49,13 @@ pub(super) enum Asked {
 pub(super) struct Unanswered {
     pub(super) why: String,
     pub(super) retry_after: Option<Duration>,
+    /// Of an answer that was a refusal; 401 if TLS refuses what is shown.
+    pub(super) status: Option<StatusCode>,
 }
 
 impl From<String> for Unanswered {
     fn from(why: String) -> Self {
-        Self { why, retry_after: None }
+        Self { why, retry_after: None, status: None }
     }
 }
 
@@ -63,12 +67,19 @@ pub(super) struct Line {
     /// Made when its files can be read.
     connector: Option<Arc<Connector>>,
     post: Option<Post>,
+    /// Where what it shows comes from an enrolment, and when there is another one.
+    enrolling: Option<(Arc<Enrolling>, watch::Receiver<()>)>,
 }
 
 impl Line {
     pub(super) fn new(spec: &Spec, tls: Arc<Tls>) -> Self {
-        let (address, credentials) = (spec.address.clone(), spec.credentials.clone());
-        Self { address, credentials, tls, connector: None, post: None }
+        let enrolling = spec.enrolling.as_ref().map(|it| (Arc::clone(it), it.renewed()));
+        Self { enrolling, ..Self::to(spec.address.clone(), spec.credentials.clone(), tls) }
+    }
+
+    /// The same, with nothing but these.
+    pub(super) fn to(address: Address, credentials: Credentials, tls: Arc<Tls>) -> Self {
+        Self { address, credentials, tls, connector: None, post: None, enrolling: None }
     }
 
     /// Asks for the config. What has one of the digests `known` is not sent again, and is waited
@@ -99,10 +110,26 @@ impl Line {
         path: &str,
         what: &Value,
     ) -> Result<(), Unanswered> {
+        self.say(method, path, what).await.map(drop)
+    }
+
+    /// Asks the gateway for something, and reads what it gives.
+    pub(super) async fn ask(&mut self, path: &str, what: &Value) -> Result<Value, Unanswered> {
+        let answer = self.say(Method::POST, path, what).await?;
+        let read = serde_json::from_slice(answer.body());
+        read.map_err(|error| format!("the gateway's answer cannot be read: {error}").into())
+    }
+
+    async fn say(
+        &mut self,
+        method: Method,
+        path: &str,
+        what: &Value,
+    ) -> Result<Response<Bytes>, Unanswered> {
         let request = self.address.question(path, &self.credentials)?;
         let request = request.method(method).header(header::CONTENT_TYPE, "application/json");
         let answer = self.exchange(request, what.to_string().into(), PATIENCE).await?;
-        if answer.status().is_success() { Ok(()) } else { Err(refusal(&answer)) }
+        if answer.status().is_success() { Ok(answer) } else { Err(refusal(&answer)) }
     }
 
     async fn exchange(
@@ -110,8 +137,33 @@ impl Line {
         request: http::request::Builder,
         body: Bytes,
         within: Duration,
-    ) -> Result<Response<Bytes>, String> {
+    ) -> Result<Response<Bytes>, Unanswered> {
+        let answered = self.carry(request, body, within).await;
+        let status = answered.as_ref().map_or_else(|error| error.status, |it| Some(it.status()));
+        if let Some((enrolling, _)) = &self.enrolling
+            && status == Some(StatusCode::UNAUTHORIZED)
+        {
+            enrolling.refused();
+        }
+        answered
+    }
+
+    async fn carry(
+        &mut self,
+        request: http::request::Builder,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<Response<Bytes>, Unanswered> {
         let request = client::whole(request, body)?;
+        if let Some((enrolling, renewed)) = &mut self.enrolling {
+            if let Some(why) = enrolling.not_yet() {
+                return Err(why.into());
+            }
+            if renewed.has_changed().unwrap_or_default() {
+                renewed.mark_unchanged();
+                self.post = None;
+            }
+        }
         if let Some(mut post) = self.post.take().filter(Post::is_open) {
             // An idle connection may be gone already; what is asked here may be asked twice.
             match post.ask(request.clone(), within, ANSWER_BYTES_MAX).await {
@@ -121,13 +173,16 @@ impl Line {
                 }
                 Err(PostError::Broken(_)) => {}
                 Err(error @ (PostError::Answer | PostError::TimedOut(_))) => {
-                    return Err(explain(&error));
+                    return Err(explain(&error).into());
                 }
             }
         }
         let mut post = self.connect().await?;
         let answer = post.ask(request, within, ANSWER_BYTES_MAX).await;
-        let answer = answer.map_err(|error| explain(&error))?;
+        let answer = answer.map_err(|error| Unanswered {
+            status: post.is_refused().then_some(StatusCode::UNAUTHORIZED),
+            ..explain(&error).into()
+        })?;
         self.post = Some(post);
         Ok(answer)
     }
@@ -151,6 +206,7 @@ fn refusal(answer: &Response<Bytes>) -> Unanswered {
     Unanswered {
         why: format!("the gateway answers {}: {detail}", answer.status()),
         retry_after: retry_after(answer.headers(), None),
+        status: Some(answer.status()),
     }
 }
 

@@ -49,7 +49,7 @@ impl<T: Blocks> Apart<T> {
 }
 
 /// Does what blocks apart from the runtime that asks.
-pub(super) async fn apart<T: Send + 'static>(
+pub(crate) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|_| "a panic, which is a bug".to_owned())

@@ -104,7 +104,8 @@ fn strip_named(headers: &mut HeaderMap) {
     }
 }
 
-fn has_token(value: &HeaderValue, token: &str) -> bool {
+/// Whether `token` is one of the list that a field's value is.
+pub(super) fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.to_str().is_ok_and(|value| {
         value.split(',').any(|part| {
             part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(token))

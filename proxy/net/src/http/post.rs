@@ -13,7 +13,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
 use crate::shaped::LineWait;
-use crate::tls::unless_late;
+use crate::tls::{Refusal, unless_late};
 use crate::upstream::Upstream;
 
 /// Bytes of an answer that are read, so that the connection can be used again.
@@ -39,6 +39,8 @@ pub struct Post {
     sender: SendRequest<Full<Bytes>>,
     /// The line that it waits for, if it crosses one.
     line: Option<LineWait>,
+    /// Whether the server refuses our certificate, if it is one of TLS.
+    refusal: Option<Refusal>,
 }
 
 impl Post {
@@ -47,18 +49,23 @@ impl Post {
     /// # Errors
     /// If the connection is gone already.
     pub async fn begin(stream: Upstream) -> Result<Self, PostError> {
-        let line = stream.line_wait();
+        let (line, refusal) = (stream.line_wait(), stream.refusal());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // Whoever sends learns of it.
             let _ = connection.await;
         });
-        Ok(Self { sender, line })
+        Ok(Self { sender, line, refusal })
     }
 
     /// Whether another message can be sent.
     pub fn is_open(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    /// Whether the server has ended it because of our certificate, or its absence.
+    pub fn is_refused(&self) -> bool {
+        self.refusal.as_ref().is_some_and(Refusal::is_known)
     }
 
     /// Sends one message and waits for its answer; what it waits for its line does not count.

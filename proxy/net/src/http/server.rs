@@ -45,12 +45,14 @@ mod floods;
 mod framing;
 mod intake;
 mod limits;
+mod parking;
 mod requests;
 mod streams;
 mod watch;
 
 pub use self::framing::Malformed;
 pub use self::limits::Limits;
+pub use self::parking::{Later, Patient, Reply};
 pub use self::watch::{ClientIo, ClientStream, InFlight};
 
 /// One listener, as all of its workers share it.
@@ -287,22 +289,49 @@ pub async fn serve<H: Handler>(
     entry: Arc<Entry>,
     handler: Arc<H>,
 ) -> std::io::Result<()> {
+    serve_each(listener, entry, move |client, place, ticket| {
+        serve_connection(client, place, ticket, handler)
+    })
+    .await
+}
+
+/// [`serve`] for a handler that lets questions wait: their connections keep little meanwhile.
+///
+/// # Errors
+/// Only if the runtime cannot watch the socket.
+pub async fn serve_patient<H: Patient>(
+    listener: TcpListener,
+    entry: Arc<Entry>,
+    handler: Arc<H>,
+) -> std::io::Result<()> {
+    serve_each(listener, entry, move |client, place, ticket| {
+        parking::serve_connection(client, place, ticket, handler)
+    })
+    .await
+}
+
+/// Takes connections, and lets `run` serve each.
+async fn serve_each<R, F>(listener: TcpListener, entry: Arc<Entry>, run: R) -> std::io::Result<()>
+where
+    R: FnOnce(Client, Place, Ticket) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     // Of this worker: one handshake's arithmetic at a time, requests in between.
     let turns = Arc::new(Semaphore::new(1));
     take_connections(listener, &entry, |stream, peer, place| {
-        let (entry, handler) = (&place.entry, Arc::clone(&handler));
+        let (entry, run) = (&place.entry, run.clone());
         let ticket = entry.drain.ticket();
         // Answers must not wait for acknowledgements of earlier ones.
         let _ = stream.set_nodelay(true);
         if entry.trust.get().is_some() {
             let arrival = Arrival { stream, peer, place, ticket };
-            tokio::spawn(serve_announced(arrival, handler, Arc::clone(&turns)));
+            tokio::spawn(serve_announced(arrival, run, Arc::clone(&turns)));
         } else if entry.tls.is_some() {
             let arrival = Arrival { stream, peer, place, ticket };
-            tokio::spawn(serve_arrival(arrival, handler, Arc::clone(&turns)));
+            tokio::spawn(serve_arrival(arrival, run, Arc::clone(&turns)));
         } else {
             let client = Client { peer, stream: ClientIo::Plain(stream) };
-            tokio::spawn(serve_connection(client, place, ticket, handler));
+            tokio::spawn(run(client, place, ticket));
         }
     })
     .await
@@ -317,7 +346,11 @@ struct Arrival {
 }
 
 /// Serves a connection whose PROXY header says who the client is; it is in front of TLS.
-async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turns: Arc<Semaphore>) {
+async fn serve_announced<R, F>(mut arrival: Arrival, run: R, turns: Arc<Semaphore>)
+where
+    R: FnOnce(Client, Place, Ticket) -> F,
+    F: Future<Output = ()>,
+{
     let entry = Arc::clone(&arrival.place.entry);
     let Some(trust) = entry.trust.get() else { return };
     let within = entry.limits().header_timeout;
@@ -332,7 +365,7 @@ async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turn
             if trust.trusts(peer.ip()) && !arrival.place.is_for(client.ip()) {
                 return;
             }
-            serve_arrival(arrival, handler, turns).await;
+            serve_arrival(arrival, run, turns).await;
         }
         Err(refused) => entry.turn_away(refused.failure(), peer.ip(), &refused),
     }
@@ -341,7 +374,11 @@ async fn serve_announced<H: Handler>(mut arrival: Arrival, handler: Arc<H>, turn
 /// Shakes hands with a client where TLS ends here, then serves it. The handshake's state is large
 /// and short-lived, so it has a box of its own; what was agreed on has one as well. A drain that
 /// begins meanwhile lets it finish: the client is owed the answer to its first request.
-async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc<Semaphore>) {
+async fn serve_arrival<R, F>(arrival: Arrival, run: R, turns: Arc<Semaphore>)
+where
+    R: FnOnce(Client, Place, Ticket) -> F,
+    F: Future<Output = ()>,
+{
     let Arrival { stream, peer, place, ticket } = arrival;
     let stream = match place.entry.tls.clone() {
         None => ClientIo::Plain(stream),
@@ -357,7 +394,7 @@ async fn serve_arrival<H: Handler>(arrival: Arrival, handler: Arc<H>, turns: Arc
         }
     };
     drop(turns);
-    serve_connection(Client { peer, stream }, place, ticket, handler).await;
+    run(Client { peer, stream }, place, ticket).await;
 }
 
 #[cfg(test)]
@@ -402,7 +439,9 @@ mod tests {
             let (place, ticket) = (entry.admit(peer.ip()).unwrap(), entry.drain.ticket());
             let turns = Arc::new(Semaphore::new(1));
             let arrival = Arrival { stream, peer, place, ticket };
-            let secure = serve_arrival(arrival, Arc::new(Nobody), turns);
+            let run =
+                |client, place, ticket| serve_connection(client, place, ticket, Arc::new(Nobody));
+            let secure = serve_arrival(arrival, run, turns);
             let more = std::mem::size_of_val(&secure) - size;
             assert!(more <= 320, "{more} bytes");
         });

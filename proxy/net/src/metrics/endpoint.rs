@@ -50,6 +50,29 @@ impl Answered {
     }
 }
 
+/// What came of a sidecar's wish for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enrolled {
+    /// Its first one, for a token.
+    First,
+    /// Another one, for the one it had.
+    Renewed,
+    /// None: what it showed does not count.
+    Refused,
+}
+
+impl Enrolled {
+    const ALL: [Self; 3] = [Self::First, Self::Renewed, Self::Refused];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Renewed => "renewed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// What an instance runs, beside what it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstanceState {
@@ -82,12 +105,15 @@ impl InstanceState {
 #[derive(Clone, Debug)]
 pub struct EndpointMeters {
     answered: Arc<[Counter]>,
+    enrolled: Arc<[Counter]>,
     instances: Arc<[Gauge]>,
     /// Callers that wait for another config.
     pub waiters: Gauge,
     /// Open streams of events.
     pub streams: Gauge,
     audited: Family<OneLabel, Counter>,
+    workload_tokens: Family<ResultLabels, Counter>,
+    cluster_keys: Family<ResultLabels, Counter>,
     /// Records that could not be written.
     pub unwritten: Counter,
 }
@@ -96,22 +122,34 @@ impl EndpointMeters {
     /// Adds them to what a scrape of `metrics` shows.
     pub fn register(metrics: &Metrics) -> Self {
         let answered: Family<ResultLabels, Counter> = Family::default();
+        let enrolled: Family<ResultLabels, Counter> = Family::default();
         let instances: Family<StateLabels, Gauge> = Family::default();
         let result =
             |one: Answered| answered.get_or_create_owned(&ResultLabels { result: one.label() });
+        let enrolment =
+            |one: Enrolled| enrolled.get_or_create_owned(&ResultLabels { result: one.label() });
         let state =
             |one: InstanceState| instances.get_or_create_owned(&StateLabels { state: one.label() });
         let meters = Self {
             answered: Answered::ALL.map(result).into(),
+            enrolled: Enrolled::ALL.map(enrolment).into(),
             instances: InstanceState::ALL.map(state).into(),
             waiters: Gauge::default(),
             streams: Gauge::default(),
             audited: Family::default(),
+            workload_tokens: Family::default(),
+            cluster_keys: Family::default(),
             unwritten: Counter::default(),
         };
+        meters.workload_tokens.get_or_create_owned(&ResultLabels { result: "accepted" });
+        for result in ["fetched", "failed"] {
+            meters.cluster_keys.get_or_create_owned(&ResultLabels { result });
+        }
         metrics.with_registry(|registry| {
             let text = "requests to the config endpoint, by how they were answered";
             registry.register("endpoint_requests", text, answered);
+            let text = "certificates that sidecars asked for, by what came of it";
+            registry.register("enrolments", text, enrolled);
             let text = "sidecars that this gateway configures, by what they run";
             registry.register("instances", text, instances);
             let text = "callers that wait for another config";
@@ -120,6 +158,10 @@ impl EndpointMeters {
             registry.register("config_event_streams", text, meters.streams.clone());
             let text = "records of the audit log, by what happened";
             registry.register("audit_records", text, meters.audited.clone());
+            let text = "tokens of pods that sidecars showed, by what came of it";
+            registry.register("workload_tokens", text, meters.workload_tokens.clone());
+            let text = "questions to the cluster for its keys, by what came of them";
+            registry.register("cluster_key_fetches", text, meters.cluster_keys.clone());
             let text = "records of the audit log that could not be written";
             registry.register("audit_write_failures", text, meters.unwritten.clone());
         });
@@ -131,9 +173,24 @@ impl EndpointMeters {
         self.audited.get_or_create_owned(&[("action", action)]).inc();
     }
 
+    /// Counts a token of a pod, by what came of it.
+    pub fn workload_token(&self, result: &'static str) {
+        self.workload_tokens.get_or_create_owned(&ResultLabels { result }).inc();
+    }
+
+    /// Counts a question to the cluster for its keys.
+    pub fn cluster_keys(&self, result: &'static str) {
+        self.cluster_keys.get_or_create_owned(&ResultLabels { result }).inc();
+    }
+
     /// Counts an answer.
     pub fn answer(&self, how: Answered) {
         self.answered[how as usize].inc();
+    }
+
+    /// Counts a sidecar's wish for a certificate.
+    pub fn enrolled(&self, how: Enrolled) {
+        self.enrolled[how as usize].inc();
     }
 
     /// How many instances are in this state.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tillgate_core::tls::{ClientIdentity, San, san_text};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
@@ -14,6 +15,9 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::clock::{self, Floor};
+
+/// How long a certificate that has ended can be renewed while nobody knows the time.
+pub(super) const GRACE: Duration = Duration::from_secs(7 * 86_400);
 
 /// The parts of a certificate that rustls does not tell.
 #[derive(Debug)]
@@ -80,13 +84,34 @@ pub(super) fn identity(leaf: &CertificateDer<'_>) -> ClientIdentity {
         .unwrap_or_default();
     let hash = digest(&SHA256, leaf);
     let fingerprint: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    ClientIdentity { sans, not_after, fingerprint: fingerprint.into() }
+    ClientIdentity { sans, not_after, fingerprint: fingerprint.into(), of_store: false }
+}
+
+/// What the first certificate of `pem` says, whoever has signed it, if there is one.
+pub fn shown(pem: &str) -> Option<ClientIdentity> {
+    let leaf = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    Facts::of(&leaf).ok()?;
+    Some(identity(&leaf))
 }
 
 /// Whether the certificate that was verified still counts: connections and tickets outlive it.
 /// `floor` has the clock that its verifier had.
 pub fn counts(client: &ClientIdentity, floor: &Floor) -> bool {
     floor.lately() <= client.not_after
+}
+
+/// Whether another certificate may be had for this one, which has been verified: one of the
+/// store's own authority that counts, or has ended no longer ago than [`is_in_grace`] says. One
+/// that has ended is good for nothing else.
+pub fn may_renew(client: &ClientIdentity, floor: &Floor) -> bool {
+    let is_good = counts(client, floor) || is_in_grace(client.not_after, floor.lately(), floor);
+    client.of_store && is_good
+}
+
+/// Whether a certificate that ended at `end` may be renewed at `now`: for a week, while the clock
+/// of `floor` is not believed. A clock that is ahead must not lock every sidecar out.
+pub(super) fn is_in_grace(end: u64, now: u64, floor: &Floor) -> bool {
+    floor.is_doubted() && now.saturating_sub(end) <= GRACE.as_secs()
 }
 
 /// The first moment at which a certificate of the chain is no longer valid.

@@ -22,6 +22,13 @@ pub enum TlsError {
         /// rustls's word.
         why: String,
     },
+    /// It shows the certificate of an authority.
+    #[error(
+        "the server shows the certificate of an authority as its own; give it one that says \
+         CA:FALSE (`openssl req -x509` makes authorities, unless told \
+         `-addext basicConstraints=critical,CA:FALSE`)"
+    )]
+    Authority,
     /// Its certificate is no longer valid.
     #[error(
         "the server's certificate expired on {until}; renew it on the server, or set the clock of \
@@ -86,7 +93,7 @@ impl TlsError {
     /// Its row's name in the failure table.
     pub const fn failure(&self) -> Failure {
         match self {
-            Self::Untrusted { .. } => Failure::TlsUntrusted,
+            Self::Untrusted { .. } | Self::Authority => Failure::TlsUntrusted,
             Self::Expired { .. } | Self::NotYetValid { .. } => Failure::TlsExpired,
             Self::WrongName { .. } | Self::InvalidName { .. } => Failure::TlsWrongName,
             Self::ClientCertificate { .. } => Failure::TlsClientCertificate,
@@ -121,7 +128,11 @@ impl TlsError {
             let expected = expected.to_str().into_owned();
             return Self::WrongName { expected, presented: names(presented) };
         }
-        Self::Untrusted { why: problem.to_string() }
+        match problem.to_string() {
+            // rustls has no name of its own for it.
+            why if why.contains("CaUsedAsEndEntity") => Self::Authority,
+            why => Self::Untrusted { why },
+        }
     }
 }
 
@@ -306,5 +317,36 @@ impl HandshakeEnd {
         } else {
             Self::Broken
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_that_is_shown_as_a_server_is_told_with_the_remedy() {
+        let mut params = CertificateParams::new(["pay.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.der().clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let name = ServerName::try_from("pay.example").unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(1_790_000_000));
+        let judged = verifier.build().unwrap().verify_server_cert(own.der(), &[], &name, &[], now);
+        let told = TlsError::of(&io::Error::other(judged.unwrap_err()));
+        assert_eq!(told.failure(), Failure::TlsUntrusted);
+        assert!(told.to_string().contains("CA:FALSE"), "{told}");
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -28,10 +29,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::{counts, identity};
+use super::certificate::{counts, identity, may_renew};
 use super::client::versions;
 use super::error::HandshakeEnd;
 use super::files::{self, FileError, Problem};
+use super::own::{WithOwn, is_of};
 use super::pairs::{Certificates, Pair, Watched, watch_pair};
 use super::verifier::Telling;
 use super::{Ground, OnFiles};
@@ -186,7 +188,10 @@ impl Terminator {
         drop(place);
         let session = stream.get_ref().1;
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let client = leaf.map(|leaf| Arc::new(identity(leaf)));
+        let client = leaf.map(|leaf| {
+            let of_store = self.ground.own.as_ref().is_some_and(|own| is_of(own, leaf));
+            Arc::new(ClientIdentity { of_store, ..identity(leaf) })
+        });
         if client.as_ref().is_some_and(|client| !self.counts(client)) {
             // A ticket brings back a certificate that was good when the ticket was given.
             return Err(io::Error::other(Error::InvalidCertificate(CertificateError::Expired)));
@@ -194,9 +199,9 @@ impl Terminator {
         Ok(ClientSession { stream: Box::new(stream), client })
     }
 
-    /// Whether what a client has shown still counts.
+    /// Whether what a client has shown still counts, if only to be renewed.
     pub(crate) fn counts(&self, client: &ClientIdentity) -> bool {
-        counts(client, &self.ground.floor)
+        counts(client, &self.ground.floor) || may_renew(client, &self.ground.floor)
     }
 
     fn show_ends(&self, loaded: &[Pair]) {
@@ -289,18 +294,9 @@ fn config(
     let builder = ServerConfig::builder_with_details(Arc::clone(&provider), ground.time())
         .with_protocol_versions(versions(spec.min_version))
         .map_err(Problem::Refused)?;
-    let builder = match (&spec.client_certificates, roots) {
-        (Some(clients), Some(roots)) => {
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-            let verifier = match clients.mode {
-                ClientAuth::Required => verifier,
-                ClientAuth::Optional => verifier.allow_unauthenticated(),
-            };
-            let verifier = verifier.build().map_err(Problem::Verifier)?;
-            builder.with_client_cert_verifier(Telling::new(verifier, listener))
-        }
-        _ => builder.with_no_client_auth(),
+    let builder = match verifier(spec, ground, roots)? {
+        Some(verifier) => builder.with_client_cert_verifier(Telling::new(verifier, listener)),
+        None => builder.with_no_client_auth(),
     };
     let resolver = Arc::clone(certificates) as Arc<dyn ResolvesServerCert>;
     let mut config = builder.with_cert_resolver(resolver);
@@ -309,6 +305,26 @@ fn config(
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(Problem::Refused)?;
     config.send_tls13_tickets = TICKETS;
     Ok(config)
+}
+
+/// Who judges the certificates of clients, if any are asked for.
+fn verifier(
+    spec: &ServerTls,
+    ground: &Ground,
+    roots: Option<RootCertStore>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, Problem> {
+    let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
+    if let (Some(clients), Some(roots)) = (&spec.client_certificates, roots) {
+        let provider = Arc::clone(&ground.provider);
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder = match clients.mode {
+            ClientAuth::Required => builder,
+            ClientAuth::Optional => builder.allow_unauthenticated(),
+        };
+        verifier = Some(builder.build().map_err(Problem::Verifier)?);
+    }
+    let Some(own) = &ground.own else { return Ok(verifier) };
+    Ok(Some(WithOwn::new(verifier, own, &ground.provider, &ground.floor)?))
 }
 
 /// How a client speaks TLS. Nothing of it is secret.

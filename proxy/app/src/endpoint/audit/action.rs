@@ -43,6 +43,12 @@ pub(crate) enum Action {
     Validate,
     /// The process kept dying young, and leaves the policy that it died with.
     BreakBootLoop,
+    /// A token was minted with which a sidecar may get a certificate.
+    EnrolToken,
+    /// A sidecar got its first certificate.
+    Enrol,
+    /// A sidecar got another one for the one it had.
+    EnrolRenew,
 }
 
 impl Action {
@@ -67,6 +73,9 @@ impl Action {
             Self::ChainBroken => "ChainBroken",
             Self::Validate => "Validate",
             Self::BreakBootLoop => "BreakBootLoop",
+            Self::EnrolToken => "EnrolToken",
+            Self::Enrol => "Enrol",
+            Self::EnrolRenew => "EnrolRenew",
         }
     }
 
@@ -83,14 +92,17 @@ impl Action {
             | Self::Operation
             | Self::OverrideUsed
             | Self::OverrideExpired
-            | Self::BreakBootLoop => true,
+            | Self::BreakBootLoop
+            | Self::EnrolToken
+            | Self::Enrol => true,
             Self::Reject
             | Self::Fetch
             | Self::VerifyFailed
             | Self::ClockState
             | Self::GateOpen
             | Self::GateHeld
-            | Self::Validate => false,
+            | Self::Validate
+            | Self::EnrolRenew => false,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What happens beside a connection while it is served: the drain's phases, and the time that its
 //! client takes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::Entry;
-use super::watch::{Verdict, Watch};
+use super::requests::Requests;
+use super::watch::Verdict;
 use crate::clock;
 use crate::drain::Phase;
 use crate::error::Failure;
@@ -27,7 +27,8 @@ pub(super) enum Answer {
 
 impl Beside {
     /// What follows from it.
-    pub(super) fn answer(self, watch: &Watch, owed: &AtomicBool, entry: &Entry) -> Answer {
+    pub(super) fn answer(self, requests: &Requests) -> Answer {
+        let Requests { watch, owed, .. } = requests;
         match self {
             Self::Phase(Phase::Open) => Answer::Nothing,
             Self::Phase(Phase::Draining) if watch.has_begun() => Answer::Finish,
@@ -45,7 +46,9 @@ impl Beside {
                 Answer::Finish
             }
             Self::Tick if owed.swap(false, Ordering::Relaxed) => Answer::Finish,
+            Self::Tick if requests.has_lost_client() => Answer::Finish,
             Self::Tick => {
+                let entry = &requests.place.entry;
                 let verdict = watch.judge(clock::now(), &entry.limits());
                 if verdict != Verdict::Keep && watch.overstays() {
                     entry.meter.timeouts.inc();

@@ -10,7 +10,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,18 +19,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tillgate_core::filter::Scheme;
-use tokio::sync::Notify;
 
-use super::super::headers;
 use super::beside::{Answer, Beside};
 use super::framing::Framing;
 use super::requests::Requests;
 use super::streams::Streams;
-use super::watch::Watch;
-use super::{ClientIo, ClientStream, Entry, Handler, Limits, Place};
-use crate::clock;
-use crate::drain::{Phase, Phases, Ticket};
+use super::{ClientIo, ClientStream, Handler, Limits, Place};
+use crate::drain::{Phases, Ticket};
 use crate::seldom::Seldom;
 
 /// What one HTTP/2 stream of a client may have on its way to us. A store's network has a round
@@ -73,92 +68,129 @@ pub(super) struct Client {
 /// Serves a client until it or the drain ends the connection.
 pub(super) async fn serve_connection<H: Handler>(
     client: Client,
-    mut place: Place,
+    place: Place,
     ticket: Ticket,
     handler: Arc<H>,
 ) {
     let Client { peer, stream } = client;
-    let limits = place.entry.limits();
-    let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
-    let watch = Arc::new(watch);
-    let phases = ticket.phases();
-    if let ClientIo::Tls(session) = &stream {
-        place.agreed = Some(Box::new(session.agreed()));
-    }
-    let (ticket, place) = (Arc::new(ticket), Arc::new(place));
-    // It drains, and its first request has not come yet: the client is owed that one.
-    let owed = AtomicBool::new(phases.phase() >= Phase::Draining);
-    let first = Notify::new();
-    let (agreed, scheme, identity) = match &stream {
-        ClientIo::Plain(_) => (None, Scheme::Http, None),
-        ClientIo::Tls(session) => {
-            (Some(session.is_http2()), Scheme::Https, session.client().cloned())
-        }
-    };
-    let name = headers::client_name(peer.ip());
-    let requests = Requests { watch: &watch, ticket, place: &place, peer, name, scheme, identity };
+    let requests = Requests::new(peer, &stream, place, ticket);
     let service = service_fn(|request: Request<Incoming>| {
-        if owed.load(Ordering::Relaxed) {
-            first.notify_one();
-        }
-        let (caller, switch) = requests.caller(&request, &limits);
+        let (caller, switch) = requests.caller(&request);
         let answer = Arc::clone(&handler).handle(request, caller);
         async move { Ok::<_, Infallible>(switch.settle(answer.await)) }
     });
-    let mut io = ClientStream::new(stream, Framing::new(&limits, BUFFER_MAX), Arc::clone(&watch));
-    let mut beside =
-        Attendant { watch: &watch, entry: &place.entry, phases, owed: &owed, first: &first };
-    let is_http2 = match agreed {
-        Some(is_http2) => is_http2,
-        None => match beside.attend(pin!(io.first()), None).await {
-            Some(Ok(())) => watch.speaks_http2(),
-            Some(Err(_)) | None => return,
-        },
-    };
+    let mut beside = Attendant::of(&requests);
+    let agreed = agreed(&stream);
+    let mut io = requests.io(stream);
+    let Some(is_http2) = beside.agree(&mut io, agreed).await else { return };
     let io = TokioIo::new(io);
     let ended = if is_http2 {
         // Large, and there are few of them.
-        let mut connection = Box::pin(http2(&limits, &watch).serve_connection(io, service));
+        let mut connection = Box::pin(requests.http2().serve_connection(io, service));
         beside.attend(connection.as_mut(), Some(|c| c.graceful_shutdown())).await
     } else {
-        let connection = pin!(http1(&limits).serve_connection(io, service).with_upgrades());
+        let connection = pin!(requests.http1().serve_connection(io, service).with_upgrades());
         beside.attend(connection, Some(|c| c.graceful_shutdown())).await
     };
     if let Some(Err(error)) = ended {
-        watch.has_ended(&error);
-        if error.is_parse() {
-            place.entry.meter.malformed.inc();
+        requests.have_ended(&error);
+    }
+}
+
+impl Requests {
+    /// `stream`, watched and checked on its way to hyper.
+    pub(super) fn io(&self, stream: ClientIo) -> ClientStream {
+        let framing = Framing::new(&self.limits, BUFFER_MAX);
+        ClientStream::new(stream, framing, Arc::clone(&self.watch))
+    }
+
+    /// hyper for HTTP/1.
+    pub(super) fn http1(&self) -> http1::Builder {
+        let limits = &self.limits;
+        let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX));
+        if limits.headers_max != HEADERS_USUAL {
+            // Saying what hyper does anyway would cost it an allocation for every head.
+            builder.max_headers(limits.headers_max);
         }
-        tracing::debug!(%peer, %error, "client connection ended");
+        builder
+    }
+
+    /// hyper for HTTP/2.
+    pub(super) fn http2(&self) -> http2::Builder<Streams> {
+        let limits = &self.limits;
+        // One stream that nobody reads must not take the room of the others.
+        let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
+        let mut builder = http2::Builder::new(Streams::new(Arc::clone(&self.watch)));
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(window)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(limits.header_bytes_max.saturating_add(REFUSED_BYTES))
+            .max_concurrent_streams(limits.streams_max)
+            .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .enable_connect_protocol();
+        builder
+    }
+}
+
+/// Whether HTTP/2 was agreed on; in the clear nothing was.
+pub(super) fn agreed(stream: &ClientIo) -> Option<bool> {
+    match stream {
+        ClientIo::Plain(_) => None,
+        ClientIo::Tls(session) => Some(session.is_http2()),
     }
 }
 
 /// What looks after a connection while it is served.
-struct Attendant<'a> {
-    watch: &'a Watch,
-    entry: &'a Entry,
+pub(super) struct Attendant<'a> {
+    requests: &'a Requests,
     phases: Phases,
-    owed: &'a AtomicBool,
-    first: &'a Notify,
 }
 
-impl Attendant<'_> {
+impl<'a> Attendant<'a> {
+    pub(super) fn of(requests: &'a Requests) -> Self {
+        Self { requests, phases: requests.ticket.phases() }
+    }
+
+    /// Whether the client speaks HTTP/2: by what was agreed on, or by its first bytes; `None` if
+    /// it is gone before it says so.
+    pub(super) async fn agree(
+        &mut self,
+        io: &mut ClientStream,
+        agreed: Option<bool>,
+    ) -> Option<bool> {
+        if agreed.is_some() {
+            return agreed;
+        }
+        self.attend(pin!(io.first()), None).await?.ok()?;
+        Some(self.requests.watch.speaks_http2())
+    }
+
     /// Runs `connection` to its end; `None` if it is closed instead. `finish` tells it that its
     /// current request is the last one; what cannot be told is closed.
-    async fn attend<E, C: Future<Output = Result<(), E>>>(
+    pub(super) async fn attend<E, C: Future<Output = Result<(), E>>>(
         &mut self,
         mut connection: Pin<&mut C>,
         finish: Option<fn(Pin<&mut C>)>,
     ) -> Option<Result<(), E>> {
+        let Requests { watch, place, owed, first, .. } = self.requests;
+        let entry = &place.entry;
         let aside = Seldom::default();
         loop {
-            let owes = self.owed.load(Ordering::Relaxed);
-            let tick = if owes { FIRST_REQUEST } else { tick(&self.entry.limits()) };
+            let owes = owed.load(Ordering::Relaxed);
+            let tick = if owes { FIRST_REQUEST } else { tick(&entry.limits()) };
             // What happens beside the connection, asked only when it was woken.
             let mut beside = pin!(async {
                 tokio::select! {
                     phase = self.phases.changed() => Beside::Phase(phase),
-                    () = self.first.notified(), if owes => Beside::First,
+                    () = first.notified(), if owes => Beside::First,
                     () = tokio::time::sleep(tick) => Beside::Tick,
                 }
             });
@@ -173,17 +205,17 @@ impl Attendant<'_> {
                 Err(ended) => {
                     if ended.is_err() {
                         // While the socket is open.
-                        self.watch.breaks();
+                        watch.breaks();
                     }
                     return Some(ended);
                 }
                 Ok(beside) => beside,
             };
-            match (beside.answer(self.watch, self.owed, self.entry), finish) {
+            match (beside.answer(self.requests), finish) {
                 (Answer::Nothing, _) => {}
                 (Answer::Finish, Some(finish)) => finish(connection.as_mut()),
                 (Answer::Finish, None) | (Answer::Close, _) => {
-                    self.watch.breaks();
+                    watch.breaks();
                     return None;
                 }
             }
@@ -197,35 +229,4 @@ fn tick(limits: &Limits) -> Duration {
     let shortest = limits.header_timeout.min(limits.idle_timeout);
     let shortest = limits.body_timeout.map_or(shortest, |limit| limit.min(shortest)) / 4;
     shortest.clamp(Duration::from_millis(10), Duration::from_secs(5))
-}
-
-fn http1(limits: &Limits) -> http1::Builder {
-    let head = usize::try_from(limits.header_bytes_max).unwrap_or(BUFFER_MAX);
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(head.clamp(BUFFER_MIN, BUFFER_MAX));
-    if limits.headers_max != HEADERS_USUAL {
-        // Saying what hyper does anyway would cost it an allocation for every head.
-        builder.max_headers(limits.headers_max);
-    }
-    builder
-}
-
-fn http2(limits: &Limits, watch: &Arc<Watch>) -> http2::Builder<Streams> {
-    // One stream that nobody reads must not take the room of the others.
-    let window = STREAM_WINDOW.saturating_mul(limits.streams_max.max(1)).min(WINDOW_MAX);
-    let mut builder = http2::Builder::new(Streams::new(Arc::clone(watch)));
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(window)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(limits.header_bytes_max.saturating_add(REFUSED_BYTES))
-        .max_concurrent_streams(limits.streams_max)
-        .max_pending_accept_reset_streams(limits.stream_resets_max as usize)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-        .enable_connect_protocol();
-    builder
 }

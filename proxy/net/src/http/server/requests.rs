@@ -1,38 +1,80 @@
 //! From a request of a connection to its [`Caller`]: what all requests of the connection share,
 //! what is refused before anybody looks at it, and what its answer decides about the connection.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use tillgate_core::filter::Scheme;
 use tillgate_core::tls::ClientIdentity;
+use tokio::sync::Notify;
 
+use super::super::headers;
 use super::framing::Malformed;
 use super::watch::{InFlight, Watch};
-use super::{Caller, Limits, Place};
+use super::{Caller, ClientIo, Limits, Place};
 use crate::clock;
-use crate::drain::Ticket;
+use crate::drain::{Phase, Ticket};
 
 /// What the requests of one connection have in common.
-pub(super) struct Requests<'a> {
-    pub(super) watch: &'a Arc<Watch>,
+pub(super) struct Requests {
+    pub(super) watch: Arc<Watch>,
     pub(super) ticket: Arc<Ticket>,
-    pub(super) place: &'a Arc<Place>,
-    pub(super) peer: SocketAddr,
-    pub(super) name: HeaderValue,
-    pub(super) scheme: Scheme,
-    pub(super) identity: Option<Arc<ClientIdentity>>,
+    pub(super) place: Arc<Place>,
+    pub(super) limits: Limits,
+    /// It drains, and its first request has not come yet: the client is owed that one.
+    pub(super) owed: AtomicBool,
+    /// The request that was owed has come.
+    pub(super) first: Notify,
+    peer: SocketAddr,
+    name: HeaderValue,
+    scheme: Scheme,
+    identity: Option<Arc<ClientIdentity>>,
 }
 
-impl Requests<'_> {
+impl Requests {
+    /// Those that will come by `stream`.
+    pub(super) fn new(
+        peer: SocketAddr,
+        stream: &ClientIo,
+        mut place: Place,
+        ticket: Ticket,
+    ) -> Self {
+        let limits = place.entry.limits();
+        let (scheme, identity) = match stream {
+            ClientIo::Plain(_) => (Scheme::Http, None),
+            ClientIo::Tls(session) => {
+                place.agreed = Some(Box::new(session.agreed()));
+                (Scheme::Https, session.client().cloned())
+            }
+        };
+        let watch = Watch::new(clock::now(), Some((Arc::clone(&place.entry), limits)));
+        Self {
+            watch: Arc::new(watch),
+            owed: AtomicBool::new(ticket.phases().phase() >= Phase::Draining),
+            first: Notify::new(),
+            ticket: Arc::new(ticket),
+            place: Arc::new(place),
+            limits,
+            peer,
+            name: headers::client_name(peer.ip()),
+            scheme,
+            identity,
+        }
+    }
+
     /// Who sent `request`, and what its answer decides.
-    pub(super) fn caller<B>(&self, request: &Request<B>, limits: &Limits) -> (Caller, Switch) {
-        let (flow, mut refused) = Watch::begin(self.watch, clock::now());
+    pub(super) fn caller<B>(&self, request: &Request<B>) -> (Caller, Switch) {
+        if self.owed.load(Ordering::Relaxed) {
+            self.first.notify_one();
+        }
+        let (flow, mut refused) = Watch::begin(&self.watch, clock::now());
         match request.version() {
             Version::HTTP_10 => self.watch.is_old(),
-            Version::HTTP_2 => refused = refused.or_else(|| bad_head(request, limits)),
+            Version::HTTP_2 => refused = refused.or_else(|| bad_head(request, &self.limits)),
             _ => {}
         }
         if let Some(why) = refused {
@@ -40,7 +82,7 @@ impl Requests<'_> {
         }
         let identity = self.identity.as_ref().filter(|identity| self.counts(identity));
         let has_ended = self.identity.is_some() && identity.is_none();
-        let mut switch = Switch::of(request, &flow, self.watch);
+        let mut switch = Switch::of(request, &flow, &self.watch);
         // By HTTP/2 the field would mean nothing.
         let is_plain = matches!(switch, Switch::None) && request.version() != Version::HTTP_2;
         if has_ended && is_plain {
@@ -52,7 +94,7 @@ impl Requests<'_> {
             flow,
             identity: identity.cloned(),
             ticket: Arc::clone(&self.ticket),
-            place: Arc::clone(self.place),
+            place: Arc::clone(&self.place),
             scheme: self.scheme,
             refused,
         };
@@ -62,6 +104,22 @@ impl Requests<'_> {
     /// Whether the client's certificate still counts.
     fn counts(&self, identity: &ClientIdentity) -> bool {
         self.place.entry.tls.as_ref().is_some_and(|tls| tls.counts(identity))
+    }
+
+    /// The client's certificate has ended on a connection of HTTP/2, where no answer can end it;
+    /// by HTTP/1 the next answer is the last.
+    pub(super) fn has_lost_client(&self) -> bool {
+        self.watch.speaks_http2()
+            && self.identity.as_ref().is_some_and(|identity| !self.counts(identity))
+    }
+
+    /// No more of them come: the connection broke.
+    pub(super) fn have_ended(&self, error: &(dyn Error + 'static)) {
+        self.watch.has_ended(error);
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            self.place.entry.meter.malformed.inc();
+        }
+        tracing::debug!(peer = %self.peer, %error, "client connection ended");
     }
 }
 
