@@ -13,6 +13,7 @@ mod candidate;
 mod facts;
 mod office;
 mod operations;
+mod questions;
 mod report;
 mod run;
 mod shown;

@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use tillgate_config::bundle::{Manifest, digest, wall_text};
 use tillgate_config::effective::Effective;
 use tillgate_core::reconcile::{Digest, Pin, Run, Wall};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::Spec;
 use super::boot::{Finish, kept};
 use super::candidate::Policy;
+use super::questions::Questions;
 use crate::send::explain;
 
 /// Orders that wait: people give few.
@@ -132,10 +133,7 @@ pub(crate) struct Office {
     finish: Finish,
     orders: mpsc::Sender<Ordered>,
     standing: Mutex<Arc<Standing>>,
-    /// How many have asked whether everything is as it should be.
-    questions: watch::Sender<u64>,
-    /// What was found last, and how many had asked before that look began.
-    found: watch::Sender<(u64, Value)>,
+    questions: Questions,
 }
 
 impl std::fmt::Debug for Office {
@@ -152,8 +150,7 @@ impl Office {
             finish,
             orders,
             standing: Mutex::default(),
-            questions: watch::Sender::default(),
-            found: watch::Sender::default(),
+            questions: Questions::default(),
         };
         (Arc::new(office), ordered)
     }
@@ -185,26 +182,13 @@ impl Office {
 
     /// What a look that begins after this question finds; many questions share one.
     pub(crate) async fn look(&self) -> Result<Value, OrderError> {
-        let (mut found, mut mine) = (self.found.subscribe(), 0);
-        self.questions.send_modify(|count| {
-            *count += 1;
-            mine = *count;
-        });
-        let looked = found.wait_for(|(asked, _)| *asked >= mine);
-        match tokio::time::timeout(PATIENCE, looked).await {
-            Ok(Ok(found)) => Ok(found.1.clone()),
-            Ok(Err(_)) | Err(_) => Err(OrderError::Busy),
-        }
+        let looked = tokio::time::timeout(PATIENCE, self.questions.ask()).await;
+        looked.map_err(|_| OrderError::Busy)
     }
 
-    /// Says when somebody asks, with how many have.
-    pub(super) fn questions(&self) -> watch::Receiver<u64> {
-        self.questions.subscribe()
-    }
-
-    /// What a look has found that began when so many had asked.
-    pub(super) fn finds(&self, asked: u64, found: Value) {
-        self.found.send_replace((asked, found));
+    /// Who asks whether everything is as it should be.
+    pub(super) const fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     /// What `name` stands for: a digest of a bundle or of its config, or a word.

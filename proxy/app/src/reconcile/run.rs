@@ -268,7 +268,7 @@ impl Loop {
         self.begin_to_report(ends);
         self.recall();
         self.tell_untold();
-        let mut questions = self.office.questions();
+        let (office, mut answered) = (Arc::clone(&self.office), 0);
         let mut asking = JoinSet::new();
         for watched in self.watched() {
             asking.spawn(watched.ask(Arc::clone(&self.gateway), tell.clone(), hints.clone()));
@@ -292,9 +292,9 @@ impl Loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(due.into()) => break,
                     Some(ordered) = orders.recv() => self.obey(ordered),
-                    Ok(()) = questions.changed() => {
-                        let asked = *questions.borrow_and_update();
+                    asked = office.questions().more(answered) => {
                         self.answer(asked);
+                        answered = asked;
                     }
                     Some(sent) = reports.recv() => {
                         self.reported(sent);

@@ -58,7 +58,7 @@ impl Loop {
         let items: Vec<Value> = items.iter().map(Item::to_json).collect();
         let digest = Arc::clone(&self.gateway.running().effective.digest);
         let found = json!({ "digest": &*digest, "compliance": state.name(), "items": items });
-        self.office.finds(asked, found);
+        self.office.questions().found(asked, found);
     }
 
     /// Looks again if it is time, and brings metrics and conditions up to date.
