@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tillgate_config::bundle::encode_memory;
 use tillgate_core::reconcile::Memory;
+use tillgate_net::tls::OwnKey;
 
 use crate::chain::{Chain, tillgate};
 use crate::endpoint::{Caller, NAME, write_secret};
@@ -228,6 +229,27 @@ impl Operated {
         text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
     }
 
+    /// The token that an operator gets for `words`.
+    #[track_caller]
+    pub fn mint(&self, words: &[&str]) -> String {
+        let minted = self.command("operator", &[&["enrol"], words].concat());
+        assert_eq!((minted.code, minted.stderr.as_str()), (0, ""));
+        let token = minted.stdout.strip_suffix('\n').expect("a line").to_owned();
+        assert!(token.lines().count() == 1 && !token.contains(' '), "the token alone: {token}");
+        token
+    }
+
+    /// Somebody with a certificate of the store's authority for such a token.
+    #[track_caller]
+    pub fn enrolled(&self, words: &[&str]) -> Caller {
+        let (key, csr) = csr();
+        let reply = enrol(&self.caller(), Some(&self.mint(words)), &csr);
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        let told: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        let chain = told["certificate"].as_str().expect("a certificate").to_owned();
+        self.with(&Identity { chain, key: key.pem() })
+    }
+
     /// A command of the program, with the means to ask this gateway.
     pub fn command(&self, role: &str, words: &[&str]) -> tillgate::cli::policy::Answer {
         let at = |name: &str| self.chain.folder.join(name).display().to_string();
@@ -246,4 +268,21 @@ impl Operated {
         let link = fs::read_link(self.chain.state().join("current")).expect("a bundle");
         self.chain.state().join(link).join("bundle.tar.gz")
     }
+}
+
+/// What says that a body is JSON.
+pub const JSON: &str = "Content-Type: application/json\r\n";
+
+/// A key, and a request for a certificate for it.
+pub fn csr() -> (OwnKey, String) {
+    let key = OwnKey::generate().expect("a key");
+    let csr = key.request().expect("a request");
+    (key, csr)
+}
+
+/// Asks for a certificate, with this token.
+pub fn enrol(caller: &Caller, token: Option<&str>, csr: &str) -> Reply {
+    let bearer = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    let headers = bearer.unwrap_or_default() + JSON;
+    caller.ask("POST", "/v1/enrol", &headers, &json!({ "csr": csr }).to_string())
 }

@@ -88,22 +88,32 @@ struct Asker {
     caller: Caller,
     /// What it shows in every question.
     bearer: String,
+    /// Its certificate is one of the store's own authority.
+    is_own: bool,
 }
 
 fn askers(store: &Operated) -> Vec<Asker> {
-    let nobody = Asker { role: None, caller: store.caller(), bearer: String::new() };
+    let nobody = Asker { role: None, caller: store.caller(), bearer: String::new(), is_own: false };
     let by_token = ROLES.map(|role| Asker {
         role: Some(role),
         caller: store.caller(),
         bearer: store.bearer(role),
+        is_own: false,
     });
     let by_certificate = ROLES.map(|role| Asker {
         role: Some(role),
         // An instance has the name that its credential has.
         caller: store.certified(&[&format!("tillgate://{role}/{role}")]),
         bearer: String::new(),
+        is_own: false,
     });
-    [nobody].into_iter().chain(by_token).chain(by_certificate).collect()
+    let enrolled = Asker {
+        role: Some("sidecar"),
+        caller: store.enrolled(&["sidecar"]),
+        bearer: String::new(),
+        is_own: true,
+    };
+    [nobody].into_iter().chain(by_token).chain(by_certificate).chain([enrolled]).collect()
 }
 
 /// A method of a path, as the document has it.
@@ -142,9 +152,16 @@ fn walk(store: &Operated, has_policy: bool) -> String {
     let document = read(&store.ask("auditor", "GET", "/v1/openapi.json", "", ""));
     let config = store.ask("sidecar", "GET", "/v1/config", "", "");
     let digest = config.header("tillgate-digest").unwrap_or("none").to_owned();
-    let secrets: Vec<String> = ["viewer", "sidecar", "operator", "auditor", "hub", "tls.key"]
-        .map(|name| fs::read_to_string(store.chain.folder.join(name)).unwrap().trim().to_owned())
-        .into();
+    let files = ["viewer", "sidecar", "operator", "auditor", "hub", "tls.key"];
+    let files = files.map(|name| store.chain.folder.join(name));
+    let authority = store.chain.state().join("enrolment/authority.pem");
+    let mut secrets = vec![store.mint(&["pos-2"])];
+    for file in files.into_iter().chain([authority]) {
+        let text = fs::read_to_string(file).unwrap();
+        // Of a key, any line but the first, which says that it is one.
+        secrets.extend(text.lines().find(|line| !line.starts_with('-')).map(str::to_owned));
+    }
+    assert_eq!(secrets.len(), 8);
     let askers = askers(store);
     let mut lines = String::new();
     for asked in all(&document) {
@@ -156,13 +173,13 @@ fn walk(store: &Operated, has_policy: bool) -> String {
             let may = |role| asked.roles.contains(&role);
             let is_open = asked.roles.is_empty() || role.is_some_and(may);
             // A hook is opened by its signature and an enrolment by a token of its own, which
-            // nobody has here; a certificate is one of another authority than the store's.
+            // nobody has here; a certificate is renewed if it is the store's own.
             let by_token = !asker.bearer.is_empty();
             let has_none = match asked.path {
                 "/v1/enrol" => role.is_none() || by_token,
                 path => path.starts_with("/v1/hooks/"),
             };
-            let is_open = is_open && asked.path != "/v1/enrol";
+            let is_open = is_open && (asked.path != "/v1/enrol" || asker.is_own);
             let wanted = match (has_none, is_open, role) {
                 (true, ..) | (_, false, None) => Some(401),
                 (_, false, Some(_)) => Some(403),
@@ -182,6 +199,9 @@ fn walk(store: &Operated, has_policy: bool) -> String {
             let (token, certificate) = (&statuses[1 + number], &statuses[5 + number]);
             if token == certificate { token.clone() } else { format!("{token}/{certificate}") }
         };
+        // The store's own certificate opens what a sidecar's token does, and the way to the next.
+        let (own, sidecar) = (&statuses[9], &statuses[2]);
+        assert_eq!(own, if asked.path == "/v1/enrol" { "400" } else { sidecar }, "{}", asked.path);
         let each: String = (0..ROLES.len()).map(|number| format!("{:>9}", of(number))).collect();
         let route = format!("{} {}", asked.method, asked.path);
         lines.push_str(&format!("{route:<46}{:>9}{each}\n", statuses[0]));

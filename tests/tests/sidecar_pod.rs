@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tillgate_tests::cluster::{Cluster, ISSUER};
 use tillgate_tests::endpoint::NAME;
 use tillgate_tests::eventually;
-use tillgate_tests::operated::Operated;
+use tillgate_tests::operated::{self, Operated, csr};
 use tillgate_tests::origin::Origin;
 use tillgate_tests::program::{Program, get};
-use tillgate_tests::tls::{self, Authority, Wants};
+use tillgate_tests::tls::{self, Authority, Identity, Wants};
 use tillgate_tests::wire::Reply;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tillgate-process");
@@ -43,11 +43,7 @@ fn write(cluster: &Cluster, folder: &Path) -> String {
 
 /// Asks for a certificate with this token.
 fn enrol(store: &Operated, token: &str) -> Reply {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-    let body = json!({ "csr": request.pem().unwrap() }).to_string();
-    let headers = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
-    store.caller().ask("POST", "/v1/enrol", &headers, &body)
+    operated::enrol(&store.caller(), Some(token), &csr().1)
 }
 
 fn document(reply: &Reply) -> Value {
@@ -58,7 +54,7 @@ fn document(reply: &Reply) -> Value {
 fn is_basket(reply: &Reply) {
     assert_eq!(reply.status, 201, "{}", reply.text());
     let told = document(reply);
-    assert_eq!(told["id"], "basket-5d8f-x2k.shop");
+    assert_eq!(told["id"], "pod_shop.basket-5d8f-x2k");
     assert_eq!(told["workload"], "shop/basket");
 }
 
@@ -68,7 +64,7 @@ fn is_known(store: &Operated) {
     let one = store.sidecar_in_sync();
     assert_eq!(
         (&one["id"], &one["workload"]),
-        (&json!("basket-5d8f-x2k.shop"), &json!("shop/basket"))
+        (&json!("pod_shop.basket-5d8f-x2k"), &json!("shop/basket"))
     );
 }
 
@@ -131,6 +127,36 @@ fn a_sidecar_in_a_pod_enrols_with_what_the_kubelet_puts_there() {
     is_known(&store);
 }
 
+#[test]
+fn an_account_that_the_policy_takes_off_its_list_is_not_renewed() {
+    let cluster = Cluster::default();
+    let mut store = store("pod-account", |folder| {
+        write(&cluster, folder) + "\n        accounts: [{name: shop/basket}]"
+    });
+    let (key, request) = csr();
+    let token = cluster.token(BASKET, "tillgate");
+    let first = operated::enrol(&store.caller(), Some(&token), &request);
+    is_basket(&first);
+    let chain = document(&first)["certificate"].as_str().unwrap().to_owned();
+    let identity = Identity { chain, key: key.pem() };
+    let renew = |store: &Operated| operated::enrol(&store.with(&identity), None, &csr().1);
+    is_basket(&renew(&store));
+    let mut after = |from: &str, to: &str| {
+        let bootstrap = store.program.policy.clone();
+        let text = fs::read_to_string(&bootstrap).unwrap();
+        assert!(text.contains(from), "{text}");
+        store.restart_after(|_| fs::write(&bootstrap, text.replace(from, to)).unwrap());
+        renew(&store)
+    };
+    let moved = after("{name: shop/basket}", "{name: shop/basket, workload: shop/till}");
+    assert_eq!(document(&moved)["workload"], "shop/till", "{}", moved.text());
+    let refused = after("{name: shop/basket, workload", "{name: shop/robot, workload");
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    assert!(refused.text().contains("accounts"), "{}", refused.text());
+    let record = store.records().pop().unwrap();
+    assert_eq!(record["reason"], "service account that may not come", "{record}");
+}
+
 /// An API server that tells its keys to whoever shows the gateway's own token, while `is_up`.
 fn api_server(cluster: &Cluster, authority: &Authority, is_up: &Arc<AtomicBool>) -> Origin {
     let identity = authority.issue(&[NAME, "127.0.0.1"]);
@@ -170,7 +196,8 @@ fn keys_of_an_api_server_outlive_it() {
             token.display()
         )
     });
-    is_basket(&enrol(&store, &cluster.token(BASKET, "tillgate")));
+    let token = cluster.token(BASKET, "tillgate");
+    eventually("keys are fetched", || (enrol(&store, &token).status == 201).then_some(()));
     let metrics = store.metrics();
     assert!(
         !metrics.contains("tillgate_cluster_key_fetches_total{result=\"fetched\"} 0"),
@@ -179,10 +206,19 @@ fn keys_of_an_api_server_outlive_it() {
     is_up.store(false, Ordering::SeqCst);
     store.restart();
     is_basket(&enrol(&store, &cluster.token(BASKET, "tillgate")));
+    // Kept keys that are damaged are as good as none: the gateway starts, and asks again.
+    is_up.store(true, Ordering::SeqCst);
+    store.restart_after(|state| {
+        let kept = state.join("enrolment/cluster-jwks.json");
+        assert!(kept.is_file());
+        fs::write(kept, "{\"keys\": [").unwrap();
+    });
+    let token = cluster.token(BASKET, "tillgate");
+    eventually("the keys are there again", || (enrol(&store, &token).status == 201).then_some(()));
     // A token that names another key makes the gateway ask, in vain.
     let mut other = Cluster::default();
     other.rotate();
     let strange = enrol(&store, &other.token(BASKET, "tillgate"));
     assert_eq!(strange.status, 401, "{}", strange.text());
-    assert!(store.metrics().contains("tillgate_workload_tokens_total{result=\"unknown_key\"} 1"));
+    assert!(store.metrics().contains("tillgate_workload_tokens_total{result=\"unknown_key\"}"));
 }

@@ -32,7 +32,7 @@ use tower::ServiceExt as _;
 use self::audit::{Action, Audit, Record};
 use self::callers::Callers;
 pub use self::callers::SecretError;
-pub(crate) use self::callers::private_text;
+pub(crate) use self::callers::{own_text, private_text};
 use self::enrol::Enrolment;
 use self::entrance::Pass;
 pub(crate) use self::explain::{here as explained, offline as explained_offline};
@@ -47,6 +47,7 @@ use self::problem::Problem;
 use self::slices::Slices;
 pub(crate) use self::workload_token::follow as follow_cluster;
 use crate::gateway::Gateway;
+use crate::sources::apart::apart;
 use crate::telemetry::Recent;
 use crate::wall::StoreClock;
 
@@ -281,7 +282,12 @@ impl Endpoint {
                 self.exchange(&before, callers);
                 None
             }
-            Err(error) => Some(crate::send::explain(&error)),
+            Err(error) => {
+                if let Some(callers) = before.with_keys_of_now() {
+                    self.exchange(&before, callers);
+                }
+                Some(crate::send::explain(&error))
+            }
         };
         let mut said = lock(&self.said);
         if let Some(wrong) = &wrong
@@ -387,6 +393,14 @@ impl Desk {
 
     fn running(&self) -> Arc<Effective> {
         Arc::clone(&self.gateway.running().effective)
+    }
+
+    /// Writes it into the audit log, apart from the runtime: a disk may hang.
+    async fn record(&self, record: Record) {
+        let gateway = Arc::clone(&self.gateway);
+        if apart(move || gateway.endpoint.record(record)).await.is_err() {
+            self.gateway.metrics.panics.inc();
+        }
     }
 }
 

@@ -278,10 +278,10 @@ impl Failover {
             Event::Line { link, down } => {
                 let running = gateway.running();
                 let name = running.lines().name(*link);
-                self.meters.line(&name, *down);
                 // What is open looks alive and is not, or will not be after a switch.
                 gateway.wan().evict_line(*link);
                 self.pool.evict_line(*link);
+                self.meters.line(&name, *down);
                 if *down {
                     tracing::info!(link = &*name, "line down: nothing comes across it");
                 } else {

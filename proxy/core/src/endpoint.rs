@@ -165,6 +165,8 @@ pub struct Who {
     pub roles: Roles,
     /// The workload that a sidecar stands beside, where its credential says so.
     pub workload: Option<Arc<str>>,
+    /// The service account that a sidecar's certificate was given for, as `shop/basket`.
+    pub account: Option<Arc<str>>,
 }
 
 /// What names that carry a role begin with.
@@ -173,25 +175,37 @@ const SCHEME: &str = "URI:tillgate://";
 /// What stands in the place of a role before the workload of a sidecar.
 const WORKLOAD: &str = "workload";
 
+/// And before the service account of a pod.
+const ACCOUNT: &str = "account";
+
+/// What the names of pods' sidecars begin with, and no others: no name in a policy has a `_`.
+pub const POD: &str = "pod_";
+
 /// The longest name of a caller: what DNS allows.
 const NAME_MAX: usize = 253;
 
 impl Who {
     /// Whom a verified certificate describes: each `URI:tillgate://ROLE/NAME` among its names is
-    /// a role, `URI:tillgate://workload/NAMESPACE/NAME` what a sidecar stands beside. `None`
-    /// without any role, and where they disagree about the name or the workload.
+    /// a role, `URI:tillgate://workload/NAMESPACE/NAME` what a sidecar stands beside, and
+    /// `URI:tillgate://account/NAMESPACE/NAME` whose token it came with. `None` without any role,
+    /// and where they disagree about the name, the workload or the account.
     pub fn of_certificate(identity: &ClientIdentity) -> Option<Self> {
         let mut roles = Roles::NONE;
         let mut name: Option<&str> = None;
-        let mut workload: Option<&str> = None;
+        let (mut workload, mut account): (Option<&str>, Option<&str>) = (None, None);
         for san in &identity.sans {
             let Some(rest) = san.strip_prefix(SCHEME) else { continue };
             let (role, who) = rest.split_once('/')?;
-            if role == WORKLOAD {
-                if !is_workload(who) || workload.is_some_and(|other| other != who) {
+            let beside = match role {
+                WORKLOAD => Some(&mut workload),
+                ACCOUNT => Some(&mut account),
+                _ => None,
+            };
+            if let Some(beside) = beside {
+                if !is_workload(who) || beside.is_some_and(|other| other != who) {
                     return None;
                 }
-                workload = Some(who);
+                *beside = Some(who);
                 continue;
             }
             let role = Role::by_name(role)?;
@@ -203,14 +217,16 @@ impl Who {
         }
         let name = name?;
         let actor = format!("certificate:{name}").into();
-        Some(Self { actor, name: name.into(), roles, workload: workload.map(Arc::from) })
+        let (workload, account) = (workload.map(Arc::from), account.map(Arc::from));
+        Some(Self { actor, name: name.into(), roles, workload, account })
     }
 
     /// The names with which [`Who::of_certificate`] knows the sidecar `id`, as URIs.
-    pub fn sidecar_names(id: &str, workload: Option<&str>) -> Vec<String> {
+    pub fn sidecar_names(id: &str, workload: Option<&str>, account: Option<&str>) -> Vec<String> {
         let role = |role: &str, name: &str| format!("tillgate://{role}/{name}");
         let workload = workload.map(|workload| role(WORKLOAD, workload));
-        [role(Role::Sidecar.name(), id)].into_iter().chain(workload).collect()
+        let account = account.map(|account| role(ACCOUNT, account));
+        [role(Role::Sidecar.name(), id)].into_iter().chain(workload).chain(account).collect()
     }
 
     /// Whoever has this token.
@@ -220,6 +236,7 @@ impl Who {
             name: Arc::clone(&token.name),
             roles: token.roles,
             workload: token.workload.clone(),
+            account: None,
         }
     }
 }
@@ -255,9 +272,13 @@ mod tests {
         let beside = ["URI:tillgate://workload/pos/checkout", "URI:tillgate://sidecar/pos-1"];
         let sidecar = who(&beside).unwrap();
         assert_eq!(sidecar.workload.as_deref(), Some("pos/checkout"));
-        let names = Who::sidecar_names(&sidecar.name, sidecar.workload.as_deref());
+        let names = Who::sidecar_names(&sidecar.name, sidecar.workload.as_deref(), None);
         let names: Vec<String> = names.iter().map(|name| format!("URI:{name}")).collect();
         assert_eq!(who(&[&names[0], &names[1]]).unwrap(), sidecar);
+        let names = Who::sidecar_names("pod_pos.till", Some("pos/till"), Some("pos/robot"));
+        let names: Vec<String> = names.iter().map(|name| format!("URI:{name}")).collect();
+        let pod = who(&[&names[0], &names[1], &names[2]]).unwrap();
+        assert_eq!((&*pod.name, pod.account.as_deref()), ("pod_pos.till", Some("pos/robot")));
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod tests;
 mod verifier;
 
 pub use self::authority::{Authority, AuthorityError};
-pub use self::certificate::{counts, may_renew, shown};
+pub use self::certificate::{GRACE, counts, may_renew, shown};
 pub(crate) use self::client::unless_late;
 pub use self::client::{Application, Connector, Refusal, ServerStream};
 pub(crate) use self::error::HandshakeEnd;

@@ -55,7 +55,7 @@ pub(super) async fn answer(
         Op::Unpin => pin::clear(desk, &ask).await,
         Op::RollBack => pin::roll_back(desk, &ask).await,
         Op::Operation => asked::operation(desk, &ask).map(|it| document(&it)),
-        Op::Hook => asked::hook(desk, &ask),
+        Op::Hook => asked::hook(desk, &ask).await,
         Op::Mint => enrol::mint(desk, &ask).await,
         Op::Enrol => enrol::exchange(desk, &ask).await,
         Op::Audit => asked::records(desk, &ask).await,

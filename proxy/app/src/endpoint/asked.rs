@@ -56,12 +56,12 @@ pub(super) fn receiver<'a>(callers: &'a Callers, name: &str) -> Result<&'a Recei
 }
 
 /// `POST /v1/hooks/{receiver}`.
-pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
+pub(super) async fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
     let name = ask.part("receiver");
     let callers = desk.endpoint().callers.load();
     let receiver = receiver(&callers, name)?;
     if !receiver.believes(&ask.head.headers, &ask.body) {
-        forged(desk, name);
+        forged(desk, name).await;
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "the signature is not of this body with a secret of this receiver",
@@ -88,16 +88,14 @@ pub(super) fn hook(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Problem> {
 }
 
 /// Somebody sends what he cannot sign: counted, and told now and then.
-fn forged(desk: &Desk, receiver: &str) {
+async fn forged(desk: &Desk, receiver: &str) {
     let now = clock::now();
     let count = lock(&desk.endpoint().forged).happens(FORGED_TOLD, now);
     let Some(count) = count else { return };
     tracing::warn!(receiver, count, "a webhook came with a wrong signature");
-    desk.endpoint().record(Record {
-        action: Action::VerifyFailed,
-        actor: format!("hook:{receiver}"),
-        fields: vec![("count", json!(count)), ("reason", json!("wrong signature"))],
-    });
+    let fields = vec![("count", json!(count)), ("reason", json!("wrong signature"))];
+    let actor = format!("hook:{receiver}");
+    desk.record(Record { action: Action::VerifyFailed, actor, fields }).await;
 }
 
 /// `GET /v1/operations/{id}`.

@@ -4,8 +4,9 @@
 //! compared in constant time, all of them, whichever is shown. A file that changes is taken when
 //! it is whole; the old token counts until then.
 
+use std::fs::{File, Metadata, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,11 @@ pub enum SecretError {
          make one with `openssl rand -base64 32`"
     )]
     Weak(PathBuf),
+    /// It is no text, or too much of it.
+    #[error(
+        "{0} is not what was written there: it is no text, or more than {FILE_BYTES_MAX} bytes"
+    )]
+    Damaged(PathBuf),
     /// The keys that tokens of pods are checked by.
     #[error(
         "the cluster's keys {0} cannot be used; write `kubectl get --raw /openid/v1/jwks` there"
@@ -92,13 +98,13 @@ pub(super) enum Asker {
 }
 
 /// The tokens that count.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Callers {
     /// What says so.
     pub(super) spec: Option<EndpointSpec>,
     tokens: Vec<(Hash, Who)>,
     receivers: Vec<Receiver>,
-    accounts: Option<Verifier>,
+    accounts: Option<Arc<Verifier>>,
 }
 
 impl Callers {
@@ -111,6 +117,7 @@ impl Callers {
         let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
         let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
         let accounts = spec.enrolment.service_accounts.as_ref().map(Verifier::read).transpose()?;
+        let accounts = accounts.map(Arc::new);
         Ok(Self { spec: Some(spec.clone()), tokens, receivers, accounts })
     }
 
@@ -120,8 +127,8 @@ impl Callers {
     }
 
     /// Who judges tokens of pods, if they count here.
-    pub(super) const fn accounts(&self) -> Option<&Verifier> {
-        self.accounts.as_ref()
+    pub(super) fn accounts(&self) -> Option<&Verifier> {
+        self.accounts.as_deref()
     }
 
     /// Who it is that shows this; `floor` has the time.
@@ -129,12 +136,29 @@ impl Callers {
         match credential {
             Credential::None => Asker::Nobody,
             Credential::Token(shown) => self.token(shown),
-            // It may have ended since its connection began.
-            Credential::Certificate(identity) if !tls::counts(identity, floor) => Asker::Nobody,
+            // It may have ended since its connection began, and enrolment with it.
+            Credential::Certificate(identity)
+                if !tls::counts(identity, floor) || (identity.of_store && !self.enrols()) =>
+            {
+                Asker::Nobody
+            }
             Credential::Certificate(identity) => {
                 Who::of_certificate(identity).map_or(Asker::Stranger, Asker::Known)
             }
         }
+    }
+
+    /// These with the cluster's keys of now, if they are others and can be used: keys must not
+    /// wait for a secret that cannot.
+    pub(super) fn with_keys_of_now(&self) -> Option<Self> {
+        let spec = self.spec.as_ref()?.enrolment.service_accounts.as_ref()?;
+        let accounts = Some(Arc::new(Verifier::read(spec).ok()?));
+        (accounts != self.accounts).then(|| Self { accounts, ..self.clone() })
+    }
+
+    /// Whether the store's own certificates count.
+    fn enrols(&self) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.enrolment.directory.is_some())
     }
 
     fn token(&self, shown: &Hash) -> Asker {
@@ -156,28 +180,51 @@ fn hash(bytes: &[u8]) -> Hash {
 
 /// The secret in a file that its owner alone may read.
 pub(super) fn secret(path: &Path) -> Result<String, SecretError> {
-    let text = private_text(path)?;
+    let weak = || SecretError::Weak(path.to_owned());
+    let text = private_text(path);
+    let text =
+        text.map_err(|why| if matches!(why, SecretError::Damaged(_)) { weak() } else { why });
+    let text = text?;
     let secret = text.trim_ascii();
     let is_plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_plain || secret.len() < TOKEN_CHARS_MIN {
-        return Err(SecretError::Weak(path.to_owned()));
+        return Err(weak());
     }
     Ok(secret.to_owned())
 }
 
+/// The text of a file that this process has written for itself alone. What mounts a volume may give
+/// its files to the volume's group (`fsGroup`); that is taken back.
+pub(crate) fn own_text(path: &Path) -> Result<String, SecretError> {
+    read_private(path, |file| {
+        let is_ours = |file: &Metadata| file.uid() == our_user() && file.mode() & 0o007 == 0;
+        let taken = file.metadata().is_ok_and(|metadata| is_ours(&metadata))
+            && file.set_permissions(Permissions::from_mode(0o600)).is_ok();
+        if taken {
+            tracing::warn!(file = %path.display(), "its group might read it: taken back");
+        }
+        taken
+    })
+}
+
 /// The text of a file that nobody else may read; not much more than a key's.
 pub(crate) fn private_text(path: &Path) -> Result<String, SecretError> {
+    read_private(path, |_| false)
+}
+
+/// The same, also of a file that `takes` from all others.
+fn read_private(path: &Path, takes: impl Fn(&File) -> bool) -> Result<String, SecretError> {
     let unreadable = |error| SecretError::Unreadable(path.to_owned(), error);
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if !is_private(metadata.mode(), metadata.uid(), our_user()) {
+    if !is_private(metadata.mode(), metadata.uid(), our_user()) && !takes(&file) {
         return Err(SecretError::Open(path.to_owned()));
     }
-    let weak = || SecretError::Weak(path.to_owned());
+    let damaged = || SecretError::Damaged(path.to_owned());
     let bytes = read_open(&file, FILE_BYTES_MAX).map_err(|error| {
-        if error.kind() == ErrorKind::FileTooLarge { weak() } else { unreadable(error) }
+        if error.kind() == ErrorKind::FileTooLarge { damaged() } else { unreadable(error) }
     })?;
-    String::from_utf8(bytes).map_err(|_| weak())
+    String::from_utf8(bytes).map_err(|_| damaged())
 }
 
 /// Whether its owner alone may read a file. What root owns and this process, which is not root,
@@ -189,8 +236,6 @@ const fn is_private(mode: u32, owner: u32, ours: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use tillgate_core::endpoint::{Role, Roles};
 
     use super::*;
@@ -218,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_mount_has_given_to_a_group_is_taken_back() {
+        let shared = file("a key", 0o660);
+        assert_eq!(own_text(shared.path()).unwrap(), "a key");
+        let mode = shared.as_file().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        for mode in [0o604, 0o666] {
+            assert!(matches!(own_text(file("a key", mode).path()), Err(SecretError::Open(_))));
+        }
+        let long = own_text(file(&"x".repeat(5000), 0o600).path()).unwrap_err().to_string();
+        assert!(long.contains("not what was written"), "{long}");
+    }
+
+    #[test]
     fn a_group_reads_what_root_has_handed_over_to_it() {
         assert!(is_private(0o100_440, 0, 65532) && is_private(0o100_600, 65532, 65532));
         for (mode, owner, ours) in [
@@ -234,7 +292,8 @@ mod tests {
     fn a_wrong_token_is_not_made_good_by_a_certificate() {
         let token = "0123456789abcdef0123456789abcdef";
         let roles = Roles::of(&[Role::Viewer]);
-        let who = Who { actor: "token:t".into(), name: "t".into(), roles, workload: None };
+        let who =
+            Who { actor: "token:t".into(), name: "t".into(), roles, workload: None, account: None };
         let tokens = vec![(hash(token.as_bytes()), who)];
         let callers = Callers { tokens, ..Callers::default() };
         let certificate = Arc::new(ClientIdentity {
@@ -265,6 +324,9 @@ mod tests {
         assert_eq!(ask(&[&bearer, &bearer], Some(&certificate)), "nobody");
         let nameless = ClientIdentity { not_after: 4_102_444_800, ..ClientIdentity::default() };
         assert_eq!(ask(&[], Some(&Arc::new(nameless))), "stranger");
+        // Those of the store's own authority count while sidecars are enrolled here.
+        let own = Arc::new(ClientIdentity { of_store: true, ..(*certificate).clone() });
+        assert_eq!(ask(&[], Some(&own)), "nobody");
         floor.set(4_102_444_800);
         assert_eq!(ask(&[], Some(&certificate)), "certificate:otto", "it is its last second");
         floor.set(4_102_444_801);

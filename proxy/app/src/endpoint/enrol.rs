@@ -6,6 +6,7 @@
 //! it is done apart from the runtime, one after the other, for as many as may wait.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,18 +16,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tillgate_config::bundle::wall_text;
 use tillgate_config::scalar::{DurationText, Text as _};
-use tillgate_core::endpoint::{EnrolmentSpec, Roles, Who, is_name, is_workload};
+use tillgate_core::endpoint::{EnrolmentSpec, POD, Roles, Who, is_name, is_workload};
 use tillgate_core::reconcile::Wall;
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock::{self, Floor};
 use tillgate_net::metrics::Enrolled;
 use tillgate_net::rarely::Rarely;
-use tillgate_net::tls::{self, Authority, RequestError, RequestedKey, Tls};
+use tillgate_net::tls::{self, Authority, GRACE, RequestError, RequestedKey, Tls};
 use tokio::sync::Semaphore;
 
+use self::allowance::Allowance;
 pub(super) use self::credential::Identity;
 use self::credential::Voucher;
-use self::tokens::{TokenError, Tokens};
+use self::tokens::{TokenError, Tokens, is_token};
 use super::audit::{Action, Record};
 use super::callers::Credential;
 use super::problem::Problem;
@@ -34,6 +36,7 @@ use super::{Ask, Desk, answers, lock, workload_token};
 use crate::send::explain;
 use crate::sources::apart::apart;
 
+mod allowance;
 mod authority;
 mod credential;
 mod tokens;
@@ -41,6 +44,9 @@ mod tokens;
 /// Questions that may wait for their turn: all sidecars of a store come at once after an outage,
 /// and a turn is a signature and two writes.
 const WAITING: usize = 256;
+
+/// Tokens that may wait to be looked up: whoever makes some up keeps nobody else out.
+const LOOKING: usize = 64;
 
 /// How long a token is good if nobody says.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
@@ -62,11 +68,25 @@ pub(super) struct Enrolment {
     /// What the policy said at the start.
     began: Kept,
     state: Result<Arc<Open>, Off>,
+    /// Whether the policy of now wants one.
+    is_wanted: AtomicBool,
+    known: Queue,
+    strangers: Queue,
+    allowance: Mutex<Allowance>,
+    /// By [`Refused::kind`].
+    refused: Mutex<[Rarely; 8]>,
+}
+
+/// Work that is done apart from the runtime, one after the other.
+struct Queue {
     places: Arc<Semaphore>,
     turn: Arc<Semaphore>,
-    /// Of tokens that are not known, have run out and were exchanged, of others' certificates, and
-    /// of tokens that could not be looked up.
-    refused: Mutex<[Rarely; 5]>,
+}
+
+impl Queue {
+    fn new(places: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(places)), turn: Arc::new(Semaphore::new(1)) }
+    }
 }
 
 /// Where the authority is, and how long its certificates are good; `None` without enrolment.
@@ -96,8 +116,58 @@ struct Open {
 enum Refused {
     /// The token says so.
     Token(TokenError),
-    /// It shows something that counts elsewhere.
-    Elsewhere(&'static str),
+    /// Its certificate is of another authority.
+    Elsewhere,
+    /// Its certificate has run out.
+    Ended(Arc<str>),
+    /// The policy does not let its service account in any more.
+    Account(Arc<str>),
+    /// It has had too many; when to ask again.
+    Often(Arc<str>, Duration),
+}
+
+impl Refused {
+    /// Its number, whom it is about, and what it is called in the audit log.
+    fn kind(&self) -> (usize, Option<&Arc<str>>, &'static str) {
+        match self {
+            Self::Token(TokenError::Unknown) => (0, None, "unknown token"),
+            Self::Token(TokenError::Expired(whose)) => {
+                (1, Some(&whose.id), "token that has run out")
+            }
+            Self::Token(TokenError::Used(whose)) => (2, Some(&whose.id), "token shown again"),
+            Self::Token(TokenError::Full | TokenError::Disk(_)) => (3, None, "no disk"),
+            Self::Elsewhere => (4, None, "certificate of another authority"),
+            Self::Ended(id) => (5, Some(id), "certificate that has run out"),
+            Self::Account(id) => (6, Some(id), "service account that may not come"),
+            Self::Often(id, _) => (7, Some(id), "too many certificates"),
+        }
+    }
+
+    /// What its caller is told. Strangers are not told what is broken here.
+    fn problem(&self) -> Problem {
+        let first = "for a first one show an enrolment token as `Authorization: Bearer …`";
+        match self {
+            Self::Token(TokenError::Full | TokenError::Disk(_)) => {
+                Problem::later(NOT_NOW, 60, BROKEN)
+            }
+            Self::Token(error) => Problem::unauthenticated(error.to_string()),
+            Self::Elsewhere => Problem::forbidden(format!(
+                "only certificates of the store's own authority are renewed here; {first}"
+            )),
+            Self::Ended(_) => Problem::unauthenticated(
+                "this certificate has run out: have a token minted, and show that".to_owned(),
+            ),
+            Self::Account(_) => Problem::forbidden(
+                "this certificate was given to a service account that may not come any more: add \
+                 it to the gateway's `accounts`"
+                    .to_owned(),
+            ),
+            Self::Often(_, wait) => {
+                let detail = "this sidecar has had too many certificates: ask again later";
+                Problem::later(StatusCode::TOO_MANY_REQUESTS, wait.as_secs() + 1, detail)
+            }
+        }
+    }
 }
 
 impl Enrolment {
@@ -115,18 +185,22 @@ impl Enrolment {
             Ok(Arc::new(Open { authority, tokens, lifetime, floor }))
         });
         Self {
+            is_wanted: AtomicBool::new(began.is_some()),
             began,
             state,
-            places: Arc::new(Semaphore::new(WAITING)),
-            turn: Arc::new(Semaphore::new(1)),
+            known: Queue::new(WAITING),
+            strangers: Queue::new(LOOKING),
+            allowance: Mutex::default(),
             refused: Mutex::default(),
         }
     }
 
-    /// Says so if the policy wants another authority than the one of the start: it has signed
-    /// what sidecars run on.
+    /// Ends with the policy's word; says so if it wants another authority than the one of the
+    /// start: it has signed what sidecars run on.
     pub(super) fn follow(&self, spec: Option<&EnrolmentSpec>) {
-        if kept(spec) != self.began {
+        let wanted = kept(spec);
+        self.is_wanted.store(wanted.is_some(), Ordering::Relaxed);
+        if wanted.is_some() && wanted != self.began {
             tracing::warn!(
                 "another `enrolment` of sidecars counts from the next start of the gateway on"
             );
@@ -135,7 +209,11 @@ impl Enrolment {
 
     /// What it needs, if it is here.
     fn ready(&self) -> Result<&Arc<Open>, Problem> {
-        self.state.as_ref().map_err(|off| match off {
+        let state = match self.is_wanted.load(Ordering::Relaxed) {
+            true => self.state.as_ref(),
+            false => Err(&Off::NotHere),
+        };
+        state.map_err(|off| match off {
             Off::NotHere => Problem::conflict(
                 "no sidecar is enrolled here: that needs a `configEndpoint` with `clientAuth: \
                  Token`, and a Bootstrap's `stateDir` or `enrolment: {directory}` to keep the \
@@ -145,16 +223,17 @@ impl Enrolment {
         })
     }
 
-    /// Does something with it, apart from the runtime, when it is its turn.
+    /// Does something with it, apart from the runtime, when it is its turn in `queue`.
     async fn apart<T: Send + 'static>(
         &self,
+        queue: &Queue,
         work: impl FnOnce(&Open) -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let open = Arc::clone(self.ready()?);
         let busy = "too many sidecars ask at once: ask again";
         let busy = |_| Problem::later(StatusCode::TOO_MANY_REQUESTS, 5, busy);
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(busy)?;
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let place = Arc::clone(&queue.places).try_acquire_owned().map_err(busy)?;
+        let turn = Arc::clone(&queue.turn).acquire_owned().await;
         let done = apart(move || {
             // Held to the end, even if nobody waits for it any more.
             let _held = (place, turn);
@@ -171,18 +250,24 @@ impl Open {
         found.map_err(Refused::Token)
     }
 
-    /// Takes `token`, which opens nothing from here on; whom it is for.
-    fn exchange(&self, token: &[u8]) -> Result<Identity, Refused> {
-        let found = lock(&self.tokens).exchange(token, self.floor.wall_seconds());
+    /// Takes `token` for `key`, and no other one from here on; whom it is for.
+    fn exchange(&self, token: &[u8], key: &RequestedKey) -> Result<Identity, Refused> {
+        let found = lock(&self.tokens).exchange(token, key.bytes(), self.floor.wall_seconds());
         found.map_err(Refused::Token)
+    }
+
+    /// How long a certificate is good that is given now. By a clock that may be late it would have
+    /// ended when the clock is set.
+    fn lifetime(&self) -> Duration {
+        if self.floor.is_doubted() { self.lifetime + GRACE } else { self.lifetime }
     }
 
     /// A certificate for `identity`, with what is told of it.
     fn issue(&self, identity: &Identity, key: &RequestedKey) -> Result<Value, Failed> {
-        let now = self.floor.wall_seconds();
-        let Identity { id, workload } = identity;
-        let names = Who::sidecar_names(id, workload.as_deref());
-        let not_after = now.saturating_add(self.lifetime.as_secs());
+        let (now, lifetime) = (self.floor.wall_seconds(), self.lifetime().as_secs());
+        let Identity { id, workload, account } = identity;
+        let names = Who::sidecar_names(id, workload.as_deref(), account.as_deref());
+        let not_after = now.saturating_add(lifetime);
         let certificate = self.authority.issue(key, &names, not_after);
         let certificate = certificate.map_err(|error| Failed::Unsigned(explain(&error)))?;
         Ok(json!({
@@ -191,7 +276,7 @@ impl Open {
             "certificate": certificate,
             "authority": self.authority.pem(),
             "notAfter": wall_text(Wall(not_after)),
-            "renewAfter": wall_text(Wall(now.saturating_add(self.lifetime.as_secs() / 2))),
+            "renewAfter": wall_text(Wall(now.saturating_add(lifetime / 2))),
         }))
     }
 }
@@ -219,9 +304,9 @@ struct Wanted {
 
 impl Wanted {
     fn check(self) -> Result<(Identity, Duration), Problem> {
-        if !is_name(&self.id) {
-            let detail =
-                "`id` is letters, digits, `-`, `.` and `_`, as the sidecar is to be called";
+        if !is_name(&self.id) || self.id.starts_with(POD) {
+            let detail = "`id` is letters, digits, `-`, `.` and `_`, as the sidecar is to be \
+                          called; what begins with `pod_` is a pod's";
             return Err(Problem::malformed(detail));
         }
         if self.workload.as_deref().is_some_and(|workload| !is_workload(workload)) {
@@ -234,7 +319,8 @@ impl Wanted {
             let detail = "`expiresIn` is a second to a week: `1s` to `168h`";
             return Err(Problem::invalid(detail, Vec::new()));
         }
-        Ok((Identity { id: self.id.into(), workload: self.workload.map(Into::into) }, lifetime))
+        let workload = self.workload.map(Into::into);
+        Ok((Identity { id: self.id.into(), workload, account: None }, lifetime))
     }
 }
 
@@ -245,7 +331,7 @@ pub(super) async fn mint(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Proble
     let work = move |open: &Open| {
         let now = open.floor.wall_seconds();
         let token = lock(&open.tokens).mint(&identity, lifetime, now)?;
-        let Identity { id, workload } = &identity;
+        let Identity { id, workload, .. } = &identity;
         let expires = wall_text(Wall(now.saturating_add(lifetime.as_secs())));
         let fields = vec![
             ("id", json!(&**id)),
@@ -257,7 +343,8 @@ pub(super) async fn mint(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Proble
             "token": token, "id": &**id, "workload": workload.as_deref(), "expiresAt": expires,
         }))
     };
-    match desk.endpoint().enrolment.apart(work).await? {
+    let enrolment = &desk.endpoint().enrolment;
+    match enrolment.apart(&enrolment.known, work).await? {
         Ok(minted) => Ok((StatusCode::CREATED, answers::document(&minted)).into_response()),
         Err(error @ TokenError::Full) => {
             Err(Problem::later(StatusCode::TOO_MANY_REQUESTS, 60, error.to_string()))
@@ -281,31 +368,43 @@ pub(super) async fn asker(
     let (kind, found) = match Voucher::of(headers, credential) {
         None => return Err(Problem::unknown_caller()),
         Some(Voucher::Token(token)) => {
-            let token = token.to_vec();
-            ("enrolment", enrolment.apart(move |open| open.find(&token)).await?)
+            let found = if is_token(token) {
+                let token = token.to_vec();
+                enrolment.apart(&enrolment.strangers, move |open| open.find(&token)).await?
+            } else {
+                Err(Refused::Token(TokenError::Unknown))
+            };
+            ("enrolment", found)
         }
         Some(Voucher::Workload(token)) => {
             let admitted = workload_token::admit(desk, token).await;
             let refused = |_: &Problem| desk.endpoint().meters.enrolled(Enrolled::Refused);
             ("workload", Ok(admitted.inspect_err(refused)?))
         }
-        Some(Voucher::Certificate(shown)) => {
-            ("certificate", of_certificate(shown, desk.gateway.tls.floor()))
-        }
+        Some(Voucher::Certificate(shown)) => ("certificate", of_certificate(desk, shown)),
     };
-    let Identity { id, workload } = found.map_err(|why| refuse(desk, why))?;
+    let Identity { id, workload, account } = match found {
+        Ok(found) => found,
+        Err(why) => return Err(refuse(desk, why).await),
+    };
     let actor = format!("{kind}:{id}").into();
-    Ok(Who { actor, name: id, roles: Roles::NONE, workload })
+    Ok(Who { actor, name: id, roles: Roles::NONE, workload, account })
 }
 
-/// Whom a certificate is for, if it can be renewed here.
-fn of_certificate(shown: &ClientIdentity, floor: &Floor) -> Result<Identity, Refused> {
-    let who = Who::of_certificate(shown).filter(|_| tls::may_renew(shown, floor));
-    let who = who.ok_or(Refused::Elsewhere(
-        "only certificates of the store's own authority are renewed here; for a first one show an \
-         enrolment token as `Authorization: Bearer …`",
-    ))?;
-    Ok(Identity { id: who.name, workload: who.workload })
+/// Whom a certificate is for, if it can be renewed here: one that a service account's token was
+/// exchanged for as long as the policy lets that account in.
+fn of_certificate(desk: &Desk, shown: &ClientIdentity) -> Result<Identity, Refused> {
+    let who = Who::of_certificate(shown).filter(|_| shown.of_store).ok_or(Refused::Elsewhere)?;
+    if !tls::may_renew(shown, desk.gateway.tls.floor()) {
+        return Err(Refused::Ended(who.name));
+    }
+    let Who { name: id, mut workload, account, .. } = who;
+    if let Some(account) = &account {
+        let callers = desk.endpoint().callers.load();
+        let found = callers.accounts().and_then(|accounts| accounts.workload_of(account));
+        workload = Some(found.ok_or_else(|| Refused::Account(Arc::clone(&id)))?);
+    }
+    Ok(Identity { id, workload, account })
 }
 
 #[derive(Debug, Deserialize)]
@@ -330,56 +429,49 @@ pub(super) async fn exchange(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Pr
         Some(Voucher::Certificate(_)) => (None, true),
     };
     let (records, actor) = (Arc::clone(desk), ask.who.actor.to_string());
-    let known = Identity { id: Arc::clone(&ask.who.name), workload: ask.who.workload.clone() };
+    let Who { name: id, workload, account, .. } = ask.who.clone();
+    let enrolment = &desk.endpoint().enrolment;
+    let known = Identity { id, workload, account };
     let work = move |open: &Open| {
         let told = open.issue(&known, &key)?;
         if let Some(token) = &token {
             // Whom it is for cannot change; whoever is second gets nothing.
-            open.exchange(token)?;
+            open.exchange(token, &key)?;
         }
+        let mut allowance = lock(&records.endpoint().enrolment.allowance);
+        let taken = allowance.take(&known.id, open.lifetime, clock::now());
+        drop(allowance);
+        taken.map_err(|wait| Refused::Often(Arc::clone(&known.id), wait))?;
         let fields = ["id", "workload", "notAfter"].map(|name| (name, told[name].clone())).into();
         let action = if is_renewal { Action::EnrolRenew } else { Action::Enrol };
         records.endpoint().record(Record { action, actor, fields });
         Ok::<_, Failed>(told)
     };
-    match desk.endpoint().enrolment.apart(work).await? {
+    match enrolment.apart(&enrolment.known, work).await? {
         Ok(told) => {
             let how = if is_renewal { Enrolled::Renewed } else { Enrolled::First };
             desk.endpoint().meters.enrolled(how);
             Ok((StatusCode::CREATED, answers::document(&told)).into_response())
         }
-        Err(Failed::Refused(why)) => Err(refuse(desk, why)),
+        Err(Failed::Refused(why)) => Err(refuse(desk, why).await),
         Err(Failed::Unsigned(why)) => Err(Problem::later(NOT_NOW, 60, why)),
     }
 }
 
 /// Counts a refusal, and tells it now and then.
-fn refuse(desk: &Desk, why: Refused) -> Problem {
+async fn refuse(desk: &Desk, why: Refused) -> Problem {
     desk.endpoint().meters.enrolled(Enrolled::Refused);
-    let told = |kind: usize| {
-        lock(&desk.endpoint().enrolment.refused)[kind].happens(TOLD_EVERY, clock::now())
-    };
-    let (kind, whose, reason) = match &why {
-        Refused::Token(TokenError::Unknown) => (0, None, "unknown token"),
-        Refused::Token(TokenError::Expired(whose)) => (1, Some(whose), "token that has run out"),
-        Refused::Token(TokenError::Used(whose)) => (2, Some(whose), "token shown again"),
-        Refused::Elsewhere(_) => (3, None, "certificate of another authority"),
-        Refused::Token(error @ (TokenError::Full | TokenError::Disk(_))) => {
-            if let Some(count) = told(4) {
-                tracing::error!(count, "no certificate for a sidecar: {error}");
-            }
-            return Problem::later(NOT_NOW, 60, BROKEN);
-        }
-    };
-    if let Some(count) = told(kind) {
-        let id = whose.map(|whose| &*whose.id);
-        tracing::warn!(id, count, "no certificate for a sidecar: {reason}");
-        let fields = vec![("id", json!(id)), ("count", json!(count)), ("reason", json!(reason))];
-        let actor = "enrolment".to_owned();
-        desk.endpoint().record(Record { action: Action::VerifyFailed, actor, fields });
+    let (kind, whose, reason) = why.kind();
+    let told = lock(&desk.endpoint().enrolment.refused)[kind].happens(TOLD_EVERY, clock::now());
+    let Some(count) = told else { return why.problem() };
+    if let Refused::Token(error @ (TokenError::Full | TokenError::Disk(_))) = &why {
+        tracing::error!(count, "no certificate for a sidecar: {error}");
+        return why.problem();
     }
-    match why {
-        Refused::Elsewhere(detail) => Problem::forbidden(detail),
-        Refused::Token(error) => Problem::unauthenticated(error.to_string()),
-    }
+    let id = whose.map(|whose| &**whose);
+    tracing::warn!(id, count, "no certificate for a sidecar: {reason}");
+    let fields = vec![("id", json!(id)), ("count", json!(count)), ("reason", json!(reason))];
+    let record = Record { action: Action::VerifyFailed, actor: "enrolment".to_owned(), fields };
+    desk.record(record).await;
+    why.problem()
 }

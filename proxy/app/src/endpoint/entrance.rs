@@ -166,7 +166,7 @@ impl Pass {
     pub(super) fn who(&self, desk: &Desk) -> Result<Who, Problem> {
         let Some(wanted) = self.wanted else {
             let (actor, name) = ("anyone".into(), "anyone".into());
-            return Ok(Who { actor, name, roles: Roles::NONE, workload: None });
+            return Ok(Who { actor, name, roles: Roles::NONE, workload: None, account: None });
         };
         let floor = desk.gateway.tls.floor();
         match desk.endpoint().callers.load().find(&self.credential, floor) {

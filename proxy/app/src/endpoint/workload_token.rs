@@ -5,7 +5,7 @@
 //! this audience, for a pod, at this time. By a clock that is not believed nothing is let in.
 //! Nothing of a token is told to anybody: not to the log, and not back.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tillgate_config::defaults;
 use tillgate_core::endpoint::service_accounts::ServiceAccountsSpec;
-use tillgate_core::endpoint::{is_name, is_workload};
+use tillgate_core::endpoint::{POD, is_name, is_workload};
 use tillgate_core::reconcile::ClockState;
 use tillgate_net::clock;
 
@@ -30,6 +30,7 @@ use super::enrol::Identity;
 use super::problem::Problem;
 use super::{Desk, lock};
 use crate::gateway::Gateway;
+use crate::send::explain;
 use crate::wall::StoreClock;
 
 mod fetch;
@@ -197,10 +198,13 @@ impl Verifier {
     /// Reads the cluster's keys.
     pub(super) fn read(spec: &ServiceAccountsSpec) -> Result<Self, SecretError> {
         let keys = match Keys::read(&spec.jwks_file) {
-            // Not fetched yet: no key is known, so whoever comes has them fetched.
-            Err(KeysError::File(error))
-                if spec.jwks_url.is_some() && error.kind() == ErrorKind::NotFound =>
-            {
+            // No key is known, so whoever comes has them fetched.
+            Err(error) if spec.jwks_url.is_some() => {
+                let is_new = matches!(&error, KeysError::File(error) if is_absent(error));
+                if !is_new {
+                    let file = spec.jwks_file.display();
+                    tracing::warn!("the keys kept in {file} are fetched anew: {}", explain(&error));
+                }
                 Ok(Keys::default())
             }
             read => read,
@@ -238,15 +242,29 @@ impl Verifier {
     fn workload(&self, of: Kubernetes) -> Result<Identity, Refusal> {
         let account = format!("{}/{}", of.namespace, of.serviceaccount.name);
         let pod = of.pod.ok_or(Refusal::NoPod)?;
-        let named = [&pod.name, &pod.uid].map(|name| format!("{name}.{}", of.namespace));
-        // A name of 253 characters leaves no room for the namespace; a uid always does.
-        let id = named.into_iter().find(|id| is_name(id)).ok_or(Refusal::Malformed)?;
+        if !is_name(&pod.name) || !is_name(&pod.uid) {
+            return Err(Refusal::Malformed);
+        }
+        // A name of 253 characters leaves no room for the namespace; a uid always does, and no pod
+        // has a name that begins with a dot.
+        let named = [pod.name, format!(".{}", pod.uid)];
+        let mut named = named.iter().map(|name| format!("{POD}{}.{name}", of.namespace));
+        let id = named.find(|id| is_name(id)).ok_or(Refusal::Malformed)?;
         if !is_workload(&account) {
             return Err(Refusal::Malformed);
         }
         let workload = self.spec.workload_of(&account).ok_or(Refusal::Account)?;
-        Ok(Identity { id: id.into(), workload: Some(workload) })
+        Ok(Identity { id: id.into(), workload: Some(workload), account: Some(account.into()) })
     }
+
+    /// The workload of the service account `account`, as long as it may come.
+    pub(super) fn workload_of(&self, account: &str) -> Option<Arc<str>> {
+        self.spec.workload_of(account)
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
 }
 
 /// The one reason behind what the library says.
@@ -277,15 +295,18 @@ pub(super) async fn admit(desk: &Desk, token: &[u8]) -> Result<Identity, Problem
     }
     let result = answer.as_ref().map_or_else(|why| why.name(), |_| "accepted");
     endpoint.meters.workload_token(result);
-    answer.map_err(|why| {
-        if let Some(count) = lock(&endpoint.refused).happens(TOLD_EVERY, clock::now()) {
-            tracing::warn!(reason = why.name(), count, "a sidecar's token does not count: {why}");
-            let fields = vec![("reason", json!(why.name())), ("count", json!(count))];
-            let actor = "workload".to_owned();
-            endpoint.record(Record { action: Action::VerifyFailed, actor, fields });
-        }
-        why.into()
-    })
+    let why = match answer {
+        Ok(identity) => return Ok(identity),
+        Err(why) => why,
+    };
+    let told = lock(&endpoint.refused).happens(TOLD_EVERY, clock::now());
+    if let Some(count) = told {
+        tracing::warn!(reason = why.name(), count, "a sidecar's token does not count: {why}");
+        let fields = vec![("reason", json!(why.name())), ("count", json!(count))];
+        let actor = "workload".to_owned();
+        desk.record(Record { action: Action::VerifyFailed, actor, fields }).await;
+    }
+    Err(why.into())
 }
 
 /// Fetches the cluster's keys when it is time, until aborted.

@@ -290,12 +290,10 @@ impl Loop {
             loop {
                 let was = self.machine.probation().is_some();
                 tokio::select! {
+                    // What is known is heard before a question about it is answered.
+                    biased;
                     () = tokio::time::sleep_until(due.into()) => break,
                     Some(ordered) = orders.recv() => self.obey(ordered),
-                    asked = office.questions().more(answered) => {
-                        self.answer(asked);
-                        answered = asked;
-                    }
                     Some(sent) = reports.recv() => {
                         self.reported(sent);
                         break;
@@ -303,6 +301,10 @@ impl Loop {
                     Some(said) = answers.recv() => {
                         self.hears(said);
                         self.show();
+                    }
+                    asked = office.questions().more(answered) => {
+                        self.answer(asked);
+                        answered = asked;
                     }
                     Ok(()) = hints.changed(), if asking.is_empty() => self.looks_nowhere(),
                 }

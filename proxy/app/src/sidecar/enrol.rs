@@ -3,9 +3,9 @@
 //!
 //! What is served never waits for it. A gateway that is away is asked again; one that refuses the
 //! certificate, because it has run out or the store has another authority, is shown what the
-//! token's file has then, and a token that was refused is not shown again before the file has
-//! another one. What TLS reads is replaced on
-//! the disk and taken at once; connections that were opened with the old one are let go.
+//! token's file has then; a token that was refused is shown again now and then, because the
+//! gateway may have been wrong about it. What TLS reads is replaced on the disk and taken at once;
+//! connections that were opened with the old one are let go.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use super::identity::{Identity, Place};
 use super::line::{Line, Unanswered};
 use crate::client::{self, Address, Credentials};
+use crate::endpoint::private_text;
 use crate::send::explain;
 
 /// What does not work is tried again after this, twice as late each time, up to the longest.
@@ -48,6 +49,8 @@ pub(crate) struct Enrolling {
 #[derive(Default)]
 struct State {
     held: Option<Identity>,
+    /// It is of another life of this process: when it was given is known by the wall clock alone.
+    is_kept: bool,
     /// When it is to be renewed, or asked for.
     due: Option<Instant>,
     /// When that was done last.
@@ -56,7 +59,17 @@ struct State {
     /// Why there is no other one, if so.
     failing: Option<String>,
     /// A token that was spent or refused.
-    spent: Option<String>,
+    spent: Option<Spent>,
+}
+
+/// A token that is not shown now.
+struct Spent {
+    /// Its hash.
+    token: String,
+    /// What the gateway said of it.
+    why: String,
+    /// When it is shown again.
+    again: Instant,
 }
 
 impl Enrolling {
@@ -73,8 +86,10 @@ impl Enrolling {
             );
             None
         });
-        let due = held.as_ref().map(due);
-        let state = Mutex::new(State { held, due, ..State::default() });
+        let (now, wall) = (clock::now(), clock::wall_seconds());
+        let due = held.as_ref().map(|held| now + due(held, wall));
+        let is_kept = held.is_some();
+        let state = Mutex::new(State { held, due, is_kept, ..State::default() });
         let (renewed, sooner) = (watch::Sender::new(()), Notify::new());
         Self { address, credentials, token_file, place, state, renewed, sooner }
     }
@@ -121,6 +136,7 @@ impl Enrolling {
     /// Renews until aborted.
     pub(super) async fn run(&self, tls: Arc<Tls>) {
         loop {
+            self.state().look_at_clock(clock::now(), clock::wall_seconds());
             self.step(&tls).await;
             let due = self.state().due.unwrap_or_else(clock::now);
             tokio::select! {
@@ -148,8 +164,7 @@ impl Enrolling {
         let due = Some(in_half(&identity));
         {
             let mut state = self.state();
-            let (asked, spent) = (state.asked, state.spent.take());
-            *state = State { held: Some(identity), due, asked, spent, ..State::default() };
+            *state = State { held: Some(identity), due, asked: state.asked, ..State::default() };
         }
         tls.check_files();
         self.renewed.send_replace(());
@@ -205,23 +220,24 @@ impl Enrolling {
         let bearer = client::bearer(&self.token_file)?;
         // A cluster's token is good until it ends, and its gateway may learn of its key later.
         let is_once = !client::is_jwt(bearer.as_bytes());
-        let token = digest(bearer.as_bytes());
-        if self.state().spent.as_ref() == Some(&token) {
-            return Err(
-                format!("the token in {file} was shown before: have another one minted").into()
-            );
+        if is_once {
+            private_text(&self.token_file).map_err(|error| explain(&error))?;
         }
-        let key = OwnKey::generate().map_err(|error| explain(&error))?;
-        self.place.try_key(&key)?;
+        let (token, now) = (digest(bearer.as_bytes()), clock::now());
+        let spent = self.state().spent(&token, now);
+        if let Some(why) = spent {
+            return Err(format!("the token in {file} was refused: {why}").into());
+        }
+        let key = self.place.next_key()?;
         let token_file = Some(self.token_file.clone());
         let asked =
             self.ask(Credentials { token_file, ..self.credentials.clone() }, &key, tls).await;
-        let is_spent = match &asked {
-            Ok(_) => true,
-            Err(error) => error.status == Some(StatusCode::UNAUTHORIZED),
-        };
-        if is_spent && is_once {
-            self.state().spent = Some(token);
+        if let Err(error) = &asked
+            && error.status == Some(StatusCode::UNAUTHORIZED)
+            && is_once
+        {
+            let (why, again) = (error.why.clone(), clock::now() + LOOK);
+            self.state().spent = Some(Spent { token, why, again });
         }
         asked
     }
@@ -243,6 +259,24 @@ impl Enrolling {
     }
 }
 
+impl State {
+    /// What was said of the token with this hash, if it is not to be shown now.
+    fn spent(&self, token: &str, now: Instant) -> Option<String> {
+        let spent = self.spent.as_ref().filter(|spent| spent.token == token && now < spent.again);
+        spent.map(|spent| spent.why.clone())
+    }
+
+    /// The wall clock may have been set since.
+    fn look_at_clock(&mut self, now: Instant, wall: u64) {
+        let Some(held) = self.held.as_ref().filter(|_| self.is_kept && self.failing.is_none())
+        else {
+            return;
+        };
+        let due = now + due(held, wall);
+        self.due = Some(self.due.map_or(due, |known| known.min(due)));
+    }
+}
+
 fn has_ended(held: &Identity) -> bool {
     held.not_after <= clock::wall_seconds()
 }
@@ -254,13 +288,84 @@ fn in_half(held: &Identity) -> Instant {
     clock::now() + half + half.mul_f64(fastrand::f64() / 5.0)
 }
 
-/// When to renew one that was kept: as the gateway said, a little later by chance, and by no clock
-/// that was set back later than half of a life from now.
-fn due(held: &Identity) -> Instant {
-    let (now, half) = (clock::wall_seconds(), held.half());
-    let left = held.renew_after.saturating_sub(now).min(half);
-    // Who has run out has no time to wait.
-    let spread = half.min(held.not_after.saturating_sub(now));
+/// A clock this far behind what was seen before was set back, or has no battery.
+const BEHIND: u64 = 60;
+
+/// In how long to renew one that was kept, at `wall`: as the gateway said, a little later by
+/// chance. By a clock that shows an earlier time than when it was given nobody knows how much is
+/// left, so it is renewed now; who has run out has no time to wait either.
+fn due(held: &Identity, wall: u64) -> Duration {
+    let half = held.half();
+    let given = held.renew_after.saturating_sub(half);
+    if wall.saturating_add(BEHIND) < given {
+        return Duration::ZERO;
+    }
+    let left = held.renew_after.saturating_sub(wall).min(half);
+    let spread = half.min(held.not_after.saturating_sub(wall));
     let spread = Duration::from_secs(spread).mul_f64(fastrand::f64() / 5.0);
-    clock::now() + Duration::from_secs(left) + spread
+    Duration::from_secs(left) + spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIVEN: u64 = 1_790_000_000;
+    const HOUR: u64 = 3600;
+
+    fn held() -> Identity {
+        let (not_after, renew_after) = (GIVEN + 24 * HOUR, GIVEN + 12 * HOUR);
+        Identity { id: "pos-1".into(), workload: None, not_after, renew_after }
+    }
+
+    #[test]
+    fn what_was_kept_is_renewed_in_time_by_any_clock() {
+        let hours = |hours: u64| Duration::from_secs(hours * HOUR);
+        for (wall, least, most) in [
+            (GIVEN, 12, 15),
+            (GIVEN + 6 * HOUR, 6, 9),
+            (GIVEN + 12 * HOUR, 0, 3),
+            (GIVEN + 23 * HOUR, 0, 1),
+            // Nobody knows how old it is.
+            (0, 0, 0),
+            (GIVEN - HOUR, 0, 0),
+            (GIVEN + 25 * HOUR, 0, 0),
+            (u64::MAX, 0, 0),
+        ] {
+            let due = due(&held(), wall);
+            assert!(hours(least) <= due && due <= hours(most), "{wall}: {due:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_seen() {
+        let now = clock::now();
+        let due = |state: &State| state.due.unwrap().saturating_duration_since(now).as_secs();
+        let kept = |due: u64| State {
+            held: Some(held()),
+            is_kept: true,
+            due: Some(now + Duration::from_secs(due)),
+            ..State::default()
+        };
+        let mut state = kept(14 * HOUR);
+        state.look_at_clock(now, GIVEN + 23 * HOUR);
+        assert!(due(&state) <= HOUR, "{}", due(&state));
+        let mut state = kept(60);
+        state.look_at_clock(now, GIVEN);
+        assert_eq!(due(&state), 60, "never later");
+        // What was given in this life has its time by the other clock.
+        let mut state = State { is_kept: false, ..kept(14 * HOUR) };
+        state.look_at_clock(now, GIVEN + 23 * HOUR);
+        assert_eq!(due(&state), 14 * HOUR);
+    }
+
+    #[test]
+    fn a_token_that_was_refused_is_shown_again_later_and_another_one_now() {
+        let now = clock::now();
+        let spent = Spent { token: "a".into(), why: "no".into(), again: now + LOOK };
+        let state = State { spent: Some(spent), ..State::default() };
+        assert_eq!(state.spent("a", now).as_deref(), Some("no"));
+        assert_eq!(state.spent("b", now), None);
+        assert_eq!(state.spent("a", now + LOOK), None);
+    }
 }

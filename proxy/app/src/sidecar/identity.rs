@@ -17,12 +17,15 @@ use tillgate_config::bundle::wall;
 use tillgate_core::endpoint::{Role, Who};
 use tillgate_net::tls::{OwnKey, shown};
 
-use crate::disk::{remove, replace, write_new};
+use crate::disk::{remove, replace, sync, write_new};
 use crate::endpoint::SecretError;
-use crate::endpoint::private_text;
+use crate::endpoint::own_text;
 use crate::send::explain;
 
 const FILE: &str = "identity.pem";
+
+/// The key of a certificate that is asked for with a token.
+const NEXT_KEY: &str = "next-key.pem";
 
 const RENEW: &str = "renew-after: ";
 
@@ -73,23 +76,34 @@ impl Place {
     /// # Errors
     /// If it is not what [`Place::keep`] wrote: another one has to be asked for.
     pub(super) fn read(&self) -> Result<Option<Identity>, String> {
-        match private_text(&self.file()) {
+        match own_text(&self.file()) {
             Err(SecretError::Unreadable(_, error)) if error.kind() == ErrorKind::NotFound => {
                 Ok(None)
             }
             Err(error) => Err(explain(&error)),
             Ok(text) => match Identity::of(&text) {
                 Some(identity) => Ok(Some(identity)),
-                None => Err(format!("{} is damaged", self.file().display())),
+                None => Err(format!(
+                    "{} is damaged: put it back as it was, or a token of `tillgate enrol` where \
+                     this sidecar looks for one",
+                    self.file().display()
+                )),
             },
         }
     }
 
-    /// Whether a key can be kept: to be asked before a token is spent on it.
-    pub(super) fn try_key(&self, key: &OwnKey) -> Result<(), String> {
-        let kept =
-            remove(&self.beside()).and_then(|()| write_new(&self.beside(), key.pem().as_bytes()));
-        kept.map_err(|error| format!("no key can be kept in {}: {error}", self.folder.display()))
+    /// The key to show a token with. It is on the disk before, and the same until there is a
+    /// certificate for it: who has not heard the answer asks again, and is known by it.
+    pub(super) fn next_key(&self) -> Result<OwnKey, String> {
+        let path = self.next_key_file();
+        if let Some(key) = own_text(&path).ok().and_then(|text| OwnKey::read(&text)) {
+            return Ok(key);
+        }
+        let key = OwnKey::generate().map_err(|error| explain(&error))?;
+        let kept = remove(&path).and_then(|()| write_new(&path, key.pem().as_bytes()));
+        let kept = kept.and_then(|()| sync(&self.folder));
+        kept.map_err(|error| format!("no key can be kept in {}: {error}", self.folder.display()))?;
+        Ok(key)
     }
 
     /// Keeps `key` and what the gateway has `told` of its certificate.
@@ -102,7 +116,13 @@ impl Place {
         replace(&self.file(), &self.beside(), text.as_bytes()).map_err(|error| {
             format!("the certificate cannot be kept in {}: {error}", self.folder.display())
         })?;
+        // One that is left is asked for again, and nothing else comes of it.
+        drop(remove(&self.next_key_file()));
         Ok(identity)
+    }
+
+    fn next_key_file(&self) -> PathBuf {
+        self.folder.join(NEXT_KEY)
     }
 
     fn beside(&self) -> PathBuf {
@@ -128,12 +148,12 @@ mod tests {
         let place = Place::new(folder.path());
         assert_eq!(place.read(), Ok(None));
         let (key, authority) =
-            (OwnKey::generate().unwrap(), Authority::read(&Authority::generate(NOW).unwrap()));
+            (place.next_key().unwrap(), Authority::read(&Authority::generate(NOW).unwrap()));
+        assert_eq!(place.next_key().unwrap().pem(), key.pem(), "it is the same until it is used");
         let request = RequestedKey::of_request(&key.request().unwrap()).unwrap();
-        let names = Who::sidecar_names("pos-1", Some("pos/checkout"));
+        let names = Who::sidecar_names("pos-1", Some("pos/checkout"), None);
         let certificate = authority.unwrap().issue(&request, &names, NOW + 60).unwrap();
         let told = json!({"certificate": certificate, "renewAfter": "2026-09-21T14:13:50Z"});
-        place.try_key(&key).unwrap();
         let kept = place.keep(&key, &told).unwrap();
         assert_eq!((&*kept.id, kept.workload.as_deref()), ("pos-1", Some("pos/checkout")));
         assert_eq!((kept.not_after, kept.renew_after), (NOW + 60, NOW + 30));
@@ -141,6 +161,9 @@ mod tests {
         let mode = fs::metadata(place.file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert_ne!(place.next_key().unwrap().pem(), key.pem());
+        fs::write(place.next_key_file(), "torn").unwrap();
+        assert_eq!(place.next_key().unwrap().pem(), place.next_key().unwrap().pem());
         let text = fs::read_to_string(place.file()).unwrap();
         for wrong in [&text[..text.len() - 60], &text[RENEW.len()..], ""] {
             fs::write(place.file(), wrong).unwrap();

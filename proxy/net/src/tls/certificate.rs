@@ -17,7 +17,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 use crate::clock::{self, Floor};
 
 /// How long a certificate that has ended can be renewed while nobody knows the time.
-pub(super) const GRACE: Duration = Duration::from_secs(7 * 86_400);
+pub const GRACE: Duration = Duration::from_secs(7 * 86_400);
 
 /// The parts of a certificate that rustls does not tell.
 #[derive(Debug)]

@@ -69,6 +69,13 @@ impl RequestedKey {
     }
 }
 
+impl RequestedKey {
+    /// The point on the curve.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl PublicKeyData for RequestedKey {
     fn der_bytes(&self) -> &[u8] {
         &self.0
@@ -89,6 +96,12 @@ impl OwnKey {
     /// If the machine cannot make one.
     pub fn generate() -> Result<Self, rcgen::Error> {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
+    }
+
+    /// The one with this text; `None` if it is not what [`OwnKey::pem`] gave.
+    pub fn read(pem: &str) -> Option<Self> {
+        let key = KeyPair::from_pem(pem).ok()?;
+        key.is_compatible(&PKCS_ECDSA_P256_SHA256).then_some(Self(key))
     }
 
     /// The key in PEM: whoever has it is this sidecar.

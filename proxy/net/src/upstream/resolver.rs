@@ -284,7 +284,8 @@ impl Resolver {
     ) -> io::Result<watch::Receiver<Option<Answer>>> {
         let mut asking = self.asking();
         let key = (Arc::clone(name), chosen_by);
-        if let Some(asked) = asking.get(&key) {
+        // Of one that nobody does any more nothing will come.
+        if let Some(asked) = asking.get(&key).filter(|asked| asked.has_changed().is_ok()) {
             return Ok(asked.clone());
         }
         let of_clients = || asking.keys().filter(|(_, by)| *by == ChosenBy::Client).count();

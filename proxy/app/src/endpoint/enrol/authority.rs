@@ -5,18 +5,27 @@
 //! or is not ours is told and left as it is, because another authority would end every
 //! certificate that the store has given. Who means that moves the file away.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+use tillgate_net::clock;
 use tillgate_net::tls::Authority;
 
 use crate::disk::{replace, sync};
-use crate::endpoint::callers::{SecretError, private_text};
+use crate::endpoint::callers::{SecretError, own_text};
 use crate::send::explain;
 
 const FILE: &str = "authority.pem";
+
+/// The other process of a handover writes a file; what takes longer hangs.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it has.
+const TURN_AGAIN: Duration = Duration::from_millis(10);
 
 /// The authority that is kept in `directory`; `now` is in seconds since 1970.
 ///
@@ -33,13 +42,14 @@ pub(super) fn open(directory: &Path, now: u64) -> Result<Authority, String> {
     };
     // Two processes of one gateway, at a handover, must not make two.
     let _turn = turn(directory).map_err(unkept)?;
-    let text = match private_text(&path) {
+    let text = match own_text(&path) {
         Err(SecretError::Unreadable(_, error)) if error.kind() == ErrorKind::NotFound => {
             let text = Authority::generate(now).map_err(|error| explain(&error))?;
             replace(&path, &directory.join(".tmp-authority"), text.as_bytes()).map_err(unkept)?;
             tracing::info!(file = %path.display(), "an authority for this store was made");
             text
         }
+        Err(SecretError::Damaged(_)) => String::new(),
         Err(error) => return Err(explain(&error)),
         Ok(text) => text,
     };
@@ -62,8 +72,18 @@ pub(super) fn turn(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = options.open(directory.join("lock"))?;
-    file.lock()?;
-    Ok(file)
+    let until = clock::now() + TURN_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if clock::now() < until => thread::sleep(TURN_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let why = "another process keeps its file `lock`: end that one";
+                return Err(io::Error::new(ErrorKind::WouldBlock, why));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +107,7 @@ mod tests {
         for (bytes, mode, why) in [
             (&whole[..whole.len() / 2], 0o600, "move it away"),
             (b"", 0o600, "move it away"),
-            (b"\xff", 0o600, "plain characters"),
+            (b"\xff", 0o600, "move it away"),
             (&whole, 0o644, "chmod 600"),
         ] {
             fs::write(&path, bytes).unwrap();

@@ -16,6 +16,8 @@ use crate::endpoint::callers::{Credential, bearer};
 pub(in crate::endpoint) struct Identity {
     pub(in crate::endpoint) id: Arc<str>,
     pub(in crate::endpoint) workload: Option<Arc<str>>,
+    /// The service account whose token it came with.
+    pub(in crate::endpoint) account: Option<Arc<str>>,
 }
 
 /// What is shown for one. Tokens are not for a log.

@@ -3,7 +3,8 @@
 //! What is kept is their hashes, in one file that is replaced whole, and every change is on disk
 //! before anybody hears of it: a token that was exchanged before the power went is exchanged after
 //! it, too. One that was exchanged is known until it would have run out, so that it can be told
-//! when it is shown again. Two processes of one gateway take turns, and read what the other wrote.
+//! when it is shown again; whoever shows it with the same key has not heard the answer, and gets
+//! another one. Two processes of one gateway take turns, and read what the other wrote.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -61,13 +62,15 @@ struct Kept {
     workload: Option<String>,
     /// In seconds since 1970.
     expires: u64,
-    #[serde(default)]
-    used: bool,
+    /// The hash of the key that it was exchanged for, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used_for: Option<String>,
 }
 
 impl Kept {
     fn identity(&self) -> Identity {
-        Identity { id: self.id.as_str().into(), workload: self.workload.as_deref().map(Into::into) }
+        let workload = self.workload.as_deref().map(Into::into);
+        Identity { id: self.id.as_str().into(), workload, account: None }
     }
 }
 
@@ -101,12 +104,12 @@ impl Tokens {
             id: identity.id.to_string(),
             workload: identity.workload.as_deref().map(str::to_owned),
             expires: now.saturating_add(lifetime.as_secs()),
-            used: false,
+            used_for: None,
         };
         self.change(|all| {
-            all.retain(|one| one.expires > now && (one.used || one.id != kept.id));
+            all.retain(|one| one.expires > now && (one.used_for.is_some() || one.id != kept.id));
             if all.len() >= TOKENS_MAX
-                && let Some(used) = all.iter().position(|one| one.used)
+                && let Some(used) = all.iter().position(|one| one.used_for.is_some())
             {
                 all.remove(used);
             }
@@ -119,18 +122,30 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Whom `token` is for, if it can be exchanged.
+    /// Whom `token` is for, if it has not run out; whether it can be exchanged depends on the key.
     pub(super) fn find(&mut self, token: &[u8], now: u64) -> Result<Identity, TokenError> {
         self.refresh()?;
         found(&mut self.all, token, now).map(|kept| kept.identity())
     }
 
-    /// Takes `token`, which opens nothing from here on; whom it is for.
-    pub(super) fn exchange(&mut self, token: &[u8], now: u64) -> Result<Identity, TokenError> {
+    /// Takes `token` for the public `key`: from here on it opens nothing to any other one. Whom it
+    /// is for.
+    pub(super) fn exchange(
+        &mut self,
+        token: &[u8],
+        key: &[u8],
+        now: u64,
+    ) -> Result<Identity, TokenError> {
+        let key = digest(key);
         self.change(|all| {
             let kept = found(all, token, now)?;
-            kept.used = true;
-            Ok(kept.identity())
+            match &kept.used_for {
+                Some(other) if *other != key => Err(TokenError::Used(kept.identity())),
+                Some(_) | None => {
+                    kept.used_for = Some(key);
+                    Ok(kept.identity())
+                }
+            }
         })
     }
 
@@ -178,6 +193,12 @@ impl Tokens {
     }
 }
 
+/// Whether it can be a token at all: whatever else is shown costs nobody a look at the disk.
+pub(super) fn is_token(shown: &[u8]) -> bool {
+    let secret = shown.strip_prefix(PREFIX.as_bytes());
+    secret.is_some_and(|secret| secret.len() == SECRET_BYTES.div_ceil(3) * 4 - 1)
+}
+
 /// All of them are compared, whichever is shown.
 fn found<'a>(all: &'a mut [Kept], token: &[u8], now: u64) -> Result<&'a mut Kept, TokenError> {
     let shown = digest(token);
@@ -188,13 +209,7 @@ fn found<'a>(all: &'a mut [Kept], token: &[u8], now: u64) -> Result<&'a mut Kept
         }
     }
     let kept = found.ok_or(TokenError::Unknown)?;
-    if kept.used {
-        Err(TokenError::Used(kept.identity()))
-    } else if kept.expires <= now {
-        Err(TokenError::Expired(kept.identity()))
-    } else {
-        Ok(kept)
-    }
+    if kept.expires <= now { Err(TokenError::Expired(kept.identity())) } else { Ok(kept) }
 }
 
 #[cfg(test)]
@@ -205,7 +220,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn who(id: &str) -> Identity {
-        Identity { id: id.into(), workload: Some("pos/checkout".into()) }
+        Identity { id: id.into(), workload: Some("pos/checkout".into()), account: None }
     }
 
     #[test]
@@ -216,14 +231,19 @@ mod tests {
         let token = one.mint(&who("pos-1"), HOUR, NOW).unwrap();
         let text = token.as_bytes();
         assert!(!token.contains('.'), "it has not the shape of a JWT");
+        assert!(is_token(text) && !is_token(&text[1..]) && !is_token(&text[..text.len() - 1]));
         let kept = fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert!(!kept.contains(&token) && kept.contains("pos-1"));
         assert_eq!(other.find(text, NOW).unwrap(), who("pos-1"));
         assert!(matches!(one.find(b"tillgate-enrol-x", NOW), Err(TokenError::Unknown)));
         assert!(matches!(one.find(text, NOW + 3600), Err(TokenError::Expired(_))));
-        assert_eq!(other.exchange(text, NOW + 3599).unwrap(), who("pos-1"));
+        assert_eq!(other.exchange(text, b"key", NOW + 3598).unwrap(), who("pos-1"));
         for tokens in [&mut one, &mut other, &mut open()] {
-            assert!(matches!(tokens.exchange(text, NOW), Err(TokenError::Used(_))));
+            assert!(matches!(tokens.exchange(text, b"other", NOW), Err(TokenError::Used(_))));
+            // Who has the key has not heard the answer.
+            assert_eq!(tokens.exchange(text, b"key", NOW + 3599).unwrap(), who("pos-1"));
+            let late = tokens.exchange(text, b"key", NOW + 3600);
+            assert!(matches!(late, Err(TokenError::Expired(_))));
         }
     }
 
@@ -234,14 +254,14 @@ mod tests {
         let first = tokens.mint(&who("pos-1"), HOUR, NOW).unwrap();
         let second = tokens.mint(&who("pos-1"), HOUR, NOW).unwrap();
         assert!(matches!(tokens.find(first.as_bytes(), NOW), Err(TokenError::Unknown)));
-        tokens.exchange(second.as_bytes(), NOW).unwrap();
+        tokens.exchange(second.as_bytes(), b"key", NOW).unwrap();
         let all = |count: usize| {
             (0..count).map(|id| Kept {
                 hash: digest(id.to_string().as_bytes()),
                 id: id.to_string(),
                 workload: None,
                 expires: NOW + 60,
-                used: false,
+                used_for: None,
             })
         };
         tokens
@@ -264,7 +284,7 @@ mod tests {
         let path = folder.path().join(FILE);
         fs::write(&path, b"[{\"hash\":").unwrap();
         for mut tokens in [tokens, Tokens::new(folder.path())] {
-            let error = tokens.exchange(token.as_bytes(), NOW).unwrap_err().to_string();
+            let error = tokens.exchange(token.as_bytes(), b"key", NOW).unwrap_err().to_string();
             assert!(error.contains("move it away"), "{error}");
             assert!(tokens.mint(&who("pos-1"), HOUR, NOW).is_err());
             assert_eq!(fs::read(&path).unwrap(), b"[{\"hash\":");

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, header};
 use tillgate_core::endpoint::service_accounts::{JwksUrl, ServiceAccountsSpec};
+use tillgate_net::clock;
 
 use super::jwks::{FILE_BYTES_MAX, Keys};
 use super::{LEAST_APART, LOOK_WITHIN};
@@ -56,7 +57,8 @@ impl Source {
         spec: &ServiceAccountsSpec,
         now: Instant,
     ) {
-        self.looked = Some(now);
+        // Looks that hang are as far apart as those that do not.
+        self.looked = Some(now + LOOK_WITHIN);
         let Some(url) = &spec.jwks_url else { return };
         let fetched = fetch(gateway, url, &spec.jwks_file);
         let fetched = tokio::time::timeout(LOOK_WITHIN, fetched).await;
@@ -64,7 +66,9 @@ impl Source {
         let meters = &gateway.endpoint.meters;
         meters.cluster_keys(if fetched.is_ok() { "fetched" } else { "failed" });
         let failures = self.failures;
-        self.due = Some(now + self.pause(fetched.is_ok()));
+        let ended = clock::now();
+        self.looked = Some(ended);
+        self.due = Some(ended + self.pause(fetched.is_ok()));
         match fetched {
             Ok(()) if failures > 0 => tracing::info!("the cluster's keys can be fetched again"),
             // Once: while it lasts, nothing is new.

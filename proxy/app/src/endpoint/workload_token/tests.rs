@@ -120,8 +120,11 @@ fn parts(header: &Value, claims: &Value) -> String {
 
 #[test]
 fn a_pods_token_says_what_its_sidecar_stands_beside() {
-    let basket =
-        Identity { id: "basket-5d8f-x2k.shop".into(), workload: Some("shop/basket".into()) };
+    let basket = Identity {
+        id: "pod_shop.basket-5d8f-x2k".into(),
+        workload: Some("shop/basket".into()),
+        account: Some("shop/basket".into()),
+    };
     for signer in [&*RSA, &*EC] {
         assert_eq!(verify(&signer.sign(&claims())).as_ref(), Ok(&basket), "{}", signer.id);
     }
@@ -129,7 +132,7 @@ fn a_pods_token_says_what_its_sidecar_stands_beside() {
     for audience in [json!("tillgate"), json!(["vault", "tillgate"])] {
         assert_eq!(verify(&EC.sign(&but("/aud", audience))).as_ref(), Ok(&basket));
     }
-    let uid = format!("{UID}.shop");
+    let uid = format!("pod_shop..{UID}");
     let long = but("/kubernetes.io/pod/name", json!("p".repeat(253)));
     assert_eq!(*verify(&EC.sign(&long)).unwrap().id, uid);
 }

@@ -26,6 +26,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(300);
 /// Intervals of a source after which its silence is told.
 const SILENT_INTERVALS: u32 = 2;
 
+const MEMORY_CHANGED: &str = "MemoryChanged";
+
 /// What is written of a memory.
 pub(super) fn written(memory: &Memory) -> String {
     hex(encode_memory(memory).as_bytes())
@@ -114,18 +116,8 @@ impl Loop {
                 differs("BundleChanged", &format!("the bundle of {name}"), digest, why);
             }
         }
-        // A disk that takes nothing has another condition.
-        if !self.conditions.is("StateUnwritten") {
-            match state.memory_text() {
-                Ok(text) if hex(&text) == self.written => {}
-                Ok(_) => {
-                    let found = "another text".to_owned();
-                    differs("MemoryChanged", "state.json", "as it was written", found);
-                }
-                Err(error) => {
-                    differs("MemoryChanged", "state.json", "as it was written", error.to_string());
-                }
-            }
+        if let Some(found) = self.memory_found() {
+            differs(MEMORY_CHANGED, "state.json", "as it was written", found);
         }
         if let Some(policy) = &self.running {
             let running = self.gateway.running();
@@ -136,6 +128,28 @@ impl Loop {
             }
         }
         items
+    }
+
+    /// What the memory on disk is, if it is not what was written.
+    fn memory_found(&self) -> Option<String> {
+        // A disk that takes nothing has another condition.
+        if self.conditions.is("StateUnwritten") {
+            return None;
+        }
+        match self.spec.state.memory_text() {
+            Ok(text) if hex(&text) == self.written => None,
+            Ok(_) => Some("another text".to_owned()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// The memory is about to be replaced on disk: what a hand has made of it is told all the same.
+    pub(super) fn see_memory(&mut self) {
+        let is_known = self.found.iter().any(|item| item.reason == MEMORY_CHANGED);
+        if let Some(found) = self.memory_found().filter(|_| !is_known) {
+            let (subject, wanted) = ("state.json", "as it was written");
+            self.found.push(Item::new(State::Drifted, MEMORY_CHANGED, subject, wanted, found));
+        }
     }
 
     /// Whether a bundle on disk is still what somebody has signed.

@@ -53,6 +53,8 @@ impl Loop {
             .map(Arc::clone)
             .collect();
         let audited = self.gateway.endpoint.audit_head(state.root());
+        self.see_memory();
+        let state = &self.spec.state;
         let memory = self.machine.memory_mut();
         memory.audited = audited;
         let remembered = state.remember(memory);
