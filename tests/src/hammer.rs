@@ -6,8 +6,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, now};
+
+/// A server that drains waits a second for the request of who has connected. A client that was
+/// slower than that by its own fault has lost nothing.
+const PROMPT: Duration = Duration::from_millis(500);
 
 /// Some clients at work.
 pub struct Hammer {
@@ -79,29 +84,39 @@ impl Shared {
     fn work(&self) {
         while !self.over.load(Ordering::Relaxed) {
             match self.ask() {
-                Ok(()) => {
-                    self.served.fetch_add(1, Ordering::Relaxed);
+                Ok(is_served) => {
+                    self.served.fetch_add(is_served.into(), Ordering::Relaxed);
                 }
                 Err(why) => self.lost.lock().expect("no panic while writing").push(why),
             }
         }
     }
 
-    fn ask(&self) -> Result<(), String> {
+    /// Whether it was served; `false` if the client itself was too late.
+    fn ask(&self) -> Result<bool, String> {
         let wrong = |step: &str, error: std::io::Error| format!("{step}: {error}");
+        let start = now();
         let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)
             .map_err(|error| wrong("connect", error))?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(|error| wrong("socket", error))?;
-        stream.write_all(self.request.as_bytes()).map_err(|error| wrong("send", error))?;
+        let sent = stream.write_all(self.request.as_bytes());
+        let is_late = start.elapsed() > PROMPT;
         let mut reply = Vec::new();
-        let mut piece = [0; 1024];
-        while !reply.ends_with(b"\r\n\r\nok") {
-            match stream.read(&mut piece).map_err(|error| wrong("receive", error))? {
-                0 => return Err(format!("closed after {:?}", String::from_utf8_lossy(&reply))),
-                length => reply.extend_from_slice(&piece[..length]),
+        let read = sent.map_err(|error| wrong("send", error)).and_then(|()| {
+            let mut piece = [0; 1024];
+            while !reply.ends_with(b"\r\n\r\nok") {
+                match stream.read(&mut piece).map_err(|error| wrong("receive", error))? {
+                    0 => return Err(format!("closed after {:?}", String::from_utf8_lossy(&reply))),
+                    length => reply.extend_from_slice(&piece[..length]),
+                }
             }
+            Ok(())
+        });
+        match read {
+            Err(_) if is_late && reply.is_empty() => Ok(false),
+            Err(why) => Err(why),
+            Ok(()) if reply.starts_with(b"HTTP/1.1 200 ") => Ok(true),
+            Ok(()) => Err(String::from_utf8_lossy(&reply).into_owned()),
         }
-        let fine = reply.starts_with(b"HTTP/1.1 200 ");
-        if fine { Ok(()) } else { Err(String::from_utf8_lossy(&reply).into_owned()) }
     }
 }
