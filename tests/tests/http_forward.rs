@@ -306,7 +306,7 @@ fn a_proxy_for_everybody_needs_a_policy() {
 fn a_drain_ends_tunnels_by_class() {
     let origin = parrot();
     let store = Store::default()
-        .drain_timeout(Duration::from_secs(2))
+        .drain_timeout(Duration::from_secs(20))
         .egress(TrafficPolicy::Allow)
         .egress_rule("critical", "payment", Location::Cloud, by_host("localhost"));
     let mut gateway = Gateway::start(store.build());
@@ -320,6 +320,7 @@ fn a_drain_ends_tunnels_by_class() {
     bulk.expect_end();
     critical.send("still here\n");
     assert_eq!(critical.read_until("\n"), "still here\n");
+    gateway.control.stop();
     critical.expect_end();
     gateway.ended();
 }

@@ -242,7 +242,7 @@ fn a_drain_ends_connections_by_class() {
     let origin = host();
     let store = store(origin.address, |_| ())
         .listener("bulk", ListenerProtocol::Tcp, Some("image-pull"), |_| ())
-        .drain_timeout(Duration::from_secs(2));
+        .drain_timeout(Duration::from_secs(20));
     let mut gateway = Gateway::start(store.build());
     let mut critical = connect(&gateway);
     let mut bulk = Wire::connect(gateway.listeners["bulk"]);
@@ -252,6 +252,7 @@ fn a_drain_ends_connections_by_class() {
     bulk.expect_end();
     critical.send("0200 sale\n");
     assert_eq!(critical.read_until("\n"), "0200 sale\n");
+    gateway.control.stop();
     critical.expect_end();
     gateway.ended();
 }
