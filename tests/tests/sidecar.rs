@@ -277,7 +277,7 @@ spec:
   trafficClass: payment
   rules:
     - name: all
-      timeouts: {request: 40s, backendRequest: 1s}
+      timeouts: {request: 40s, backendRequest: 5s}
       retry: {attempts: 3}
       backendRefs: [{name: gone}, {name: far, fallback: true}]
 ";
