@@ -118,17 +118,23 @@ impl Spool {
 
     /// Waits, not for long, until everything handed over so far is written.
     pub(crate) fn flush(&self) {
+        // Late is not written: the end does not wait for it.
+        let _ = self.flush_within(FLUSH_TIMEOUT);
+    }
+
+    /// The same; whether it was done in this time.
+    fn flush_within(&self, time: Duration) -> bool {
         let (tell, told) = sync_channel(1);
-        let until = clock::now() + FLUSH_TIMEOUT;
+        let until = clock::now() + time;
         let mut message = Message::Flush(tell);
         while let Err(TrySendError::Full(back)) = self.sender.try_send(message) {
             if clock::now() >= until {
-                return;
+                return false;
             }
             message = back;
             thread::sleep(FLUSH_AGAIN);
         }
-        let _ = told.recv_timeout(until.saturating_duration_since(clock::now()));
+        told.recv_timeout(until.saturating_duration_since(clock::now())).is_ok()
     }
 }
 
@@ -266,6 +272,12 @@ mod tests {
         path
     }
 
+    /// Waits as long as it takes.
+    #[track_caller]
+    fn flush(spool: &Spool) {
+        assert!(spool.flush_within(Duration::from_secs(60)), "everything is written");
+    }
+
     fn file(path: &Path) -> Output {
         Output::Policy(LogOutput::File(path.into()))
     }
@@ -275,21 +287,21 @@ mod tests {
         let (path, moved) = (path("one"), path("moved"));
         let spool = Spool::start("test", file(&path)).unwrap();
         spool.put(b"one\n".to_vec());
-        spool.flush();
+        flush(&spool);
         fs::rename(&path, &moved).unwrap();
         spool.put(b"two\n".to_vec());
-        spool.flush();
+        flush(&spool);
         // Whether the second line met the old file or the new one, the third meets the new one.
         spool.reopen();
         spool.put(b"three\n".to_vec());
-        spool.flush();
+        flush(&spool);
         let (old, new) = (fs::read_to_string(&moved).unwrap(), fs::read_to_string(&path).unwrap());
         assert!(old.starts_with("one\n") && new.ends_with("three\n"), "{old:?} {new:?}");
         assert_eq!(format!("{old}{new}"), "one\ntwo\nthree\n");
         let other = self::path("other");
         spool.move_to(file(&other));
         spool.put(b"four\n".to_vec());
-        spool.flush();
+        flush(&spool);
         assert_eq!(fs::read_to_string(&other).unwrap(), "four\n");
         for path in [path, moved, other] {
             let _ = fs::remove_file(path);
@@ -331,7 +343,7 @@ mod tests {
             for _ in 0..3 {
                 spool.put(b"line\n".to_vec());
             }
-            spool.flush();
+            flush(&spool);
             assert_eq!(counter.get(), 3, "{path}");
         }
     }
