@@ -12,6 +12,7 @@ use tillgate_tests::chain::Chain;
 use tillgate_tests::follower::{answers, condition, shown, start};
 use tillgate_tests::git;
 use tillgate_tests::origin::Origin;
+use tillgate_tests::ports::nobody;
 use tillgate_tests::program::{Program, policy};
 use tillgate_tests::tls::{Authority, Volume, Wants, accept, server};
 use tillgate_tests::wire::Wire;
@@ -156,8 +157,7 @@ impl Sshd {
             made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key));
             assert!(made.status().expect("it comes with ssh").success());
         }
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
-        let port = free.expect("a free port").port();
+        let port = nobody().port();
         let here = folder.display();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {here}/host\nPidFile none\n\
