@@ -25,8 +25,8 @@ pub enum Mood {
     Resetting = 3,
     /// It answers with half a body and breaks the connection.
     Halving = 4,
-    /// It answers after a second.
-    Slow = 5,
+    /// It executes calls and answers when it is in another mood.
+    Holding = 5,
     /// Its health path says no; its calls are well.
     Lying = 6,
     /// Its health path says yes; its calls wait for better times.
@@ -41,7 +41,7 @@ impl Mood {
             Self::Failing,
             Self::Resetting,
             Self::Halving,
-            Self::Slow,
+            Self::Holding,
             Self::Lying,
             Self::Hollow,
         ][usize::from(number)]
@@ -76,13 +76,14 @@ struct Listening {
 }
 
 impl Moody {
-    /// A server that is well, on a port of the kernel's choice; its answers carry `name`.
+    /// A server that is well, on a port of the kernel's choice, which stays its own while it is
+    /// dead; its answers carry `name`.
     ///
     /// # Panics
     /// If there is no free port.
     pub fn start(name: &'static str) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address: any, name, shared: Arc::default(), listening: None };
+        let address = crate::ports::nobody();
+        let mut server = Self { address, name, shared: Arc::default(), listening: None };
         server.revive();
         server
     }
@@ -107,7 +108,7 @@ impl Moody {
     /// It is back, well, where it was.
     ///
     /// # Panics
-    /// If the port was taken meanwhile.
+    /// If it was not dead.
     pub fn revive(&mut self) {
         self.turn(Mood::Well);
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -115,7 +116,6 @@ impl Moody {
         socket.bind(&self.address.into()).expect("the port is free");
         socket.listen(128).expect("a bound socket listens");
         let listener = TcpListener::from(socket);
-        self.address = listener.local_addr().expect("a bound socket");
         let (over, shared, name) = (Arc::<AtomicBool>::default(), self.shared.clone(), self.name);
         let ends = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
@@ -246,7 +246,7 @@ fn serve(wire: &mut Wire, name: &str, shared: &Shared, ends: &AtomicBool) -> Bre
                 wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
                 return Breaks::Off;
             }
-            Mood::Slow => crate::dawdle(Duration::from_secs(1)),
+            Mood::Holding => shared.thaw(Mood::Holding, ends),
             Mood::Well | Mood::Frozen | Mood::Failing | Mood::Lying | Mood::Hollow => {}
         }
         let text = format!("{name} {id}");

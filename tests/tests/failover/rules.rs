@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use tillgate_tests::eventually;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::moody::{Mood, Moody};
+use tillgate_tests::{dawdle, eventually};
 
 use super::scene::{Calls, OWN_KEY, SHARED_KEY, Scene, call, compiled, policy};
 
 #[test]
 fn a_hedged_call_does_not_wait_for_a_slow_replica() {
     let scene = Scene::new(&format!("{SHARED_KEY}      retry: {{hedge: {{after: 100ms}}}}\n"));
-    scene.local.turn(Mood::Slow);
+    scene.local.turn(Mood::Holding);
     let called = call(scene.gateway.http, 5_000_000, true);
     assert_eq!(called.text, "cloud 5000000");
     eventually("it is known to be slow", || (!scene.status().contains("suspect\"")).then_some(()));
-    let unkeyed = call(scene.gateway.http, 5_000_001, false);
+    let address = scene.gateway.http;
+    let unkeyed = std::thread::spawn(move || call(address, 5_000_001, false));
+    // Far longer than a hedge waits.
+    dawdle(Duration::from_millis(500));
+    scene.local.turn(Mood::Well);
+    let unkeyed = unkeyed.join().expect("no panic");
     assert_eq!(unkeyed.text, "local 5000001", "it must not be executed twice");
 }
 
@@ -81,9 +86,9 @@ fn a_server_that_asks_for_time_gets_it_or_is_not_asked_again() {
     scene.local.turn(Mood::Failing);
     scene.local.asks_for_time(60);
     let called = call(scene.gateway.http, 7_000_000, true);
-    // Three seconds are what the rule gives: who waited would get 504 then.
+    // Half a minute is what the rule gives: who waited would get 504 then.
     assert_eq!(called.status, 503, "its client does not wait for a minute");
-    scene.local.asks_for_time(1);
+    scene.local.asks_for_time(5);
     let asked = std::thread::spawn({
         let address = scene.gateway.http;
         move || call(address, 7_000_001, true)
@@ -93,7 +98,8 @@ fn a_server_that_asks_for_time_gets_it_or_is_not_asked_again() {
     scene.local.turn(Mood::Well);
     let called = asked.join().expect("no panic");
     assert_eq!(called.text, "local 7000001");
-    assert!(called.took >= Duration::from_secs(1), "{:?}", called.took);
+    let took = called.ended - called.began;
+    assert!(took >= Duration::from_secs(5), "{took:?}");
 }
 
 /// The policy with a bound on the local backend.
@@ -111,7 +117,7 @@ fn a_backend_takes_as_many_calls_as_it_may_and_says_so_at_once() {
     let (local, cloud) = (Moody::start("local"), Moody::start("cloud"));
     let bound = "{maxParallelRequests: 1, maxPendingRequests: 0}";
     let gateway = Gateway::start(compiled(&bounded(&local, &cloud, bound)));
-    local.turn(Mood::Slow);
+    local.turn(Mood::Holding);
     let address = gateway.http;
     let first = std::thread::spawn(move || call(address, 8_000_000, false));
     eventually("it is executed", || (!local.ledger().is_empty()).then_some(()));
@@ -121,6 +127,7 @@ fn a_backend_takes_as_many_calls_as_it_may_and_says_so_at_once() {
     assert_eq!(refused.status, 503);
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.text().contains("backend_full"), "{}", refused.text());
+    local.turn(Mood::Well);
     assert_eq!(first.join().expect("no panic").text, "local 8000000");
 }
 
@@ -128,7 +135,11 @@ fn a_backend_takes_as_many_calls_as_it_may_and_says_so_at_once() {
 fn calls_that_queue_for_a_frozen_backend_leave_for_the_next_tier() {
     let (local, cloud) = (Moody::start("local"), Moody::start("cloud"));
     let bound = "{maxParallelRequests: 1, maxPendingRequests: 100}";
-    let gateway = Gateway::start(compiled(&bounded(&local, &cloud, bound)));
+    // Those in the queue wait until it is known that the server is out.
+    let patient = "---\napiVersion: tillgate.dev/v1alpha1\nkind: TrafficClass\nmetadata: {name: \
+                   patient}\nspec: {priority: 300, queue: {maxWait: 30s}}\n";
+    let text = bounded(&local, &cloud, bound).replace("Class: payment", "Class: patient") + patient;
+    let gateway = Gateway::start(compiled(&text));
     assert!(call(gateway.http, 9_000_000, false).text.starts_with("local"));
     local.turn(Mood::Frozen);
     let address = gateway.http;

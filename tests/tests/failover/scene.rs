@@ -3,32 +3,36 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tillgate_config::effective::ListenerProtocol;
 use tillgate_config::{Effective, load_text};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::moody::{Mood, Moody};
 use tillgate_tests::wire::Wire;
-use tillgate_tests::{dawdle, eventually};
+use tillgate_tests::{dawdle, eventually, now};
 
 /// The pace of a till: 25 calls a second.
 const PACE: Duration = Duration::from_millis(40);
 
-pub(crate) const SHARED_KEY: &str =
-    "      idempotency: {header: Idempotency-Key, scope: AllBackends}\n";
+/// Calls that all backends know by their key: as many as there are may be repeated at once.
+pub(crate) const SHARED_KEY: &str = "      idempotency: {header: Idempotency-Key, scope: \
+                                     AllBackends}\n      failover: {holdDown: 10m, \
+                                     minRetriesPerSecond: 1000}\n";
+/// What has failed does not come back while a test lasts.
+pub(crate) const STAYS: &str = "      failover: {holdDown: 10m}\n";
 pub(crate) const OWN_KEY: &str = "      idempotency: {header: Idempotency-Key, scope: Backend}\n";
 
 /// The least that a failover takes, with the servers where they are here; both inside the store, so
-/// that no line is needed.
+/// that no line is needed. A pause of two seconds is no failure.
 pub(crate) fn policy(local: SocketAddr, cloud: SocketAddr, rule: &str) -> String {
     let backend = |name: &str, address: SocketAddr| {
         format!(
             "apiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}}}\nspec:\n  \
              location: Local\n  protocol: HTTP\n  endpoints: [{{ip: {{address: 127.0.0.1, port: \
              {}}}}}]\n  healthCheck:\n    active: {{http: {{path: /health}}, interval: 200ms, \
-             timeout: 200ms, unhealthyThreshold: 2, healthyThreshold: 2}}\n    dataAge: {{header: \
-             X-Data-Age}}\n---\n",
+             timeout: 2s, unhealthyThreshold: 2, healthyThreshold: 2}}\n    passive: {{stall: \
+             {{floor: 2s}}}}\n    dataAge: {{header: X-Data-Age}}\n---\n",
             address.port()
         )
     };
@@ -38,7 +42,7 @@ pub(crate) fn policy(local: SocketAddr, cloud: SocketAddr, rule: &str) -> String
          20Mbit/s}}}}]\n  gateway: {{workers: 2}}\n---\n{}{}apiVersion: \
          tillgate.dev/v1alpha1\nkind: \
          ServiceRoute\nmetadata: {{name: pricing}}\nspec:\n  hostnames: [pay.example]\n  \
-         trafficClass: payment\n  rules:\n    - name: all\n      timeouts: {{request: 3s}}\n      \
+         trafficClass: payment\n  rules:\n    - name: all\n      timeouts: {{request: 30s}}\n      \
          backendRefs: [{{name: pricing-local}}, {{name: pricing-cloud, fallback: true}}]\n{rule}",
         backend("pricing-local", local),
         backend("pricing-cloud", cloud),
@@ -53,7 +57,7 @@ pub(crate) fn single(address: SocketAddr, protocol: &str) -> String {
          20Mbit/s}}}}]\n---\napiVersion: tillgate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: \
          rpc}}\nspec:\n  location: Local\n  protocol: {protocol}\n  endpoints: [{{ip: {{address: \
          127.0.0.1, port: {}}}}}]\n  healthCheck: {{active: {{http: {{path: /health}}, interval: \
-         200ms, timeout: 200ms, unhealthyThreshold: 2}}}}\n---\napiVersion: \
+         200ms, timeout: 2s, unhealthyThreshold: 2}}}}\n---\napiVersion: \
          tillgate.dev/v1alpha1\nkind: ServiceRoute\nmetadata: {{name: rpc}}\nspec:\n  hostnames: \
          [rpc.example]\n  trafficClass: payment\n  rules:\n    - name: all\n      backendRefs: \
          [{{name: rpc}}]\n",
@@ -82,11 +86,23 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(rule: &str) -> Self {
+        Self::with(rule, "2s")
+    }
+
+    /// One that suspects silence as soon as stores do. What is repeated bears a mistake; a rule
+    /// without a shared key does not.
+    pub(crate) fn keen(rule: &str) -> Self {
+        Self::with(rule, "100ms")
+    }
+
+    fn with(rule: &str, floor: &str) -> Self {
         let (local, cloud) = (Moody::start("local"), Moody::start("cloud"));
-        let gateway = Gateway::start(compiled(&policy(local.address, cloud.address, rule)));
+        let text = policy(local.address, cloud.address, rule)
+            .replace("stall: {floor: 2s}", &format!("stall: {{floor: {floor}}}"));
+        let gateway = Gateway::start(compiled(&text));
         let scene = Self { local, cloud, gateway };
         // The habits of the servers are known after a second of steady calls.
-        let till = scene.till(false);
+        let till = scene.till(true);
         eventually("habits are known", || {
             let status = scene.status();
             let mut told = status.split("\"suspiciousSilenceMs\":").skip(1);
@@ -110,8 +126,19 @@ impl Scene {
         till.wait(10);
         self.local.turn(mood);
         till.wait(calls);
+        self.end_in_tier_1(till)
+    }
+
+    /// Waits until calls go to the second server; what came of the till's. None of those that
+    /// began afterwards has failed.
+    #[track_caller]
+    pub(crate) fn end_in_tier_1(&self, till: Till) -> Calls {
         self.wait_for_tier(1);
-        till.end()
+        let since = now();
+        till.wait(5);
+        let calls = till.end();
+        assert_eq!(calls.failed_since(since), 0, "of those that began in tier 1");
+        calls
     }
 
     #[track_caller]
@@ -142,14 +169,26 @@ pub(crate) struct Till {
 pub(crate) struct Called {
     pub(crate) status: u16,
     pub(crate) text: String,
-    pub(crate) took: Duration,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+}
+
+impl Called {
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.status != 200
+    }
 }
 
 pub(crate) struct Calls(pub(crate) Vec<Called>);
 
 impl Calls {
     pub(crate) fn failed(&self) -> usize {
-        self.0.iter().filter(|call| call.status != 200).count()
+        self.0.iter().filter(|call| call.has_failed()).count()
+    }
+
+    /// Of those that began then or later.
+    pub(crate) fn failed_since(&self, since: Instant) -> usize {
+        self.0.iter().filter(|call| call.began >= since && call.has_failed()).count()
     }
 
     pub(crate) fn by(&self, name: &str) -> usize {
@@ -179,10 +218,13 @@ impl Till {
         Self { over, calls, thread }
     }
 
+    /// Until so many calls are answered that begin from here on.
+    #[track_caller]
     pub(crate) fn wait(&self, calls: usize) {
-        let begun = self.calls.lock().expect("no panic").len();
+        let since = now();
         eventually("calls are answered", || {
-            (self.calls.lock().expect("no panic").len() >= begun + calls).then_some(())
+            let made = self.calls.lock().expect("no panic");
+            (made.iter().filter(|call| call.began >= since).count() >= calls).then_some(())
         });
     }
 
@@ -194,7 +236,7 @@ impl Till {
 }
 
 pub(crate) fn call(address: SocketAddr, id: usize, keyed: bool) -> Called {
-    let began = tillgate_tests::now();
+    let began = now();
     let key = if keyed { format!("Idempotency-Key: {id}\r\n") } else { String::new() };
     let mut wire = Wire::connect(address);
     wire.send(format!(
@@ -202,5 +244,5 @@ pub(crate) fn call(address: SocketAddr, id: usize, keyed: bool) -> Called {
          5\r\n\r\nhello"
     ));
     let reply = wire.reply();
-    Called { status: reply.status, text: reply.text(), took: began.elapsed() }
+    Called { status: reply.status, text: reply.text(), began, ended: now() }
 }
