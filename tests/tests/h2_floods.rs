@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use tillgate_core::backend::{BackendProtocol, Location};
 use tillgate_tests::eventually;
 use tillgate_tests::frames::{End, Frames, code, field, flag, kind, request};
 use tillgate_tests::gateway::Gateway;
@@ -209,12 +210,11 @@ fn a_stream_whose_client_takes_nothing_gives_its_place_back() {
         }
     });
     let store = Store::default()
-        .timeouts(|timeouts| timeouts.idle = Duration::from_millis(300))
-        .cloud("api", "api.example", "default", origin.address)
-        .limits(|limits| {
-            limits.streams_max = 2;
-            limits.header_timeout = Duration::from_millis(400);
-        });
+        .backend("api", Location::Cloud, BackendProtocol::Http, origin.address)
+        .route_of("small", "api.example", "/small", Some("default"))
+        .timeouts(|timeouts| timeouts.idle = Duration::from_secs(5))
+        .route_of("large", "api.example", "/large", Some("default"))
+        .limits(|limits| limits.streams_max = 2);
     let gateway = Gateway::start(store.build());
     // SETTINGS_INITIAL_WINDOW_SIZE 0: no byte of any body may be sent.
     let mut frames = Frames::silent(gateway.http);

@@ -3,14 +3,40 @@
 
 use std::time::Duration;
 
-use tillgate_tests::dawdle;
+use tillgate_config::effective::{Effective, ListenerLimits};
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
 use tillgate_tests::ports::nobody;
 use tillgate_tests::store::Store;
+use tillgate_tests::wire::Wire;
+use tillgate_tests::{dawdle, eventually};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(300);
+
+/// A config whose HTTP entry alone has other limits: nobody hurries who asks for metrics.
+fn hurried(store: Store, change: impl FnOnce(&mut ListenerLimits)) -> Effective {
+    let mut effective = store.build();
+    change(&mut effective.listeners[0].limits);
+    effective
+}
+
+/// Has connections judged often, which goes by the shortest limit: of requests that have no body
+/// this one is none.
+fn judged_often(store: Store) -> Effective {
+    hurried(store, |limits| limits.body_timeout = Some(SHORT))
+}
+
+/// A connection on which something comes back for `request`; one that was closed because it was
+/// not sent in time is replaced.
+fn asked(gateway: &Gateway, request: &str) -> Wire {
+    eventually("something comes back", || {
+        let mut wire = gateway.wire();
+        let comes =
+            wire.try_send(request) && wire.stream().peek(&mut [0]).is_ok_and(|read| read > 0);
+        comes.then_some(wire)
+    })
+}
 
 fn failed(class: &str, reason: &str) -> String {
     format!(r#"tillgate_failures_total{{class="{class}",reason="{reason}"}}"#)
@@ -148,12 +174,8 @@ fn heads_beyond_the_limits_are_refused() {
 #[test]
 fn half_a_head_and_an_idle_connection_are_ended_in_time() {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let store = Store::default().cloud("api", "api.example", "default", origin.address);
-    let limits = store.limits(|limits| {
-        limits.header_timeout = SHORT;
-        limits.idle_timeout = SHORT * 2;
-    });
-    let gateway = Gateway::start(limits.build());
+    let store = || Store::default().cloud("api", "api.example", "default", origin.address);
+    let gateway = Gateway::start(store().build());
 
     let mut silent = gateway.wire();
     let mut slow = gateway.wire();
@@ -161,6 +183,12 @@ fn half_a_head_and_an_idle_connection_are_ended_in_time() {
     let mut idle = gateway.wire();
     idle.send(GET);
     assert_eq!(idle.reply().text(), "ok");
+    // Times of a new config count for connections that are there.
+    let hurried = hurried(store(), |limits| {
+        limits.header_timeout = SHORT;
+        limits.idle_timeout = SHORT * 2;
+    });
+    gateway.control.reload(hurried).expect("a good config");
     silent.expect_end();
     slow.expect_end();
     idle.expect_end();
@@ -179,12 +207,11 @@ fn a_slow_answer_outlives_the_idle_limit_of_the_connection() {
         }
     });
     let store = Store::default().cloud("api", "api.example", "default", origin.address);
-    let limits = store.limits(|limits| {
+    let gateway = Gateway::start(hurried(store, |limits| {
         limits.header_timeout = SHORT;
         limits.idle_timeout = SHORT;
-    });
-    let gateway = Gateway::start(limits.build());
-    assert_eq!(gateway.ask(GET).text(), "ok");
+    }));
+    assert_eq!(asked(&gateway, GET).reply().text(), "ok");
 }
 
 #[test]
@@ -201,20 +228,19 @@ fn an_upload_goes_on_after_an_early_answer() {
         }
     });
     let store = Store::default().cloud("api", "api.example", "default", origin.address);
-    let limits = store.limits(|limits| {
+    let gateway = Gateway::start(hurried(store, |limits| {
         limits.header_timeout = SHORT;
         limits.idle_timeout = SHORT * 10;
-    });
-    let gateway = Gateway::start(limits.build());
-    let mut wire = gateway.wire();
-    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\n");
+    }));
+    let post = "POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\n";
+    let mut wire = asked(&gateway, post);
     assert_eq!(wire.reply().text(), "ok");
-    // Longer than both limits together, and never silent for more than a fraction of one.
-    for _ in 0..50 {
+    // Longer than both limits together.
+    for _ in 0..49 {
         wire.send([b'x'; 2]);
         dawdle(SHORT / 4);
     }
-    wire.send(GET);
+    wire.send(format!("xx{GET}"));
     assert_eq!(wire.reply().text(), "too");
 }
 
@@ -275,9 +301,8 @@ fn a_server_that_does_not_answer_is_given_up() {
             timeouts.request = None;
             timeouts.idle = SHORT;
         })
-        .cloud("idle", "idle.example", "default", origin.address)
-        .limits(|limits| limits.header_timeout = SHORT);
-    let gateway = Gateway::start(store.build());
+        .cloud("idle", "idle.example", "default", origin.address);
+    let gateway = Gateway::start(judged_often(store));
     for (host, reason) in [
         ("try.example", "backend_timeout"),
         ("whole.example", "request_timeout"),
@@ -308,12 +333,10 @@ fn one_dead_connection_is_enough_to_distrust_those_like_it() {
             wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    let store = Store::default().timeouts(|timeouts| timeouts.backend_request = Some(SHORT)).cloud(
-        "api",
-        "api.example",
-        "default",
-        origin.address,
-    );
+    let store = Store::default()
+        .cloud("api", "api.example", "default", origin.address)
+        .timeouts(|timeouts| timeouts.backend_request = Some(SHORT))
+        .route("hurried", "hurried.example", Some("default"));
     let gateway = Gateway::start(store.build());
     let mut wires = [gateway.wire(), gateway.wire()];
     for wire in &mut wires {
@@ -322,9 +345,9 @@ fn one_dead_connection_is_enough_to_distrust_those_like_it() {
     for wire in &mut wires {
         assert_eq!(wire.reply().text(), "ok");
     }
-    let dead = "GET /dead HTTP/1.1\r\nHost: api.example\r\n\r\n";
-    assert_eq!(gateway.ask(dead).reason(), "backend_timeout");
-    assert_eq!(gateway.ask(dead).text(), "ok", "on a connection of its own");
+    let dead = |host| gateway.ask(&format!("GET /dead HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    assert_eq!(dead("hurried.example").reason(), "backend_timeout");
+    assert_eq!(dead("api.example").text(), "ok", "on a connection of its own");
     assert_eq!(origin.connections(), 3);
 }
 
@@ -337,14 +360,21 @@ fn a_transfer_that_stands_still_is_ended() {
             wire.waits_for_more();
         }
     });
-    let store = Store::default()
-        .timeouts(|timeouts| timeouts.idle = SHORT)
-        .limits(|limits| limits.header_timeout = SHORT)
-        .cloud("api", "api.example", "default", origin.address);
-    let gateway = Gateway::start(store.build());
-    let reply = gateway.ask(GET);
-    assert_eq!((reply.status, reply.complete), (200, false));
-    gateway.expect_metric(&failed("default", "idle_timeout"), 1.0);
+    let store = Store::default().timeouts(|timeouts| timeouts.idle = SHORT).cloud(
+        "api",
+        "api.example",
+        "default",
+        origin.address,
+    );
+    let gateway = Gateway::start(judged_often(store));
+    let mut ended = 0.0;
+    let reply = eventually("the head comes in time", || {
+        let reply = gateway.ask(GET);
+        ended += 1.0;
+        (reply.status == 200).then_some(reply)
+    });
+    assert!(!reply.complete, "{reply:?}");
+    gateway.expect_metric(&failed("default", "idle_timeout"), ended);
 }
 
 #[test]
@@ -413,7 +443,7 @@ fn a_full_pool_waits_in_turn_and_refuses_what_does_not_fit() {
     let mut second = gateway.wire();
     second.send(GET);
     gateway.expect_metric(in_flight, 2.0);
-    tillgate_tests::eventually("the second waits", || {
+    eventually("the second waits", || {
         gateway.admin("/v1/status").text().contains("\"waiting\":1").then_some(())
     });
     let third = gateway.ask(GET);
@@ -459,17 +489,21 @@ fn who_waits_for_a_connection_does_not_stand_still() {
     });
     let store = Store::default()
         .pool(|pool| pool.connections_max = 1)
-        .limits(|limits| limits.header_timeout = SHORT)
         .cloud("slow", "slow.example", "default", origin.address)
         .timeouts(|timeouts| timeouts.idle = SHORT)
         .cloud("api", "api.example", "default", origin.address);
-    let gateway = Gateway::start(store.build());
-    let mut slow = gateway.wire();
-    slow.send("GET / HTTP/1.1\r\nHost: slow.example\r\n\r\n");
-    gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 1.0);
-    assert_eq!(gateway.ask(GET).text(), "ok");
-    assert_eq!(slow.reply().text(), "ok");
-    assert_eq!(origin.connections(), 1);
+    let gateway = Gateway::start(judged_often(store));
+    eventually("who has waited is answered, if the server is in time then", || {
+        let before = origin.connections();
+        let mut slow = gateway.wire();
+        slow.send("GET / HTTP/1.1\r\nHost: slow.example\r\n\r\n");
+        gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 1.0);
+        let waited = gateway.ask(GET);
+        assert_eq!(slow.reply().text(), "ok");
+        gateway.expect_metric(r#"tillgate_requests_in_flight{class="default"}"#, 0.0);
+        assert!(origin.connections() <= before + 1, "it has waited");
+        (waited.text() == "ok").then_some(())
+    });
 }
 
 #[test]
@@ -498,12 +532,14 @@ fn a_slow_client_does_not_use_up_the_servers_time() {
         origin.address,
     );
     let gateway = Gateway::start(store.build());
-    let mut wire = gateway.wire();
-    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 4\r\n\r\nha");
-    // Longer than the server may take, but it is the client who is slow.
-    dawdle(SHORT * 2);
-    wire.send("lf");
-    let reply = wire.reply();
-    assert_eq!(reply.status, 200, "{reply:?}");
+    let reply = eventually("the server is in time", || {
+        let mut wire = gateway.wire();
+        wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 4\r\n\r\nha");
+        // Longer than the server may take, but it is the client who is slow.
+        dawdle(SHORT * 2);
+        let sent = wire.try_send("lf");
+        let reply = wire.reply();
+        (sent && reply.status == 200).then_some(reply)
+    });
     assert!(reply.text().contains("body half\n"), "{reply:?}");
 }

@@ -220,14 +220,19 @@ fn a_client_that_looks_only_after_it_has_sent_everything_reads_its_refusal() {
 #[test]
 fn a_client_that_never_stops_sending_is_not_listened_to_for_ever() {
     let origin = Origin::start(|mut wire, _| while wire.waits_for_more() {});
-    let store =
-        Store::default().cloud("api", "api.example", "default", origin.address).limits(|limits| {
-            limits.body_bytes_max = Some(1000);
-            limits.header_timeout = SHORT;
-        });
-    let gateway = Gateway::start(store.build());
-    let mut wire = gateway.wire();
-    wire.send("POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 999999\r\n\r\nsome");
+    let mut effective = Store::default()
+        .cloud("api", "api.example", "default", origin.address)
+        .limits(|limits| limits.body_bytes_max = Some(1000))
+        .build();
+    // Who asks for metrics may take longer.
+    effective.listeners[0].limits.header_timeout = SHORT;
+    let gateway = Gateway::start(effective);
+    let mut wire = eventually("it is asked in time", || {
+        let mut wire = gateway.wire();
+        let post = "POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 999999\r\n\r\nsome";
+        let comes = wire.try_send(post) && wire.stream().peek(&mut [0]).is_ok_and(|read| read > 0);
+        comes.then_some(wire)
+    });
     assert_eq!(wire.reply().status, 413);
     // It neither ends nor goes on.
     gateway.expect_metric(r#"tillgate_connections{listener="http"}"#, 0.0);

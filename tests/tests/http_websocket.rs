@@ -254,9 +254,12 @@ fn a_change_that_nobody_asked_for_is_refused() {
 #[test]
 fn idle_sockets_end_and_drains_end_them() {
     let origin = server("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    let store = Store::default()
-        .timeouts(|timeouts| timeouts.idle = Duration::from_millis(300))
-        .cloud("ws", "ws.example", "default", origin.address);
+    let store = Store::default().timeouts(|timeouts| timeouts.idle = Duration::from_secs(5)).cloud(
+        "ws",
+        "ws.example",
+        "default",
+        origin.address,
+    );
     let idle = Gateway::start(store.build());
     let mut wire = open(&idle);
     assert_eq!(wire.read_to_end(), Err(Vec::new()), "broken, not ended");
@@ -345,7 +348,7 @@ fn a_client_of_http2_opens_one_on_a_stream() {
 /// A gateway that takes two streams of a connection and lets them stand still for a moment.
 fn impatient(origin: &Origin) -> Gateway {
     let store = Store::default()
-        .timeouts(|timeouts| timeouts.idle = Duration::from_secs(1))
+        .timeouts(|timeouts| timeouts.idle = Duration::from_secs(5))
         .limits(|limits| limits.streams_max = 2)
         .cloud("ws", "ws.example", "default", origin.address);
     Gateway::start(store.build())
