@@ -17,9 +17,6 @@ use tillgate_tests::origin::Origin;
 use tillgate_tests::tls::{self, Authority, Wants};
 use tillgate_tests::wire::{Reply, Wire};
 
-/// How long a freeze lasts that a test sees the end of: a busy machine has begun by then.
-const FREEZE_SECONDS: i64 = 12;
-
 /// A window of half an hour, in three hours.
 fn later(applies_to: &str) -> String {
     window_of("night", applies_to, seconds_now(), 180..210)
@@ -72,39 +69,55 @@ fn connect(gateway: &Gateway, target: &str) -> Reply {
     wire.reply()
 }
 
-#[test]
-fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
+/// A rule that is frozen for so many seconds is held, and not for long after; `None` if they were
+/// over before that could be seen, or it opened late, as it does where nothing is on time.
+fn is_held_for(seconds: i64) -> Option<()> {
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let until = Timestamp(seconds_now() + FREEZE_SECONDS);
+    let until = Timestamp(seconds_now() + seconds);
+    let is_over = || seconds_now() >= until.0;
     let frozen = freeze_of("{routes: [prices/file]}", until);
     let gateway = Gateway::start(compiled(&policy(origin.address, &frozen)));
     let held = get(&gateway, "/file/today");
+    if is_over() {
+        return None;
+    }
     assert_eq!((held.status, &*held.reason()), (429, "change_held"), "{}", held.text());
-    let wait: u64 = held.header("retry-after").expect("when").parse().unwrap();
+    let wait: i64 = held.header("retry-after").expect("when").parse().unwrap();
     // Not before, and up to 40 % later: many wait for the same moment.
-    assert!((1..=17).contains(&wait), "it comes back when it opens: {wait}");
+    assert!((1..=seconds * 7 / 5 + 1).contains(&wait), "it comes back when it opens: {wait}");
     let text = held.text();
     assert!(text.contains(r#""heldBy":["Freeze/peak"]"#), "{text}");
     assert!(text.contains(&format!(r#""nextOpen":"{until}""#)), "{text}");
     assert!(text.contains("ServiceRoute/prices/file is held by Freeze/peak"), "{text}");
     assert_eq!(get(&gateway, "/quote").status, 200, "the other rule is not named");
     let rule = r#"rule="ServiceRoute/prices/file""#;
-    gateway.expect_metric(&format!("tillgate_gate_rule_open{{{rule}}}"), 0.0);
     gateway.expect_metric(
         &format!(r#"tillgate_gate_rule_held_total{{{rule},held_by="Freeze/peak"}}"#),
         1.0,
     );
     gateway.expect_metric(r#"tillgate_failures_total{class="default",reason="change_held"}"#, 1.0);
-    gateway.expect_metric(r#"tillgate_freeze_active{freeze="peak"}"#, 1.0);
+    let (open, active) =
+        (format!("tillgate_gate_rule_open{{{rule}}}"), r#"tillgate_freeze_active{freeze="peak"}"#);
+    eventually("it is told while it lasts", || {
+        let is_told = gateway.metric(&open) < 0.5 && gateway.metric(active) > 0.5;
+        (is_told || is_over()).then_some(())
+    });
     let opened = eventually("it opens by itself", || {
         let asked = seconds_now();
         (get(&gateway, "/file/today").status == 200).then_some(asked)
     });
     // A second is what is promised; another is for a busy machine, and one for whole seconds.
     let late = opened - until.0;
-    assert!((-1..=3).contains(&late), "{late} s after its time");
-    gateway.expect_metric(&format!("tillgate_gate_rule_open{{{rule}}}"), 1.0);
-    gateway.expect_metric(r#"tillgate_freeze_active{freeze="peak"}"#, 0.0);
+    assert!(late >= -1, "{late} s after its time");
+    gateway.expect_metric(&open, 1.0);
+    gateway.expect_metric(active, 0.0);
+    (late <= 3).then_some(())
+}
+
+#[test]
+fn a_frozen_rule_of_a_route_is_held_with_its_reason_and_opens_by_itself() {
+    let seen = [12, 12, 12, 40].into_iter().find_map(is_held_for);
+    assert!(seen.is_some(), "held long enough to be seen, and open in time");
 }
 
 #[test]
