@@ -138,11 +138,12 @@ impl Chain {
         )
     }
 
-    /// A source that looks into the folder `stick`.
+    /// A source that looks into the folder `stick`, as often as any folder is looked into; its
+    /// interval says only when it counts as silent.
     pub fn stick(&self, more: &str) -> String {
         let path = self.folder.join("stick");
         fs::create_dir_all(&path).expect("a folder");
-        format!("{{name: stick, type: Directory, path: {}, interval: 1s{more}}}", path.display())
+        format!("{{name: stick, type: Directory, path: {}, interval: 30s{more}}}", path.display())
     }
 
     /// A bundle of `policy`, signed with `key`.

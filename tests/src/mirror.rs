@@ -31,13 +31,14 @@ pub fn bytes(seed: u64, size: usize) -> Vec<u8> {
     (0..size).map(next).collect()
 }
 
-/// A store with a mirror of `registry` (docker.io) whose cache is in `folder`.
+/// A store with a mirror of `registry` (docker.io) whose cache is in `folder`. A registry that
+/// pauses for some seconds is not asked again for the rest.
 pub fn store(registry: &Registry, folder: &TempDir, change: impl FnOnce(&mut MirrorSpec)) -> Store {
     let directory = folder.path().join("images");
     Store::default()
         .backend("registry", Location::Cloud, BackendProtocol::Http, registry.address)
         .mirror("docker.io", &directory, |spec| {
-            spec.fetches.stall = Duration::from_secs(2);
+            spec.fetches.stall = Duration::from_secs(20);
             change(spec);
         })
 }
