@@ -229,6 +229,12 @@ fn a_certificate_speaks_for_its_own_id_and_is_renewed_for_it_alone() {
     assert_eq!(names(&renewed), NAMES);
     let record = &records(&store, "EnrolRenew")[0];
     assert_eq!((&record["actor"], &record["id"]), (&json!("certificate:pos-1"), &json!("pos-1")));
+    // Whoever asks on and on does not fill the audit log, and is in nobody's way.
+    let refused = (0..8).map(|_| enrol(&one, None, &csr().1)).find(|reply| reply.status == 429);
+    let wait = refused.unwrap().header("retry-after").unwrap().parse::<u64>().unwrap();
+    assert!((3_000..=3_601).contains(&wait), "{wait}");
+    assert_eq!(records(&store, "EnrolRenew").len(), 7);
+    store.enrolled(&["pos-2"]);
 }
 
 #[test]

@@ -475,3 +475,42 @@ async fn refuse(desk: &Desk, why: Refused) -> Problem {
     desk.record(record).await;
     why.problem()
 }
+
+#[cfg(test)]
+mod tests {
+    use tillgate_net::tls::{OwnKey, shown};
+
+    use super::*;
+
+    #[test]
+    fn by_a_clock_that_may_be_late_a_certificate_is_good_for_a_week_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let floor = Arc::<Floor>::default();
+        let open = Open {
+            authority: authority::open(folder.path(), floor.wall_seconds()).unwrap(),
+            tokens: Mutex::new(Tokens::new(folder.path())),
+            lifetime: Duration::from_secs(3600),
+            floor: Arc::clone(&floor),
+        };
+        let key = RequestedKey::of_request(&OwnKey::generate().unwrap().request().unwrap());
+        let (id, account) = (Arc::from("pod_shop.basket"), Some(Arc::from("shop/basket")));
+        let identity = Identity { id, workload: account.clone(), account };
+        let (week, hour) = (7 * 86_400, 3600);
+        for (doubted, whole) in [(false, hour), (true, hour + week)] {
+            floor.doubt(doubted);
+            let before = floor.wall_seconds();
+            let told = open.issue(&identity, key.as_ref().unwrap()).unwrap_or_default();
+            let certificate = shown(told["certificate"].as_str().unwrap()).unwrap();
+            let renew_after = tillgate_config::bundle::wall(told["renewAfter"].as_str().unwrap());
+            let took = floor.wall_seconds() - before;
+            let left = certificate.not_after - before;
+            assert!((whole..=whole + took).contains(&left), "{left}");
+            assert_eq!(certificate.not_after - renew_after.unwrap().0, whole / 2);
+            let who = Who::of_certificate(&certificate).unwrap();
+            assert_eq!(
+                (who.account.as_deref(), &*who.name),
+                (Some("shop/basket"), "pod_shop.basket")
+            );
+        }
+    }
+}
