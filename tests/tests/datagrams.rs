@@ -359,6 +359,28 @@ fn a_server_that_is_silent_is_passed_over() {
 }
 
 #[test]
+fn who_asks_each_question_from_another_port_is_not_sent_to_a_silent_server_for_ever() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let first = endpoint(silent.local_addr().expect("a bound socket"));
+    let echo = Echo::start();
+    for order in [[first.clone(), endpoint(echo.address)], [endpoint(echo.address), first]] {
+        let store = store(echo.address, "payment", |_| ())
+            .change_backend(|backend| backend.endpoints = order.to_vec());
+        let gateway = Gateway::start(store.build());
+        eventually("an answer", || {
+            let client = Client::new(&gateway, "radius");
+            client.send(b"which address?");
+            client.hears(b"which address?", Duration::from_millis(200)).then_some(())
+        });
+    }
+    // It was asked more than once, and by sockets that never came back.
+    silent.set_nonblocking(true).expect("a socket does not block");
+    let heard = std::iter::repeat_with(|| silent.recv_from(&mut [0; 64]));
+    let from: Vec<_> = heard.map_while(|heard| heard.ok().map(|(_, from)| from)).collect();
+    assert!(from.len() > 1 && from[0] != from[1], "{from:?}");
+}
+
+#[test]
 fn who_is_never_answered_does_not_keep_a_session_by_asking() {
     let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = silent.local_addr().expect("a bound socket");

@@ -9,7 +9,8 @@
 //! not take is dropped; when the listener is full, the session that was silent for longest and does
 //! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP
 //! reports ends no session: the next datagram goes to the next of the backend's addresses, as it
-//! does after a server that is silent while its client asks again.
+//! does after a server that is silent while its client asks again. New sessions pass over a server
+//! that answers none.
 
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ use tillgate_core::sessions::{Key as _, SessionTable};
 use tokio::net::UdpSocket;
 
 use self::session::Session;
+use self::silence::Servers;
 use crate::drain::Phase;
 use crate::error::Failure;
 use crate::http::body::Observer;
@@ -28,6 +30,7 @@ use crate::http::server::{Entry, InFlight};
 use crate::upstream::Lane;
 
 mod session;
+mod silence;
 
 /// The largest datagram there is (RFC 768, less no header): nothing is ever cut.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -38,7 +41,10 @@ const BURST: usize = 64;
 /// The sessions of one listener, of all workers together: a client may change its worker when
 /// sockets come and go, and the longest silent session of all makes room.
 #[derive(Default)]
-pub struct Sessions(Mutex<SessionTable<SocketAddr, Arc<Session>>>);
+pub struct Sessions {
+    all: Mutex<SessionTable<SocketAddr, Arc<Session>>>,
+    servers: Servers,
+}
 
 /// Whether a session to that server is still what its client would get now. Asked with every
 /// datagram, so it has to be cheap.
@@ -72,7 +78,7 @@ pub trait Router: Send + Sync + 'static {
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, SessionTable<SocketAddr, Arc<Session>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -181,7 +187,8 @@ impl Forwarder {
             record.end(Err(Failure::ClientCrowds));
             return Err(Failure::ClientCrowds.reason());
         }
-        let opened = Session::open((addresses, holds), lane, flow, place);
+        let servers = &self.entry.sessions.servers;
+        let opened = Session::open((addresses, holds), servers, lane, flow, place);
         let session = match opened {
             Ok(session) => Arc::new(session),
             Err(error) => {

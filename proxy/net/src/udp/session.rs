@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tillgate_core::schedule::Policed;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
+use super::silence::{self, Servers, Silence};
 use super::{BURST, Forwarder, Holds};
 use crate::clock;
 use crate::drain::{Phase, Ticket};
@@ -21,13 +22,6 @@ use crate::link::Policer;
 use crate::shaped::dial::bind_to_line;
 use crate::upstream::Lane;
 
-/// A server that has answered nothing for so long is passed over where there is another one: more
-/// than any answer takes across a store's line, less than clients go on asking.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
-
-/// Datagrams that must have gone there unanswered meanwhile: one alone may have been lost.
-const UNANSWERED_MIN: u32 = 2;
-
 /// For how long a session that is owed an answer makes no room for others. A client that asks
 /// again does so sooner; one that nobody answers must not hold its place for longer.
 const WAITS_MAX: Duration = Duration::from_secs(10);
@@ -36,6 +30,8 @@ const WAITS_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Session {
     socket: UdpSocket,
     addresses: Vec<SocketAddr>,
+    /// What all sessions know of each of them.
+    servers: Vec<Arc<Silence>>,
     /// Which of them is used.
     at: AtomicUsize,
     holds: Holds,
@@ -44,9 +40,8 @@ pub(super) struct Session {
     /// When the first datagram was sent after which nothing has come (by
     /// [`clock::lately_millis`]); zero = none was.
     owed_since: AtomicU64,
-    /// The same of the present server alone, and how many were.
-    asked_since: AtomicU64,
-    asked: AtomicU32,
+    /// What this session has asked the present server.
+    silence: Silence,
     /// An ICMP error has come, and no answer since.
     refused: AtomicBool,
     /// `None` once it has made room for another.
@@ -55,14 +50,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A session towards the first of `addresses`.
+    /// A session towards the first of `addresses` that is not known to be silent.
     pub(super) fn open(
         (addresses, holds): (Vec<SocketAddr>, Holds),
+        servers: &Servers,
         lane: Option<Lane>,
         flow: InFlight,
         place: Place,
     ) -> io::Result<Self> {
-        let to = *addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let servers = servers.of(&addresses);
+        let at = silence::first(&servers);
+        let to = *addresses.get(at).ok_or(io::ErrorKind::AddrNotAvailable)?;
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if let Some(lane) = &lane {
@@ -72,13 +70,13 @@ impl Session {
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
             addresses,
-            at: AtomicUsize::new(0),
+            servers,
+            at: AtomicUsize::new(at),
             holds,
             policer: lane.map(|lane| Policer::new(&lane.link, &lane.class)),
             flow,
             owed_since: AtomicU64::new(0),
-            asked_since: AtomicU64::new(0),
-            asked: AtomicU32::new(0),
+            silence: Silence::default(),
             refused: AtomicBool::new(false),
             place: Mutex::new(Some(place)),
             over: Notify::new(),
@@ -120,21 +118,20 @@ impl Session {
         if self.owed_since.load(Ordering::Relaxed) == 0 {
             self.owed_since.store(now, Ordering::Relaxed);
         }
-        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.asked_since.store(now, Ordering::Relaxed);
-        }
+        self.silence.asked(now);
+        self.server().asked(now);
     }
 
     fn is_answered(&self) {
         self.owed_since.store(0, Ordering::Relaxed);
-        self.asked.store(0, Ordering::Relaxed);
+        self.silence.ends();
+        self.server().ends();
         self.refused.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the present server is silent, though it was asked more than once.
-    fn is_ignored(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) >= UNANSWERED_MIN
-            && since(&self.asked_since).is_some_and(|silence| silence >= SILENCE_MAX)
+    /// What all sessions know of the present server.
+    fn server(&self) -> &Silence {
+        &self.servers[self.at.load(Ordering::Relaxed)]
     }
 
     /// Ends it for the sake of another one.
@@ -152,7 +149,7 @@ impl Session {
             // The line counts it.
             return Ok(());
         }
-        if self.is_ignored() {
+        if self.silence.is_long(clock::lately_millis()) {
             self.turn();
         }
         // Past tokio, which believes that a new socket cannot be written to until it was told.
@@ -184,7 +181,7 @@ impl Session {
     /// What follows goes to the next address that this socket reaches: one of the other family
     /// needs another socket.
     fn turn(&self) {
-        self.asked.store(0, Ordering::Relaxed);
+        self.silence.ends();
         let (at, count) = (self.at.load(Ordering::Relaxed), self.addresses.len());
         for next in (1..count).map(|step| (at + step) % count) {
             if SockRef::from(&self.socket).connect(&self.addresses[next].into()).is_ok() {
