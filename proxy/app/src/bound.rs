@@ -36,9 +36,9 @@ use crate::{datagram, sidecar, stream};
 
 mod looks;
 
-/// One for the policy, one for certificates, one for what is asked of the config endpoint:
-/// whichever hangs, the others go on.
-const READER_THREADS: usize = 3;
+/// One for the policy, one for certificates, one for what is asked of the config endpoint, one for
+/// its audit log, two for enrolment: whichever hangs, the others go on.
+const READER_THREADS: usize = 6;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.

@@ -47,7 +47,6 @@ use self::problem::Problem;
 use self::slices::Slices;
 pub(crate) use self::workload_token::follow as follow_cluster;
 use crate::gateway::Gateway;
-use crate::sources::apart::apart;
 use crate::telemetry::Recent;
 use crate::wall::StoreClock;
 
@@ -123,6 +122,8 @@ pub(crate) struct Endpoint {
     /// And somebody among them is no machine.
     is_urged: AtomicBool,
     audit: Mutex<Option<Audit>>,
+    /// Held by who writes into it apart from the runtime.
+    recording: Arc<Semaphore>,
     clock: Arc<StoreClock>,
     gates: Mutex<Gates>,
     enrolment: Enrolment,
@@ -163,6 +164,7 @@ impl Endpoint {
             asked: Notify::new(),
             is_urged: AtomicBool::new(false),
             audit: Mutex::default(),
+            recording: Arc::new(Semaphore::new(1)),
             clock,
             gates: Mutex::default(),
             enrolment: Enrolment::open(spec, tls),
@@ -178,7 +180,9 @@ impl Endpoint {
     /// Names the secret that cannot be used.
     pub(crate) fn prepare(&self, effective: &Effective) -> Result<Ready, SecretError> {
         let spec = effective.config_endpoint();
-        let callers = spec.map(Callers::read).transpose()?.unwrap_or_default();
+        let before = self.callers.load();
+        let callers = spec.map(|spec| Callers::read(spec, &before)).transpose()?;
+        let callers = callers.unwrap_or_default();
         Ok(Ready { callers })
     }
 
@@ -277,7 +281,7 @@ impl Endpoint {
     pub(crate) fn check_files(&self) {
         let before = self.callers.load_full();
         let Some(spec) = &before.spec else { return };
-        let wrong = match Callers::read(spec) {
+        let wrong = match Callers::read(spec, &before) {
             Ok(callers) => {
                 self.exchange(&before, callers);
                 None
@@ -393,14 +397,6 @@ impl Desk {
 
     fn running(&self) -> Arc<Effective> {
         Arc::clone(&self.gateway.running().effective)
-    }
-
-    /// Writes it into the audit log, apart from the runtime: a disk may hang.
-    async fn record(&self, record: Record) {
-        let gateway = Arc::clone(&self.gateway);
-        if apart(move || gateway.endpoint.record(record)).await.is_err() {
-            self.gateway.metrics.panics.inc();
-        }
     }
 }
 

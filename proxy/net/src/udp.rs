@@ -8,9 +8,8 @@
 //! Nothing waits here. What the line has no room for is dropped, by class; what a full socket does
 //! not take is dropped; when the listener is full, the session that was silent for longest and does
 //! not wait for an answer makes room; of a client that has its part, one of its own. What ICMP
-//! reports ends no session: the next datagram goes to the next of the backend's addresses, as it
-//! does after a server that is silent while its client asks again. New sessions pass over a server
-//! that answers none.
+//! reports ends no session: the next datagram goes to the next of the backend's addresses, as after
+//! a server that does not answer its client; new sessions pass over one that answers nobody.
 
 use std::fmt;
 use std::io;

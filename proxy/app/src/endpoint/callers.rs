@@ -14,6 +14,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tillgate_core::endpoint::service_accounts::ServiceAccountsSpec;
 use tillgate_core::endpoint::{EndpointSpec, TokenSpec, Who};
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock::Floor;
@@ -23,6 +24,7 @@ use tillgate_net::tls;
 use super::hooks::Receiver;
 use super::workload_token::{KeysError, Verifier};
 use crate::disk::read_open;
+use crate::send::explain;
 
 /// Fewer characters can be guessed: 32 of base64 are 192 bits.
 const TOKEN_CHARS_MIN: usize = 32;
@@ -108,16 +110,17 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// Reads the files of `spec`.
-    pub(super) fn read(spec: &EndpointSpec) -> Result<Self, SecretError> {
+    /// Reads the files of `spec`; keys of a cluster that can be fetched are those of `before` where
+    /// their file cannot be used.
+    pub(super) fn read(spec: &EndpointSpec, before: &Self) -> Result<Self, SecretError> {
         let read = |token: &TokenSpec| {
             let text = secret(&token.file)?;
             Ok((hash(text.as_bytes()), Who::of_token(token)))
         };
         let tokens = spec.tokens.iter().map(read).collect::<Result<_, _>>()?;
         let receivers = spec.hooks.iter().map(Receiver::read).collect::<Result<_, _>>()?;
-        let accounts = spec.enrolment.service_accounts.as_ref().map(Verifier::read).transpose()?;
-        let accounts = accounts.map(Arc::new);
+        let accounts = spec.enrolment.service_accounts.as_ref();
+        let accounts = accounts.map(|spec| before.keys_of_now(spec)).transpose()?;
         Ok(Self { spec: Some(spec.clone()), tokens, receivers, accounts })
     }
 
@@ -152,8 +155,21 @@ impl Callers {
     /// wait for a secret that cannot.
     pub(super) fn with_keys_of_now(&self) -> Option<Self> {
         let spec = self.spec.as_ref()?.enrolment.service_accounts.as_ref()?;
-        let accounts = Some(Arc::new(Verifier::read(spec).ok()?));
+        let accounts = Some(self.keys_of_now(spec).ok()?);
         (accounts != self.accounts).then(|| Self { accounts, ..self.clone() })
+    }
+
+    fn keys_of_now(&self, spec: &ServiceAccountsSpec) -> Result<Arc<Verifier>, SecretError> {
+        let known = self.accounts.as_ref().filter(|known| known.is_of(spec));
+        match (Verifier::read(spec), known) {
+            (Ok(verifier), _) => Ok(Arc::new(verifier)),
+            (Err(error), _) if spec.jwks_url.is_none() => Err(error),
+            (Err(_), Some(known)) => Ok(Arc::clone(known)),
+            (Err(error), None) => {
+                tracing::warn!("the cluster's keys are fetched anew: {}", explain(&error));
+                Ok(Arc::new(Verifier::without_keys(spec)))
+            }
+        }
     }
 
     /// Whether the store's own certificates count.

@@ -45,7 +45,8 @@ mod tokens;
 /// and a turn is a signature and two writes.
 const WAITING: usize = 256;
 
-/// Tokens that may wait to be looked up: whoever makes some up keeps nobody else out.
+/// Tokens that may wait to be looked up and exchanged: whoever makes some up keeps out nobody who
+/// has a certificate, or mints.
 const LOOKING: usize = 64;
 
 /// How long a token is good if nobody says.
@@ -207,12 +208,13 @@ impl Enrolment {
         }
     }
 
+    fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed)
+    }
+
     /// What it needs, if it is here.
     fn ready(&self) -> Result<&Arc<Open>, Problem> {
-        let state = match self.is_wanted.load(Ordering::Relaxed) {
-            true => self.state.as_ref(),
-            false => Err(&Off::NotHere),
-        };
+        let state = if self.is_wanted() { self.state.as_ref() } else { Err(&Off::NotHere) };
         state.map_err(|off| match off {
             Off::NotHere => Problem::conflict(
                 "no sidecar is enrolled here: that needs a `configEndpoint` with `clientAuth: \
@@ -361,7 +363,8 @@ pub(super) async fn asker(
 ) -> Result<Who, Problem> {
     let enrolment = &desk.endpoint().enrolment;
     // Strangers are not told where what is broken lies.
-    if matches!(enrolment.state, Err(Off::Broken(_))) {
+    let is_broken = enrolment.is_wanted() && matches!(enrolment.state, Err(Off::Broken(_)));
+    if is_broken {
         return Err(Problem::later(NOT_NOW, 60, BROKEN));
     }
     enrolment.ready()?;
@@ -431,9 +434,10 @@ pub(super) async fn exchange(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Pr
     let (records, actor) = (Arc::clone(desk), ask.who.actor.to_string());
     let Who { name: id, workload, account, .. } = ask.who.clone();
     let enrolment = &desk.endpoint().enrolment;
+    // Who has a token is a stranger still: it may have been exchanged.
+    let queue = if token.is_some() { &enrolment.strangers } else { &enrolment.known };
     let known = Identity { id, workload, account };
     let work = move |open: &Open| {
-        let told = open.issue(&known, &key)?;
         if let Some(token) = &token {
             // Whom it is for cannot change; whoever is second gets nothing.
             open.exchange(token, &key)?;
@@ -442,12 +446,13 @@ pub(super) async fn exchange(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Pr
         let taken = allowance.take(&known.id, open.lifetime, clock::now());
         drop(allowance);
         taken.map_err(|wait| Refused::Often(Arc::clone(&known.id), wait))?;
+        let told = open.issue(&known, &key)?;
         let fields = ["id", "workload", "notAfter"].map(|name| (name, told[name].clone())).into();
         let action = if is_renewal { Action::EnrolRenew } else { Action::Enrol };
         records.endpoint().record(Record { action, actor, fields });
         Ok::<_, Failed>(told)
     };
-    match enrolment.apart(&enrolment.known, work).await? {
+    match enrolment.apart(queue, work).await? {
         Ok(told) => {
             let how = if is_renewal { Enrolled::Renewed } else { Enrolled::First };
             desk.endpoint().meters.enrolled(how);

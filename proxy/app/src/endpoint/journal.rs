@@ -6,6 +6,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tillgate_core::endpoint::EndpointSpec;
@@ -14,10 +15,34 @@ use tillgate_net::clock;
 use super::audit::{self, Action, Audit, Head, Moment, Record};
 use super::drift::{Item, State};
 use super::past::moment;
-use super::{Endpoint, lock};
+use super::{Desk, Endpoint, lock};
+use crate::sources::apart::apart;
 
 /// Characters of a reason in the audit log.
 const REASON_CHARS_MAX: usize = 1000;
+
+/// How long a record of what was refused is waited for.
+const RECORD_WITHIN: Duration = Duration::from_secs(10);
+
+impl Desk {
+    /// Writes it into the audit log, apart from the runtime. A disk may hang: then one waits for
+    /// it, and what comes meanwhile is counted as not written.
+    pub(super) async fn record(&self, record: Record) {
+        let recording = Arc::clone(&self.endpoint().recording).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(RECORD_WITHIN, recording).await else {
+            self.endpoint().meters.unwritten.inc();
+            return;
+        };
+        let gateway = Arc::clone(&self.gateway);
+        let written = apart(move || {
+            let _turn = turn;
+            gateway.endpoint.record(record);
+        });
+        if let Ok(Err(_)) = tokio::time::timeout(RECORD_WITHIN, written).await {
+            self.gateway.metrics.panics.inc();
+        }
+    }
+}
 
 impl Endpoint {
     pub(super) fn follow_audit(&self, spec: Option<&EndpointSpec>) {

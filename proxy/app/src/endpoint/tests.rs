@@ -60,7 +60,7 @@ fn secrets_that_were_read_before_a_config_came_do_not_replace_its_own() {
     assert_eq!(known(), [1]);
     let before = endpoint.callers.load_full();
     write(2);
-    let read = Callers::read(before.spec.as_ref().unwrap()).unwrap();
+    let read = Callers::read(before.spec.as_ref().unwrap(), &before).unwrap();
     // A reload is quicker than whoever has read that.
     write(3);
     endpoint.admits(endpoint.prepare(&effective).unwrap());

@@ -5,7 +5,7 @@
 //! this audience, for a pod, at this time. By a clock that is not believed nothing is let in.
 //! Nothing of a token is told to anybody: not to the log, and not back.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,6 @@ use super::enrol::Identity;
 use super::problem::Problem;
 use super::{Desk, lock};
 use crate::gateway::Gateway;
-use crate::send::explain;
 use crate::wall::StoreClock;
 
 mod fetch;
@@ -198,19 +197,26 @@ impl Verifier {
     /// Reads the cluster's keys.
     pub(super) fn read(spec: &ServiceAccountsSpec) -> Result<Self, SecretError> {
         let keys = match Keys::read(&spec.jwks_file) {
-            // No key is known, so whoever comes has them fetched.
-            Err(error) if spec.jwks_url.is_some() => {
-                let is_new = matches!(&error, KeysError::File(error) if is_absent(error));
-                if !is_new {
-                    let file = spec.jwks_file.display();
-                    tracing::warn!("the keys kept in {file} are fetched anew: {}", explain(&error));
-                }
+            // Not fetched yet: no key is known, so whoever comes has them fetched.
+            Err(KeysError::File(error))
+                if spec.jwks_url.is_some() && error.kind() == ErrorKind::NotFound =>
+            {
                 Ok(Keys::default())
             }
             read => read,
         };
         let keys = keys.map_err(|error| SecretError::Keys(spec.jwks_file.to_path_buf(), error))?;
         Ok(Self { spec: spec.clone(), keys })
+    }
+
+    /// Knows no key yet.
+    pub(super) fn without_keys(spec: &ServiceAccountsSpec) -> Self {
+        Self { spec: spec.clone(), keys: Keys::default() }
+    }
+
+    /// Whether it judges as `spec` says.
+    pub(super) fn is_of(&self, spec: &ServiceAccountsSpec) -> bool {
+        self.spec == *spec
     }
 
     fn verify(&self, token: &[u8], at: Shown) -> Result<Identity, Refusal> {
@@ -261,10 +267,6 @@ impl Verifier {
     pub(super) fn workload_of(&self, account: &str) -> Option<Arc<str>> {
         self.spec.workload_of(account)
     }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound
 }
 
 /// The one reason behind what the library says.

@@ -111,6 +111,9 @@ pub(super) struct Loop {
     attempted: Value,
     /// What takes time to look at, and when that was done.
     found: Vec<Item>,
+    /// What a hand has made of the memory before it was replaced, until the centre knows; and
+    /// whether a report that was sent says so.
+    overwritten: Option<(Item, bool)>,
     /// Digest of what answers requests, computed anew.
     whole: Arc<str>,
     checked: Instant,
@@ -238,6 +241,7 @@ impl Loop {
             desired: Value::Null,
             attempted: Value::Null,
             found: Vec::new(),
+            overwritten: None,
             whole: "".into(),
             checked: now,
             written: written(&boot.memory),

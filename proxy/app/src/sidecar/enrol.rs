@@ -50,7 +50,8 @@ pub(crate) struct Enrolling {
 struct State {
     held: Option<Identity>,
     /// It is of another life of this process: when it was given is known by the wall clock alone.
-    is_kept: bool,
+    /// In there is how much later than the earliest it is renewed (0 to 1).
+    kept_by: Option<f64>,
     /// When it is to be renewed, or asked for.
     due: Option<Instant>,
     /// When that was done last.
@@ -87,9 +88,11 @@ impl Enrolling {
             None
         });
         let (now, wall) = (clock::now(), clock::wall_seconds());
-        let due = held.as_ref().map(|held| now + due(held, wall));
-        let is_kept = held.is_some();
-        let state = Mutex::new(State { held, due, is_kept, ..State::default() });
+        // Drawn once: of many draws the least would count.
+        let chance = fastrand::f64();
+        let due = held.as_ref().map(|held| now + due(held, wall, chance));
+        let kept_by = held.is_some().then_some(chance);
+        let state = Mutex::new(State { held, due, kept_by, ..State::default() });
         let (renewed, sooner) = (watch::Sender::new(()), Notify::new());
         Self { address, credentials, token_file, place, state, renewed, sooner }
     }
@@ -268,11 +271,9 @@ impl State {
 
     /// The wall clock may have been set since.
     fn look_at_clock(&mut self, now: Instant, wall: u64) {
-        let Some(held) = self.held.as_ref().filter(|_| self.is_kept && self.failing.is_none())
-        else {
-            return;
-        };
-        let due = now + due(held, wall);
+        let kept = self.held.as_ref().zip(self.kept_by);
+        let Some((held, chance)) = kept.filter(|_| self.failing.is_none()) else { return };
+        let due = now + due(held, wall, chance);
         self.due = Some(self.due.map_or(due, |known| known.min(due)));
     }
 }
@@ -292,9 +293,9 @@ fn in_half(held: &Identity) -> Instant {
 const BEHIND: u64 = 60;
 
 /// In how long to renew one that was kept, at `wall`: as the gateway said, a little later by
-/// chance. By a clock that shows an earlier time than when it was given nobody knows how much is
-/// left, so it is renewed now; who has run out has no time to wait either.
-fn due(held: &Identity, wall: u64) -> Duration {
+/// `chance` (0 to 1). By a clock that shows an earlier time than when it was given nobody knows how
+/// much is left, so it is renewed now; who has run out has no time to wait either.
+fn due(held: &Identity, wall: u64, chance: f64) -> Duration {
     let half = held.half();
     let given = held.renew_after.saturating_sub(half);
     if wall.saturating_add(BEHIND) < given {
@@ -302,7 +303,7 @@ fn due(held: &Identity, wall: u64) -> Duration {
     }
     let left = held.renew_after.saturating_sub(wall).min(half);
     let spread = half.min(held.not_after.saturating_sub(wall));
-    let spread = Duration::from_secs(spread).mul_f64(fastrand::f64() / 5.0);
+    let spread = Duration::from_secs(spread).mul_f64(chance / 5.0);
     Duration::from_secs(left) + spread
 }
 
@@ -332,8 +333,8 @@ mod tests {
             (GIVEN + 25 * HOUR, 0, 0),
             (u64::MAX, 0, 0),
         ] {
-            let due = due(&held(), wall);
-            assert!(hours(least) <= due && due <= hours(most), "{wall}: {due:?}");
+            let due = [0.0, 1.0].map(|chance| due(&held(), wall, chance));
+            assert!(hours(least) <= due[0] && due[1] <= hours(most), "{wall}: {due:?}");
         }
     }
 
@@ -343,7 +344,7 @@ mod tests {
         let due = |state: &State| state.due.unwrap().saturating_duration_since(now).as_secs();
         let kept = |due: u64| State {
             held: Some(held()),
-            is_kept: true,
+            kept_by: Some(0.5),
             due: Some(now + Duration::from_secs(due)),
             ..State::default()
         };
@@ -354,7 +355,7 @@ mod tests {
         state.look_at_clock(now, GIVEN);
         assert_eq!(due(&state), 60, "never later");
         // What was given in this life has its time by the other clock.
-        let mut state = State { is_kept: false, ..kept(14 * HOUR) };
+        let mut state = State { kept_by: None, ..kept(14 * HOUR) };
         state.look_at_clock(now, GIVEN + 23 * HOUR);
         assert_eq!(due(&state), 14 * HOUR);
     }

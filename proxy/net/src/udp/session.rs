@@ -50,7 +50,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A session towards the first of `addresses` that is not known to be silent.
+    /// A session towards the first of `addresses` that can be had, those that answer nobody last.
     pub(super) fn open(
         (addresses, holds): (Vec<SocketAddr>, Holds),
         servers: &Servers,
@@ -59,14 +59,14 @@ impl Session {
         place: Place,
     ) -> io::Result<Self> {
         let servers = servers.of(&addresses);
-        let at = silence::first(&servers);
-        let to = *addresses.get(at).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        if let Some(lane) = &lane {
-            bind_to_line(&socket, &lane.link.spec(), &lane.class, to)?;
+        let mut opened = Err(io::ErrorKind::AddrNotAvailable.into());
+        for at in silence::in_turn(&servers) {
+            opened = connected(addresses[at], lane.as_ref()).map(|socket| (at, socket));
+            if opened.is_ok() {
+                break;
+            }
         }
-        socket.connect(&to.into())?;
+        let (at, socket) = opened?;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
             addresses,
@@ -210,6 +210,17 @@ impl Session {
         }
         false
     }
+}
+
+/// A socket that hears `to` alone.
+fn connected(to: SocketAddr, lane: Option<&Lane>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(lane) = lane {
+        bind_to_line(&socket, &lane.link.spec(), &lane.class, to)?;
+    }
+    socket.connect(&to.into())?;
+    Ok(socket)
 }
 
 /// How long ago `stamp` was, if it was set.

@@ -19,6 +19,9 @@ const UNANSWERED_MIN: u32 = 2;
 /// A silent server that nobody has asked for so long is asked by the next session.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// What was asked so long before the next is not counted with it.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// Servers that are remembered though no session is theirs: DNS may give others again and again.
 const KNOWN_MAX: usize = 256;
 
@@ -33,8 +36,11 @@ pub(super) struct Silence {
 
 impl Silence {
     pub(super) fn asked(&self, now: u64) {
-        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+        // What nobody has asked for again was lost, or wanted no answer.
+        let is_old = age(&self.last, now) >= FORGOTTEN;
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 || is_old {
             self.since.store(now, Ordering::Relaxed);
+            self.asked.store(1, Ordering::Relaxed);
         }
         self.last.store(now, Ordering::Relaxed);
     }
@@ -72,10 +78,12 @@ impl Servers {
     }
 }
 
-/// Where a session begins: with the first that answers, or may by now.
-pub(super) fn first(servers: &[Arc<Silence>]) -> usize {
+/// With which a session begins: those that answer, or may by now, before the others.
+pub(super) fn in_turn(servers: &[Arc<Silence>]) -> Vec<usize> {
     let now = clock::lately_millis();
-    servers.iter().position(|one| one.may_begin(now)).unwrap_or(0)
+    let mut all: Vec<usize> = (0..servers.len()).collect();
+    all.sort_by_key(|one| !servers[*one].may_begin(now));
+    all
 }
 
 #[cfg(test)]
@@ -85,8 +93,12 @@ mod tests {
     #[test]
     fn a_server_that_answers_nobody_is_passed_over_and_asked_again_now_and_then() {
         let silence = Silence::default();
+        silence.asked(100_000);
+        assert!(!silence.is_long(159_999), "one datagram may have been lost");
+        silence.asked(160_000);
+        assert!(!silence.is_long(190_000), "that was long ago");
+        silence.ends();
         silence.asked(1_000);
-        assert!(!silence.is_long(60_000), "one datagram may have been lost");
         silence.asked(2_000);
         assert!(!silence.is_long(3_999) && silence.may_begin(3_999));
         assert!(silence.is_long(4_000) && !silence.may_begin(4_000));
@@ -104,13 +116,18 @@ mod tests {
     #[test]
     fn servers_that_nobody_uses_are_forgotten() {
         let servers = Servers::default();
-        let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], port as u16));
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let held = servers.of(&[address(1)]);
-        for port in 2..=2 * KNOWN_MAX {
+        for port in 2..=600 {
             servers.of(&[address(port)]);
         }
         assert!(servers.0.lock().unwrap().len() <= KNOWN_MAX);
         assert!(Arc::ptr_eq(&held[0], &servers.of(&[address(1)])[0]), "this one is in use");
-        assert_eq!(first(&servers.of(&[address(1), address(2)])), 0);
+        let two = servers.of(&[address(1), address(2)]);
+        assert_eq!(in_turn(&two), [0, 1]);
+        let now = clock::lately_millis();
+        (0..2).for_each(|_| two[0].asked(now));
+        two[0].since.store(now.saturating_sub(3_000), Ordering::Relaxed);
+        assert_eq!(in_turn(&two), [1, 0], "what answers nobody is the last to be asked");
     }
 }

@@ -72,6 +72,15 @@ impl Kept {
         let workload = self.workload.as_deref().map(Into::into);
         Identity { id: self.id.as_str().into(), workload, account: None }
     }
+
+    /// Whose it is, if it was exchanged for this very key.
+    fn used_by(&self, key: &str) -> Result<Option<Identity>, TokenError> {
+        match &self.used_for {
+            None => Ok(None),
+            Some(used_for) if used_for == key => Ok(Some(self.identity())),
+            Some(_) => Err(TokenError::Used(self.identity())),
+        }
+    }
 }
 
 /// See the module. All of it blocks.
@@ -137,15 +146,17 @@ impl Tokens {
         now: u64,
     ) -> Result<Identity, TokenError> {
         let key = digest(key);
+        self.refresh()?;
+        if let Some(whose) = found(&mut self.all, token, now)?.used_by(&key)? {
+            return Ok(whose);
+        }
         self.change(|all| {
+            // Another process may have been faster.
             let kept = found(all, token, now)?;
-            match &kept.used_for {
-                Some(other) if *other != key => Err(TokenError::Used(kept.identity())),
-                Some(_) | None => {
-                    kept.used_for = Some(key);
-                    Ok(kept.identity())
-                }
+            if kept.used_by(&key)?.is_none() {
+                kept.used_for = Some(key);
             }
+            Ok(kept.identity())
         })
     }
 

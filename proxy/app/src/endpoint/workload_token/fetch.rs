@@ -57,8 +57,7 @@ impl Source {
         spec: &ServiceAccountsSpec,
         now: Instant,
     ) {
-        // Looks that hang are as far apart as those that do not.
-        self.looked = Some(now + LOOK_WITHIN);
+        self.looked = Some(now);
         let Some(url) = &spec.jwks_url else { return };
         let fetched = fetch(gateway, url, &spec.jwks_file);
         let fetched = tokio::time::timeout(LOOK_WITHIN, fetched).await;

@@ -37,6 +37,9 @@ impl Loop {
     /// Everything that is not as it should be, with what takes time looked at only when it is due.
     pub(super) fn items(&self) -> Vec<Item> {
         let mut items = self.found.clone();
+        let is_told = items.iter().any(|item| item.reason == MEMORY_CHANGED);
+        let overwritten = self.overwritten.as_ref().filter(|_| !is_told);
+        items.extend(overwritten.map(|(item, _)| item.clone()));
         items.extend(drift::live(&self.gateway));
         items.extend(self.sources_items());
         items.extend(self.surroundings());
@@ -66,6 +69,8 @@ impl Loop {
     /// Looks again if it is time, and brings metrics and conditions up to date.
     pub(super) fn check_if_due(&mut self, now: Instant) {
         if now.saturating_duration_since(self.checked) >= CHECK_EVERY {
+            // Without a centre it has been in the log.
+            self.overwritten = self.overwritten.take().filter(|_| self.reporter.is_some());
             self.check();
         }
         self.tell_state();
@@ -133,7 +138,7 @@ impl Loop {
     /// What the memory on disk is, if it is not what was written.
     fn memory_found(&self) -> Option<String> {
         // A disk that takes nothing has another condition.
-        if self.conditions.is("StateUnwritten") {
+        if self.conditions.is("StateUnwritten") || self.written.is_empty() {
             return None;
         }
         match self.spec.state.memory_text() {
@@ -145,10 +150,10 @@ impl Loop {
 
     /// The memory is about to be replaced on disk: what a hand has made of it is told all the same.
     pub(super) fn see_memory(&mut self) {
-        let is_known = self.found.iter().any(|item| item.reason == MEMORY_CHANGED);
-        if let Some(found) = self.memory_found().filter(|_| !is_known) {
+        if let Some(found) = self.memory_found() {
             let (subject, wanted) = ("state.json", "as it was written");
-            self.found.push(Item::new(State::Drifted, MEMORY_CHANGED, subject, wanted, found));
+            let item = Item::new(State::Drifted, MEMORY_CHANGED, subject, wanted, found);
+            self.overwritten = Some((item, false));
         }
     }
 

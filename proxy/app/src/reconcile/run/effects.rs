@@ -58,9 +58,8 @@ impl Loop {
         let memory = self.machine.memory_mut();
         memory.audited = audited;
         let remembered = state.remember(memory);
-        if remembered.is_ok() {
-            self.written = written(memory);
-        }
+        // What fails may be there all the same.
+        self.written = remembered.as_ref().map_or_else(|_| String::new(), |()| written(memory));
         let pruned = remembered.and_then(|()| state.prune(&wanted));
         self.wrote(pruned);
     }

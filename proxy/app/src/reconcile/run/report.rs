@@ -68,6 +68,7 @@ impl Loop {
         memory.reports += 1;
         self.remember();
         let mut report = self.report(trigger);
+        self.overwritten = self.overwritten.take().map(|(item, _)| (item, true));
         let (tells, operations) = fitting(&self.results);
         let spec = Arc::clone(&self.spec);
         let (Some(spec), Some(reporter)) = (&spec.reporting, &mut self.reporter) else { return };
@@ -95,6 +96,7 @@ impl Loop {
                     // What is no answer of a centre is none.
                     _ => Reply::read(answer.body()).unwrap_or_default(),
                 };
+                self.overwritten = self.overwritten.take().filter(|(_, is_told)| !is_told);
                 let next = reply.next_interval.as_ref().map(|next| next.0);
                 if let Some(reporter) = &mut self.reporter {
                     reporter.challenged(reply.challenge.as_deref());
