@@ -21,7 +21,7 @@ use tillgate_core::reconcile::Wall;
 use tillgate_core::tls::ClientIdentity;
 use tillgate_net::clock::{self, Floor};
 use tillgate_net::metrics::Enrolled;
-use tillgate_net::rarely::Rarely;
+use tillgate_net::rarely::ByReason;
 use tillgate_net::tls::{self, Authority, GRACE, RequestError, RequestedKey, Tls};
 use tokio::sync::Semaphore;
 
@@ -55,9 +55,6 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// How long at most: a week to set up a machine.
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// What was refused is told once in this time, each kind by itself, with its number.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
-
 /// The disk does not take it, or nobody can sign.
 const NOT_NOW: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 
@@ -74,8 +71,7 @@ pub(super) struct Enrolment {
     known: Queue,
     strangers: Queue,
     allowance: Mutex<Allowance>,
-    /// By [`Refused::kind`].
-    refused: Mutex<[Rarely; 8]>,
+    refused: ByReason,
 }
 
 /// Work that is done apart from the runtime, one after the other.
@@ -128,19 +124,17 @@ enum Refused {
 }
 
 impl Refused {
-    /// Its number, whom it is about, and what it is called in the audit log.
-    fn kind(&self) -> (usize, Option<&Arc<str>>, &'static str) {
+    /// Whom it is about, and what it is called in the audit log.
+    fn kind(&self) -> (Option<&Arc<str>>, &'static str) {
         match self {
-            Self::Token(TokenError::Unknown) => (0, None, "unknown token"),
-            Self::Token(TokenError::Expired(whose)) => {
-                (1, Some(&whose.id), "token that has run out")
-            }
-            Self::Token(TokenError::Used(whose)) => (2, Some(&whose.id), "token shown again"),
-            Self::Token(TokenError::Full | TokenError::Disk(_)) => (3, None, "no disk"),
-            Self::Elsewhere => (4, None, "certificate of another authority"),
-            Self::Ended(id) => (5, Some(id), "certificate that has run out"),
-            Self::Account(id) => (6, Some(id), "service account that may not come"),
-            Self::Often(id, _) => (7, Some(id), "too many certificates"),
+            Self::Token(TokenError::Unknown) => (None, "unknown token"),
+            Self::Token(TokenError::Expired(whose)) => (Some(&whose.id), "token that has run out"),
+            Self::Token(TokenError::Used(whose)) => (Some(&whose.id), "token shown again"),
+            Self::Token(TokenError::Full | TokenError::Disk(_)) => (None, "no disk"),
+            Self::Elsewhere => (None, "certificate of another authority"),
+            Self::Ended(id) => (Some(id), "certificate that has run out"),
+            Self::Account(id) => (Some(id), "service account that may not come"),
+            Self::Often(id, _) => (Some(id), "too many certificates"),
         }
     }
 
@@ -192,7 +186,7 @@ impl Enrolment {
             known: Queue::new(WAITING),
             strangers: Queue::new(LOOKING),
             allowance: Mutex::default(),
-            refused: Mutex::default(),
+            refused: ByReason::default(),
         }
     }
 
@@ -466,8 +460,8 @@ pub(super) async fn exchange(desk: &Arc<Desk>, ask: &Ask) -> Result<Response, Pr
 /// Counts a refusal, and tells it now and then.
 async fn refuse(desk: &Desk, why: Refused) -> Problem {
     desk.endpoint().meters.enrolled(Enrolled::Refused);
-    let (kind, whose, reason) = why.kind();
-    let told = lock(&desk.endpoint().enrolment.refused)[kind].happens(TOLD_EVERY, clock::now());
+    let (whose, reason) = why.kind();
+    let told = desk.endpoint().enrolment.refused.happens(reason, clock::now());
     let Some(count) = told else { return why.problem() };
     if let Refused::Token(error @ (TokenError::Full | TokenError::Disk(_))) = &why {
         tracing::error!(count, "no certificate for a sidecar: {error}");
