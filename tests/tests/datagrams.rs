@@ -150,6 +150,7 @@ fn store(to: SocketAddr, class: &str, change: impl FnOnce(&mut ListenerSpec)) ->
 }
 
 const OPEN: &str = r#"tillgate_connections{listener="radius"}"#;
+const ACCEPTED: &str = r#"tillgate_connections_accepted_total{listener="radius"}"#;
 
 fn dropped(reason: &str) -> String {
     format!(r#"tillgate_datagrams_dropped_total{{listener="radius",reason="{reason}"}}"#)
@@ -171,7 +172,7 @@ fn every_client_hears_its_own_answers() {
         }
     }
     gateway.expect_metric(OPEN, 200.0);
-    gateway.expect_metric(r#"tillgate_connections_accepted_total{listener="radius"}"#, 200.0);
+    gateway.expect_metric(ACCEPTED, 200.0);
     assert!(!clients[0].hears_something());
     assert!(clients.iter().all(|client| !client.has_heard()), "and nobody else's");
 }
@@ -191,20 +192,23 @@ fn datagrams_of_any_size_pass() {
 
 #[test]
 fn a_full_table_makes_room_but_not_of_who_waits_for_an_answer() {
+    const MOST: u16 = 32;
     let echo = Echo::start();
-    let gateway =
-        Gateway::start(store(echo.address, "payment", |spec| spec.limits.sessions_max = 4).build());
-    for number in 0..20 {
-        Client::new(&gateway, "radius").ask(format!("client {number}").as_bytes());
+    let limited = store(echo.address, "payment", |spec| spec.limits.sessions_max = MOST.into());
+    let gateway = Gateway::start(limited.build());
+    // All of them stay, so that none gets the port of another.
+    let answered: Vec<_> = (0..MOST + 20).map(|_| Client::new(&gateway, "radius")).collect();
+    for client in &answered {
+        client.ask(b"a question");
     }
-    eventually("sessions stay bounded", || (gateway.metric(OPEN) <= 4.0).then_some(()));
+    eventually("they stay bounded", || (gateway.metric(OPEN) <= MOST.into()).then_some(()));
 
-    let waiting: Vec<_> = (0..4).map(|_| Client::new(&gateway, "radius")).collect();
+    // At once, so that several workers make room at the same time.
+    let waiting: Vec<_> = (0..MOST).map(|_| Client::new(&gateway, "radius")).collect();
     for client in &waiting {
         client.send(b"!silence");
     }
-    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-    eventually("all four are known", || (gateway.metric(accepted) >= 24.0).then_some(()));
+    gateway.expect_metric(ACCEPTED, (answered.len() + waiting.len()) as f64);
     let late = Client::new(&gateway, "radius");
     late.send(b"one too many");
     gateway.expect_metric(&dropped("table_full"), 1.0);
@@ -234,14 +238,14 @@ fn a_client_that_takes_its_part_takes_nobody_elses() {
     fourth.ask(b"thank you");
     gateway.expect_metric(OPEN, 4.0);
     other.ask(b"still here");
-    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-    assert_eq!(gateway.metric(accepted), 5.0, "the other one has kept its session");
-    for number in 0..20 {
-        Client::new(&gateway, "radius").ask(format!("port {number}").as_bytes());
+    assert_eq!(gateway.metric(ACCEPTED), 5.0, "the other one has kept its session");
+    let others: Vec<_> = (0..20).map(|_| Client::new(&gateway, "radius")).collect();
+    for client in &others {
+        client.ask(b"from another port");
     }
     gateway.expect_metric(OPEN, 4.0);
     other.ask(b"and still");
-    assert_eq!(gateway.metric(accepted), 25.0);
+    assert_eq!(gateway.metric(ACCEPTED), 25.0);
 }
 
 #[test]
@@ -267,10 +271,9 @@ fn a_silent_session_is_over() {
     client.insist(b"hello");
     gateway.expect_metric(OPEN, 0.0);
     let ended = r#"tillgate_requests_total{class="payment",route="listener/radius",code="none"}"#;
-    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
     eventually("every session has ended and is counted once", || {
         let sessions = gateway.metric(ended);
-        (sessions >= 1.0 && sessions == gateway.metric(accepted)).then_some(())
+        (sessions >= 1.0 && sessions == gateway.metric(ACCEPTED)).then_some(())
     });
     let down = gateway.metric(r#"tillgate_traffic_bytes_total{class="payment",direction="down"}"#);
     assert!(down >= 5.0 && down % 5.0 == 0.0, "{down} bytes of answers of five");
@@ -289,8 +292,7 @@ fn a_server_that_is_away_costs_no_session_and_the_next_one_answers() {
     let client = Client::new(&gateway, "radius");
     client.insist(b"hello");
     client.insist(b"hello again");
-    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-    assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+    assert_eq!(gateway.metric(ACCEPTED), 1.0, "in one session");
 }
 
 #[test]
@@ -302,8 +304,7 @@ fn a_reload_moves_a_session_that_never_rests() {
     let of = |to, class, digest| store(to, class, |_| ()).digest(digest).build();
     gateway.control.reload(of(first.address, "payment", "sha256:same")).expect("nothing new");
     client.ask(b"hello again");
-    let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-    assert_eq!(gateway.metric(accepted), 1.0, "what stays as it is keeps its session");
+    assert_eq!(gateway.metric(ACCEPTED), 1.0, "what stays as it is keeps its session");
 
     gateway.control.reload(of(second.address, "payment", "sha256:other")).expect("a server");
     moves(&client, &first, &second);
@@ -353,8 +354,7 @@ fn a_server_that_is_silent_is_passed_over() {
         let client = Client::new(&gateway, "radius");
         client.insist(b"is anybody there?");
         client.insist(b"good");
-        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-        assert_eq!(gateway.metric(accepted), 1.0, "in one session");
+        assert_eq!(gateway.metric(ACCEPTED), 1.0, "in one session");
     }
 }
 
@@ -391,8 +391,7 @@ fn who_is_never_answered_does_not_keep_a_session_by_asking() {
     let client = Client::new(&gateway, "radius");
     eventually("another session begins", || {
         client.send(b"is anybody there?");
-        let accepted = r#"tillgate_connections_accepted_total{listener="radius"}"#;
-        (gateway.metric(accepted) >= 2.0).then_some(())
+        (gateway.metric(ACCEPTED) >= 2.0).then_some(())
     });
 }
 

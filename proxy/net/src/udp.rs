@@ -25,7 +25,7 @@ use self::silence::Servers;
 use crate::drain::Phase;
 use crate::error::Failure;
 use crate::http::body::Observer;
-use crate::http::server::{Entry, InFlight};
+use crate::http::server::{Entry, InFlight, Place};
 use crate::upstream::Lane;
 
 mod session;
@@ -166,19 +166,14 @@ impl Forwarder {
         };
         let is_crowd = self.entry.is_crowded_by(client.ip());
         let free = if is_crowd { None } else { self.entry.admit_uncounted() };
-        let leaves = match free {
-            Some(_) => None,
-            None if is_crowd => Some(self.who_leaves_of(client).ok_or_else(crowds)?),
-            None => Some(self.who_leaves().ok_or_else(full)?),
-        };
+        let crowd = is_crowd.then_some(client);
+        if free.is_none() && who_leaves(&self.sessions(), crowd).is_none() {
+            return Err(if is_crowd { crowds() } else { full() });
+        }
         // Nobody leaves for a client that cannot be served.
         let route = router.route(client).map_err(Failure::reason)?;
         let Route { addresses, holds, lane, flow, record } = route;
-        let left = || {
-            let session = self.sessions().remove(&leaves?)?;
-            session.give_up_place()
-        };
-        let Some(mut place) = free.or_else(left) else {
+        let Some(mut place) = free.or_else(|| self.room(crowd)) else {
             record.end(Err(Failure::RequestsFull));
             return Err(full());
         };
@@ -204,15 +199,17 @@ impl Forwarder {
         Ok(session)
     }
 
-    /// Whose session was silent for longest and waits for nothing.
-    fn who_leaves(&self) -> Option<SocketAddr> {
-        self.sessions().longest_silent(|session| session.may_leave()).copied()
-    }
-
-    /// Which one of this client's.
-    fn who_leaves_of(&self, client: SocketAddr) -> Option<SocketAddr> {
-        let sessions = self.sessions();
-        sessions.longest_silent_of(&client.client(), |session| session.may_leave()).copied()
+    /// The place of a session that ends for it; of a crowd's own if it is for one of a `crowd`.
+    fn room(&self, crowd: Option<SocketAddr>) -> Option<Place> {
+        // Found and taken in one go: another worker looks for one, too.
+        let next = || {
+            let mut sessions = self.sessions();
+            let leaves = who_leaves(&sessions, crowd)?;
+            sessions.remove(&leaves)
+        };
+        let mut leaving = std::iter::from_fn(next);
+        // One that has ended by itself has no place any more, but has left room.
+        leaving.find_map(|session| session.give_up_place()).or_else(|| self.entry.admit_uncounted())
     }
 
     /// Passes a server's datagram on.
@@ -238,4 +235,18 @@ impl Forwarder {
     fn buffer(&self) -> MutexGuard<'_, Vec<u8>> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whose session was silent for longest and waits for nothing; which of its own if one of a `crowd`
+/// asks.
+fn who_leaves(
+    sessions: &SessionTable<SocketAddr, Arc<Session>>,
+    crowd: Option<SocketAddr>,
+) -> Option<SocketAddr> {
+    let may_leave = |session: &Arc<Session>| session.may_leave();
+    let leaves = match crowd {
+        Some(one) => sessions.longest_silent_of(&one.client(), may_leave),
+        None => sessions.longest_silent(may_leave),
+    };
+    leaves.copied()
 }
