@@ -1,7 +1,7 @@
 //! The access log and traces, from outside.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -9,14 +9,15 @@ use std::sync::mpsc;
 
 use tillgate::access::FIELDS;
 use tillgate_config::effective::{
-    ClassLog, ClientAddress, Effective, LogOutput, LoggedHeader, OtlpEndpoint, TracingSpec,
+    ClassLog, ClientAddress, Effective, ListenerProtocol, LogOutput, LoggedHeader, OtlpEndpoint,
+    TracingSpec,
 };
-use tillgate_core::backend::{Endpoint, Host, Location};
+use tillgate_core::backend::{BackendProtocol, Endpoint, Host, Location};
 use tillgate_core::tls::{ServerTls, TlsVersion};
 use tillgate_core::units::Percent;
 use tillgate_tests::gateway::Gateway;
 use tillgate_tests::origin::Origin;
-use tillgate_tests::ports::nobody;
+use tillgate_tests::ports::{nobody, nobody_udp};
 use tillgate_tests::program::{Program, policy, scratch};
 use tillgate_tests::store::Store;
 use tillgate_tests::tls::{self, Authority, Volume, Wants};
@@ -129,6 +130,40 @@ fn a_line_says_what_happened_and_only_what_policy_names() {
         assert!(!text.contains(secret), "{secret} is in {text}");
     }
     let _ = fs::remove_file(&logged.path);
+}
+
+#[test]
+fn a_line_of_a_datagram_session_names_the_server_that_answered() {
+    let endpoint = |at: SocketAddr| Endpoint { host: Host::Ip(at.ip()), port: at.port() };
+    // The client's address picks the first one, so one of the two orders begins with nobody.
+    for begins_with_nobody in [true, false] {
+        let server = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        server.set_nonblocking(true).expect("a socket does not block");
+        let at = server.local_addr().expect("a bound socket");
+        let mut order = [nobody_udp(), at];
+        if !begins_with_nobody {
+            order.reverse();
+        }
+        let store = Store::default()
+            .backend("radius", Location::Cloud, BackendProtocol::Udp, at)
+            .change_backend(|backend| backend.endpoints = order.map(endpoint).to_vec())
+            .listener("radius", ListenerProtocol::Udp, Some("payment"), |_| ());
+        let logged = Logged::new("datagrams", store, &[("payment", 100, &[])]);
+        let mut gateway = Gateway::start(logged.effective.clone());
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        client.connect(gateway.listeners["radius"]).expect("an address");
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        let (_, from) = eventually("it is asked", || {
+            client.send(b"hello").expect("the datagram is taken");
+            server.recv_from(&mut [0; 16]).ok()
+        });
+        server.send_to(b"welcome", from).expect("the session is there");
+        client.recv(&mut [0; 16]).expect("the answer comes");
+        gateway.control.drain();
+        gateway.ended();
+        assert_eq!(lines(&logged.path, 1)[0]["endpoint"], at.to_string());
+        let _ = fs::remove_file(&logged.path);
+    }
 }
 
 #[test]

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tillgate_core::backend::{BackendSpec, Location};
+use tillgate_core::backend::{BackendId, BackendSpec, Location};
 use tillgate_core::link::LinkId;
 use tillgate_net::clock;
 use tillgate_net::error::Failure;
 use tillgate_net::http::body::Observer as _;
 use tillgate_net::http::server::{Entry, InFlight};
-use tillgate_net::udp::{self, Holds, Route, Router};
+use tillgate_net::udp::{self, Holds, Record, Route, Router};
 use tillgate_net::upstream::resolver::Resolver;
 
 use crate::admission;
@@ -49,9 +49,9 @@ struct Datagrams {
 }
 
 impl Router for Datagrams {
-    type Record = Outcome;
+    type Record = Session;
 
-    fn route(&self, client: SocketAddr) -> Result<Route<Outcome>, Failure> {
+    fn route(&self, client: SocketAddr) -> Result<Route<Session>, Failure> {
         let running = self.worker.gateway().running();
         // Taken away a moment ago.
         let (spec, listener) = running.listener(&self.name).ok_or(Failure::Drained)?;
@@ -63,8 +63,11 @@ impl Router for Datagrams {
             Some((index, resolver.addresses_now(endpoint, &backend.dns)?))
         });
         let known: Vec<_> = known.collect();
-        let (first, _) = known.first().ok_or(Failure::ResolveFailed)?;
-        let addresses = known.iter().flat_map(|(_, found)| found.to_vec()).collect();
+        let pairs = known.iter().flat_map(|(index, found)| found.iter().map(|one| (*index, *one)));
+        let (servers, addresses): (Vec<_>, Vec<_>) = pairs.unzip();
+        if addresses.is_empty() {
+            return Err(Failure::ResolveFailed);
+        }
         let flow = InFlight::alone(clock::now());
         let class = running.class(listener.class);
         flow.bind(spec.timeouts.idle, class.critical());
@@ -77,11 +80,28 @@ impl Router for Datagrams {
             outcome.end(Err(no.failure));
             return Err(no.failure);
         }
-        outcome.send_to(id, *first);
         listener.upstream.dials.inc();
         let (link, lane) = running.lane(backend.location, listener.class).unzip();
         let holds = self.holds(&running, Purpose::new(backend, &class.spec.name, link));
-        Ok(Route { addresses, holds, lane, flow, record: outcome })
+        let record = Session { outcome, backend: id, servers };
+        Ok(Route { addresses, holds, lane, flow, record })
+    }
+}
+
+/// What the log and the metrics say of a session: its server is the one that it used last.
+struct Session {
+    outcome: Outcome,
+    backend: BackendId,
+    /// Whose each of its addresses is, by number.
+    servers: Vec<usize>,
+}
+
+impl Record for Session {
+    fn end(mut self, at: usize, result: Result<(), Failure>) {
+        if let Some(server) = self.servers.get(at) {
+            self.outcome.send_to(self.backend, *server);
+        }
+        self.outcome.end(result);
     }
 }
 

@@ -24,7 +24,6 @@ use self::session::Session;
 use self::silence::Servers;
 use crate::drain::Phase;
 use crate::error::Failure;
-use crate::http::body::Observer;
 use crate::http::server::{Entry, InFlight, Place};
 use crate::upstream::Lane;
 
@@ -63,10 +62,16 @@ pub struct Route<R> {
     pub record: R,
 }
 
+/// What remembers a session.
+pub trait Record: Send + 'static {
+    /// The session has ended; `at` says which of the route's addresses it used last.
+    fn end(self, at: usize, result: Result<(), Failure>);
+}
+
 /// Says where a new client's datagrams go.
 pub trait Router: Send + Sync + 'static {
     /// Is told how a session ended.
-    type Record: Observer;
+    type Record: Record;
 
     /// The route of a new client's session; it must not wait.
     ///
@@ -174,11 +179,11 @@ impl Forwarder {
         let route = router.route(client).map_err(Failure::reason)?;
         let Route { addresses, holds, lane, flow, record } = route;
         let Some(mut place) = free.or_else(|| self.room(crowd)) else {
-            record.end(Err(Failure::RequestsFull));
+            record.end(0, Err(Failure::RequestsFull));
             return Err(full());
         };
         if !place.is_for(client.ip()) {
-            record.end(Err(Failure::ClientCrowds));
+            record.end(0, Err(Failure::ClientCrowds));
             return Err(Failure::ClientCrowds.reason());
         }
         let servers = &self.entry.sessions.servers;
@@ -187,7 +192,7 @@ impl Forwarder {
             Ok(session) => Arc::new(session),
             Err(error) => {
                 tracing::debug!(%error, "no socket for a session");
-                record.end(Err(Failure::ConnectUnreachable));
+                record.end(0, Err(Failure::ConnectUnreachable));
                 return Err(Failure::ConnectUnreachable.reason());
             }
         };

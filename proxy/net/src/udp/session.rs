@@ -12,11 +12,10 @@ use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
 use super::silence::{self, Servers, Silence};
-use super::{BURST, Forwarder, Holds};
+use super::{BURST, Forwarder, Holds, Record};
 use crate::clock;
 use crate::drain::{Phase, Ticket};
 use crate::error::Failure;
-use crate::http::body::Observer;
 use crate::http::server::{InFlight, Place};
 use crate::link::Policer;
 use crate::shaped::dial::bind_to_line;
@@ -241,7 +240,7 @@ fn is_report(kind: io::ErrorKind) -> bool {
 }
 
 /// Passes a server's datagrams on until the session is over.
-pub(super) async fn run<R: Observer>(
+pub(super) async fn run<R: Record>(
     forwarder: Arc<Forwarder>,
     client: SocketAddr,
     session: Arc<Session>,
@@ -250,9 +249,10 @@ pub(super) async fn run<R: Observer>(
 ) {
     let leaving = Leaving { forwarder, client, session };
     let result = until_over(&leaving.forwarder, client, &leaving.session, &ticket).await;
+    let at = leaving.session.at.load(Ordering::Relaxed);
     drop(leaving);
     drop(ticket);
-    record.end(result);
+    record.end(at, result);
 }
 
 /// Takes a session out of the table, also after a panic.
