@@ -6,6 +6,7 @@
 //! swaps in one go: workers open what is new, and what is gone ends as its connections do.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -78,6 +79,8 @@ pub(crate) struct Change {
 /// See the module.
 pub(crate) struct Listeners {
     live: Mutex<Vec<Live>>,
+    /// Nothing comes to `live` any more; changed while that is locked.
+    has_let_go: AtomicBool,
     shown: ArcSwap<Vec<Listening>>,
     /// By worker, the admin thread last.
     desks: Vec<mpsc::Sender<Vec<Opening>>>,
@@ -97,6 +100,7 @@ impl Listeners {
         let (desks, orders) = (0..=workers).map(|_| mpsc::channel(ORDERS_MAX)).unzip();
         let listeners = Self {
             live: Mutex::default(),
+            has_let_go: AtomicBool::new(false),
             shown: ArcSwap::default(),
             desks,
             drain,
@@ -191,7 +195,12 @@ impl Listeners {
         let permits = self.desks.iter().map(mpsc::Sender::try_reserve);
         let permits = permits.collect::<Result<Vec<_>, _>>().map_err(|_| Busy)?;
         swap()?;
-        for old in self.live().iter() {
+        let mut live = self.live();
+        if self.has_let_go.load(Ordering::Relaxed) {
+            // The drain has begun meanwhile: what was bound is closed again.
+            return Ok(Change { come: Vec::new(), gone: Vec::new() });
+        }
+        for old in live.iter() {
             let is_next = |live: &&Live| Arc::ptr_eq(&old.shared, &live.shared) && !old.is(live);
             if let Some(next) = plan.next.iter().find(is_next) {
                 old.entry.pass_on(next.begins_as(old).then(|| Arc::clone(&next.entry)));
@@ -202,8 +211,9 @@ impl Listeners {
         }
         let shown = plan.next.iter().map(Live::show).collect();
         self.shown.store(Arc::new(shown));
-        let before = std::mem::replace(&mut *self.live(), plan.next);
-        let now = self.live().clone();
+        let before = std::mem::replace(&mut *live, plan.next);
+        let now = live.clone();
+        drop(live);
         for live in &now {
             live.entry.set_limits(limits(&live.spec));
         }
@@ -230,7 +240,9 @@ impl Listeners {
     /// Keeps no socket: when the workers close theirs, the kernel refuses new connections, unless
     /// another process has them too.
     pub(crate) fn let_go(&self) {
-        self.live().clear();
+        let mut live = self.live();
+        self.has_let_go.store(true, Ordering::Relaxed);
+        live.clear();
     }
 
     /// The admin listener stops taking connections: another process answers now.

@@ -261,11 +261,19 @@ async fn sweep(mirror: Weak<Mirror>) {
 }
 
 impl Mirror {
+    /// What the store has run, once what it ran before is known.
+    async fn write_down_releases(&self) {
+        if self.recalled.load(Ordering::Acquire) {
+            self.releases.write_down(&self.store).await;
+        }
+    }
+
     /// What must be known after a restart.
     async fn write_down(&self) {
         if !self.recalled.load(Ordering::Acquire) {
             return;
         }
+        self.write_down_releases().await;
         self.clock.look();
         if let Some(text) = self.clock.news() {
             self.store.remember(Note::Time, text).await;

@@ -77,10 +77,12 @@ impl Circuit {
     }
 
     /// Other bounds; who is in stays.
-    pub fn reconfigure(&self, spec: CircuitSpec) {
+    pub fn reconfigure(self: &Arc<Self>, spec: CircuitSpec) {
         self.requests_max.store(spec.requests_max, Ordering::Relaxed);
         self.waiting_max.store(spec.waiting_max, Ordering::Relaxed);
         self.retries_max.store(spec.retries_max, Ordering::Relaxed);
+        // There may be more room than before.
+        self.hand_out();
     }
 
     /// Calls that have a place.
@@ -94,13 +96,19 @@ impl Circuit {
     /// [`Full::Retries`]: a further try never waits for other further tries.
     pub fn try_enter(self: &Arc<Self>, rank: Rank, turn: Turn) -> Result<Option<Place>, Full> {
         let further = self.count(turn)?;
-        let busy = self.busy.fetch_add(1, Ordering::AcqRel);
-        let bound = part(self.requests_max.load(Ordering::Relaxed), rank);
-        if busy < bound && self.waiting.load(Ordering::Acquire) == 0 {
-            return Ok(Some(Place { circuit: Some(Arc::clone(self)), further }));
+        if self.waiting.load(Ordering::Acquire) > 0 || !self.takes_one(rank) {
+            return Ok(None);
         }
-        self.busy.fetch_sub(1, Ordering::AcqRel);
-        Ok(None)
+        Ok(Some(Place { circuit: Some(Arc::clone(self)), further }))
+    }
+
+    /// Counts one more of `rank`, if there is room. In one step, so that who gets none keeps it
+    /// from nobody for a moment. In one order with `waiting` (`SeqCst`): of whoever waits and
+    /// whoever leaves at the same time one sees the other.
+    fn takes_one(&self, rank: Rank) -> bool {
+        let bound = part(self.requests_max.load(Ordering::Relaxed), rank);
+        let counted = |busy| (busy < bound).then_some(busy + 1);
+        self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted).is_ok()
     }
 
     /// Counts a further try, also while it waits for its place.
@@ -108,10 +116,11 @@ impl Circuit {
         if turn == Turn::First {
             return Ok(None);
         }
+        let most = self.retries_max.load(Ordering::Relaxed);
+        let counted = |retries| (retries < most).then_some(retries + 1);
+        let update = self.retries.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted);
+        update.map_err(|_| Full::Retries)?;
         let further = Further { circuit: Arc::clone(self) };
-        if self.retries.fetch_add(1, Ordering::AcqRel) >= self.retries_max.load(Ordering::Relaxed) {
-            return Err(Full::Retries);
-        }
         Ok(Some(further))
     }
 
@@ -134,10 +143,7 @@ impl Circuit {
             queue.waiters.retain(|_, waiter| !waiter.is_closed());
             let waiting = u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX);
             if waiting >= part(self.waiting_max.load(Ordering::Relaxed), rank) {
-                self.waiting.store(waiting, Ordering::Release);
-                drop(queue);
-                // Asking for a place kept one from others for a moment.
-                self.hand_out();
+                self.waiting.store(waiting, Ordering::SeqCst);
                 return Err(Full::Queue(waiting));
             }
             let (tell, told) = oneshot::channel();
@@ -145,7 +151,7 @@ impl Circuit {
             let number = u64::MAX - queue.arrivals;
             queue.arrivals += 1;
             queue.waiters.insert((rank, number), tell);
-            self.waiting.store(waiting + 1, Ordering::Release);
+            self.waiting.store(waiting + 1, Ordering::SeqCst);
             told
         };
         // A place may have become free before anybody knew of the one who waits.
@@ -163,9 +169,7 @@ impl Circuit {
     fn hand_out(self: &Arc<Self>) {
         let mut queue = self.lock();
         while let Some(((rank, _), _)) = queue.waiters.last_key_value() {
-            let bound = part(self.requests_max.load(Ordering::Relaxed), *rank);
-            if self.busy.fetch_add(1, Ordering::AcqRel) >= bound {
-                self.busy.fetch_sub(1, Ordering::AcqRel);
+            if !self.takes_one(*rank) {
                 break;
             }
             let Some((_, waiter)) = queue.waiters.pop_last() else { break };
@@ -173,11 +177,11 @@ impl Circuit {
             if let Err(mut unwanted) = waiter.send(place) {
                 // It is given back here: the queue is held.
                 unwanted.circuit = None;
-                self.busy.fetch_sub(1, Ordering::AcqRel);
+                self.busy.fetch_sub(1, Ordering::SeqCst);
             }
         }
         let waiting = u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX);
-        self.waiting.store(waiting, Ordering::Release);
+        self.waiting.store(waiting, Ordering::SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -216,9 +220,9 @@ impl Drop for Further {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(circuit) = self.circuit.take() else { return };
-        circuit.busy.fetch_sub(1, Ordering::AcqRel);
+        circuit.busy.fetch_sub(1, Ordering::SeqCst);
         self.further = None;
-        if circuit.waiting.load(Ordering::Acquire) > 0 {
+        if circuit.waiting.load(Ordering::SeqCst) > 0 {
             circuit.hand_out();
         }
     }
@@ -294,6 +298,36 @@ mod tests {
         }
         assert_eq!(*order.lock().unwrap(), ["first", "second", "bulk"]);
         assert_eq!(circuit.busy(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_a_place_when_the_bound_is_raised() {
+        let circuit = Circuit::new(CircuitSpec { requests_max: 1, ..SPEC });
+        let held = circuit.try_enter(Rank::HIGHEST, Turn::First).unwrap();
+        let raised = async {
+            tokio::task::yield_now().await;
+            circuit.reconfigure(SPEC);
+        };
+        let (place, ()) = tokio::join!(circuit.enter(Rank::HIGHEST, Turn::First, WAIT), raised);
+        assert!(place.is_ok() && held.is_some());
+    }
+
+    #[test]
+    fn no_place_is_lost_between_workers_that_take_and_give_back() {
+        let circuit = Circuit::new(CircuitSpec { requests_max: 3, ..SPEC });
+        let held = circuit.try_enter(Rank::HIGHEST, Turn::First).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                // There is always room for two.
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let place = circuit.try_enter(Rank::HIGHEST, Turn::First).unwrap();
+                        assert!(place.is_some(), "nobody else keeps it");
+                    }
+                });
+            }
+        });
+        assert_eq!((circuit.busy(), held.is_some()), (1, true));
     }
 
     #[tokio::test]

@@ -178,14 +178,14 @@ impl Forwarder {
         // Nobody leaves for a client that cannot be served.
         let route = router.route(client).map_err(Failure::reason)?;
         let Route { addresses, holds, lane, flow, record } = route;
-        let Some(mut place) = free.or_else(|| self.room(crowd)) else {
+        let Some(place) = free.or_else(|| self.room(crowd)) else {
             record.end(0, Err(Failure::RequestsFull));
             return Err(full());
         };
-        if !place.is_for(client.ip()) {
+        let Some(place) = self.place_of(client, place) else {
             record.end(0, Err(Failure::ClientCrowds));
-            return Err(Failure::ClientCrowds.reason());
-        }
+            return Err(crowds());
+        };
         let servers = &self.entry.sessions.servers;
         let opened = Session::open((addresses, holds), servers, lane, flow, place);
         let session = match opened {
@@ -215,6 +215,17 @@ impl Forwarder {
         let mut leaving = std::iter::from_fn(next);
         // One that has ended by itself has no place any more, but has left room.
         leaving.find_map(|session| session.give_up_place()).or_else(|| self.entry.admit_uncounted())
+    }
+
+    /// The place as one of `client`'s.
+    fn place_of(&self, client: SocketAddr, mut place: Place) -> Option<Place> {
+        if place.becomes_of(client.ip()) {
+            return Some(place);
+        }
+        // Another worker has taken that client's last one in this moment: one of its own leaves.
+        drop(place);
+        let mut own = self.room(Some(client))?;
+        own.becomes_of(client.ip()).then_some(own)
     }
 
     /// Passes a server's datagram on.

@@ -16,7 +16,7 @@ use tillgate_core::gate::{
     self, Clock, Gate, Holding, Look, Opening, Prohibition, Rollout, StoreState,
 };
 use tillgate_core::mirror::{Digest, Unknown, Verdict};
-use tillgate_net::mirror::{Manifest, Note, Store};
+use tillgate_net::mirror::{Manifest, Store};
 use tokio::sync::watch;
 
 use super::manifests::{Contents, contents};
@@ -236,11 +236,11 @@ impl Mirror {
             return;
         };
         let image = (&*place.repository, &*image);
-        if let Some(text) = self.releases.given(rollout, image, self.clock.now().1) {
+        if self.releases.given(rollout, image, self.clock.now().1) {
             let (name, release) = (&*rollout.name, &*rollout.stages.release);
             let repository = image.0;
             tracing::info!(rollout = name, release, repository, "handed out for the first time");
-            self.store.remember(Note::Releases, text).await;
+            self.write_down_releases().await;
         }
     }
 

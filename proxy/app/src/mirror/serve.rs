@@ -270,6 +270,14 @@ impl Story<'_> {
     ) -> Result<Given, Refused> {
         let store = &self.mirror.store;
         for _ in 0..TRIES_MAX {
+            // Asked before anybody counts on the fetch: others who want it may be let.
+            let may_fetch = store.lacks(&digest);
+            if may_fetch
+                && let Some(held) = self.held_back(place, &digest).await
+                && store.lacks(&digest)
+            {
+                return Err(held);
+            }
             let (live, how) = match store.claim(digest) {
                 Claim::Stored(total) => {
                     let Some((bytes, part)) = self.part(total) else {
@@ -282,7 +290,7 @@ impl Story<'_> {
                 }
                 Claim::Join(live) => (live, Served::Joined),
                 Claim::Begin(ticket) => {
-                    if let Some(held) = self.held_back(place, &digest).await {
+                    if !may_fetch && let Some(held) = self.held_back(place, &digest).await {
                         ticket.broke(Broken::new(held.code, held.failure, &*held.message));
                         return Err(held);
                     }

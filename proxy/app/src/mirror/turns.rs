@@ -87,10 +87,8 @@ impl Turns {
     /// Calls everybody whose turn it is.
     fn call(&self, inner: &mut Inner) {
         while let Some(id) = inner.queue.poll_turn() {
-            let called = inner.waiting.remove(&id).is_some_and(|call| call.send(()).is_ok());
-            if !called {
-                inner.queue.leave();
-            }
+            // Whoever has stopped waiting in this moment leaves as a turn that has begun does.
+            let _: Option<Result<(), ()>> = inner.waiting.remove(&id).map(|call| call.send(()));
         }
         self.show(inner);
     }

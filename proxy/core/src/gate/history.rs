@@ -50,6 +50,30 @@ impl History {
         Self { rollouts: BTreeMap::new(), began: Some(now) }
     }
 
+    /// What was handed out `before` becomes known after this was.
+    pub fn comes_after(&mut self, before: Self) {
+        let later = std::mem::replace(self, before);
+        self.began = self.began.or(later.began);
+        for (rollout, releases) in later.rollouts {
+            let known = self.rollouts.entry(rollout).or_default();
+            // The oldest first: what comes last is in front.
+            for mut ran in releases.into_iter().rev() {
+                let place = known.iter().position(|one| one.release == ran.release);
+                if let Some(earlier) = place.and_then(|place| known.remove(place)) {
+                    if place == Some(0) {
+                        ran.since = earlier.since;
+                    }
+                    let news = |image: &_| !earlier.images.contains(image);
+                    let later = std::mem::take(&mut ran.images).into_iter().filter(news);
+                    ran.images = earlier.images.iter().cloned().chain(later).collect();
+                    ran.images.truncate(IMAGES_MAX);
+                }
+                known.push_front(ran);
+            }
+            known.truncate(RELEASES_MAX);
+        }
+    }
+
     /// An image (repository and digest) of the release of `rollout` was handed out. Returns whether
     /// that is news.
     pub fn handle_given(
@@ -214,6 +238,23 @@ mod tests {
         }
         assert_eq!(history.of(&name).count(), RELEASES_MAX);
         assert_eq!(History::read("nonsense\nimage a b\nrelease x\n"), History::default());
+    }
+
+    #[test]
+    fn what_was_handed_out_before_the_memory_was_read_comes_after_it() {
+        let mut before = History::empty(Timestamp(0));
+        given(&mut before, "46", "sha256:0", 1);
+        given(&mut before, "47", "sha256:a", 2);
+        let mut later = History::default();
+        given(&mut later, "47", "sha256:b", 10);
+        given(&mut later, "48", "sha256:c", 11);
+        later.comes_after(before);
+        let known: Vec<_> = later.of(&rollout("47", "").name).collect();
+        let releases: Vec<_> = known.iter().map(|ran| (&*ran.release, ran.since.0)).collect();
+        assert_eq!(releases, [("48", 11), ("47", 2), ("46", 1)]);
+        assert_eq!(known[1].images.len(), 2, "{known:?}");
+        assert_eq!(later.holding("pos/checkout", "sha256:0"), Holding::Previous(2));
+        assert_eq!(History::read(&later.to_text()), later);
     }
 
     #[test]

@@ -175,10 +175,10 @@ impl Entry {
     }
 
     pub(crate) fn admit_uncounted(self: &Arc<Self>) -> Option<Place> {
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.limits().connections_max {
-            self.open.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
+        let most = self.limits().connections_max;
+        // In one step: one that is refused keeps its place from nobody, not even for a moment.
+        let counted = |open| (open < most).then_some(open + 1);
+        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).ok()?;
         let (entry, held) = (Arc::clone(self), Held::new(&self.meter.connections));
         Some(Place { entry, client: None, agreed: None, _held: held })
     }
@@ -243,14 +243,25 @@ impl Place {
     /// Counts it as one of `client`'s; no if that one has as many as it may.
     #[must_use]
     pub fn is_for(&mut self, client: IpAddr) -> bool {
-        self.forget_client();
+        let is_for = self.becomes_of(client);
+        if !is_for {
+            self.entry.tell_crowd(client.to_canonical());
+        }
+        is_for
+    }
+
+    /// The same, which tells nobody.
+    #[must_use]
+    pub(crate) fn becomes_of(&mut self, client: IpAddr) -> bool {
         let client = client.to_canonical();
+        if self.client == Some(client) {
+            return true;
+        }
+        self.forget_client();
         let most = self.entry.limits().connections_per_client_max;
         let mut clients = self.entry.clients();
         let open = clients.entry(client).or_insert(0);
         if *open >= most {
-            drop(clients);
-            self.entry.tell_crowd(client);
             return false;
         }
         *open += 1;

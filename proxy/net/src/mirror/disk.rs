@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tillgate_core::mirror::Digest;
@@ -22,6 +23,9 @@ const LAYOUT: &str = "tillgate image cache 1\n";
 
 /// Says that the last process closed the cache, or that the machine has run ever since.
 const BOOT: &str = "boot";
+
+/// How the extension of a file begins that is being written.
+const HALF: &str = "new";
 
 /// Why a cache cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -246,7 +250,10 @@ fn list(folder: &Path, proof: Proof, found: &mut Blobs) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(Ok(digest)) = name.to_str().map(Digest::from_hex) else { continue };
+        let Some(Ok(digest)) = name.to_str().map(Digest::from_hex) else {
+            is_left_over(&entry.path());
+            continue;
+        };
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_file() {
             let used = meta.modified().map_or(0, clock::seconds_of);
@@ -297,15 +304,28 @@ pub(super) enum Sync {
     No,
 }
 
-/// Puts a small file in place, whole or not at all.
+/// Puts a small file in place, whole or not at all. Two may write the same one at a time: what they
+/// write before is not the same file.
 pub(super) fn write_whole(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
-    let half = path.with_extension("new");
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let half = path.with_extension(format!("{HALF}{number}"));
     let mut file = File::create(&half)?;
     file.write_all(bytes)?;
     if sync == Sync::Yes {
         file.sync_data()?;
     }
     fs::rename(&half, path)
+}
+
+/// Whether it was being written when the process ended; it is deleted then.
+pub(super) fn is_left_over(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let is_half = extension.is_some_and(|extension| extension.starts_with(HALF));
+    if is_half && let Err(error) = delete(path) {
+        tracing::warn!(path = %path.display(), %error, "a half file cannot be deleted");
+    }
+    is_half
 }
 
 /// Deletes a file; one that is gone already is as good.

@@ -77,26 +77,30 @@ impl Store {
         bytes.push(b'\n');
         bytes.extend_from_slice(&manifest.body);
         let size = bytes.len() as u64;
-        let going = {
-            let used = clock::wall_seconds();
-            let mut inner = self.inner();
-            inner.manifests.insert(digest, Blob { bytes: size, used, proof: Proof::Checked });
-            let going = inner.manifests.surplus(MANIFESTS_BYTES_MAX);
-            for digest in &going {
-                inner.manifests.remove(digest);
-            }
-            going
+        let to = Arc::clone(&disk);
+        let write = move || disk::write_whole(&to.manifest(&digest), &bytes, Sync::Yes);
+        let kept = async {
+            self.writing().run(write).await?;
+            // Known once it is there: who finds a manifest missing that is known forgets it.
+            let going = self.knows_manifest(digest, size);
+            let delete = move || going.iter().try_for_each(|one| disk::delete(&disk.manifest(one)));
+            self.writing().run(delete).await
         };
-        let write = self.writing().run(move || {
-            for digest in &going {
-                disk::delete(&disk.manifest(digest))?;
-            }
-            disk::write_whole(&disk.manifest(&digest), &bytes, Sync::Yes)
-        });
-        if let Err(error) = write.await {
-            self.inner().manifests.remove(&digest);
+        if let Err(error) = kept.await {
             self.degrade(&error);
         }
+    }
+
+    /// What has to go for it, which is not known any more.
+    fn knows_manifest(&self, digest: Digest, bytes: u64) -> Vec<Digest> {
+        let used = clock::wall_seconds();
+        let mut inner = self.inner();
+        inner.manifests.insert(digest, Blob { bytes, used, proof: Proof::Checked });
+        let going = inner.manifests.surplus(MANIFESTS_BYTES_MAX);
+        for one in &going {
+            inner.manifests.remove(one);
+        }
+        going
     }
 
     /// What is known of a tag.
@@ -154,7 +158,11 @@ fn file_name(tag: &Tag) -> String {
 pub(super) fn read_tags(disk: &Layout) -> io::Result<Tags> {
     let mut tags = Tags::default();
     for entry in fs::read_dir(disk.tags())? {
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let path = entry?.path();
+        if disk::is_left_over(&path) {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(path) else { continue };
         let words: Vec<&str> = text.split_whitespace().collect();
         let [registry, repository, tag, digest, at] = words.as_slice() else { continue };
         if let (Ok(digest), Ok(at)) = (digest.parse(), at.parse()) {

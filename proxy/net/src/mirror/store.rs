@@ -5,7 +5,7 @@
 //! process's hands ends caching, never pulling: then nothing can be claimed, and it is tried again
 //! some time later.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -50,6 +50,8 @@ pub struct Store {
     reading: Hands,
     writing: Hands,
     readers: Readers,
+    /// Held by whoever looks for what has to go.
+    making_room: tokio::sync::Mutex<()>,
     pub(super) meters: MirrorMeters,
 }
 
@@ -70,6 +72,8 @@ pub(super) struct Inner {
     live: HashMap<Digest, Arc<Live>>,
     /// Bytes that fetches under way will still take.
     reserved: u64,
+    /// What is being deleted, in its ledger still.
+    going: HashSet<Digest>,
 }
 
 /// What becomes of who wants a blob.
@@ -107,10 +111,12 @@ impl Store {
             tags: Tags::default(),
             live: HashMap::new(),
             reserved: 0,
+            going: HashSet::new(),
         };
         let inner = Mutex::new(inner);
         let readers = Readers::default();
-        let store = Arc::new(Self { inner, reading, writing, readers, meters });
+        let making_room = tokio::sync::Mutex::default();
+        let store = Arc::new(Self { inner, reading, writing, readers, making_room, meters });
         store.take(Disk::open(&directory));
         Ok(store)
     }
@@ -238,6 +244,9 @@ impl Store {
             return Claim::Join(Arc::clone(live));
         }
         let Some(disk) = inner.disk.clone() else { return Claim::PastDisk };
+        if inner.going.contains(&digest) {
+            return Claim::PastDisk;
+        }
         if let Some(blob) = inner.blobs.get(&digest) {
             let before = inner.blobs.touch(&digest, now).unwrap_or(now);
             if now.saturating_sub(before) > USE_PRECISION {
@@ -259,6 +268,12 @@ impl Store {
         inner.parts.remove(&digest);
         let store = Arc::clone(self);
         Claim::Begin(Ticket { store, disk, live, reserved: Mutex::new(0), ended: false })
+    }
+
+    /// Whether `digest` is neither there nor coming.
+    pub fn lacks(&self, digest: &Digest) -> bool {
+        let inner = self.inner();
+        inner.blobs.get(digest).is_none() && !inner.live.contains_key(digest)
     }
 
     /// The size of `digest`, if it is there or its size is known.
@@ -427,11 +442,10 @@ impl Ticket {
 
     /// Makes room for `bytes` more, and keeps it.
     pub(super) async fn make_room(&self, bytes: u64) -> io::Result<()> {
-        self.store.make_room(&self.disk, bytes).await?;
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *reserved, bytes);
-        let mut inner = self.store.inner();
-        inner.reserved = inner.reserved.saturating_sub(before).saturating_add(bytes);
+        let reserved = || self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *reserved();
+        self.store.make_room(&self.disk, bytes, before).await?;
+        *reserved() = bytes;
         Ok(())
     }
 

@@ -284,6 +284,61 @@ fn a_directory_in_use_is_waited_for() {
 }
 
 #[test]
+fn two_fetches_do_not_count_on_the_same_room() {
+    let folder = folder();
+    run(async {
+        let store = open(folder.path(), 3_000);
+        for seed in 1..=3 {
+            let (bytes, digest) = blob(seed, 1_000);
+            put(&store, &bytes, digest).await.unwrap();
+        }
+        let (first, second) = (begin(&store, blob(4, 1).1), begin(&store, blob(5, 1).1));
+        let gone = async {
+            tokio::task::yield_now().await;
+            let is_going = |seed| matches!(store.claim(blob(seed, 1_000).1), Claim::PastDisk);
+            (1..=3).filter(|seed| is_going(*seed)).count() + 3 - store.holds().1
+        };
+        let made = tokio::join!(first.make_room(1_000), second.make_room(1_000), gone);
+        assert!(made.0.is_ok() && made.1.is_ok(), "{made:?}");
+        assert!(made.2 >= 1, "what goes is nobody's");
+        assert_eq!(store.holds(), (1_000, 1), "room for two is room for two");
+        // It takes the place of what it had.
+        second.make_room(2_000).await.unwrap();
+        assert_eq!(store.holds(), (0, 0));
+        assert!(second.make_room(2_001).await.is_err());
+        drop((first, second));
+        let whole = begin(&store, blob(6, 1).1);
+        whole.make_room(3_000).await.unwrap();
+    });
+}
+
+#[test]
+fn a_manifest_is_known_when_it_is_there_and_who_writes_it_at_once_does_no_harm() {
+    let folder = folder();
+    let body: bytes::Bytes = r#"{"schemaVersion":2}"#.into();
+    let (digest, media_type) = (digest_of(&body), "application/json".into());
+    let manifest = Manifest { digest, media_type, body };
+    run(async {
+        let store = open(folder.path(), 1 << 30);
+        for _ in 0..20 {
+            let read = async {
+                tokio::task::yield_now().await;
+                store.manifest(digest).await
+            };
+            let (keep, also) = (store.keep_manifest(&manifest), store.keep_manifest(&manifest));
+            let ((), (), _) = tokio::join!(keep, also, read);
+            assert!(store.has_manifest(&digest) && store.keeps_nothing().is_none());
+            assert_eq!(store.manifest(digest).await.as_ref(), Some(&manifest));
+        }
+        drop(store);
+        let left = folder.path().join("manifests").join(digest.hex()).with_extension("new7");
+        fs::write(&left, "half").unwrap();
+        let store = open(folder.path(), 1 << 30);
+        assert!(store.has_manifest(&digest) && !left.exists());
+    });
+}
+
+#[test]
 fn manifests_and_tags_survive_a_restart_and_damage() {
     let folder = folder();
     let body: bytes::Bytes = r#"{"schemaVersion":2}"#.into();

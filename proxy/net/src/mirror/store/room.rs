@@ -12,12 +12,20 @@ use super::Store;
 use crate::mirror::disk::{self, Disk};
 
 impl Store {
-    /// Deletes what is used least until `bytes` more fit, in the cache and on its file system.
-    pub(super) async fn make_room(&self, disk: &Arc<Disk>, bytes: u64) -> io::Result<()> {
+    /// Deletes what is used least until `bytes` more fit, in the cache and on its file system, and
+    /// keeps them instead of `before`.
+    pub(super) async fn make_room(
+        self: &Arc<Self>,
+        disk: &Arc<Disk>,
+        bytes: u64,
+        before: u64,
+    ) -> io::Result<()> {
+        // One after the other, or two would count on the same room.
+        let _turn = self.making_room.lock().await;
         let free = disk.free_bytes()?;
         let going = {
-            let inner = self.inner();
-            let wanted = inner.reserved.saturating_add(bytes);
+            let mut inner = self.inner();
+            let wanted = inner.reserved.saturating_sub(before).saturating_add(bytes);
             let most = inner.spec.bytes_max.saturating_sub(wanted);
             let needed = wanted.saturating_add(inner.spec.free_bytes_min);
             let missing = needed.saturating_sub(free);
@@ -39,40 +47,47 @@ impl Store {
             if freed(&going).saturating_add(inner.parts.bytes()) < missing {
                 going = inner.blobs.least_used(missing);
             }
-            (going, parts)
+            inner.going.extend(going.iter().chain(&parts));
+            Going { store: Arc::clone(self), disk: Arc::clone(disk), blobs: going, parts }
         };
-        self.delete(disk, going).await
-    }
-
-    async fn delete(
-        &self,
-        disk: &Arc<Disk>,
-        (blobs, parts): (Vec<Digest>, Vec<Digest>),
-    ) -> io::Result<()> {
-        if blobs.is_empty() && parts.is_empty() {
-            return Ok(());
-        }
-        let (from, gone) = (Arc::clone(disk), (blobs.clone(), parts.clone()));
-        let deleted = self.writing.run(move || {
-            for digest in &blobs {
-                disk::delete(&from.blob(digest))?;
-            }
-            for digest in &parts {
-                disk::delete(&from.part(digest))?;
-                disk::delete(&from.part_total(digest))?;
-            }
-            Ok(())
-        });
-        deleted.await?;
+        // To its end, also if nobody waits for it any more.
+        self.writing.run(move || going.delete()).await?;
         let mut inner = self.inner();
-        for digest in &gone.0 {
-            inner.blobs.remove(digest);
-        }
-        for digest in &gone.1 {
-            inner.parts.remove(digest);
-        }
-        self.meters.evicted.inc_by(gone.0.len() as u64);
-        self.meters.show(&inner.blobs);
+        inner.reserved = inner.reserved.saturating_sub(before).saturating_add(bytes);
         Ok(())
+    }
+}
+
+/// What is deleted for others. Until that is done nobody is given any of it.
+struct Going {
+    store: Arc<Store>,
+    disk: Arc<Disk>,
+    blobs: Vec<Digest>,
+    parts: Vec<Digest>,
+}
+
+impl Going {
+    fn delete(self) -> io::Result<()> {
+        for digest in &self.blobs {
+            disk::delete(&self.disk.blob(digest))?;
+            self.store.inner().blobs.remove(digest);
+            self.store.meters.evicted.inc();
+        }
+        for digest in &self.parts {
+            disk::delete(&self.disk.part(digest))?;
+            disk::delete(&self.disk.part_total(digest))?;
+            self.store.inner().parts.remove(digest);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let mut inner = self.store.inner();
+        for digest in self.blobs.iter().chain(&self.parts) {
+            inner.going.remove(digest);
+        }
+        self.store.meters.show(&inner.blobs);
     }
 }
