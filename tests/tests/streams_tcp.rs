@@ -88,7 +88,7 @@ fn the_server_may_speak_first_and_each_side_may_finish_alone() {
             1.0,
         );
         let bytes = r#"tillgate_traffic_bytes_total{class="payment",direction="up"}"#;
-        assert_eq!(gateway.metric(bytes), 10.0);
+        gateway.expect_metric(bytes, 10.0);
     }
 }
 

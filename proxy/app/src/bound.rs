@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -36,9 +36,10 @@ use crate::{datagram, sidecar, stream};
 
 mod looks;
 
-/// One for the policy, one for certificates, one for what is asked of the config endpoint, one for
-/// its audit log, two for enrolment: whichever hangs, the others go on.
-const READER_THREADS: usize = 6;
+/// One for the policy, one for certificates, two for what is asked of the config endpoint (policies
+/// to look at, files to read), one for its audit log, two for enrolment: whichever hangs, the others
+/// go on.
+const READER_THREADS: usize = 7;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are
 /// left to the backends' names; those are few, and cached.
@@ -431,7 +432,7 @@ impl Control {
     }
 
     /// Begins to follow another gateway.
-    pub(crate) fn beside(&self, booted: sidecar::Booted) -> io::Result<()> {
+    pub(crate) fn beside(&self, booted: sidecar::Booted) -> io::Result<mpsc::Receiver<()>> {
         booted.start(Arc::clone(&self.gateway))
     }
 

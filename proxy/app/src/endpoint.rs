@@ -27,6 +27,7 @@ use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters
 use tillgate_net::rarely::Rarely;
 use tillgate_net::tls::Tls;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinError;
 use tower::ServiceExt as _;
 
 use self::audit::{Action, Audit, Record};
@@ -108,6 +109,8 @@ pub(crate) struct Endpoint {
     slices: Mutex<Option<Arc<Slices>>>,
     instances: Mutex<Instances>,
     checks: Arc<Semaphore>,
+    /// Held by who looks at files for a caller.
+    looking: Arc<Semaphore>,
     hooks: Semaphore,
     heard: Mutex<BTreeMap<Arc<str>, Heard>>,
     forged: Mutex<Rarely>,
@@ -154,6 +157,7 @@ impl Endpoint {
             slices: Mutex::default(),
             instances: Mutex::default(),
             checks: Arc::new(Semaphore::new(CHECKS)),
+            looking: Arc::new(Semaphore::new(1)),
             hooks: Semaphore::new(HOOKS),
             heard: Mutex::default(),
             forged: Mutex::default(),
@@ -172,6 +176,24 @@ impl Endpoint {
         endpoint.admits(endpoint.prepare(effective)?);
         endpoint.took(None, effective);
         Ok(endpoint)
+    }
+
+    /// Does `work`, which reads files, on a thread that serves nobody; one at a time, the others in
+    /// turn, so that a disk that hangs takes one thread and no more.
+    ///
+    /// # Errors
+    /// If `work` panicked.
+    async fn read_apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        // It is never closed.
+        let turn = Arc::clone(&self.looking).acquire_owned().await;
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        looked.await
     }
 
     /// Reads what `effective` needs and changes nothing yet.

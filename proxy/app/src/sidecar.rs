@@ -7,7 +7,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -137,12 +137,14 @@ impl Booted {
         self.effective.clone()
     }
 
-    /// Begins to follow the gateway, on a thread of its own, until this one drains.
+    /// Begins to follow the gateway, on a thread of its own, until this one drains. What it returns
+    /// tells that the disk knows of that.
     ///
     /// # Errors
     /// If there can be no thread.
-    pub(crate) fn start(self, gateway: Arc<Gateway>) -> io::Result<()> {
+    pub(crate) fn start(self, gateway: Arc<Gateway>) -> io::Result<mpsc::Receiver<()>> {
         let runtime = crate::bound::runtime()?;
+        let (end, ended) = mpsc::channel();
         thread::Builder::new().name("policy".into()).spawn(move || {
             runtime.block_on(async move {
                 let drain = Arc::clone(&gateway);
@@ -153,10 +155,11 @@ impl Booted {
                 }
                 follower.end();
             });
+            let _ = end.send(());
             // A file system or a resolver that hangs must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(())
+        Ok(ended)
     }
 }
 

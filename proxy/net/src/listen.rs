@@ -17,6 +17,9 @@ use crate::sockopt;
 /// connections wait here; 1024 is what a till hall opens at once after a power cut.
 const BACKLOG: i32 = 1024;
 
+/// Free ports that are tried where any will do.
+const PORTS_TRIED: usize = 8;
+
 /// What a listening socket carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -170,7 +173,17 @@ impl Shared {
         count: usize,
         beside: Beside,
     ) -> Result<Self, ListenError> {
-        bind(address, transport, count, beside).map_err(|source| {
+        // Somebody else may be given a port before it is ours that was found free.
+        let tries = if address.port() == 0 { PORTS_TRIED } else { 1 };
+        let bind = || bind(address, transport, count, beside);
+        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        let mut bound = bind();
+        for _ in 1..tries {
+            if bound.as_ref().is_err_and(is_taken) {
+                bound = bind();
+            }
+        }
+        bound.map_err(|source| {
             let kind = source.kind();
             if kind == io::ErrorKind::AddrInUse {
                 ListenError::InUse { address }

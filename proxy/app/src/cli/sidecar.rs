@@ -7,7 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
 use clap::Args;
 use tillgate_config::sidecar::Beside;
@@ -66,6 +67,9 @@ pub(crate) struct Options {
     access_log: bool,
 }
 
+/// After the drain: for the disk to know that this end was wanted. One that hangs is not waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Runs the sidecar until it has drained.
 pub(crate) fn run(options: &Options) -> ExitCode {
     options.log.around(|log| serve(options, log))
@@ -79,8 +83,16 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let bound = bound.map_err(|error| explain(&error))?;
     let control = bound.control();
     control.logs_to(log);
-    let arm = || until_stopped(control, booted);
-    bound.run_armed(arm).map_err(|error| format!("the sidecar cannot start its threads: {error}"))
+    let follower = Arc::new(OnceLock::new());
+    let arm = || until_stopped(control, booted, Arc::clone(&follower));
+    let ran = bound.run_armed(arm);
+    if let Some(ended) = follower.get() {
+        let ended: MutexGuard<'_, mpsc::Receiver<()>> =
+            ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // Late or gone: then this end counts as one that nobody wanted.
+        let _ = ended.recv_timeout(LAST_WORDS);
+    }
+    ran.map_err(|error| format!("the sidecar cannot start its threads: {error}"))
 }
 
 fn spec(options: &Options) -> Result<Spec, String> {
@@ -123,7 +135,11 @@ fn finish(options: &Options) -> Finish {
 }
 
 /// Registers the signals; ready when the sidecar shall drain.
-fn until_stopped(control: Control, booted: Booted) -> io::Result<impl Future<Output = ()>> {
+fn until_stopped(
+    control: Control,
+    booted: Booted,
+    follower: Arc<OnceLock<Mutex<mpsc::Receiver<()>>>>,
+) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reopen = signal(SignalKind::user_defined1())?;
@@ -131,8 +147,11 @@ fn until_stopped(control: Control, booted: Booted) -> io::Result<impl Future<Out
     Ok(async move {
         control.serves().await;
         notify.ready();
-        if let Err(error) = control.beside(booted) {
-            tracing::error!(%error, "no thread to ask the gateway; what runs stays");
+        match control.beside(booted) {
+            Ok(ended) => drop(follower.set(Mutex::new(ended))),
+            Err(error) => {
+                tracing::error!(%error, "no thread to ask the gateway; what runs stays");
+            }
         }
         loop {
             tokio::select! {

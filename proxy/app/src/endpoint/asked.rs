@@ -120,7 +120,7 @@ pub(super) async fn records(desk: &Desk, ask: &Ask) -> Result<Response, Problem>
         return Err(Problem::absent("there is no audit log"));
     };
     let read = move || audit::read(&directory, after, limit, RECORDS_BYTES_MAX);
-    let records = match tokio::task::spawn_blocking(read).await {
+    let records = match desk.endpoint().read_apart(read).await {
         Ok(Ok(records)) => records,
         Ok(Err(error)) => {
             let detail = format!("the audit log cannot be read: {error}");

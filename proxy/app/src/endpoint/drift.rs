@@ -115,7 +115,7 @@ pub(super) async fn show(desk: &Arc<Desk>) -> Result<Value, Problem> {
         return office.look().await.map_err(|_| unseen());
     }
     let gateway = Arc::clone(gateway);
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = desk.endpoint().read_apart(move || {
         gateway.endpoint.check_audit();
         let items: Vec<Item> = digest(&gateway).1.into_iter().chain(live(&gateway)).collect();
         let state = state(&items);

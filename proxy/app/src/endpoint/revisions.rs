@@ -40,7 +40,7 @@ pub(super) async fn list(desk: &Arc<Desk>) -> Result<Value, Problem> {
     let Some(office) = office else { return Ok(lock(&desk.endpoint().past).list()) };
     let office = Arc::clone(office);
     // It looks which bundles are on disk; policies that are being looked at do not hold it up.
-    let listed = tokio::task::spawn_blocking(move || listed(&office)).await;
+    let listed = desk.endpoint().read_apart(move || listed(&office)).await;
     listed.map_err(|_| {
         let detail = "the past could not be looked at; the log says why";
         Problem::internal(detail)
