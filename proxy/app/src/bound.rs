@@ -37,8 +37,8 @@ use crate::{datagram, sidecar, stream};
 mod looks;
 
 /// One for the policy, one for certificates, two for what is asked of the config endpoint (policies
-/// to look at, files to read), one for its audit log, two for enrolment: whichever hangs, the others
-/// go on.
+/// to look at, files to read), one for its audit log, two for enrolment: whichever hangs, the
+/// others go on.
 const READER_THREADS: usize = 7;
 
 /// Threads for the system's resolver, per worker: what clients' names may take, and two that are

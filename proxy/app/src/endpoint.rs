@@ -27,7 +27,6 @@ use tillgate_net::metrics::{EndpointMeters, InstanceState, Metrics, ReportMeters
 use tillgate_net::rarely::Rarely;
 use tillgate_net::tls::Tls;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinError;
 use tower::ServiceExt as _;
 
 use self::audit::{Action, Audit, Record};
@@ -53,6 +52,7 @@ use crate::wall::StoreClock;
 
 mod accept;
 mod answers;
+mod apart;
 mod asked;
 pub(crate) mod audit;
 mod callers;
@@ -125,6 +125,8 @@ pub(crate) struct Endpoint {
     /// And somebody among them is no machine.
     is_urged: AtomicBool,
     audit: Mutex<Option<Audit>>,
+    /// How it stood when somebody asked last.
+    audited: Mutex<Value>,
     /// Held by who writes into it apart from the runtime.
     recording: Arc<Semaphore>,
     clock: Arc<StoreClock>,
@@ -168,6 +170,7 @@ impl Endpoint {
             asked: Notify::new(),
             is_urged: AtomicBool::new(false),
             audit: Mutex::default(),
+            audited: Mutex::default(),
             recording: Arc::new(Semaphore::new(1)),
             clock,
             gates: Mutex::default(),
@@ -176,24 +179,6 @@ impl Endpoint {
         endpoint.admits(endpoint.prepare(effective)?);
         endpoint.took(None, effective);
         Ok(endpoint)
-    }
-
-    /// Does `work`, which reads files, on a thread that serves nobody; one at a time, the others in
-    /// turn, so that a disk that hangs takes one thread and no more.
-    ///
-    /// # Errors
-    /// If `work` panicked.
-    async fn read_apart<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        // It is never closed.
-        let turn = Arc::clone(&self.looking).acquire_owned().await;
-        let looked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            work()
-        });
-        looked.await
     }
 
     /// Reads what `effective` needs and changes nothing yet.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use clap::Args;
@@ -67,8 +67,12 @@ pub(crate) struct Options {
     access_log: bool,
 }
 
-/// After the drain: for the disk to know that this end was wanted. One that hangs is not waited for.
+/// After the drain: for the disk to know that this end was wanted. One that hangs is not waited
+/// for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What follows the gateway, once it has begun: tells when it has ended.
+type Follower = OnceLock<Mutex<mpsc::Receiver<()>>>;
 
 /// Runs the sidecar until it has drained.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -83,14 +87,12 @@ fn serve(options: &Options, log: &ProcessLog) -> Result<(), String> {
     let bound = bound.map_err(|error| explain(&error))?;
     let control = bound.control();
     control.logs_to(log);
-    let follower = Arc::new(OnceLock::new());
+    let follower: Arc<Follower> = Arc::default();
     let arm = || until_stopped(control, booted, Arc::clone(&follower));
     let ran = bound.run_armed(arm);
     if let Some(ended) = follower.get() {
-        let ended: MutexGuard<'_, mpsc::Receiver<()>> =
-            ended.lock().unwrap_or_else(PoisonError::into_inner);
         // Late or gone: then this end counts as one that nobody wanted.
-        let _ = ended.recv_timeout(LAST_WORDS);
+        let _ = ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LAST_WORDS);
     }
     ran.map_err(|error| format!("the sidecar cannot start its threads: {error}"))
 }
@@ -138,7 +140,7 @@ fn finish(options: &Options) -> Finish {
 fn until_stopped(
     control: Control,
     booted: Booted,
-    follower: Arc<OnceLock<Mutex<mpsc::Receiver<()>>>>,
+    follower: Arc<Follower>,
 ) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

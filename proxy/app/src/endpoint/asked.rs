@@ -115,14 +115,15 @@ pub(super) async fn records(desk: &Desk, ask: &Ask) -> Result<Response, Problem>
             _ => {}
         }
     }
-    let directory = lock(&desk.endpoint().audit).as_ref().map(|log| log.directory().to_owned());
-    let Some(directory) = directory else {
-        return Err(Problem::absent("there is no audit log"));
+    let gateway = Arc::clone(&desk.gateway);
+    let read = move || {
+        let directory = lock(&gateway.endpoint.audit).as_ref()?.directory().to_owned();
+        Some(audit::read(&directory, after, limit, RECORDS_BYTES_MAX))
     };
-    let read = move || audit::read(&directory, after, limit, RECORDS_BYTES_MAX);
     let records = match desk.endpoint().read_apart(read).await {
-        Ok(Ok(records)) => records,
-        Ok(Err(error)) => {
+        Ok(None) => return Err(Problem::absent("there is no audit log")),
+        Ok(Some(Ok(records))) => records,
+        Ok(Some(Err(error))) => {
             let detail = format!("the audit log cannot be read: {error}");
             return Err(Problem::later(StatusCode::SERVICE_UNAVAILABLE, 60, detail));
         }

@@ -5,7 +5,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -100,14 +100,22 @@ impl Endpoint {
         });
     }
 
-    /// How the audit log stands.
+    /// How the audit log stands; as it stood a moment ago while somebody writes, because a disk may
+    /// take its time and who asks is the thread that answers probes.
     pub(crate) fn audited(&self) -> Value {
-        let audit = lock(&self.audit);
-        let Some(audit) = audit.as_ref() else { return Value::Null };
-        let (sequence, head) = audit.standing().unzip();
-        let broken = audit.broken().map(ToString::to_string);
-        let failure = &audit.failure;
-        json!({ "sequence": sequence, "head": head, "failure": failure, "broken": broken })
+        let audit = match self.audit.try_lock() {
+            Ok(audit) => audit,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return lock(&self.audited).clone(),
+        };
+        let shown = audit.as_ref().map_or(Value::Null, |audit| {
+            let (sequence, head) = audit.standing().unzip();
+            let broken = audit.broken().map(ToString::to_string);
+            let failure = &audit.failure;
+            json!({ "sequence": sequence, "head": head, "failure": failure, "broken": broken })
+        });
+        lock(&self.audited).clone_from(&shown);
+        shown
     }
 
     /// Looks whether the log is what was written. Reads files, and only those that have changed

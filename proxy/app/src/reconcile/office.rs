@@ -4,6 +4,7 @@
 //! and waits for nobody. Configs of the past are compiled from the disk by whoever wants to see
 //! them, on a thread that may block.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ pub(super) struct Ordered {
     pub(super) order: Order,
     pub(super) tags: Option<Tags>,
     pub(super) actor: Arc<str>,
+    /// Set by whoever comes first: the one who carries it out, or the one who gives up on it.
+    pub(super) begun: Arc<AtomicBool>,
     pub(super) answer: oneshot::Sender<Result<Value, OrderError>>,
 }
 
@@ -171,13 +174,19 @@ impl Office {
         tags: Option<Tags>,
         actor: &Arc<str>,
     ) -> Result<Value, OrderError> {
-        let (answer, answered) = oneshot::channel();
-        let ordered = Ordered { order, tags, actor: Arc::clone(actor), answer };
+        let (answer, mut answered) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let claim = Arc::clone(&begun);
+        let ordered = Ordered { order, tags, actor: Arc::clone(actor), begun, answer };
         self.orders.try_send(ordered).map_err(|_| OrderError::Busy)?;
-        match tokio::time::timeout(PATIENCE, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(OrderError::Busy),
-        }
+        let told = match tokio::time::timeout(PATIENCE, &mut answered).await {
+            Ok(told) => told,
+            // Nobody begins it from here on.
+            Err(_) if !claim.swap(true, Ordering::AcqRel) => return Err(OrderError::Busy),
+            // It is being carried out: it would be wrong to say that it is not.
+            Err(_) => answered.await,
+        };
+        told.unwrap_or(Err(OrderError::Busy))
     }
 
     /// What a look that begins after this question finds; many questions share one.

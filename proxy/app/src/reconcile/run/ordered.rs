@@ -4,6 +4,7 @@
 //! written into the audit log with its reason. Sources are asked as before; what they give waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -32,9 +33,9 @@ struct Return {
 impl Loop {
     /// Carries out an order, or says why not.
     pub(super) fn obey(&mut self, ordered: Ordered) {
-        let Ordered { order, tags, actor, answer } = ordered;
-        if answer.is_closed() {
-            // Who gave it was told that it was not carried out, or has gone.
+        let Ordered { order, tags, actor, begun, answer } = ordered;
+        if answer.is_closed() || begun.swap(true, Ordering::AcqRel) {
+            // Who gave it has gone, or was told that it was not carried out.
             return;
         }
         let is_stale = tags.is_some_and(|tags| {
