@@ -83,6 +83,9 @@ impl Store {
             self.writing().run(write).await?;
             // Known once it is there: who finds a manifest missing that is known forgets it.
             let going = self.knows_manifest(digest, size);
+            if going.is_empty() {
+                return Ok(());
+            }
             let delete = move || going.iter().try_for_each(|one| disk::delete(&disk.manifest(one)));
             self.writing().run(delete).await
         };

@@ -50,8 +50,12 @@ impl Store {
             inner.going.extend(going.iter().chain(&parts));
             Going { store: Arc::clone(self), disk: Arc::clone(disk), blobs: going, parts }
         };
-        // To its end, also if nobody waits for it any more.
-        self.writing.run(move || going.delete()).await?;
+        if going.is_empty() {
+            drop(going);
+        } else {
+            // To its end, also if nobody waits for it any more.
+            self.writing.run(move || going.delete()).await?;
+        }
         let mut inner = self.inner();
         inner.reserved = inner.reserved.saturating_sub(before).saturating_add(bytes);
         Ok(())
@@ -67,6 +71,10 @@ struct Going {
 }
 
 impl Going {
+    fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.parts.is_empty()
+    }
+
     fn delete(self) -> io::Result<()> {
         for digest in &self.blobs {
             disk::delete(&self.disk.blob(digest))?;
