@@ -74,6 +74,13 @@ impl Kind {
         Self::RapidReset,
     ];
 
+    /// The kind of this name.
+    pub(super) fn parse(name: &str) -> std::result::Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        let of = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        of.ok_or_else(|| format!("there is no such kind; there are {}", names()))
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::SlowReader => "slow readers",
@@ -107,14 +114,15 @@ pub(super) struct Hostile {
 
 impl Hostile {
     /// Starts in the network namespace of the caller.
-    pub(super) fn start(at: SocketAddr, clients: usize) -> Result<Self> {
+    pub(super) fn start(at: SocketAddr, clients: usize, kinds: &[Kind]) -> Result<Self> {
+        let kinds = kinds.to_vec();
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("hostile".into()).spawn(move || {
             sys::renice(NICE);
             runtime.block_on(LocalSet::new().run_until(async move {
                 let tallies: Vec<_> =
-                    Kind::ALL.iter().map(|kind| (*kind, Rc::<RefCell<Tally>>::default())).collect();
+                    kinds.iter().map(|kind| (*kind, Rc::<RefCell<Tally>>::default())).collect();
                 for (_, (kind, tally)) in (0..clients).zip(tallies.iter().cycle()) {
                     tally.borrow_mut().clients += 1;
                     spawn_local(keep(*kind, at, Rc::clone(tally)));

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Entry, Place};
@@ -20,6 +21,10 @@ use crate::drain::Phase;
 /// After a connection that could not be taken and still waits: asking again at once would only
 /// burn the processor, and who closes a connection needs a moment.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the kernel may hold for a client beyond what is on its way to it. By itself it takes some
+/// megabytes for one that reads slowly or not at all, which cross the line for nobody.
+const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// How often an operator is told that connections cannot be taken.
 const SAY_EVERY: Duration = Duration::from_secs(60);
@@ -95,6 +100,8 @@ pub(crate) async fn take_connections(
     entry: &Arc<Entry>,
     begin: impl Fn(TcpStream, SocketAddr, Place),
 ) -> io::Result<()> {
+    // Those that are taken inherit it. An older kernel without the option only queues more.
+    let _ = SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_BYTES);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let begin = |stream, peer: SocketAddr| {
         if let Some(place) = entry.now().admit(peer.ip()) {
@@ -169,6 +176,46 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::Drain;
+    use crate::http::server::Limits;
+    use crate::memory::Ledger;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn who_does_not_read_makes_the_kernel_hold_little() {
+        let meter = Metrics::new("0").listener(&"http".into());
+        let memory = Ledger::new(1 << 20);
+        let entry = Entry::new(Limits::FOR_ONE, meter, Drain::default(), None, memory);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let written = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = tokio::net::TcpSocket::new_v4().unwrap();
+            client.set_recv_buffer_size(4096).unwrap();
+            let (give, mut taken) = tokio::sync::mpsc::unbounded_channel();
+            let begin = move |stream, _, _| give.send(stream).unwrap();
+            let connected = async {
+                let client = client.connect(address).await.unwrap();
+                (client, taken.recv().await.unwrap())
+            };
+            let (client, server) = tokio::select! {
+                biased;
+                _ = take_connections(listener, &entry, begin) => panic!("it ended"),
+                connected = connected => connected,
+            };
+            let mut written = 0;
+            // Acknowledgements may still be under way: a while without room is an answer.
+            let rest = Duration::from_millis(100);
+            while tokio::time::timeout(rest, server.writable()).await.is_ok() {
+                written += server.try_write(&[0; 16 * 1024]).unwrap_or(0);
+                assert!(written < 1 << 20, "it takes everything");
+            }
+            drop(client);
+            written
+        });
+        assert!(written >= 64 * 1024, "room for what a client reads at once: {written}");
+    }
 
     #[test]
     fn only_what_lasts_is_waited_for() {

@@ -18,9 +18,12 @@ const PREFACE_BYTES: u64 = 24;
 
 const HEAD_BYTES: usize = 9;
 
-/// Frames that move nothing, in [`RESET_WINDOW`], beyond what was written: a hundred a second is
-/// many times what a client has to say that receives nothing.
-const IDLE_FRAMES_MAX: u64 = 1000;
+/// Frames that move nothing, in [`RESET_WINDOW`], beyond what was written: thirty a second is many
+/// times what a client has to say that receives nothing, and a window and a priority for each of a
+/// hundred streams at once still pass. Each costs a quarter of a microsecond, and all that have
+/// come are handled in one go: what a hundred clients that flood cost a payment beside them grows
+/// with this.
+const IDLE_FRAMES_MAX: u64 = 300;
 
 /// Bytes written that allow for one more: each DATA frame may be answered by two WINDOW_UPDATE and
 /// a PING (gRPC measures its line so), and even an empty message is 14 bytes.
@@ -245,7 +248,7 @@ mod tests {
             let mut frames = begun(0);
             let idle = frame(kind, 0, if kind == DATA { 0 } else { 8 });
             let passed = (0..5_000).take_while(|_| frames.see(&idle).is_none()).count();
-            assert_eq!(passed, 1_000, "type {kind}");
+            assert_eq!(passed, 300, "type {kind}");
         }
     }
 
@@ -262,7 +265,7 @@ mod tests {
             frames.wrote(17);
             frames.see(&ping).is_none()
         });
-        assert!(passed.count() <= 1_010);
+        assert!(passed.count() <= 310);
     }
 
     #[test]
