@@ -1,8 +1,8 @@
 //! `lab hostile`: payments beside clients that mean harm, on a line that is otherwise idle.
 //!
 //! One gateway on one line. Payments run alone first, then beside two hundred hostile clients of
-//! every kind (see `clients`), all on the HTTP entry and in bulk classes. The hostile ones fill what
-//! they can fill; once the line is idle again the same quantiles are taken once more.
+//! every kind (see `clients`), all on the HTTP entry and in bulk classes. The hostile ones fill
+//! what they can fill; once the line is idle again the same quantiles are taken once more.
 //! What must hold: the payments' p99 rises by at most 5 ms, and none fails.
 
 use std::fmt::Write as _;
